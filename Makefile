@@ -1,0 +1,103 @@
+# fcn-serve. Needs Python 3.11 or later and make; everything else goes into .venv. `make help` lists the targets.
+#
+# .venv is built from the lock files in deploy/locks and built anew when they change:
+#   .venv/.serve   the serving set (no torch)              deploy/locks/serve.txt
+#   .venv/.dev     the development set on top, torch too   deploy/locks/dev.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+# The first interpreter that runs and is new enough. Another one: make install PYTHON=/opt/python/bin/python3.12
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+# Where `make run` listens.
+PORT ?= 8000
+# What `make image` builds: cpu or cuda.
+VARIANT ?= cpu
+# More words for the command that a target runs, e.g. make test ARGS='-k png', make train ARGS=--help
+ARGS ?=
+
+# ONNX Runtime reports to its maker unless it is told not to before it starts.
+export ORT_DISABLE_TELEMETRY := 1
+
+VENV := .venv
+BIN := $(VENV)/bin
+LOCKS := deploy/locks
+PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
+INSTALL = $(PIP) install --no-input
+# The one tool that is not in a lock file: it writes them.
+UV := uv==0.13.9
+
+.PHONY: help run install test check format coverage train evaluate export image lock clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
+
+run: $(VENV)/.serve ## serve on 127.0.0.1:PORT, send one sample street, show what was found; Ctrl-C ends it
+	@exec $(BIN)/python deploy/run_sample.py --port $(PORT)
+
+install: $(VENV)/.dev ## .venv with the product and all that its development needs
+
+test: $(VENV)/.dev ## the whole test suite
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev ## lint, format, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet tests/test_architecture.py tests/test_packaging.py
+
+format: $(VENV)/.dev ## format the code and sort its imports
+	$(BIN)/ruff check --select I --fix .
+	$(BIN)/ruff format .
+
+coverage: $(VENV)/.dev ## the test suite with branch coverage
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage report
+
+train: $(VENV)/.dev ## train a network: python -m models.train ARGS
+	$(BIN)/python -m models.train $(ARGS)
+
+evaluate: $(VENV)/.dev ## score an artifact or a checkpoint: python -m models.evaluate ARGS
+	$(BIN)/python -m models.evaluate $(ARGS)
+
+export: $(VENV)/.dev ## turn a checkpoint into an artifact: python -m models.export ARGS
+	$(BIN)/python -m models.export $(ARGS)
+
+image: ## build the container image fcn-serve:VARIANT
+	docker build --build-arg VARIANT=$(VARIANT) --tag fcn-serve:$(VARIANT) $(ARGS) .
+
+# Versions that are already locked stay unless they no longer fit; `make lock ARGS=--upgrade` takes the newest.
+# The development set carries no hashes, because torch's file differs from machine to machine, and no device libraries,
+# because torch itself asks for those that its build needs.
+COMPILE = .venv-lock/bin/uv pip compile pyproject.toml --quiet --universal --fork-strategy fewest --no-python-downloads \
+	--custom-compile-command 'make lock' $(ARGS)
+lock: .venv-lock/bin/uv ## write the lock files anew from pyproject.toml
+	$(COMPILE) --generate-hashes --output-file $(LOCKS)/serve.txt
+	$(COMPILE) --generate-hashes --output-file $(LOCKS)/serve-cuda.txt --constraint $(LOCKS)/serve.txt \
+		--group cuda --no-emit-package onnxruntime
+	$(COMPILE) --annotation-style line --output-file $(LOCKS)/dev.txt --constraint $(LOCKS)/serve.txt \
+		--extra train --group dev
+	sed -i.bak -E '/^(nvidia-|cuda-|triton)/d' $(LOCKS)/dev.txt && rm $(LOCKS)/dev.txt.bak
+
+clean: ## remove what the targets made, .venv too
+	rm -rf $(VENV) .venv-lock out build dist htmlcov .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find service models tests benchmarks deploy -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(VENV)/.serve: $(LOCKS)/serve.txt
+	@test -n '$(PYTHON)' || { echo 'make: no Python 3.11 or later was found; name one with PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@echo 'making $(VENV) with the serving set'
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(INSTALL) --require-hashes --only-binary :all: --requirement $(LOCKS)/serve.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.serve $(LOCKS)/dev.txt pyproject.toml
+	@echo 'adding the development set to $(VENV)'
+	@$(INSTALL) --requirement $(LOCKS)/dev.txt
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv-lock/bin/uv:
+	@$(PYTHON) -m venv --clear .venv-lock
+	@.venv-lock/bin/python -m pip --disable-pip-version-check --quiet install '$(UV)'
