@@ -1,0 +1,176 @@
+"""Every error that this project raises on purpose.
+
+::
+
+    ServiceError
+    ├── EmptyBody              no bytes where an image was expected
+    ├── BodyTooLarge           more bytes than allowed                       limit, actual, unit
+    ├── ImageTooLarge          more pixels or a longer side than allowed     limit, actual, unit
+    ├── UnsupportedImage       not an image of a format that we read
+    ├── CorruptImage           such an image, but it cannot be decoded
+    ├── BadParameter           a field or query parameter makes no sense     parameter
+    ├── UnsupportedFormat      an output format that does not exist          allowed
+    ├── UnknownModel           no artifact of that name                      allowed
+    ├── UnknownClass           no class of that name or id                   allowed
+    ├── Overloaded             shed: the queue is full                       retry_after_s
+    ├── DeadlineExceeded       not finished in the time that was given       deadline_ms
+    ├── NotReady               starting, draining, or broken beyond repair
+    ├── InferenceFailed        the network ran and its answer is unusable
+    ├── BadArtifact            an ONNX file that cannot be served
+    ├── ProviderUnavailable    the execution provider asked for does not run
+    └── BadSetting             a setting that makes no sense
+
+``code`` is stable and public: it travels in replies, and the client finds the class again by it (:data:`BY_CODE`).
+The message is for people and names the remedy; the facts are for programs. Nothing here knows HTTP.
+
+May import: the standard library.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+Fact = int | float | str | list[str]
+"""What a fact may be: anything that JSON can say without loss."""
+
+
+class ServiceError(Exception):
+    """The root. Catch it to catch all of ours, and nothing else.
+
+    Takes:
+        message: one sentence for a person
+        facts: by name; those that are None are left out. Each can also be read as an attribute of the error
+    """
+
+    code: ClassVar[str] = "service_error"
+    message: str
+    facts: dict[str, Fact]
+
+    def __init__(self, message: str = "", **facts: Fact | None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.facts = {name: value for name, value in facts.items() if value is not None}
+
+    if not TYPE_CHECKING:  # so that a mistyped attribute stays a type error
+
+        def __getattr__(self, name: str) -> Fact:
+            try:
+                return self.__dict__["facts"][name]
+            except KeyError:
+                raise AttributeError(f"{type(self).__name__} has no fact {name!r}") from None
+
+
+class EmptyBody(ServiceError):
+    """No bytes where an image was expected."""
+
+    code = "empty_body"
+
+
+class BodyTooLarge(ServiceError):
+    """More bytes than allowed; ``actual`` is absent where the upload was cut off before its length was known."""
+
+    code = "body_too_large"
+    limit: int
+    actual: int
+    unit: str
+
+
+class ImageTooLarge(ServiceError):
+    """More pixels, or a longer side, than allowed: said by the image's header, before anything was decoded."""
+
+    code = "image_too_large"
+    limit: int
+    actual: int
+    unit: str
+    """``pixels`` for the whole image, ``pixels a side`` for its longer side."""
+
+
+class UnsupportedImage(ServiceError):
+    """Not an image, or not one of a format that we read."""
+
+    code = "unsupported_image"
+
+
+class CorruptImage(ServiceError):
+    """The format is known, but the image is truncated, damaged or without pixels."""
+
+    code = "corrupt_image"
+
+
+class BadParameter(ServiceError):
+    """A field or a query parameter is missing, unknown or out of range."""
+
+    code = "bad_parameter"
+    parameter: str
+
+
+class UnsupportedFormat(ServiceError):
+    """An output format that does not exist."""
+
+    code = "unsupported_format"
+    allowed: list[str]
+
+
+class UnknownModel(ServiceError):
+    """No artifact of that name."""
+
+    code = "unknown_model"
+    allowed: list[str]
+
+
+class UnknownClass(ServiceError):
+    """No class of that name or id in the model's table."""
+
+    code = "unknown_class"
+    allowed: list[str]
+
+
+class Overloaded(ServiceError):
+    """Shed at the door because the queue is full: the same call may succeed after ``retry_after_s``."""
+
+    code = "overloaded"
+    retry_after_s: float
+
+
+class DeadlineExceeded(ServiceError):
+    """Not finished in the time that was given."""
+
+    code = "deadline_exceeded"
+    deadline_ms: float
+
+
+class NotReady(ServiceError):
+    """Starting, draining, or broken beyond repair."""
+
+    code = "not_ready"
+
+
+class InferenceFailed(ServiceError):
+    """The network could not run, or its answer is unusable."""
+
+    code = "inference_failed"
+
+
+class BadArtifact(ServiceError):
+    """An ONNX file that cannot be served."""
+
+    code = "bad_artifact"
+
+
+class ProviderUnavailable(ServiceError):
+    """The execution provider that was asked for does not run here."""
+
+    code = "provider_unavailable"
+
+
+class BadSetting(ServiceError):
+    """A setting that makes no sense."""
+
+    code = "bad_setting"
+
+
+LEAVES: tuple[type[ServiceError], ...] = tuple(ServiceError.__subclasses__())
+"""Every error above, in the order of the tree."""
+
+BY_CODE: dict[str, type[ServiceError]] = {leaf.code: leaf for leaf in LEAVES}
+"""The class of a code, for whoever reads a reply."""

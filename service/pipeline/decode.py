@@ -1,0 +1,336 @@
+"""Bytes -> upright RGB.
+
+Reads JPEG, PNG, WebP, BMP, TIFF and GIF, the first frame of what moves, and turns every mode into what a viewer would show:
+
+- grey and 16-bit: 16 bits are scaled to 8 (65535 becomes 255), never clipped; 32-bit integers count as 16-bit, floats as 0..1
+- palette and transparency: laid over white
+- CMYK: to RGB, with Adobe's inversion undone
+- EXIF orientation: applied; a mask fits the image as people see it
+
+Limits are checked against the file's own header before a pixel is decoded or a buffer allocated. The bytes are the only
+input: no path and no URL is ever opened. Safe to call from several threads.
+
+May import: numpy, cv2, Pillow, simplejpeg, ``service.errors``.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from service.errors import BodyTooLarge, CorruptImage, EmptyBody, ImageTooLarge, ServiceError, UnsupportedImage
+
+RGB = NDArray[np.uint8]
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+
+MAX_JPEG_SEGMENTS = 4096
+"""Segments before the first scan; an ICC profile needs 255, a file of nothing but empty ones would keep us walking."""
+MAX_JPEG_SCANS = 128
+"""A progressive JPEG has about ten scans; each one costs a pass over the whole image, however short it is."""
+MAX_EXTRANEOUS_BYTES = 16
+"""Webcams pad their frames with a few bytes before the end marker; more than this is damage."""
+
+_ORIENTATION = 0x0112
+_PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr")
+_PILLOW = re.compile(r"PIL\.")
+
+# Ours are the limits that count, and they are checked before Pillow is called.
+Image.MAX_IMAGE_PIXELS = None
+Image.init()  # all plugins now, and not at the first TIFF while others decode
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is refused without being decoded."""
+
+    max_bytes: int = 32 * 2**20
+    max_pixels: int = 50_000_000
+    """Height times width."""
+    max_side: int = 16_384
+    """Of the longer side, in pixels."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself in its first bytes."""
+
+    format: str
+    """One of :data:`FORMATS`."""
+    width: int
+    """As stored; EXIF may swap the two sides, which changes neither their product nor the longer one."""
+    height: int
+
+    @property
+    def megapixels(self) -> float:
+        """Height times width, in millions."""
+        return self.width * self.height / 1e6
+
+
+def probe(data: bytes, limits: Limits) -> Header:
+    """Read the header and enforce the limits. Microseconds: may be called on an event loop.
+
+    Takes:
+        data: the image file
+    Raises:
+        EmptyBody: if there are no bytes
+        BodyTooLarge: if there are too many
+        UnsupportedImage: if these are not the first bytes of a format that we read
+        CorruptImage: if they are, but the size cannot be read or a side is 0
+        ImageTooLarge: if the image has too many pixels, or one side is too long
+    """
+    if not data:
+        raise EmptyBody("the image is empty: 0 bytes")
+    if len(data) > limits.max_bytes:
+        message = f"the image has {len(data)} bytes; at most {limits.max_bytes} are taken"
+        raise BodyTooLarge(message, limit=limits.max_bytes, actual=len(data), unit="bytes")
+    kind = _kind(data)
+    try:
+        width, height = _SIZE_READERS[kind](data)
+    except (struct.error, IndexError, StopIteration) as error:
+        raise CorruptImage(f"the {kind} image ends within its header") from error
+    _check_size(kind, width, height, limits)
+    return Header(kind, width, height)
+
+
+def decode(data: bytes, limits: Limits) -> RGB:
+    """Decode an image.
+
+    Takes:
+        data: the image file
+    Gives:
+        H x W x 3 uint8, RGB, C-contiguous, upright
+    Raises:
+        EmptyBody, BodyTooLarge, ImageTooLarge, UnsupportedImage: as :func:`probe`
+        CorruptImage: also if the image is truncated or damaged
+    """
+    header = probe(data, limits)
+    try:
+        return _decode_jpeg(data) if header.format == "JPEG" else _decode_with_pillow(data, header.format, limits)
+    except ServiceError:
+        raise
+    except UnidentifiedImageError as error:
+        raise CorruptImage(f"the {header.format} image is damaged: its header cannot be read") from error
+    except Exception as error:  # damaged files make decoders raise nearly anything; only some of it is for people
+        reason = f": {error}" if isinstance(error, OSError | ValueError) else ""
+        raise CorruptImage(f"the {header.format} image is truncated or damaged{reason}") from error
+
+
+# --- headers ---------------------------------------------------------------------------------------------------------
+
+
+def _kind(data: bytes) -> str:
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "TIFF"
+    if data.startswith(b"BM"):
+        return "BMP"
+    raise UnsupportedImage(f"not an image of a known format; send one of {', '.join(FORMATS)}")
+
+
+def _check_size(kind: str, width: int, height: int, limits: Limits) -> None:
+    if width < 1 or height < 1:
+        raise CorruptImage(f"the {kind} image has no pixels: it is {width} x {height}")
+    if width * height > limits.max_pixels:
+        message = f"the image is {width} x {height} = {width * height} pixels; at most {limits.max_pixels} are taken"
+        raise ImageTooLarge(message, limit=limits.max_pixels, actual=width * height, unit="pixels")
+    if max(width, height) > limits.max_side:
+        message = f"the image is {width} x {height}; a side has at most {limits.max_side} pixels"
+        raise ImageTooLarge(message, limit=limits.max_side, actual=max(width, height), unit="pixels a side")
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    marker, frame = next(segment for segment in _jpeg_segments(data) if _is_frame(segment[0]))
+    precision, height, width = struct.unpack_from(">BHH", frame)
+    if precision != 8 or marker in (0xC3, 0xC7, 0xCB, 0xCF):
+        raise UnsupportedImage(f"a lossless or {precision}-bit JPEG; 8-bit baseline and progressive ones are read")
+    return width, height
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(marker, payload) up to the first scan."""
+    at = 2
+    for _ in range(MAX_JPEG_SEGMENTS):
+        while data[at] == 0xFF:  # markers may be preceded by fill bytes
+            at += 1
+        marker = data[at]
+        if marker == 0xDA:
+            return
+        (length,) = struct.unpack_from(">H", data, at + 1)
+        yield marker, data[at + 3 : at + 1 + length]
+        at += 1 + length
+
+
+def _is_frame(marker: int) -> bool:
+    return 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    width, height = struct.unpack_from(">II", data, 16)
+    return width, height
+
+
+def _gif_size(data: bytes) -> tuple[int, int]:
+    width, height = struct.unpack_from("<HH", data, 6)
+    return width, height
+
+
+def _bmp_size(data: bytes) -> tuple[int, int]:
+    (header_bytes,) = struct.unpack_from("<I", data, 14)
+    width, height = struct.unpack_from("<HH" if header_bytes == 12 else "<ii", data, 18)
+    return width, abs(height)  # negative: stored top row first
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    kind = data[12:16]
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8X":
+        low_w, high_w, low_h, high_h = struct.unpack_from("<HBHB", data, 24)
+        return (high_w << 16 | low_w) + 1, (high_h << 16 | low_h) + 1
+    raise CorruptImage("the WEBP image does not begin with a picture")
+
+
+def _tiff_size(data: bytes) -> tuple[int, int]:
+    """Image and tile size come from the first directory; a tile larger than its image is bounded as well."""
+    order = "<" if data[:2] == b"II" else ">"
+    big = data[2:4] in (b"+\0", b"\0+")
+    (offset,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+    (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, offset)
+    entry, start = (20, offset + 8) if big else (12, offset + 2)
+    sides = dict.fromkeys((256, 257, 322, 323), 0)
+    for at in range(start, min(start + count * entry, len(data) - entry + 1), entry):
+        tag, kind = struct.unpack_from(order + "HH", data, at)
+        if tag in sides:
+            value = {3: "H", 4: "I", 16: "Q"}.get(kind)
+            if value is None:
+                raise CorruptImage("the TIFF image gives its size as something else than a whole number")
+            (sides[tag],) = struct.unpack_from(order + value, data, at + entry - (8 if big else 4))
+    return max(sides[256], sides[322] if sides[256] else 0), max(sides[257], sides[323] if sides[257] else 0)
+
+
+_SIZE_READERS: dict[str, Callable[[bytes], tuple[int, int]]] = {
+    "BMP": _bmp_size,
+    "GIF": _gif_size,
+    "JPEG": _jpeg_size,
+    "PNG": _png_size,
+    "TIFF": _tiff_size,
+    "WEBP": _webp_size,
+}
+
+
+# --- pixels ----------------------------------------------------------------------------------------------------------
+
+
+def _decode_jpeg(data: bytes) -> RGB:
+    segments = list(_jpeg_segments(data))
+    marker, frame = next(segment for segment in segments if _is_frame(segment[0]))
+    if marker in (0xC2, 0xCA) and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
+        raise CorruptImage(f"the JPEG image has more than {MAX_JPEG_SCANS} scans")
+    if frame[5] == 4:  # CMYK or YCCK; Pillow knows about Adobe's inversion
+        with _open(data, "JPEG") as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+    else:
+        pixels = _jpeg_pixels(data)
+    exif = next((payload for marker, payload in segments if marker == 0xE1 and payload.startswith(b"Exif\0\0")), b"")
+    return _upright(pixels, exif)
+
+
+def _jpeg_pixels(data: bytes) -> RGB:
+    """simplejpeg: 1.5 times as fast as Pillow at 720p, 3.3 times at 1080p.
+
+    Strict, because the lenient decoder fills what is missing with grey and says nothing.
+    """
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(data, strict=True), np.uint8)
+    except ValueError as error:
+        padding = re.fullmatch(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9", str(error).strip())
+        if padding is None or int(padding[1]) > MAX_EXTRANEOUS_BYTES:
+            raise
+        return np.asarray(simplejpeg.decode_jpeg(data, strict=False), np.uint8)
+
+
+def _decode_with_pillow(data: bytes, kind: str, limits: Limits) -> RGB:
+    with _open(data, kind) as picture:
+        _check_size(kind, picture.width, picture.height, limits)  # a GIF's first frame may exceed its screen
+        picture.load()
+        pixels = _to_rgb(picture)
+        # Pillow itself turns a TIFF; the others keep their EXIF in `info`, a PNG perhaps only after its pixels.
+        exif = b"" if kind == "TIFF" else picture.info.get("exif", b"")
+    return _upright(pixels, exif)
+
+
+def _open(data: bytes, kind: str) -> Image.Image:
+    quiet = ("ignore", None, Warning, _PILLOW, 0)
+    if quiet not in warnings.filters:  # catch_warnings would do it for one call, but swaps the filters of every thread
+        warnings.filterwarnings("ignore", module=_PILLOW.pattern)
+    return Image.open(io.BytesIO(data), formats=(kind,))
+
+
+def _to_rgb(picture: Image.Image) -> RGB:
+    """Any mode of Pillow's -> H x W x 3 uint8."""
+    if picture.mode == "I" or picture.mode.startswith("I;16"):
+        wide = np.clip(np.asarray(picture), 0, 65535).astype(np.uint32)
+        return _grey_to_rgb(((wide + 128) // 257).astype(np.uint8))
+    if picture.mode == "F":
+        share = np.nan_to_num(np.asarray(picture), nan=0.0, posinf=1.0, neginf=0.0)
+        return _grey_to_rgb(np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8))
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        paper = Image.new("RGBA", picture.size, "white")
+        return np.array(Image.alpha_composite(paper, layer).convert("RGB"))
+    if picture.mode not in _PLAIN_MODES:  # Pillow would "convert" L*a*b* by taking its numbers for red, green and blue
+        raise UnsupportedImage(f"a picture of mode {picture.mode}; send it as RGB")
+    return np.array(picture.convert("RGB"))
+
+
+def _grey_to_rgb(grey: RGB) -> RGB:
+    return np.ascontiguousarray(np.broadcast_to(grey[..., None], (*grey.shape, 3)))
+
+
+def _upright(pixels: RGB, exif: bytes) -> RGB:
+    """Turn the picture as its EXIF says; one that cannot be read says nothing."""
+    turn = _TURNS.get(_orientation(exif)) if exif else None
+    return np.ascontiguousarray(turn(pixels) if turn else pixels, np.uint8)
+
+
+def _orientation(exif: bytes) -> int:
+    tags = Image.Exif()
+    try:
+        tags.load(exif)
+        return int(tags.get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - a broken EXIF block, however it breaks, is no reason to refuse a good picture
+        return 1
+
+
+# Strided numpy views would say the same; copying them into order takes six times as long.
+_TURNS: dict[int, Callable[[RGB], cv2.typing.MatLike]] = {
+    2: lambda image: cv2.flip(image, 1),
+    3: lambda image: cv2.rotate(image, cv2.ROTATE_180),
+    4: lambda image: cv2.flip(image, 0),
+    5: cv2.transpose,
+    6: lambda image: cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda image: cv2.flip(cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE), 0),
+    8: lambda image: cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE),
+}

@@ -1,0 +1,72 @@
+"""How an image of H x W is brought to the network's size. Serving, training and evaluation all resize with this file.
+
+There is no letterbox and no offset: an image is stretched to a size whose sides are multiples of the network's stride, at
+most half a multiple away from its own aspect ratio. The way back is the same linear map, so no mask can be shifted by
+rounding (``labels.py`` samples the scores at the pixel centres of the original image).
+
+May import: numpy, cv2, ``service.pipeline.manifest`` (for the policy's type).
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from service.pipeline.manifest import InputPolicy
+
+MAX_ELONGATION = 4.0
+"""With ``fit="area"`` a long image's aspect ratio is followed up to this; beyond it the network's cost would only buy blur."""
+
+
+def fit_size(height: int, width: int, policy: InputPolicy) -> tuple[int, int]:
+    """The size at which the network sees an image.
+
+    Takes:
+        height, width: the upright image's size in pixels, each at least 1
+        policy: the manifest's input policy
+    Gives:
+        (h, w), both multiples of ``policy.multiple`` and at least one multiple
+    """
+    target_h, target_w = policy.working_size
+    if policy.fit == "native":
+        h, w = float(height), float(width)
+    elif policy.fit == "stretch":
+        h, w = float(target_h), float(target_w)
+    else:
+        aspect = min(max(width / height, 1 / MAX_ELONGATION), MAX_ELONGATION)
+        h = math.sqrt(target_h * target_w / aspect)
+        w = h * aspect
+    return _round_to(h, policy.multiple), _round_to(w, policy.multiple)
+
+
+def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize to the network's size.
+
+    Halves with a 2 x 2 mean as long as both sides stay at or above the target, then samples bilinearly with half-pixel
+    centres (cv2 INTER_LINEAR): thin things survive a large reduction, at the cost of the bilinear step alone.
+
+    Takes:
+        image: H x W x 3 uint8
+        size: (h, w)
+    Gives:
+        h x w x 3 uint8; the same array where the size is already right
+    """
+    h, w = size
+    while image.shape[0] >= 2 * h and image.shape[1] >= 2 * w and image.shape[0] % 2 == 0 and image.shape[1] % 2 == 0:
+        image = _resized(image, image.shape[0] // 2, image.shape[1] // 2, cv2.INTER_AREA)
+    if image.shape[:2] == (h, w):
+        return image
+    # What could not be halved evenly is still averaged when a bilinear tap would skip whole pixels.
+    skips = image.shape[0] >= 2 * h or image.shape[1] >= 2 * w
+    return _resized(image, h, w, cv2.INTER_AREA if skips else cv2.INTER_LINEAR)
+
+
+def _resized(image: NDArray[np.uint8], h: int, w: int, interpolation: int) -> NDArray[np.uint8]:
+    return np.asarray(cv2.resize(image, (w, h), interpolation=interpolation), np.uint8)
+
+
+def _round_to(length: float, multiple: int) -> int:
+    return max(1, round(length / multiple)) * multiple

@@ -1,0 +1,268 @@
+"""The whole pipeline, as one straight line: bytes in, label map out.
+
+====== ======================================= ==========================================
+step   what                                    thread
+====== ======================================= ==========================================
+admit  size from the header, room in the queue the caller's event loop; microseconds
+decode bytes -> upright RGB -> the net's size  the pixel pool
+queue  wait for the engine                     none
+infer  images -> scores                        the queue's worker
+labels scores -> label map at the image's size the pixel pool
+====== ======================================= ==========================================
+
+Nothing computes on the event loop. Whoever encodes the result does it with :meth:`Segmenter.offload`, in the same pool.
+
+May import: numpy, cv2, ``service.errors``, and the pipeline's steps; it is the only one that knows them all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import NamedTuple, ParamSpec, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import DeadlineExceeded, InferenceFailed, NotReady
+from service.pipeline import decode, geometry, labels
+from service.pipeline.cpus import available_cpus
+from service.pipeline.engine import Engine
+from service.pipeline.manifest import Manifest
+from service.pipeline.queue import WorkQueue
+from service.pipeline.repository import Repository
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Image = NDArray[np.uint8]
+Labels = NDArray[np.uint8]
+Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """What became of one image."""
+
+    image: Image
+    """H x W x 3 uint8 RGB: the image as it was decoded, upright."""
+    labels: Labels
+    """H x W uint8: the class id of every pixel."""
+    scores: Scores
+    """K x h x w float32: the network's scores, still at its stride."""
+    manifest: Manifest
+    sha256: str
+    """Of the artifact's file."""
+    provider: str
+    """Where the network ran: ``cpu`` or ``cuda``."""
+    timing: dict[str, float]
+    """Milliseconds of ``decode``, ``queue`` (every wait, for the engine or for a thread), ``infer`` (of the whole batch) and
+    ``labels``; together all that passed."""
+
+    def confidence(self) -> Labels:
+        """The winner's probability, computed once, when first asked for: H x W uint8, 255 is certainty."""
+        return self._confidence
+
+    @cached_property
+    def _confidence(self) -> Labels:
+        return labels.confidence_map(self.scores, self.labels)
+
+
+class _Job(NamedTuple):
+    """What the queue's worker needs."""
+
+    engine: Engine
+    image: Image
+    """h x w x 3 uint8, at the network's size."""
+
+
+class Segmenter:
+    """Serves images with the models of a repository.
+
+    Takes:
+        repository: the models; closed together with the segmenter
+        limits: on bytes, pixels and sides of an image
+        queue_megapixels: admitted images, waiting and in work, beyond which callers are shed
+        concurrency: inferences at the same time
+        max_batch: waiting images of one model and one network size that may run as one batch
+        pixel_threads: threads that decode, upsample and encode; one a CPU by default
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        limits: decode.Limits,
+        *,
+        queue_megapixels: float = 64.0,
+        concurrency: int = 1,
+        max_batch: int = 1,
+        pixel_threads: int | None = None,
+    ) -> None:
+        # Images are what runs in parallel here; OpenCV's own pool on top would only make threads wait for cores.
+        cv2.setNumThreads(1)
+        self.repository = repository
+        self.limits = limits
+        self.queue: WorkQueue[_Job, Scores] = WorkQueue(
+            _infer, capacity=queue_megapixels, concurrency=concurrency, max_batch=max_batch
+        )
+        self._pixels = ThreadPoolExecutor(pixel_threads or available_cpus(), thread_name_prefix="fcn-pixels")
+
+    async def segment(
+        self, data: bytes, model: str | None = None, *, deadline_s: float | None = None, with_confidence: bool = False
+    ) -> Segmentation:
+        """Segment one image file.
+
+        Takes:
+            data: the file's bytes
+            model: its name; None is the default
+            deadline_s: seconds from now after which the answer is of no use
+            with_confidence: compute the confidence map as well, here and not when it is first asked for
+        Raises:
+            EmptyBody, BodyTooLarge, ImageTooLarge, UnsupportedImage, CorruptImage: as ``decode.decode``
+            UnknownModel: if there is no such model
+            Overloaded: if the queue is full
+            DeadlineExceeded: after ``deadline_s``
+            NotReady: if the service drains, or has no model, or its worker died
+            InferenceFailed: if the network fails, or its scores are not finite numbers
+        """
+        start = time.monotonic()
+        header = decode.probe(data, self.limits)
+        engine = self.repository.get(model)
+        with self.queue.admit(header.megapixels):
+            try:
+                async with asyncio.timeout(deadline_s):
+                    image, fitted, decode_s = await self.offload(_prepare, data, self.limits, engine.manifest)
+                    deadline = None if deadline_s is None else start + deadline_s
+                    key = (engine, fitted.shape)
+                    scores, infer_s = await self.queue.submit(_Job(engine, fitted), key=key, deadline=deadline)
+                    mask, labels_s = await self.offload(_label, scores, image.shape[:2])
+                    result = _result(engine, image, mask, scores, start, decode_s, infer_s, labels_s)
+                    if with_confidence:
+                        begun = time.monotonic()
+                        await self.offload(result.confidence)
+                        result.timing["labels"] += 1000 * (time.monotonic() - begun)
+                    return result
+            except (TimeoutError, DeadlineExceeded):
+                deadline_ms = round(1000 * (deadline_s or 0.0), 3)
+                raise DeadlineExceeded(f"not finished within {deadline_ms:g} ms", deadline_ms=deadline_ms) from None
+
+    def segment_now(self, data: bytes, model: str | None = None) -> Segmentation:
+        """The same steps on the caller's own thread, without the queue: for the command line.
+
+        Takes:
+            data: the file's bytes
+            model: its name; None is the default
+        Raises:
+            as :meth:`segment`, but for ``Overloaded`` and ``DeadlineExceeded``
+        """
+        start = time.monotonic()
+        engine = self.repository.get(model)
+        return _straight(engine, *_prepare(data, self.limits, engine.manifest), start)
+
+    def segment_array(self, image: Image, model: str | None = None) -> Segmentation:
+        """As :meth:`segment_now`, for an image that is decoded already.
+
+        Takes:
+            image: H x W x 3 uint8 RGB
+            model: its name; None is the default
+        """
+        start = time.monotonic()
+        engine = self.repository.get(model)
+        return _straight(engine, image, _fit(image, engine.manifest), 0.0, start)
+
+    async def offload(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Compute on the pixel pool. What has not begun when the caller goes away is dropped.
+
+        Raises:
+            NotReady: if the segmenter is closed
+            whatever ``function`` raises
+        """
+        try:
+            future = self._pixels.submit(partial(function, *args, **kwargs))
+        except RuntimeError as error:  # the pool's way to say that it is shut down
+            raise NotReady("the service shuts down") from error
+        return await asyncio.wrap_future(future)
+
+    def check_ready(self) -> None:
+        """Nothing, if images are served; every model was warmed up on the provider asked for when it was opened.
+
+        Raises:
+            NotReady: with the reason
+        """
+        self.queue.check_open()
+        self.repository.get()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Refuse new images, finish those inside, then close.
+
+        Takes:
+            timeout_s: seconds for those inside; whoever still waits then gets ``NotReady``
+        """
+        await self.queue.aclose(timeout_s)
+        await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        """Close at once; what is being computed is finished."""
+        self.queue.close()
+        self._pixels.shutdown(cancel_futures=True)
+        self.repository.close()
+
+
+# --- the steps -------------------------------------------------------------------------------------------------------
+
+
+def _prepare(data: bytes, limits: decode.Limits, manifest: Manifest) -> tuple[Image, Image, float]:
+    """Bytes -> (H x W x 3 image, h x w x 3 image at the network's size, seconds)."""
+    start = time.monotonic()
+    image = decode.decode(data, limits)
+    return image, _fit(image, manifest), time.monotonic() - start
+
+
+def _fit(image: Image, manifest: Manifest) -> Image:
+    """H x W x 3 -> h x w x 3."""
+    height, width, _ = image.shape
+    return geometry.resize_image(image, geometry.fit_size(height, width, manifest.input))
+
+
+def _infer(jobs: Sequence[_Job]) -> Sequence[Scores]:
+    """Images of one size for one engine -> K x h x w scores each."""
+    images = [job.image for job in jobs]
+    return list(jobs[0].engine.run(np.stack(images) if len(images) > 1 else images[0][None]))
+
+
+def _label(scores: Scores, size: tuple[int, ...]) -> tuple[Labels, float]:
+    """K x h x w scores -> (H x W labels, seconds)."""
+    start = time.monotonic()
+    if not np.isfinite(scores).all():
+        raise InferenceFailed("the network's scores are not finite numbers; its weights or this image break it")
+    height, width = size
+    return labels.label_map(scores, (height, width)), time.monotonic() - start
+
+
+def _straight(engine: Engine, image: Image, fitted: Image, decode_s: float, start: float) -> Segmentation:
+    """Infer and label at once, on this thread."""
+    inferring = time.monotonic()
+    (scores,) = _infer([_Job(engine, fitted)])
+    infer_s = time.monotonic() - inferring
+    mask, labels_s = _label(scores, image.shape[:2])
+    return _result(engine, image, mask, scores, start, decode_s, infer_s, labels_s)
+
+
+def _result(
+    engine: Engine,
+    image: Image,
+    mask: Labels,
+    scores: Scores,
+    start: float,
+    decode_s: float,
+    infer_s: float,
+    labels_s: float,
+) -> Segmentation:
+    queue_s = max(0.0, time.monotonic() - start - decode_s - infer_s - labels_s)
+    seconds = {"decode": decode_s, "queue": queue_s, "infer": infer_s, "labels": labels_s}
+    timing = {step: 1000 * value for step, value in seconds.items()}
+    return Segmentation(image, mask, scores, engine.manifest, engine.sha256, engine.provider, timing)

@@ -1,0 +1,94 @@
+"""Settings, read once from the environment (prefix ``FCN_``) and passed on as plain values.
+
+May import: pydantic, pydantic-settings, ``service.errors``. Imported by ``cli`` and ``api.app`` only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+
+from service.errors import BadSetting
+
+PREFIX = "FCN_"
+SHIPPED_MODELS = Path(__file__).resolve().parent.parent / "models" / "artifacts"
+
+
+class Settings(BaseSettings):
+    """Every setting; ``FCN_PORT=9000`` sets ``port``. Flags of the command line win over the environment."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    host: str = "127.0.0.1"
+    """The address to listen on."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """The port to listen on; 0 takes a free one."""
+
+    models_dir: Path = SHIPPED_MODELS
+    """The folder whose ``*.onnx`` files are served."""
+    default_model: str | None = None
+    """The model that answers when a request names none; unset, the first by name."""
+
+    provider: Literal["cpu", "cuda", "auto"] = "cpu"
+    """Where the network runs; ``cuda`` refuses to start without a working GPU, ``auto`` takes the GPU if it works."""
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Threads of one inference; 0 counts the CPUs that this process may use (container quota and affinity)."""
+    concurrency: Annotated[int, Field(ge=1, le=64)] = 1
+    """Inferences at the same time; more than one pays on a GPU or with few threads each."""
+    max_batch: Annotated[int, Field(ge=1, le=256)] = 1
+    """Waiting images of one network size that may run as one batch; on the CPU a batch gains nothing."""
+
+    queue_megapixels: Annotated[float, Field(gt=0)] = 64.0
+    """Megapixels of admitted images, waiting and in work, beyond which requests are shed with 429."""
+    deadline_ms: Annotated[float, Field(gt=0)] = 10_000.0
+    """Milliseconds from a request's arrival after which it is answered 504 and not computed any more."""
+    drain_s: Annotated[float, Field(ge=0)] = 20.0
+    """Seconds that a shutdown gives to the requests in work."""
+
+    max_image_bytes: Annotated[int, Field(gt=0)] = 32 * 2**20
+    """The largest image as sent, in bytes; a longer upload is refused while it streams."""
+    max_image_pixels: Annotated[int, Field(gt=0)] = 50_000_000
+    """The largest image in pixels, height times width, read from its header before it is decoded."""
+    max_image_side: Annotated[int, Field(gt=0, le=65535)] = 16_384
+    """The longest side of an image in pixels."""
+
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    """Keys, separated by commas; where there are any, a request needs one of them, health checks and metrics apart."""
+
+    log_format: Literal["text", "json"] = "text"
+    """Log lines for people or for machines."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe lines that are logged."""
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if not value.strip():  # set to nothing is not set: compose files do it so
+            return ()
+        keys = tuple(key for word in value.split(",") if (key := word.strip()))
+        if not keys:
+            raise ValueError("names no key; leave it empty to open the service to everybody")
+        return keys
+
+    @classmethod
+    def load(cls, **flags: Any) -> Self:
+        """Read the environment.
+
+        Takes:
+            flags: values that win over the environment; those that are None are left out
+        Raises:
+            BadSetting: naming the variable, if a value makes no sense
+        """
+        try:
+            return cls(**{name: value for name, value in flags.items() if value is not None})
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise BadSetting(f"{PREFIX}{name.upper()}: {first['msg']}") from error
+        except SettingsError as error:
+            raise BadSetting(str(error)) from error

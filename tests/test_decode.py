@@ -1,0 +1,435 @@
+"""Bytes to upright RGB: every format, every mode, every kind of damage."""
+
+from __future__ import annotations
+
+import io
+import struct
+import time
+import tracemalloc
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from service.errors import BodyTooLarge, CorruptImage, EmptyBody, ImageTooLarge, ServiceError, UnsupportedImage
+from service.pipeline.decode import FORMATS, Header, Limits, decode, probe
+from tests.conftest import encode_image, make_image
+
+LIMITS = Limits()
+RNG = np.random.default_rng(0)
+NOISE = RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+SMOOTH = cv2.resize(NOISE[:4, :6], (60, 40), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
+LOSSLESS: dict[str, dict[str, Any]] = {"BMP": {}, "GIF": {}, "PNG": {}, "TIFF": {}, "WEBP": {"lossless": True}}
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    """One chunk of a PNG file."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A well-formed PNG file of a few bytes, with a header that may be a lie."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(b"")) + png_chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def claiming(kind: str, width: int, height: int) -> bytes:
+    """A small file of any format, its header rewritten to claim another size."""
+    if kind == "PNG":
+        return png_that_claims(width, height)
+    data = bytearray(encode_image(NOISE, kind, **({"lossless": True} if kind == "WEBP" else {})))
+    if kind == "JPEG":
+        struct.pack_into(">HH", data, data.index(b"\xff\xc0") + 5, height, width)
+    elif kind == "BMP":
+        struct.pack_into("<ii", data, 18, width, height)
+    elif kind == "GIF":
+        struct.pack_into("<HH", data, 6, width, height)
+    elif kind == "WEBP":
+        struct.pack_into("<I", data, 21, (width - 1) & 0x3FFF | ((height - 1) & 0x3FFF) << 14)
+    else:
+        (offset,) = struct.unpack_from("<I", data, 4)
+        for entry in range(offset + 2, offset + 2 + 12 * data[offset], 12):
+            tag = struct.unpack_from("<H", data, entry)[0]
+            if tag in (256, 257):
+                struct.pack_into("<HII", data, entry + 2, 4, 1, width if tag == 256 else height)
+    return bytes(data)
+
+
+# --- formats and modes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", sorted(LOSSLESS))
+def test_lossless_formats_come_back_bit_for_bit(kind: str) -> None:
+    """What the caller drew is what the network sees."""
+    image = make_image(40, 60)
+    pixels = decode(encode_image(image, kind, **LOSSLESS[kind]), LIMITS)
+    assert np.array_equal(pixels, image)
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.c_contiguous
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"keep_rgb": True}, {"quality": 20}])
+def test_jpeg_is_what_pillow_decodes(options: dict[str, Any]) -> None:
+    """The fast decoder and the usual one agree."""
+    data = encode_image(SMOOTH, "JPEG", **options)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert np.abs(decode(data, LIMITS).astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_one_pixel_is_an_image(kind: str) -> None:
+    """The smallest image there is."""
+    pixels = decode(encode_image(np.full((1, 1, 3), 255, np.uint8), kind), LIMITS)
+    assert pixels.tolist() == [[[255, 255, 255]]]
+
+
+HOLDS = {
+    "BMP": "1 L P RGB RGBA",
+    "GIF": "1 L P",
+    "JPEG": "1 L RGB CMYK YCbCr",
+    "PNG": "1 L LA P RGB RGBA",
+    "TIFF": "1 L LA P RGB RGBA CMYK YCbCr",
+    "WEBP": "L RGB RGBA",
+}
+
+
+@pytest.mark.parametrize(("kind", "mode"), [(kind, mode) for kind, modes in HOLDS.items() for mode in modes.split()])
+def test_every_mode_becomes_rgb(kind: str, mode: str) -> None:
+    """Whatever a format can hold is shown as a viewer shows it, within what the format itself loses."""
+    picture = Image.fromarray(SMOOTH).convert(mode)
+    pixels = decode(encode_image(picture, kind, **LOSSLESS.get(kind, {"quality": 95})), LIMITS)
+    assert pixels.shape == (40, 60, 3)
+    assert np.abs(pixels - np.asarray(picture.convert("RGB")).astype(int)).mean() < (8 if kind == "JPEG" else 1)
+
+
+def test_a_colour_space_that_cannot_be_shown_is_unsupported() -> None:
+    """Better refused than shown in wrong colours."""
+    with pytest.raises(UnsupportedImage, match="LAB"):
+        decode(encode_image(Image.new("LAB", (4, 4)), "TIFF"), LIMITS)
+
+
+GREY16 = np.arange(0, 65536, 27, dtype=np.uint16)[:2400].reshape(40, 60)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled_not_clipped(kind: str) -> None:
+    """65535 is white, 257 is 1: every value is rounded to its 8-bit neighbour."""
+    pixels = decode(encode_image(GREY16, kind), LIMITS)
+    assert np.array_equal(pixels, np.repeat(np.rint(GREY16 / 257)[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_16_bit_colour_is_scaled_not_clipped(suffix: str) -> None:
+    """The same for three channels, within one step."""
+    wide = RNG.integers(0, 65536, (10, 12, 3)).astype(np.uint16)
+    _, data = cv2.imencode(suffix, wide[..., ::-1])
+    assert np.abs(decode(data.tobytes(), LIMITS) - wide / 257).max() <= 1
+
+
+def test_integers_of_32_bits_count_as_16_and_floats_as_0_to_1() -> None:
+    """What scientific TIFF files hold; numbers outside the range are its ends, and what is no number is black."""
+    grey = np.array([[-5, 0, 257, 65535, 10**6]], np.int32)
+    assert decode(encode_image(grey, "TIFF"), LIMITS)[0, :, 0].tolist() == [0, 0, 1, 255, 255]
+    real = np.array([[-1.0, 0.0, 0.5, 1.0, 9.0, np.nan, np.inf, -np.inf]], np.float32)
+    assert decode(encode_image(real, "TIFF"), LIMITS)[0, :, 2].tolist() == [0, 0, 128, 255, 255, 0, 255, 0]
+
+
+def test_the_brightest_pixel_does_not_change_the_others() -> None:
+    """Scaling never depends on the picture."""
+    dark = np.full((8, 8), 1000, np.uint16)
+    bright = dark.copy()
+    bright[0, 0] = 65535
+    shown = [decode(encode_image(image), LIMITS)[1, 1, 0] for image in (dark, bright)]
+    assert shown[0] == shown[1] == 4
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_transparency_lies_over_white(kind: str) -> None:
+    """Half a colour over white paper; where nothing is drawn, the paper."""
+    image = np.zeros((1, 3, 4), np.uint8)
+    image[0, :, 0] = 200
+    image[0, :, 3] = (0, 128, 255)
+    pixels = decode(encode_image(image, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {})), LIMITS)
+    assert np.abs(pixels[0].astype(int) - [[255, 255, 255], [227, 127, 127], [200, 0, 0]]).max() <= 1
+
+
+def test_a_transparent_palette_entry_lies_over_white() -> None:
+    """Palettes have transparency of their own, in PNG and in GIF."""
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([10, 20, 30, 40, 50, 60])
+    picture.putdata([0, 1])
+    for data in (
+        encode_image(picture, "PNG", transparency=0),
+        encode_image(picture, "PNG", transparency=bytes([0, 255])),
+        encode_image(picture, "GIF", transparency=0),
+    ):
+        assert decode(data, LIMITS).tolist() == [[[255, 255, 255], [40, 50, 60]]]
+
+
+def test_cmyk_jpegs_are_not_shown_inverted() -> None:
+    """Adobe stores the inks the other way round."""
+    picture = Image.new("CMYK", (16, 16), (255, 0, 0, 0))  # cyan
+    red, green, blue = decode(encode_image(picture, "JPEG", quality=95), LIMITS)[8, 8].tolist()
+    assert red < 20
+    assert green > 235
+    assert blue > 235
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_of_a_moving_image_the_first_frame_is_taken(kind: str) -> None:
+    """An animation is its first picture."""
+    first = make_image(40, 60)
+    frames = [Image.fromarray(first), Image.fromarray(first[:, ::-1].copy())]
+    data = encode_image(frames[0], kind, save_all=True, append_images=frames[1:], **LOSSLESS[kind])
+    assert np.array_equal(decode(data, LIMITS), first)
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "group4"])
+def test_tiff_compressions(compression: str) -> None:
+    """What scanners and instruments write."""
+    picture = Image.fromarray(SMOOTH).convert("1" if compression == "group4" else "RGB")
+    data = encode_image(picture, "TIFF", compression=compression)
+    assert np.array_equal(decode(data, LIMITS), np.asarray(picture.convert("RGB")))
+
+
+# --- orientation -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
+    """The mask fits the image as people see it, in all eight ways to hold a camera."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode_image(NOISE, kind, exif=exif, **LOSSLESS.get(kind, {}))
+    with Image.open(io.BytesIO(data)) as picture:
+        expected = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    pixels = decode(data, LIMITS)
+    assert pixels.shape == ((60, 40, 3) if orientation > 4 else (40, 60, 3))
+    assert np.array_equal(pixels, expected)
+
+
+def test_orientation_behind_the_pixels_of_a_png_counts() -> None:
+    """The chunk may stand anywhere."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode_image(NOISE)
+    end = data.index(b"IEND") - 4
+    late = data[:end] + png_chunk(b"eXIf", exif.tobytes()[6:]) + data[end:]
+    assert np.array_equal(decode(late, LIMITS), np.rot90(NOISE, -1))
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0", b"Exif\0\0garbage garbage", b"Exif\0\0II*\0\xff\xff\xff\x7f", b"Exif\0\0MM\0*\0\0\0\x08\0\x01"]
+)
+def test_broken_exif_is_no_reason_to_refuse_a_picture(exif: bytes) -> None:
+    """It then says nothing of the orientation."""
+    assert decode(encode_image(NOISE, "JPEG", exif=exif), LIMITS).shape == NOISE.shape
+
+
+# --- limits ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_header_tells_the_size(kind: str) -> None:
+    """Without decoding, for every format."""
+    assert probe(encode_image(NOISE, kind), LIMITS) == Header(kind, 60, 40)
+    assert probe(encode_image(NOISE, kind), LIMITS).megapixels == pytest.approx(0.0024)
+
+
+@pytest.mark.parametrize("options", [{"quality": 80}, {"lossless": True}, {"lossless": True, "exif": b"Exif\0\0"}])
+def test_each_of_the_three_kinds_of_webp_tells_its_size(options: dict[str, Any]) -> None:
+    """Lossy, lossless and extended have different headers."""
+    assert probe(encode_image(NOISE, "WEBP", **options), LIMITS) == Header("WEBP", 60, 40)
+
+
+def test_big_tiff_and_big_endian_tiff_tell_their_size() -> None:
+    """Both byte orders, and the form for large files."""
+    assert probe(encode_image(NOISE, "TIFF", big_tiff=True), LIMITS) == Header("TIFF", 60, 40)
+    assert decode(encode_image(NOISE, "TIFF", big_tiff=True), LIMITS).shape == NOISE.shape
+    sides = struct.pack(">HHIHH", 256, 3, 1, 60, 0) + struct.pack(">HHII", 257, 4, 1, 40)
+    assert probe(b"MM\0*\0\0\0\x08\0\x02" + sides, LIMITS) == Header("TIFF", 60, 40)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_giant_is_refused_in_milliseconds_without_memory(kind: str) -> None:
+    """60000 x 60000 pixels in a file of a few bytes cost nothing."""
+    side = 16_000 if kind == "WEBP" else 60_000
+    data = claiming(kind, side, side)
+    tracemalloc.start()
+    start = time.perf_counter()
+    with pytest.raises(ImageTooLarge) as caught:
+        decode(data, LIMITS)
+    elapsed_s = time.perf_counter() - start
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert elapsed_s < 0.1
+    assert peak < 1_000_000
+    assert caught.value.facts == {"limit": LIMITS.max_pixels, "actual": side * side, "unit": "pixels"}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_too_long_a_side_is_refused(kind: str) -> None:
+    """A line of pixels is few pixels, but more than any decoder and network is made for."""
+    with pytest.raises(ImageTooLarge) as caught:
+        probe(claiming(kind, 12_000, 1), Limits(max_side=11_999))
+    assert caught.value.facts == {"limit": 11_999, "actual": 12_000, "unit": "pixels a side"}
+
+
+def test_the_limits_themselves_are_allowed() -> None:
+    """At the limit is not beyond it."""
+    data = encode_image(NOISE)
+    assert decode(data, Limits(max_bytes=len(data), max_pixels=2400, max_side=60)).shape == NOISE.shape
+    with pytest.raises(BodyTooLarge) as caught:
+        decode(data, Limits(max_bytes=len(data) - 1))
+    assert caught.value.facts == {"limit": len(data) - 1, "actual": len(data), "unit": "bytes"}
+
+
+def test_a_gif_frame_larger_than_its_screen_is_refused() -> None:
+    """The first frame counts, not what the screen promised."""
+    data = bytearray(encode_image(NOISE, "GIF"))
+    struct.pack_into("<HH", data, 6, 1, 1)
+    frame = data.index(b"\x2c\0\0\0\0")
+    struct.pack_into("<HH", data, frame + 5, 60_000, 60_000)
+    with pytest.raises(ImageTooLarge):
+        decode(bytes(data), LIMITS)
+
+
+def test_a_tiff_tile_larger_than_its_image_is_refused() -> None:
+    """Decoders allocate whole tiles."""
+    entries = [(256, 10), (257, 10), (322, 60_000), (323, 60_000)]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    with pytest.raises(ImageTooLarge):
+        probe(b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + directory, LIMITS)
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_an_empty_body() -> None:
+    """No bytes, no image."""
+    with pytest.raises(EmptyBody):
+        decode(b"", LIMITS)
+
+
+@pytest.mark.parametrize(
+    "data", [b"this is a text file called .jpg", b"%PDF-1.7", b"<svg/>", b"\0" * 100, b"\xff\xd8", b"RIFF____WAVE"]
+)
+def test_what_is_no_image_is_unsupported(data: bytes) -> None:
+    """The bytes decide, not the name or the media type."""
+    with pytest.raises(UnsupportedImage):
+        decode(data, LIMITS)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.97])
+def test_a_truncated_image_is_corrupt(kind: str, share: float) -> None:
+    """Half a picture is not quietly filled up with grey."""
+    data = encode_image(NOISE, kind, **LOSSLESS.get(kind, {}))
+    with pytest.raises(CorruptImage):
+        decode(data[: int(len(data) * share)], LIMITS)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_without_its_end_is_corrupt(progressive: bool) -> None:
+    """Even one that lacks only its last bytes."""
+    data = encode_image(NOISE, "JPEG", progressive=progressive)
+    for missing in (2, 10, len(data) // 2):
+        with pytest.raises(CorruptImage):
+            decode(data[:-missing], LIMITS)
+
+
+def test_a_jpeg_with_damage_inside_is_corrupt() -> None:
+    """The rest would be shifted or grey."""
+    data = bytearray(encode_image(NOISE, "JPEG", quality=95))
+    middle = len(data) // 2
+    data[middle : middle + 60] = bytes(60)
+    with pytest.raises(CorruptImage):
+        decode(bytes(data), LIMITS)
+
+
+def test_the_padding_of_webcams_is_no_damage() -> None:
+    """A few bytes before the end marker, or anything behind it, change no pixel."""
+    data = encode_image(np.full((16, 16, 3), 128, np.uint8), "JPEG")
+    for padded in (data[:-2] + b"\0\0\0\0" + data[-2:], data + bytes(100)):
+        assert np.array_equal(decode(padded, LIMITS), decode(data, LIMITS))
+
+
+@pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
+def test_an_image_without_pixels_is_corrupt(size: tuple[int, int]) -> None:
+    """0 x 0 is nothing to segment."""
+    with pytest.raises(CorruptImage, match="no pixels"):
+        decode(png_that_claims(*size), LIMITS)
+
+
+def test_12_bit_jpegs_are_unsupported() -> None:
+    """They are said to be what they are."""
+    data = bytearray(encode_image(NOISE, "JPEG"))
+    data[data.index(b"\xff\xc0") + 4] = 12
+    with pytest.raises(UnsupportedImage, match="12-bit"):
+        decode(bytes(data), LIMITS)
+
+
+def test_a_jpeg_of_countless_scans_is_refused() -> None:
+    """Each would cost a pass over the image."""
+    data = encode_image(NOISE, "JPEG", progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    with pytest.raises(CorruptImage, match="scans"):
+        decode(data[:-2] + scan * 200 + data[-2:], LIMITS)
+
+
+def test_a_jpeg_of_countless_segments_is_refused() -> None:
+    """Walking through them ends."""
+    with pytest.raises(CorruptImage):
+        probe(b"\xff\xd8" + b"\xff\xe2\0\x02" * 100_000, LIMITS)
+
+
+@given(st.sampled_from(FORMATS), st.data())
+def test_damage_of_any_kind_gives_an_error_of_ours_or_a_picture(kind: str, draw: st.DataObject) -> None:
+    """No byte that a caller can flip, drop or add brings up anything else."""
+    data = bytearray(encode_image(NOISE[:9, :11], kind))
+    for _ in range(draw.draw(st.integers(1, 8))):
+        data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
+    cut = draw.draw(st.integers(0, len(data)))
+    try:
+        pixels = decode(bytes(data[:cut]), Limits(max_pixels=1_000_000))
+    except ServiceError:
+        return
+    assert pixels.ndim == 3
+    assert pixels.dtype == np.uint8
+
+
+# --- manners ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_warning_leaks(recwarn: pytest.WarningsRecorder) -> None:
+    """Pillow's complaints about odd metadata are not the operator's, and under `-W error` no reason to fail."""
+    warnings.simplefilter("error")
+    palette = Image.fromarray(SMOOTH).quantize(4)
+    for data in (
+        encode_image(palette, "PNG", transparency=bytes([0, 128, 255, 255])),
+        encode_image(NOISE, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0"),
+        encode_image(np.zeros((3000, 3000, 3), np.uint8)),
+    ):
+        decode(data, LIMITS)
+    assert not recwarn.list
+
+
+def test_decoding_works_from_many_threads() -> None:
+    """No state is shared."""
+    files = [encode_image(NOISE, kind, **LOSSLESS[kind]) for kind in ("PNG", "WEBP", "TIFF", "BMP")] * 10
+
+    def decoded(data: bytes) -> NDArray[np.uint8]:
+        return decode(data, LIMITS)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(np.array_equal(pixels, NOISE) for pixels in pool.map(decoded, files))

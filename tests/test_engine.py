@@ -1,0 +1,151 @@
+"""One ONNX Runtime session, opened, checked and proven."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from service.errors import BadArtifact, InferenceFailed, ProviderUnavailable
+from service.pipeline.engine import CUDA, Engine, EngineOptions
+from tests.conftest import make_graph, make_image, make_manifest, write_artifact
+
+without_cuda = pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="this machine may have a GPU")
+
+
+def test_scores_have_the_shape_that_the_manifest_promises(artifact: Path) -> None:
+    """N x h x w x 3 in, N x K x h/8 x w/8 out; and the colours win where they are."""
+    engine = Engine.open(artifact)
+    scores = engine.run(np.stack([make_image(), make_image()[:, ::-1]]))
+    assert scores.shape == (2, 3, 12, 16)
+    assert scores.dtype == np.float32
+    assert scores[0, :, 0].argmax(0).tolist() == [0] * 5 + [1] * 6 + [2] * 5
+    assert scores[1, :, 0].argmax(0).tolist() == [2] * 5 + [1] * 6 + [0] * 5
+
+
+def test_an_engine_says_what_it_is(artifact: Path) -> None:
+    """Manifest, hash of the file, and where it runs."""
+    engine = Engine.open(artifact)
+    assert engine.manifest == make_manifest()
+    assert engine.sha256 == hashlib.sha256(artifact.read_bytes()).hexdigest()
+    assert engine.provider == "cpu"
+
+
+def test_an_engine_runs_from_many_threads(artifact: Path) -> None:
+    """One session serves all, at changing sizes."""
+    engine = Engine.open(artifact, EngineOptions(threads=1))
+    batches = [np.full((1, 8 * n, 16, 3), (0, 255, 0), np.uint8) for n in range(1, 20)]
+    with ThreadPoolExecutor(4) as pool:
+        for scores in pool.map(engine.run, batches):
+            assert (scores.argmax(1) == 1).all()
+
+
+def test_a_closed_engine_fails_cleanly(artifact: Path) -> None:
+    """A request that holds a retired engine gets an error of ours."""
+    engine = Engine.open(artifact)
+    engine.close()
+    with pytest.raises(InferenceFailed, match="closed"):
+        engine.warm_up()
+
+
+def test_a_shape_that_the_network_cannot_take_is_a_failed_inference(artifact: Path) -> None:
+    """ONNX Runtime's own errors do not leak."""
+    engine = Engine.open(artifact)
+    with pytest.raises(InferenceFailed, match="colours failed"):
+        engine.run(np.zeros((1, 8, 8, 4), np.uint8))
+    engine.warm_up()
+
+
+@pytest.mark.parametrize("content", [b"", b"not ONNX at all", b"\x08\x0a" + bytes(200)])
+def test_what_is_not_onnx_is_a_bad_artifact(content: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It is named, its folder is not, and ONNX Runtime does not talk over our log."""
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(content)
+    with pytest.raises(BadArtifact, match=r"^broken\.onnx: ") as caught:
+        Engine.open(path)
+    assert str(tmp_path) not in caught.value.message
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_truncated_artifact_is_a_bad_artifact(artifact: Path, tmp_path: Path) -> None:
+    """A copy that was cut off."""
+    path = tmp_path / "half.onnx"
+    path.write_bytes(artifact.read_bytes()[:-300])
+    with pytest.raises(BadArtifact):
+        Engine.open(path)
+
+
+def test_a_file_that_is_not_there_is_a_bad_artifact(tmp_path: Path) -> None:
+    """Removed between listing and opening."""
+    with pytest.raises(BadArtifact, match=r"gone\.onnx: cannot be read"):
+        Engine.open(tmp_path / "gone.onnx")
+
+
+def test_an_onnx_file_without_a_manifest_is_a_bad_artifact(tmp_path: Path) -> None:
+    """It could run, but nobody would know what its numbers mean."""
+    onnx.save(make_graph(), tmp_path / "bare.onnx")
+    with pytest.raises(BadArtifact, match=r"models\.export"):
+        Engine.open(tmp_path / "bare.onnx")
+
+
+def contradicting_graphs() -> dict[str, tuple[onnx.ModelProto, str]]:
+    """Graphs that do not do what the manifest says, and a word of the complaint about each."""
+    float_input, other_input, other_output, float_output = (make_graph() for _ in range(4))
+    float_input.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+    other_input.graph.input[0].name = other_input.graph.node[0].input[0] = "pixels"
+    other_output.graph.output[0].name = other_output.graph.node[-1].output[0] = "logits"
+    float_output.graph.node.append(helper.make_node("Cast", ["real_scores"], ["scores"], to=TensorProto.DOUBLE))
+    float_output.graph.node[-2].output[0] = "real_scores"
+    float_output.graph.output[0].type.tensor_type.elem_type = TensorProto.DOUBLE
+    return {
+        "too few planes": (make_graph(np.eye(3, dtype=np.float32)[:2]), "one plane a class"),
+        "float input": (float_input, "must be uint8"),
+        "another input": (other_input, "one input 'image'"),
+        "another output": (other_output, "an output 'scores'"),
+        "double output": (float_output, "must be float32"),
+    }
+
+
+@pytest.mark.parametrize("contradiction", contradicting_graphs())
+def test_a_graph_that_contradicts_its_manifest_is_a_bad_artifact(contradiction: str, tmp_path: Path) -> None:
+    """What cannot be served is refused when it is opened, with the reason."""
+    graph, complaint = contradicting_graphs()[contradiction]
+    with pytest.raises(BadArtifact, match=complaint):
+        Engine.open(write_artifact(tmp_path / "bad.onnx", graph=graph))
+
+
+def test_a_stride_that_is_not_the_graphs_is_a_bad_artifact(tmp_path: Path) -> None:
+    """Only a run tells; the warm-up is that run."""
+    with pytest.raises(BadArtifact, match="instead of"):
+        Engine.open(write_artifact(tmp_path / "bad.onnx", make_manifest(stride=4)))
+
+
+@without_cuda
+def test_cuda_is_strict(artifact: Path) -> None:
+    """Whoever asks for the GPU never gets the CPU in silence."""
+    with pytest.raises(ProviderUnavailable, match="CUDA"):
+        Engine.open(artifact, EngineOptions(provider="cuda"))
+
+
+@without_cuda
+def test_auto_falls_back_and_says_so(artifact: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The CPU is taken, and the log has the reason."""
+    with caplog.at_level(logging.WARNING):
+        engine = Engine.open(artifact, EngineOptions(provider="auto"))
+    assert engine.provider == "cpu"
+    assert "falling back to the CPU" in caplog.text
+
+
+@without_cuda
+def test_a_broken_artifact_is_not_blamed_on_the_provider(tmp_path: Path) -> None:
+    """Also where the GPU was asked for."""
+    (tmp_path / "broken.onnx").write_bytes(b"x")
+    with pytest.raises(BadArtifact):
+        Engine.open(tmp_path / "broken.onnx", EngineOptions(provider="cuda"))

@@ -1,0 +1,362 @@
+"""The queue between callers and workers: what it promises when all goes well, and when it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import pytest
+
+from service.errors import DeadlineExceeded, NotReady, Overloaded
+from service.pipeline.queue import Served, WorkQueue
+
+WAIT_S = 10.0
+"""Longer than anything here takes; a test that waits this long has failed."""
+
+
+class Gate:
+    """Work that waits until it is let through, and remembers its batches. Gives each item doubled."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.entered = threading.Semaphore(0)
+        self.batches: list[list[int]] = []
+
+    def __call__(self, items: Sequence[int]) -> list[int]:
+        self.batches.append(list(items))
+        self.entered.release()
+        assert self.open.wait(WAIT_S)
+        return [2 * item for item in items]
+
+    async def busy(self) -> None:
+        """Wait until a worker is inside."""
+        assert await asyncio.to_thread(self.entered.acquire, timeout=WAIT_S)
+
+
+def doubled(items: Sequence[int]) -> list[int]:
+    """Work that takes no time."""
+    return [2 * item for item in items]
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    """Run a test on an event loop of its own, but not for ever."""
+    asyncio.run(asyncio.wait_for(test(), WAIT_S))
+
+
+async def waiting(queue: WorkQueue[int, int], items: int) -> None:
+    """Wait until so many items have been submitted and not begun."""
+    while queue.waiting != items:
+        await asyncio.sleep(0.001)
+
+
+def test_every_caller_gets_the_answer_to_his_own_item() -> None:
+    """A hundred callers at once, none mixed up."""
+
+    async def test() -> None:
+        queue = WorkQueue(doubled, capacity=1, concurrency=3, max_batch=4)
+        served = await asyncio.gather(*(queue.submit(number, key=number % 3) for number in range(100)))
+        assert [answer for answer, _ in served] == [2 * number for number in range(100)]
+        assert all(worked_s >= 0 for _, worked_s in served)
+        await queue.aclose()
+
+    run(test)
+
+
+def test_what_does_not_fit_is_shed_at_once() -> None:
+    """Capacity is a sum of costs, and the refusal says when to come back."""
+
+    async def test() -> None:
+        queue = WorkQueue(doubled, capacity=10)
+        with queue.admit(6), queue.admit(4):
+            with pytest.raises(Overloaded) as caught, queue.admit(0.1):
+                raise AssertionError
+            assert caught.value.retry_after_s > 0
+            assert (queue.admitted, queue.load) == (2, 10)
+        with queue.admit(10):
+            pass
+        assert (queue.admitted, queue.load) == (0, 0)
+        await queue.aclose()
+
+    run(test)
+
+
+def test_one_that_is_larger_than_the_queue_is_served_when_nothing_else_is() -> None:
+    """A limit on the queue is no limit on the image."""
+
+    async def test() -> None:
+        queue = WorkQueue(doubled, capacity=1)
+        with queue.admit(50), pytest.raises(Overloaded), queue.admit(0.1):
+            pass
+        await queue.aclose()
+
+    run(test)
+
+
+def test_room_is_given_back_by_those_who_fail() -> None:
+    """An error or a cancelled caller does not shrink the queue."""
+
+    async def test() -> None:
+        queue = WorkQueue(doubled, capacity=1)
+        for _ in range(3):
+            with pytest.raises(ZeroDivisionError), queue.admit(1):
+                raise ZeroDivisionError
+        assert queue.admitted == 0
+        await queue.aclose()
+
+    run(test)
+
+
+def test_the_time_to_come_back_follows_the_measured_pace() -> None:
+    """A queue of slow work says so."""
+
+    async def test() -> None:
+        queue = WorkQueue(doubled, capacity=2)
+        with queue.admit(1):
+            await asyncio.sleep(0.2)
+        with queue.admit(2), pytest.raises(Overloaded) as caught, queue.admit(2):
+            pass
+        assert 0.3 < caught.value.retry_after_s < 2
+        await queue.aclose()
+
+    run(test)
+
+
+def test_a_caller_who_goes_away_harms_nobody_and_is_not_computed() -> None:
+    """One of five is cancelled while waiting: four answers, four computations."""
+
+    async def test() -> None:
+        gate = Gate()
+        queue = WorkQueue(gate, capacity=1)
+        tasks = [asyncio.create_task(queue.submit(number)) for number in range(5)]
+        await gate.busy()
+        await waiting(queue, 4)
+        tasks[2].cancel()
+        await asyncio.sleep(0)
+        gate.open.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(results[2], asyncio.CancelledError)
+        assert [r.answer for r in results if isinstance(r, Served)] == [0, 2, 6, 8]
+        assert gate.batches == [[0], [1], [3], [4]]
+        assert queue.alive
+        await queue.aclose()
+
+    run(test)
+
+
+def test_a_caller_who_goes_away_in_mid_work_leaves_his_batch_intact() -> None:
+    """Setting a result that nobody waits for does not end the worker."""
+
+    async def test() -> None:
+        gate = Gate()
+        queue = WorkQueue(gate, capacity=1, max_batch=3)
+        first = asyncio.create_task(queue.submit(0))
+        await gate.busy()
+        batch = [asyncio.create_task(queue.submit(number)) for number in (1, 2, 3)]
+        await waiting(queue, 3)
+        gate.open.set()
+        await first
+        batch[0].cancel()
+        results = await asyncio.gather(*batch[1:])
+        assert [answer for answer, _ in results] == [4, 6]
+        assert (await queue.submit(7)).answer == 14
+        await queue.aclose()
+
+    run(test)
+
+
+def test_the_deadline_is_kept_and_what_expired_is_not_computed() -> None:
+    """The caller is answered at his deadline even while the worker is busy; the worker skips his item afterwards."""
+
+    async def test() -> None:
+        gate = Gate()
+        queue = WorkQueue(gate, capacity=1)
+        first = asyncio.create_task(queue.submit(1))
+        await gate.busy()
+        start = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            await queue.submit(2, deadline=start + 0.05)
+        assert time.monotonic() - start < 1
+        gate.open.set()
+        assert (await first).answer == 2
+        assert (await queue.submit(3, deadline=time.monotonic() + WAIT_S)).answer == 6
+        assert gate.batches == [[1], [3]]
+        await queue.aclose()
+
+    run(test)
+
+
+def test_a_deadline_that_has_passed_is_never_computed() -> None:
+    """Too late is too late, whoever notices first."""
+
+    async def test() -> None:
+        gate = Gate()
+        gate.open.set()
+        queue = WorkQueue(gate, capacity=1)
+        with pytest.raises(DeadlineExceeded):
+            await queue.submit(1, deadline=time.monotonic() - 1)
+        assert (await queue.submit(2)).answer == 4
+        assert gate.batches == [[2]]
+        await queue.aclose()
+
+    run(test)
+
+
+def test_a_timeout_inside_the_work_is_not_taken_for_the_deadline() -> None:
+    """An exception keeps its identity."""
+
+    def failing(items: Sequence[int]) -> list[int]:
+        raise TimeoutError("of the work")
+
+    async def test() -> None:
+        queue = WorkQueue(failing, capacity=1)
+        with pytest.raises(TimeoutError, match="of the work"):
+            await queue.submit(1, deadline=time.monotonic() + WAIT_S)
+        await queue.aclose()
+
+    run(test)
+
+
+def test_only_equal_keys_share_a_batch_and_order_is_kept_within_them() -> None:
+    """Unlike shapes form different batches; nobody overtakes within his own."""
+
+    async def test() -> None:
+        gate = Gate()
+        queue = WorkQueue(gate, capacity=1, max_batch=3)
+        first = asyncio.create_task(queue.submit(0))
+        await gate.busy()
+        rest = [asyncio.create_task(queue.submit(number, key=number % 2)) for number in range(1, 9)]
+        await waiting(queue, 8)
+        gate.open.set()
+        await asyncio.gather(first, *rest)
+        assert gate.batches == [[0], [1, 3, 5], [2, 4, 6], [7], [8]]
+        await queue.aclose()
+
+    run(test)
+
+
+def test_an_exception_belongs_to_its_batch() -> None:
+    """The next one is served by the same worker."""
+
+    def picky(items: Sequence[int]) -> list[int]:
+        if 13 in items:
+            raise ValueError("13")
+        return doubled(items)
+
+    async def test() -> None:
+        queue = WorkQueue(picky, capacity=1)
+        results = await asyncio.gather(*(queue.submit(n) for n in (12, 13, 14)), return_exceptions=True)
+        assert [type(result) for result in results] == [Served, ValueError, Served]
+        assert queue.alive
+        await queue.aclose()
+
+    run(test)
+
+
+def test_work_that_gives_too_few_answers_is_an_error_of_its_batch() -> None:
+    """Nobody gets his neighbour's answer."""
+
+    async def test() -> None:
+        queue: WorkQueue[int, int] = WorkQueue(lambda items: [], capacity=1)
+        with pytest.raises(ValueError, match="zip"):
+            await queue.submit(1)
+        assert queue.alive
+        await queue.aclose()
+
+    run(test)
+
+
+def test_if_a_worker_dies_the_queue_says_so_and_everyone_is_answered(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody waits for ever: those in work, those waiting, and those who come later."""
+    entered, die = threading.Event(), threading.Event()
+
+    def fatal(items: Sequence[int]) -> list[int]:
+        entered.set()
+        assert die.wait(WAIT_S)
+        raise SystemExit
+
+    async def test() -> None:
+        queue = WorkQueue(fatal, capacity=10, concurrency=1)
+        tasks = [asyncio.create_task(queue.submit(number)) for number in range(4)]
+        assert await asyncio.to_thread(entered.wait, WAIT_S)
+        await waiting(queue, 3)
+        queue.check_open()
+        die.set()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(result, NotReady)
+        assert not queue.alive
+        with pytest.raises(NotReady):
+            queue.check_open()
+        with pytest.raises(NotReady), queue.admit(1):
+            pass
+        with pytest.raises(NotReady):
+            await queue.submit(1)
+        await queue.aclose()
+
+    run(test)
+    assert "worker died" in caplog.text
+
+
+def test_closing_lets_those_inside_finish_and_nobody_else_in() -> None:
+    """Draining loses no request that was accepted."""
+
+    async def test() -> None:
+        gate = Gate()
+        queue = WorkQueue(gate, capacity=10)
+
+        async def caller(number: int) -> int:
+            with queue.admit(1):
+                return (await queue.submit(number)).answer
+
+        tasks = [asyncio.create_task(caller(number)) for number in range(3)]
+        await gate.busy()
+        closing = asyncio.create_task(queue.aclose(WAIT_S))
+        await asyncio.sleep(0.01)
+        with pytest.raises(NotReady, match="shuts down"), queue.admit(1):
+            pass
+        gate.open.set()
+        assert await asyncio.gather(*tasks) == [0, 2, 4]
+        await closing
+        assert not queue.alive
+
+    run(test)
+
+
+def test_closing_does_not_wait_for_ever(caplog: pytest.LogCaptureFixture) -> None:
+    """After the time given, those who still wait are told."""
+
+    async def test() -> None:
+        gate = Gate()
+        queue = WorkQueue(gate, capacity=10)
+
+        async def caller(number: int) -> int:
+            with queue.admit(1):
+                return (await queue.submit(number)).answer
+
+        tasks = [asyncio.create_task(caller(number)) for number in range(2)]
+        await gate.busy()
+        await queue.aclose(0.05)
+        with pytest.raises(NotReady):
+            await tasks[1]
+        gate.open.set()
+        assert await tasks[0] == 0
+
+    run(test)
+    assert "2 callers were still inside" in caplog.text
+
+
+def test_several_workers_work_at_the_same_time() -> None:
+    """Concurrency is real."""
+
+    async def test() -> None:
+        gate = Gate()
+        queue = WorkQueue(gate, capacity=1, concurrency=2)
+        tasks = [asyncio.create_task(queue.submit(number)) for number in range(2)]
+        await gate.busy()
+        await gate.busy()
+        gate.open.set()
+        await asyncio.gather(*tasks)
+        await queue.aclose()
+
+    run(test)

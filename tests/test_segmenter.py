@@ -1,0 +1,348 @@
+"""The whole pipeline on a real, tiny network."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.errors import (
+    CorruptImage,
+    DeadlineExceeded,
+    ImageTooLarge,
+    InferenceFailed,
+    NotReady,
+    Overloaded,
+    UnknownModel,
+)
+from service.pipeline.decode import Limits
+from service.pipeline.engine import Engine
+from service.pipeline.repository import Repository
+from service.pipeline.segmenter import Segmenter
+from tests.conftest import encode_image, make_graph, make_image, make_labels, make_manifest, write_artifact
+
+WAIT_S = 20.0
+"""Longer than anything here takes; a test that waits this long has failed."""
+
+
+@pytest.fixture
+def segmenter(artifact_dir: Path) -> Iterator[Segmenter]:
+    """A segmenter of the colour network."""
+    segmenter = Segmenter(Repository(artifact_dir), Limits())
+    yield segmenter
+    segmenter.close()
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    """Run a test on an event loop of its own, but not for ever."""
+    asyncio.run(asyncio.wait_for(test(), WAIT_S))
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Every inference waits until this event is set: a network that is as slow as the test wants."""
+    gate = threading.Event()
+    real = Engine.run
+
+    def waiting(engine: Engine, batch: np.ndarray) -> np.ndarray:
+        assert gate.wait(WAIT_S)
+        return real(engine, batch)
+
+    monkeypatch.setattr(Engine, "run", waiting)
+    return gate
+
+
+def test_the_mask_is_right_and_has_the_images_size(segmenter: Segmenter, png: bytes) -> None:
+    """Colours are told apart, up to the cells that an edge runs through."""
+
+    async def test() -> None:
+        result = await segmenter.segment(png)
+        assert np.array_equal(result.image, make_image())
+        assert result.labels.shape == (96, 128)
+        assert result.labels.dtype == np.uint8
+        wrong = np.nonzero(result.labels != make_labels())[1]
+        assert np.abs(wrong[:, None] - [128 / 3, 256 / 3]).min(axis=1, initial=9).max(initial=0) <= 8
+
+    run(test)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (301, 1), (7, 9), (95, 129), (200, 333), (720, 1280)])
+@pytest.mark.parametrize("colour", [0, 1, 2])
+def test_any_size_gives_a_mask_of_that_size(size: tuple[int, int], colour: int, segmenter: Segmenter) -> None:
+    """From one pixel to a camera's frame."""
+    image = np.zeros((*size, 3), np.uint8)
+    image[..., colour] = 200
+    result = segmenter.segment_now(encode_image(image))
+    assert result.labels.shape == size
+    assert (result.labels == colour).all()
+
+
+@pytest.mark.parametrize("width", [128, 127, 256, 640, 641, 1000])
+def test_an_edge_in_the_image_and_its_edge_in_the_mask_coincide(width: int, segmenter: Segmenter) -> None:
+    """No shift, whatever the size: the mask's edge lies within the reach of one cell, and on average on the image's."""
+    offsets = []
+    for edge in range(width // 4, 3 * width // 4, max(1, width // 61)):
+        image = np.zeros((width * 3 // 4, width, 3), np.uint8)
+        image[:, :edge, 0] = 255
+        image[:, edge:, 2] = 255
+        labels = segmenter.segment_array(image).labels
+        offsets.append(float((labels == 0).sum(axis=1).mean() - edge))
+    cell = width / 128 * 8
+    assert np.abs(offsets).max() <= cell / 2 + 1
+    assert abs(np.mean(offsets)) <= cell / 16 + 0.1
+
+
+def test_a_photo_taken_upright_gives_an_upright_mask(segmenter: Segmenter, image: np.ndarray) -> None:
+    """EXIF orientation is part of the image."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    result = segmenter.segment_now(encode_image(image, "JPEG", exif=exif, quality=95))
+    assert result.labels.shape == (128, 96)
+    assert (result.labels[:30] == 0).all()
+    assert (result.labels[-30:] == 2).all()
+
+
+def test_all_three_ways_in_agree(segmenter: Segmenter, png: bytes, image: np.ndarray) -> None:
+    """What the command line and the evaluation compute is what is served."""
+
+    async def test() -> None:
+        served = await segmenter.segment(png, "colours")
+        for other in (segmenter.segment_now(png, "colours"), segmenter.segment_array(image)):
+            assert np.array_equal(other.labels, served.labels)
+            assert np.array_equal(other.scores, served.scores)
+            assert (other.sha256, other.provider, other.manifest) == (served.sha256, served.provider, served.manifest)
+
+    run(test)
+
+
+def test_the_timing_accounts_for_all_the_time(segmenter: Segmenter, jpeg: bytes) -> None:
+    """Four steps whose sum is what the caller waited, a little apart."""
+
+    async def test() -> None:
+        await segmenter.segment(jpeg)
+        start = time.perf_counter()
+        result = await segmenter.segment(jpeg, with_confidence=True)
+        elapsed_ms = 1000 * (time.perf_counter() - start)
+        assert list(result.timing) == ["decode", "queue", "infer", "labels"]
+        assert min(result.timing.values()) >= 0
+        assert sum(result.timing.values()) == pytest.approx(elapsed_ms, abs=5)
+
+    run(test)
+
+
+def test_confidence_is_computed_once_and_lies_on_the_mask(segmenter: Segmenter, png: bytes) -> None:
+    """High inside a stripe, low where two meet; the second call costs nothing."""
+    result = segmenter.segment_now(png)
+    confidence = result.confidence()
+    assert confidence is result.confidence()
+    assert confidence.shape == result.labels.shape
+    assert confidence[50, 10] > confidence[50, 43]
+
+
+def test_many_callers_each_get_their_own_mask(artifact_dir: Path) -> None:
+    """Fifty images of different sizes and colours at once, in batches."""
+
+    async def test() -> None:
+        segmenter = Segmenter(Repository(artifact_dir), Limits(), max_batch=4, concurrency=2)
+        colours = [number % 3 for number in range(50)]
+        images = [np.zeros((40 + number % 7, 60, 3), np.uint8) for number in range(50)]
+        for image, colour in zip(images, colours, strict=True):
+            image[..., colour] = 255
+        results = await asyncio.gather(*(segmenter.segment(encode_image(image)) for image in images))
+        for image, colour, result in zip(images, colours, results, strict=True):
+            assert result.labels.shape == image.shape[:2]
+            assert (result.labels == colour).all()
+        await segmenter.drain(WAIT_S)
+
+    run(test)
+
+
+def test_each_model_answers_for_itself(tmp_path: Path, png: bytes) -> None:
+    """Two models in one queue, never mixed in a batch."""
+    write_artifact(tmp_path / "a.onnx")
+    swapped = np.eye(3, dtype=np.float32)[::-1].copy()
+    write_artifact(tmp_path / "b.onnx", make_manifest(name="swapped"), make_graph(swapped))
+
+    async def test() -> None:
+        segmenter = Segmenter(Repository(tmp_path), Limits(), max_batch=8)
+        names = ["colours", "swapped"] * 10
+        results = await asyncio.gather(*(segmenter.segment(png, name) for name in names))
+        for name, result in zip(names, results, strict=True):
+            assert result.manifest.name == name
+            assert result.labels[5, 5] == (0 if name == "colours" else 2)
+        with pytest.raises(UnknownModel):
+            await segmenter.segment(png, "third")
+        await segmenter.drain(WAIT_S)
+
+    run(test)
+
+
+def test_a_bad_image_fails_alone(segmenter: Segmenter, png: bytes) -> None:
+    """Between good ones, and the next is served as if nothing had happened."""
+
+    async def test() -> None:
+        results = await asyncio.gather(
+            segmenter.segment(png), segmenter.segment(png[:-40]), segmenter.segment(png), return_exceptions=True
+        )
+        assert isinstance(results[1], CorruptImage)
+        assert not isinstance(results[0], BaseException)
+        assert not isinstance(results[2], BaseException)
+        assert segmenter.queue.admitted == 0
+        await segmenter.segment(png)
+
+    run(test)
+
+
+def test_limits_are_those_that_were_given(artifact_dir: Path, png: bytes) -> None:
+    """On both ways in."""
+    segmenter = Segmenter(Repository(artifact_dir), Limits(max_pixels=96 * 128 - 1))
+
+    async def test() -> None:
+        with pytest.raises(ImageTooLarge):
+            await segmenter.segment(png)
+        await segmenter.drain(WAIT_S)
+
+    with pytest.raises(ImageTooLarge):
+        segmenter.segment_now(png)
+    run(test)
+
+
+def test_scores_that_are_no_numbers_are_a_failed_inference(tmp_path: Path, png: bytes) -> None:
+    """A mask is never made of NaN."""
+    write_artifact(tmp_path / "nan.onnx", graph=make_graph(np.full((3, 3), np.nan, np.float32)))
+
+    async def test() -> None:
+        segmenter = Segmenter(Repository(tmp_path), Limits())
+        with pytest.raises(InferenceFailed, match="finite"):
+            await segmenter.segment(png)
+        segmenter.check_ready()
+        await segmenter.drain(WAIT_S)
+
+    run(test)
+
+
+def test_too_much_at_once_is_shed(artifact_dir: Path, png: bytes, slow: threading.Event) -> None:
+    """Megapixels are counted before decoding; those inside are served."""
+    slow.set()
+    segmenter = Segmenter(Repository(artifact_dir), Limits(), queue_megapixels=0.03)
+    slow.clear()
+
+    async def test() -> None:
+        inside = [asyncio.create_task(segmenter.segment(png)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await segmenter.segment(png)
+        slow.set()
+        await asyncio.gather(*inside)
+        await segmenter.segment(png)
+        await segmenter.drain(WAIT_S)
+
+    run(test)
+
+
+def test_the_deadline_covers_the_whole_way(segmenter: Segmenter, png: bytes, slow: threading.Event) -> None:
+    """The caller is told in time, with the time that he gave; his room is free again."""
+
+    async def test() -> None:
+        start = time.monotonic()
+        with pytest.raises(DeadlineExceeded) as caught:
+            await segmenter.segment(png, deadline_s=0.05)
+        assert time.monotonic() - start < 1
+        assert caught.value.deadline_ms == 50
+        assert segmenter.queue.admitted == 0
+        slow.set()
+        await segmenter.segment(png, deadline_s=WAIT_S)
+
+    run(test)
+
+
+def test_a_caller_who_goes_away_harms_nobody(segmenter: Segmenter, png: bytes, slow: threading.Event) -> None:
+    """At whatever step he leaves."""
+
+    async def test() -> None:
+        tasks = [asyncio.create_task(segmenter.segment(png)) for _ in range(12)]
+        for task in tasks[::2]:
+            task.cancel()
+            await asyncio.sleep(0.002)
+        slow.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(result, asyncio.CancelledError) for result in results[::2])
+        assert not any(isinstance(result, BaseException) for result in results[1::2])
+        assert segmenter.queue.admitted == 0
+
+    run(test)
+
+
+def test_the_event_loop_stays_free_while_every_core_segments(segmenter: Segmenter) -> None:
+    """Nothing computes on it: no turn of the loop waits 50 ms while sixteen large frames are in work."""
+    rng = np.random.default_rng(0)
+    frame = encode_image(cv2.resize(rng.integers(0, 256, (90, 160, 3), dtype=np.uint8), (1920, 1080)), "JPEG")
+
+    async def test() -> None:
+        tasks = [asyncio.create_task(segmenter.segment(frame, with_confidence=True)) for _ in range(16)]
+        turns = []
+        while not all(task.done() for task in tasks):
+            start = time.perf_counter()
+            await asyncio.sleep(0.001)
+            turns.append(time.perf_counter() - start)
+        await asyncio.gather(*tasks)
+        # On a shared machine a single turn may be delayed by somebody else altogether.
+        assert sorted(turns)[-2] < 0.05
+
+    run(test)
+
+
+def test_draining_finishes_what_is_inside_and_refuses_the_rest(artifact_dir: Path, png: bytes, slow: threading.Event) -> None:
+    """No accepted request is lost at a shutdown."""
+    slow.set()
+    segmenter = Segmenter(Repository(artifact_dir), Limits())
+    slow.clear()
+
+    async def test() -> None:
+        inside = [asyncio.create_task(segmenter.segment(png)) for _ in range(3)]
+        await asyncio.sleep(0)
+        segmenter.check_ready()
+        drained = asyncio.create_task(segmenter.drain(WAIT_S))
+        await asyncio.sleep(0.01)
+        with pytest.raises(NotReady):
+            segmenter.check_ready()
+        with pytest.raises(NotReady):
+            await segmenter.segment(png)
+        slow.set()
+        for result in await asyncio.gather(*inside):
+            assert result.labels.shape == (96, 128)
+        await drained
+        with pytest.raises(NotReady):
+            await segmenter.offload(bytes)
+
+    run(test)
+
+
+def test_without_a_model_nothing_is_ready(tmp_path: Path, png: bytes) -> None:
+    """The service says so instead of failing in some other way."""
+    segmenter = Segmenter(Repository(tmp_path), Limits())
+    with pytest.raises(NotReady):
+        segmenter.check_ready()
+    with pytest.raises(NotReady):
+        segmenter.segment_now(png)
+    segmenter.close()
+
+
+def test_encoding_can_be_offloaded(segmenter: Segmenter) -> None:
+    """Any function runs in the pixel pool, with its arguments and its exceptions."""
+
+    async def test() -> None:
+        name = await segmenter.offload(lambda: threading.current_thread().name)
+        assert name.startswith("fcn-pixels")
+        assert await segmenter.offload(sorted, [3, 1, 2], reverse=True) == [3, 2, 1]
+        with pytest.raises(ZeroDivisionError):
+            await segmenter.offload(divmod, 1, 0)
+
+    run(test)

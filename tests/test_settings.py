@@ -1,0 +1,71 @@
+"""Settings from the environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from service.errors import BadSetting
+from service.settings import PREFIX, Settings
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the machine that runs the tests leaks in."""
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+
+
+def test_the_defaults_serve_the_shipped_models_on_this_machine_alone() -> None:
+    """Nothing has to be set to begin."""
+    settings = Settings.load()
+    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
+    assert settings.models_dir == Path(__file__).parent.parent / "models" / "artifacts"
+    assert settings.provider == "cpu"
+
+
+def test_the_environment_sets_and_a_flag_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flags beat the environment, and a flag that was not given beats nothing."""
+    monkeypatch.setenv("FCN_PORT", "9000")
+    monkeypatch.setenv("FCN_MODELS_DIR", "/somewhere")
+    settings = Settings.load(port=9001, models_dir=None)
+    assert settings.port == 9001
+    assert settings.models_dir == Path("/somewhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("FCN_PORT", "-1"),
+        ("FCN_PORT", "http"),
+        ("FCN_PROVIDER", "gpu"),
+        ("FCN_QUEUE_MEGAPIXELS", "0"),
+        ("FCN_MAX_IMAGE_PIXELS", "0"),
+        ("FCN_DEADLINE_MS", "nan"),
+        ("FCN_CONCURRENCY", "0"),
+    ],
+)
+def test_nonsense_is_refused_by_the_name_of_its_variable(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever mistypes a setting is told which one."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(BadSetting, match=f"^{name}: "):
+        Settings.load()
+
+
+def test_an_unknown_flag_is_refused() -> None:
+    """A setting that does not exist cannot be set in vain."""
+    with pytest.raises(BadSetting, match="FCN_PROT"):
+        Settings.load(prot=1)
+
+
+def test_every_field_is_explained() -> None:
+    """The table of settings can be made from the class."""
+    assert all((field.description or "").endswith(".") for field in Settings.model_fields.values())
+
+
+def test_settings_cannot_be_changed_after_loading() -> None:
+    """What was read once is what counts."""
+    with pytest.raises(ValueError, match="frozen"):
+        Settings.load().port = 1  # type: ignore[misc]
