@@ -1,0 +1,43 @@
+"""The raw label map as a ``.npy`` file, for whoever has numpy.
+
+May import: numpy.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def encode(labels: NDArray[np.uint8]) -> bytes:
+    """Write a label map.
+
+    Takes:
+        labels: H x W uint8
+    Gives:
+        the file, as ``numpy.load`` reads it
+    """
+    buffer = io.BytesIO()
+    np.save(buffer, labels, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def decode(data: bytes) -> NDArray[np.uint8]:
+    """Read a label map back.
+
+    Takes:
+        data: the file
+    Gives:
+        H x W uint8
+    Raises:
+        ValueError: if it is not a .npy file of a two-dimensional uint8 array
+    """
+    try:
+        labels = np.load(io.BytesIO(data), allow_pickle=False)
+    except EOFError as error:
+        raise ValueError("not a .npy file: it is empty") from error
+    if not isinstance(labels, np.ndarray) or labels.dtype != np.uint8 or labels.ndim != 2:
+        raise ValueError("not a .npy file of a two-dimensional uint8 array")
+    return labels

@@ -1,0 +1,74 @@
+"""Which pixels keep their class: the filters by class and by confidence, applied before any format.
+
+May import: numpy, ``service.errors``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.encodings.runs import ClassRow
+from service.errors import BadParameter, UnknownClass
+
+UNLABELLED = 255
+"""The id of a pixel that keeps no class; the same as in ``pipeline.manifest``."""
+
+
+def class_ids(wanted: Iterable[str], classes: Sequence[ClassRow]) -> frozenset[int]:
+    """Look up the classes that a caller wants to keep.
+
+    Takes:
+        wanted: names, ids as decimal numbers, or several of them separated by commas; a name wins over an id
+        classes: the class table
+    Gives:
+        their ids
+    Raises:
+        UnknownClass: naming the first one that the table lacks, and those that it has
+        BadParameter: if nothing is wanted at all
+    """
+    by_word = {str(row.id): row.id for row in classes} | {row.name: row.id for row in classes}
+    # A name may itself contain a comma.
+    words = [word.strip() for value in wanted for word in ([value] if value in by_word else value.split(","))]
+    words = [word for word in words if word]
+    if not words:
+        raise BadParameter("classes names no class; leave it out to keep them all", parameter="classes")
+    for word in words:
+        if word not in by_word:
+            known = [row.name for row in classes]
+            raise UnknownClass(f"no class {word!r}; the model knows {', '.join(known)}", allowed=known)
+    return frozenset(by_word[word] for word in words)
+
+
+def keep_classes(labels: NDArray[np.uint8], ids: Iterable[int]) -> NDArray[np.uint8]:
+    """Take the class away from every pixel whose class is not wanted.
+
+    Takes:
+        labels: H x W uint8
+        ids: the class ids to keep
+    Gives:
+        H x W uint8, a new array; 255 where the class was another
+    """
+    table = np.full(256, UNLABELLED, np.uint8)
+    for kept in ids:
+        table[kept] = kept
+    return np.take(table, labels, mode="clip")  # no index can be out of range: "clip" only saves the check for it
+
+
+def drop_uncertain(labels: NDArray[np.uint8], confidence: NDArray[np.uint8], min_confidence: float) -> NDArray[np.uint8]:
+    """Take the class away from every pixel of which the network is less sure than asked for.
+
+    Takes:
+        labels: H x W uint8
+        confidence: H x W uint8, the winner's probability times 255
+        min_confidence: 0..1; a pixel that has exactly this much keeps its class
+    Gives:
+        H x W uint8, a new array; 255 where the confidence was less
+    Raises:
+        BadParameter: if ``min_confidence`` is not a number from 0 to 1
+    """
+    if not 0 <= min_confidence <= 1:
+        raise BadParameter(f"min_confidence must be from 0 to 1, not {min_confidence}", parameter="min_confidence")
+    return np.where(confidence >= min_confidence * 255, labels, np.uint8(UNLABELLED))

@@ -1,0 +1,160 @@
+"""The list of formats, and the filters before them."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service import encodings
+from service.encodings import MaskView, selection
+from service.errors import BadParameter, UnknownClass, UnsupportedFormat
+from service.pipeline import manifest
+from tests.conftest import BLUE, GREEN, RED, make_image, make_labels, make_manifest
+
+MANIFEST = make_manifest()
+
+
+@pytest.fixture
+def view() -> MaskView:
+    """The three stripes and their mask."""
+    return MaskView(
+        labels=make_labels(),
+        image=make_image(),
+        manifest=MANIFEST,
+        sha256="ab" * 32,
+        confidence=lambda: np.full((96, 128), 200, np.uint8),
+    )
+
+
+def test_the_contract_s_formats_exist() -> None:
+    """What the contract names can be asked for, and the default is an indexed PNG."""
+    assert set(encodings.FORMATS) >= {"png", "rle", "coco", "overlay", "color", "gray", "npy", "confidence"}
+    assert encodings.DEFAULT_FORMAT == "png"
+
+
+@pytest.mark.parametrize("name", encodings.FORMATS)
+def test_every_format_gives_its_media_type(name: str, view: MaskView) -> None:
+    """Images are PNG, documents JSON, and a JSON format's document is what its body says."""
+    encoded = encodings.encode(name, view)
+    chosen = encodings.FORMATS[name]
+    assert encoded.media_type == chosen.media_type
+    assert encoded.body.startswith(b"\x89PNG") == (chosen.media_type == "image/png")
+    assert (chosen.document is not None) == (chosen.media_type == "application/json")
+    if chosen.document is not None:
+        assert json.loads(encoded.body) == chosen.document(view)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "expected"),
+    [
+        ("png", "P", make_labels()),
+        ("gray", "L", make_labels()),
+        ("color", "RGB", make_image()),
+        ("overlay", "RGB", make_image()),  # the stripes' colours are the classes' colours
+        ("confidence", "L", np.full((96, 128), 200)),
+    ],
+)
+def test_every_image_format_shows_the_mask(name: str, mode: str, expected: np.ndarray, view: MaskView) -> None:
+    """Pillow reads each image format as what it is named for."""
+    image = Image.open(io.BytesIO(encodings.encode(name, view).body))
+    assert image.mode == mode
+    assert np.array_equal(np.asarray(image), expected)
+
+
+@pytest.mark.parametrize("name", ["rle", "coco"])
+def test_every_document_says_which_model_made_it(name: str, view: MaskView) -> None:
+    """A stored document can be traced to the very file of the model."""
+    document = json.loads(encodings.encode(name, view).body)
+    assert document["model"] == {"name": "colours", "version": "1.0.0", "sha256": "ab" * 32}
+    assert [entry["name"] for entry in document["classes"]] == ["red", "green", "blue"]
+
+
+def test_confidence_is_computed_only_for_its_own_format(view: MaskView) -> None:
+    """No other format pays for it."""
+
+    def refused() -> np.ndarray:
+        raise AssertionError("nobody asked for the confidence")
+
+    for name in set(encodings.FORMATS) - {"confidence"}:
+        encodings.encode(name, replace(view, confidence=refused))
+
+
+def test_an_unknown_format_names_those_that_exist(view: MaskView) -> None:
+    """The caller learns what would have worked."""
+    with pytest.raises(UnsupportedFormat, match="png, rle") as caught:
+        encodings.encode("jpeg2000", view)
+    assert caught.value.allowed == list(encodings.FORMATS)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ids"),
+    [(["red"], {0}), (["0"], {0}), (["red,2"], {0, 2}), (["green", " blue ,"], {1, 2}), (["red", "red"], {0})],
+)
+def test_classes_are_found_by_name_or_id(wanted: list[str], ids: set[int]) -> None:
+    """Repeated or separated by commas, names and ids can be mixed."""
+    assert selection.class_ids(wanted, MANIFEST.classes) == ids
+
+
+def test_a_name_may_look_like_an_id_or_hold_a_comma() -> None:
+    """What is in the table is found as it is written there; a name wins over an id."""
+    rows = [{"id": 0, "name": "1", "color": RED}, {"id": 1, "name": "car, parked", "color": GREEN}]
+    table = make_manifest(classes=rows).classes
+    assert selection.class_ids(["1"], table) == {0}
+    assert selection.class_ids(["car, parked"], table) == {1}
+
+
+@pytest.mark.parametrize("wanted", ["yellow", "3", "255", "-1", "Red", "red,yellow"])
+def test_an_unknown_class_names_the_known_ones(wanted: str) -> None:
+    """The caller learns what the model knows."""
+    with pytest.raises(UnknownClass, match="red, green, blue") as caught:
+        selection.class_ids([wanted], MANIFEST.classes)
+    assert caught.value.allowed == ["red", "green", "blue"]
+
+
+@pytest.mark.parametrize("wanted", [[], [""], [" , "]])
+def test_wanting_no_class_at_all_is_a_mistake(wanted: list[str]) -> None:
+    """An empty filter is refused instead of answered with an empty mask."""
+    with pytest.raises(BadParameter, match="classes"):
+        selection.class_ids(wanted, MANIFEST.classes)
+
+
+def test_only_the_wanted_classes_are_kept() -> None:
+    """Every other pixel becomes 255, and the map that was given stays as it is."""
+    labels = make_labels()
+    kept = selection.keep_classes(labels, {0, 2})
+    assert np.array_equal(kept, np.where(labels == 1, 255, labels))
+    assert np.array_equal(labels, make_labels())
+
+
+def test_uncertain_pixels_lose_their_class() -> None:
+    """Below the bar is 255, at the bar and above it keeps its class."""
+    labels = np.array([[0, 1, 2, 1]], np.uint8)
+    confidence = np.array([[0, 127, 128, 255]], np.uint8)
+    assert selection.drop_uncertain(labels, confidence, 128 / 255).tolist() == [[255, 255, 2, 1]]
+    assert selection.drop_uncertain(labels, confidence, 0).tolist() == labels.tolist()
+    assert selection.drop_uncertain(labels, confidence, 1).tolist() == [[255, 255, 255, 1]]
+    assert selection.drop_uncertain(labels, confidence, 0.5).dtype == np.uint8
+
+
+@pytest.mark.parametrize("bar", [-0.1, 1.1, float("nan"), float("inf")])
+def test_a_confidence_beyond_0_to_1_is_refused(bar: float) -> None:
+    """A percentage by mistake is told, not obeyed."""
+    with pytest.raises(BadParameter, match="min_confidence"):
+        selection.drop_uncertain(make_labels(), make_labels(), bar)
+
+
+def test_there_is_one_unlabelled() -> None:
+    """The filters' 255 is the manifest's, and the overlay's."""
+    assert selection.UNLABELLED == manifest.UNLABELLED
+    assert encodings.overlay._UNLABELLED == manifest.UNLABELLED
+
+
+def test_colours_reach_the_palette_of_the_png(view: MaskView) -> None:
+    """A viewer shows the mask in the class table's colours."""
+    image = Image.open(io.BytesIO(encodings.encode("png", view).body)).convert("RGB")
+    assert [image.getpixel((x, 5)) for x in (0, 64, 127)] == [RED, GREEN, BLUE]
