@@ -1,0 +1,12 @@
+"""The rim: HTTP in, HTTP out. No arithmetic on pixels here, and the only place that knows status codes.
+
+- ``app``          ``create_app(settings)``: puts everything together, and owns its life
+- ``routes``       what can be called: parse, await the segmenter, reply
+- ``keys``         who may call
+- ``negotiation``  which format a reply has
+- ``upload``       the body of a request as images, refused while it streams where it is too large
+- ``schemas``      what travels: the query, the replies, and their OpenAPI
+- ``problems``     errors as RFC 9457 problem documents: one table from error to status
+- ``telemetry``    request ids, ``Server-Timing``, metrics, log lines, readiness
+- ``pages``        the web page and the documentation, static files in ``page/``
+"""

@@ -1,0 +1,130 @@
+"""``create_app(settings)``: the only place where things are put together, and the life of the whole.
+
+Every model is opened and run once before the first connection is taken: whoever is answered is served. On SIGTERM readiness
+turns red, what is in work finishes, and the models are closed.
+
+May import: everything of ``service`` but ``cli`` and ``client``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
+from types import FrameType
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from service import __version__
+from service.api import pages, problems, routes, schemas
+from service.api.keys import Keys
+from service.api.telemetry import Metrics, Readiness, Telemetry
+from service.pipeline.decode import Limits
+from service.pipeline.engine import Engine, EngineOptions
+from service.pipeline.repository import Repository
+from service.pipeline.segmenter import Segmenter
+from service.settings import Settings
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application, complete; nothing is opened before its lifespan begins.
+
+    Takes:
+        settings: read by the caller
+    """
+    metrics = Metrics()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with _serving(settings, metrics) as services:
+            app.state.services = services
+            yield
+
+    app = _Application(
+        title="fcn-serve",
+        version=__version__,
+        description="Semantic segmentation with fully convolutional networks: an image in, a label map of its size out.",
+        lifespan=lifespan,
+        docs_url=None,  # FastAPI's viewers come from a host of somebody else's; ours is part of the page
+        redoc_url=None,
+        middleware=[Middleware(Telemetry, metrics=metrics, on_crash=problems.internal_error)],
+    )
+    problems.install(app)
+    app.include_router(routes.router)
+    app.include_router(routes.open_router)
+    app.include_router(pages.router)
+    return app
+
+
+class _Application(FastAPI):
+    """FastAPI knows only the schemas of what it parses itself."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document."""
+        document = super().openapi()
+        document["components"]["schemas"].update(schemas.COMPONENTS)
+        return document
+
+
+@contextlib.asynccontextmanager
+async def _serving(settings: Settings, metrics: Metrics) -> AsyncIterator[routes.Services]:
+    repository = await asyncio.to_thread(
+        Repository, settings.models_dir, EngineOptions(settings.provider, settings.threads), default=settings.default_model
+    )
+    segmenter = Segmenter(
+        repository,
+        Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side),
+        queue_megapixels=settings.queue_megapixels,
+        concurrency=settings.concurrency,
+        max_batch=settings.max_batch,
+    )
+    metrics.describe_models(_model_labels(repository.get(name)) for name in repository.names())
+    readiness = Readiness(segmenter.check_ready)
+    metrics.watch(
+        ready=readiness.is_green,
+        queue_depth=lambda: segmenter.queue.admitted,
+        queue_megapixels=lambda: segmenter.queue.load,
+    )
+    try:
+        with _red_on_sigterm(readiness):
+            yield routes.Services(
+                repository=repository,
+                segmenter=segmenter,
+                readiness=readiness,
+                metrics=metrics,
+                max_image_bytes=settings.max_image_bytes,
+                deadline_ms=settings.deadline_ms,
+                keys=Keys(key.get_secret_value() for key in settings.api_keys),
+            )
+    finally:
+        readiness.drain()
+        await segmenter.drain(settings.drain_s)
+
+
+def _model_labels(engine: Engine) -> dict[str, str]:
+    manifest = engine.manifest
+    return {"name": manifest.name, "version": manifest.version, "sha256": engine.sha256, "provider": engine.provider}
+
+
+@contextlib.contextmanager
+def _red_on_sigterm(readiness: Readiness) -> Iterator[None]:
+    """Turn readiness red the moment that the signal comes, before the server begins to shut down."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    server_handler = signal.getsignal(signal.SIGTERM)
+
+    def drain(number: int, frame: FrameType | None) -> None:
+        readiness.drain()
+        if callable(server_handler):
+            server_handler(number, frame)
+
+    signal.signal(signal.SIGTERM, drain)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, server_handler)

@@ -1,0 +1,51 @@
+"""Which format a reply has: the query's, or else the best that ``Accept`` allows.
+
+May import: ``service.encodings``, ``service.errors``.
+"""
+
+from __future__ import annotations
+
+from service.encodings import DEFAULT_FORMAT, FORMATS
+from service.errors import UnsupportedFormat
+
+
+def chosen_format(wanted: str | None, accept: str | None) -> str:
+    """Choose a format.
+
+    Takes:
+        wanted: its name, as the query says it; wins over ``accept``
+        accept: the header: media ranges with weights (RFC 9110, section 12.5.1)
+    Gives:
+        a name in ``FORMATS``; of those that are equally welcome, the first; PNG if nothing is asked for
+    Raises:
+        UnsupportedFormat: if there is no such format, or if none is acceptable
+    """
+    if wanted is not None:
+        if wanted not in FORMATS:
+            raise UnsupportedFormat(f"no format {wanted[:64]!r}; there are {', '.join(FORMATS)}", allowed=list(FORMATS))
+        return wanted
+    if not accept:
+        return DEFAULT_FORMAT
+    ranges = dict(_weighted(media_range) for media_range in accept.split(","))
+    best = max(FORMATS, key=lambda name: _welcome(FORMATS[name].media_type, ranges))
+    if not _welcome(FORMATS[best].media_type, ranges):
+        offered = list(dict.fromkeys(form.media_type for form in FORMATS.values()))
+        raise UnsupportedFormat(f"none of {', '.join(offered)} is acceptable to the caller", allowed=list(FORMATS))
+    return best
+
+
+def _weighted(media_range: str) -> tuple[str, float]:
+    name, *parameters = (word.strip().lower() for word in media_range.split(";"))
+    weights = [parameter.removeprefix("q=") for parameter in parameters if parameter.startswith("q=")]
+    try:
+        return name, min(max(float(weights[0]), 0.0), 1.0) if weights else 1.0
+    except ValueError:
+        return name, 1.0
+
+
+def _welcome(media_type: str, ranges: dict[str, float]) -> float:
+    """The weight of the most specific range that covers a media type; 0 if none does."""
+    for media_range in (media_type, media_type.partition("/")[0] + "/*", "*/*"):
+        if media_range in ranges:
+            return ranges[media_range]
+    return 0.0

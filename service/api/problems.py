@@ -1,0 +1,153 @@
+"""Errors as replies: RFC 9457 problem documents (``application/problem+json``), and the one table from error to status.
+
+Every document has ``type title status detail code request_id``, the error's facts, and ``error``, the sentence once more under
+the name by which clients of the Open Inference Protocol read it. What nobody foresaw is told nothing but its request id.
+
+May import: starlette, fastapi, ``service.errors``, ``service.api.telemetry``, ``service.api.upload``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import NamedTuple
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from service.api.telemetry import RequestRecord, record_of
+from service.api.upload import LingeringResponse
+from service.errors import (
+    BadArtifact,
+    BadParameter,
+    BadSetting,
+    BodyTooLarge,
+    CorruptImage,
+    DeadlineExceeded,
+    EmptyBody,
+    Fact,
+    ImageTooLarge,
+    InferenceFailed,
+    NotReady,
+    Overloaded,
+    ProviderUnavailable,
+    ServiceError,
+    UnknownClass,
+    UnknownModel,
+    UnsupportedFormat,
+    UnsupportedImage,
+)
+
+MEDIA_TYPE = "application/problem+json"
+
+CLIENT_GONE = 499
+"""Nobody reads this reply; the number (nginx's) is for the log and the metrics."""
+
+
+class Kind(NamedTuple):
+    """What a class of errors is on the wire."""
+
+    status: int
+    title: str
+
+
+KINDS: dict[type[ServiceError], Kind] = {
+    EmptyBody: Kind(422, "No image in the request"),
+    BodyTooLarge: Kind(413, "Too many bytes"),
+    ImageTooLarge: Kind(413, "Too many pixels"),
+    UnsupportedImage: Kind(415, "Not an image that can be read"),
+    CorruptImage: Kind(422, "The image is damaged"),
+    BadParameter: Kind(422, "A parameter makes no sense"),
+    UnsupportedFormat: Kind(422, "No such output format"),
+    UnknownModel: Kind(404, "No such model"),
+    UnknownClass: Kind(422, "No such class"),
+    Overloaded: Kind(429, "Too much work at once"),
+    DeadlineExceeded: Kind(504, "Not finished in time"),
+    NotReady: Kind(503, "Not ready"),
+    InferenceFailed: Kind(500, "The network failed"),
+    BadArtifact: Kind(503, "The model cannot be served"),
+    ProviderUnavailable: Kind(503, "The execution provider does not run"),
+    BadSetting: Kind(500, "The service is misconfigured"),
+}
+"""One row for every leaf of the error tree; a test proves that none is missing."""
+
+
+def install(app: FastAPI) -> None:
+    """Make every error that can leave a route a problem document."""
+    for kind in (ServiceError, RequestValidationError, HTTPException, ClientDisconnect):
+        app.add_exception_handler(kind, _answer)
+
+
+def internal_error(request_id: str) -> Response:
+    """The reply to an exception that nobody foresaw. It says nothing of it: the log has it under the request id."""
+    detail = "an internal error; its details are in the service's log under this request id"
+    return _reply(500, "Internal error", detail, "internal_error", request_id)
+
+
+def phrase(status: int) -> str:
+    """The standard's words for a status."""
+    return HTTPStatus(status).phrase
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    """The reply to any error that :func:`install` names."""
+    record = record_of(request.scope)
+    match error:
+        case ServiceError():
+            return _service_problem(record, error)
+        case RequestValidationError():
+            return _service_problem(record, _bad_parameter(error))
+        case HTTPException():
+            title = phrase(error.status_code)
+            record.code = title.lower().replace(" ", "_")
+            return _reply(error.status_code, title, error.detail, record.code, record.request_id, headers=error.headers)
+        case _:  # ClientDisconnect
+            record.code = "client_gone"
+            return Response(status_code=CLIENT_GONE)
+
+
+def _service_problem(record: RequestRecord, error: ServiceError) -> Response:
+    record.code = error.code
+    status, title = KINDS[type(error)]
+    headers = {}
+    if isinstance(error, Overloaded):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    elif isinstance(error, NotReady):
+        headers["Retry-After"] = "1"
+    shape = LingeringResponse if isinstance(error, BodyTooLarge) else Response
+    return _reply(status, title, error.message, error.code, record.request_id, error.facts, headers, shape)
+
+
+def _bad_parameter(error: RequestValidationError) -> BadParameter:
+    reasons = error.errors()
+    name = str(reasons[0]["loc"][-1])[:64]
+    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    return BadParameter(f"{name!r}: {reasons[0]['msg']}{more}", parameter=name)
+
+
+def _reply(
+    status: int,
+    title: str,
+    detail: str,
+    code: str,
+    request_id: str,
+    facts: Mapping[str, Fact] | None = None,
+    headers: Mapping[str, str] | None = None,
+    shape: type[Response] = Response,
+) -> Response:
+    document = {
+        "type": f"urn:fcn-serve:problem:{code.replace('_', '-')}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": request_id,
+        **(facts or {}),
+        "error": detail,
+    }
+    return shape(json.dumps(document).encode(), status, dict(headers or {}), MEDIA_TYPE)

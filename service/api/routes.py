@@ -1,0 +1,177 @@
+"""What can be called over HTTP: parse, await the segmenter, reply.
+
+May import: fastapi, ``service.encodings``, ``service.pipeline``, ``service.errors``, the rest of ``service.api`` but ``app``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response, Security
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+
+from service.api import schemas
+from service.api.keys import Keys
+from service.api.negotiation import chosen_format
+from service.api.telemetry import METRICS_MEDIA_TYPE, Metrics, Readiness, RequestRecord, record_of
+from service.api.upload import read_images, unless_gone
+from service.encodings import FORMATS, MaskView, encode, selection
+from service.errors import UnsupportedFormat
+from service.pipeline.repository import Repository
+from service.pipeline.segmenter import Segmentation, Segmenter
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the routes work with; ``app.py`` puts it together and keeps it in ``app.state.services``."""
+
+    repository: Repository
+    segmenter: Segmenter
+    readiness: Readiness
+    metrics: Metrics
+    max_image_bytes: int
+    deadline_ms: float
+    """Of a request that names none."""
+    keys: Keys
+
+
+async def _services(request: Request) -> Services:
+    found: Services = request.app.state.services
+    return found
+
+
+ServicesNow = Annotated[Services, Depends(_services)]
+
+
+async def _authorise(
+    services: ServicesNow,
+    key: Annotated[str | None, Security(APIKeyHeader(name="X-API-Key", auto_error=False))],
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))],
+) -> None:
+    services.keys.check(key or (bearer.credentials if bearer else ""))
+
+
+router = APIRouter(dependencies=[Depends(_authorise)])
+open_router = APIRouter()
+
+
+@dataclass(frozen=True)
+class _Order:
+    """One request for masks, understood."""
+
+    services: Services
+    record: RequestRecord
+    model: str
+    format: str
+    keep: frozenset[int] | None
+    min_confidence: float
+    deadline_ms: float
+
+    async def mask(self, data: bytes) -> bytes:
+        """Segment one image, and encode its mask."""
+        left_s = (self.deadline_ms - self.record.elapsed_ms()) / 1000
+        result = await self.services.segmenter.segment(data, self.model, deadline_s=left_s)
+        self.record.sizes.append(result.labels.shape)
+        self.record.add_timing(result.timing)
+        return await self.services.segmenter.offload(self._encode, result)
+
+    def _encode(self, result: Segmentation) -> bytes:
+        begun = time.perf_counter()
+        labels = result.labels
+        if self.min_confidence > 0:
+            labels = selection.drop_uncertain(labels, result.confidence(), self.min_confidence)
+        if self.keep is not None:
+            labels = selection.keep_classes(labels, self.keep)
+        body = encode(self.format, MaskView(labels, result.image, result.manifest, result.sha256, result.confidence)).body
+        self.record.add_timing({"encode": (time.perf_counter() - begun) * 1000})
+        return body
+
+
+def _understood(
+    record: RequestRecord, query: schemas.SegmentQuery, headers: schemas.SegmentHeaders, services: Services
+) -> _Order:
+    services.readiness.check()
+    manifest = services.repository.get(query.model).manifest
+    record.model = f"{manifest.name}@{manifest.version}"
+    keep = selection.class_ids(query.classes, manifest.classes) if query.classes else None
+    return _Order(
+        services=services,
+        record=record,
+        model=manifest.name,
+        format=chosen_format(query.format, headers.accept),
+        keep=keep,
+        min_confidence=query.min_confidence,
+        deadline_ms=headers.x_deadline_ms or services.deadline_ms,
+    )
+
+
+async def _masks(order: _Order, images: list[bytes]) -> list[bytes]:
+    if len(images) > 1 and FORMATS[order.format].document is None:
+        listable = [name for name, form in FORMATS.items() if form.document]
+        raise UnsupportedFormat(f"several images in one request come back as {' or '.join(listable)}", allowed=listable)
+    order.record.bytes_in = sum(map(len, images))
+    tasks = [asyncio.ensure_future(order.mask(data)) for data in images]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:  # one bad image is the answer to all: the others need not be computed
+        for task in tasks:
+            task.cancel()
+
+
+@router.post(
+    "/segment",
+    response_class=Response,
+    responses=schemas.mask_reply() | schemas.refusals(401, 404, 413, 415, 422, 429, 500, 503, 504),
+    openapi_extra={"requestBody": schemas.BODY},
+)
+async def segment(
+    request: Request,
+    query: Annotated[schemas.SegmentQuery, Query()],
+    headers: Annotated[schemas.SegmentHeaders, Header()],
+    services: ServicesNow,
+) -> Response:
+    """Segment an image: the mask has exactly the size of the upright image."""
+    order = _understood(record_of(request.scope), query, headers, services)
+    images = await read_images(request, services.max_image_bytes)
+    bodies = await unless_gone(request, _masks(order, images))
+    body = bodies[0] if len(bodies) == 1 else b"[" + b",".join(bodies) + b"]"
+    return Response(body, media_type=FORMATS[order.format].media_type)
+
+
+@router.get("/models", responses=schemas.refusals(401, 503))
+async def models(services: ServicesNow) -> schemas.Models:
+    """Every model that is served: what it knows, how it was made, how well it scores."""
+    repository = services.repository
+    return schemas.Models(
+        default=repository.get(None).manifest.name,
+        models=[schemas.ServedModel.of(repository.get(name)) for name in repository.names()],
+    )
+
+
+@router.get("/models/{name}", responses=schemas.refusals(401, 404, 422, 503))
+async def model(name: Annotated[str, Path(max_length=64)], services: ServicesNow) -> schemas.ServedModel:
+    """One model."""
+    return schemas.ServedModel.of(services.repository.get(name))
+
+
+@open_router.get("/livez")
+async def livez() -> schemas.Alive:
+    """The process answers."""
+    return schemas.Alive()
+
+
+@open_router.get("/readyz", responses=schemas.refusals(503))
+async def readyz(services: ServicesNow) -> schemas.Ready:
+    """The models are loaded and warmed, and their queue is alive."""
+    services.readiness.check()
+    engine = services.repository.get(None)
+    return schemas.Ready(model=engine.manifest.name, provider=engine.provider)
+
+
+@open_router.get("/metrics", response_class=Response)
+async def metrics(services: ServicesNow) -> Response:
+    """Metrics for Prometheus."""
+    return Response(services.metrics.text(), media_type=METRICS_MEDIA_TYPE)

@@ -1,0 +1,196 @@
+"""What travels: the query of ``POST /segment``, the replies in JSON, and what OpenAPI says of bodies, headers and statuses.
+
+May import: pydantic, ``service.encodings``, ``service.pipeline``, ``service.api.problems``, ``telemetry`` and ``upload``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema, models_json_schema
+
+from service.api import problems
+from service.api.telemetry import MAX_FRAME_HEADER
+from service.api.upload import FIELD, MAX_PARTS
+from service.encodings import FORMATS
+from service.pipeline.engine import Engine
+from service.pipeline.manifest import Manifest
+
+MAX_DEADLINE_MS = 600_000
+
+
+class SegmentQuery(BaseModel):
+    """The query of ``POST /segment``. A name that is not here is refused: a mistyped filter must not pass silently."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    model: Annotated[str | SkipJsonSchema[None], Field(max_length=64)] = None
+    """The model's name, as `GET /models` lists it; left out, the default one answers."""
+    # A plain string in the signature, so that a wrong one is an UnsupportedFormat that lists the right ones.
+    format: Annotated[str | SkipJsonSchema[None], Field(max_length=64, json_schema_extra={"enum": [*FORMATS]})] = None
+    """The form of the reply; left out, `Accept` decides, and an indexed PNG is the default."""
+    classes: list[str] = []
+    """Classes to keep, by name or id, repeated or separated by commas; every other pixel becomes 255, unlabelled."""
+    min_confidence: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Pixels of which the network is less sure than this become 255, unlabelled."""
+
+
+class SegmentHeaders(BaseModel):
+    """The headers that ``POST /segment`` reads."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    accept: str | SkipJsonSchema[None] = None
+    """Chooses the format by media type where the query names none."""
+    x_deadline_ms: Annotated[float, Field(gt=0, le=MAX_DEADLINE_MS)] | SkipJsonSchema[None] = None
+    """Milliseconds from the request's arrival after which nobody needs the mask any more."""
+    x_frame_id: Annotated[str | SkipJsonSchema[None], Field(max_length=MAX_FRAME_HEADER)] = None
+    """Comes back untouched, to match the mask with its frame."""
+    x_frame_stamp: Annotated[str | SkipJsonSchema[None], Field(max_length=MAX_FRAME_HEADER)] = None
+    """Comes back untouched."""
+    x_request_id: str | SkipJsonSchema[None] = None
+    """Names the request in the reply and in the log; made where it is missing or not 1 to 128 of `A-Za-z0-9._:/+=@-`."""
+
+
+class ServedModel(Manifest):
+    """A manifest, and which file and provider stand behind it."""
+
+    sha256: str
+    provider: str
+
+    @classmethod
+    def of(cls, engine: Engine) -> Self:
+        """Describe an engine."""
+        return cls(**dict(engine.manifest), sha256=engine.sha256, provider=engine.provider)
+
+
+class Models(BaseModel):
+    """Every model that is served."""
+
+    default: str
+    models: list[ServedModel]
+
+
+class Alive(BaseModel):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Ready(BaseModel):
+    """Requests are welcome."""
+
+    status: Literal["ready"] = "ready"
+    model: str
+    provider: str
+
+
+class ClassShare(BaseModel):
+    """One class that occurs in a mask."""
+
+    id: int
+    name: str
+    pixels: int
+    share: float
+
+
+class ModelId(BaseModel):
+    """Which model made a mask."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+class RunLengths(BaseModel):
+    """``format=rle``: ``labels[i]`` fills the next ``lengths[i]`` pixels, left to right, top to bottom."""
+
+    size: tuple[int, int]
+    order: Literal["row-major"]
+    labels: list[int]
+    lengths: list[int]
+    classes: list[ClassShare]
+    model: ModelId
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem document. The facts of an error (such as ``limit`` and ``actual``) stand beside these."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    error: str
+
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+BODY: dict[str, Any] = {
+    "required": True,
+    "description": f"One image: its bytes as the body, or a form with the field `{FIELD}`. "
+    f"With several parts `{FIELD}` (at most {MAX_PARTS}) the reply is a JSON list, for `rle` and `coco`.",
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": [FIELD],
+                "properties": {
+                    FIELD: {"type": "array", "minItems": 1, "maxItems": MAX_PARTS, "items": _BINARY["schema"]},
+                },
+            }
+        },
+        "image/*": _BINARY,
+        "application/octet-stream": _BINARY,
+    },
+}
+"""The body of ``POST /segment``, which no type of FastAPI's describes: it is read as a stream."""
+
+
+def _header(description: str) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": "string"}}
+
+
+_EVERY_REPLY = {
+    "X-Request-ID": _header("The request's id, taken or made"),
+    "X-Frame-Id": _header("The caller's, untouched"),
+    "X-Frame-Stamp": _header("The caller's, untouched"),
+}
+_TIMED_REPLY = {
+    **_EVERY_REPLY,
+    "X-Model": _header("name@version of the model that answered"),
+    "Server-Timing": _header("Milliseconds of decode, queue, infer, labels, encode"),
+}
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of the problems that a call can end in.
+
+    Takes:
+        statuses: those that it can have
+    """
+    content = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": _titles(status), "headers": _EVERY_REPLY, "content": content} for status in statuses}
+
+
+def _titles(status: int) -> str:
+    return "; ".join(kind.title for kind in problems.KINDS.values() if kind.status == status) or problems.phrase(status)
+
+
+def mask_reply() -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of a mask: every media type that a format has."""
+    content: dict[str, Any] = {form.media_type: _BINARY for form in FORMATS.values() if form.document is None}
+    lengths = {"$ref": "#/components/schemas/RunLengths"}
+    other = {"type": "object", "description": "`format=coco`: one compressed COCO run-length encoding a class"}
+    content["application/json"] = {"schema": {"anyOf": [lengths, other, {"type": "array", "items": {"type": "object"}}]}}
+    return {200: {"description": "The mask, of exactly the upright image's size", "headers": _TIMED_REPLY, "content": content}}
+
+
+COMPONENTS: dict[str, Any] = models_json_schema(
+    [(Problem, "serialization"), (RunLengths, "serialization")], ref_template="#/components/schemas/{model}"
+)[1]["$defs"]
+"""The schemas that are named above, and by no signature."""

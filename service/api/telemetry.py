@@ -1,0 +1,325 @@
+"""What the service says of itself: request ids, ``Server-Timing``, Prometheus metrics, one log line a request, readiness.
+
+:class:`Telemetry` wraps the whole application as plain ASGI (starlette's ``BaseHTTPMiddleware`` runs every request in a second
+task and copies its body through a queue). It keeps one :class:`RequestRecord` a request, in the scope, which routes and error
+handlers fill in; headers, metrics and the log line are written from it.
+
+May import: starlette, prometheus_client, ``service.errors``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import NotReady
+
+STAGES = ("decode", "queue", "infer", "labels", "encode")
+"""The stages of a request, in order, as ``Server-Timing`` and the latency histogram name them."""
+
+FRAME_HEADERS = (b"x-frame-id", b"x-frame-stamp")
+MAX_FRAME_HEADER = 256
+"""Bytes of a frame header that are sent back; a request with a longer one is refused."""
+
+MODEL_LABELS = ("name", "version", "sha256", "provider")
+"""What ``fcn_model_info`` says of a model."""
+
+METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+_PROBES = frozenset(("/livez", "/readyz", "/metrics"))
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_PIXELS = (1e4, 1e5, 2.5e5, 5e5, 1e6, 2e6, 4e6, 8e6, 1.6e7, 3.2e7, 6.4e7)
+
+log = logging.getLogger("service.request")
+
+
+@dataclass(eq=False)
+class RequestRecord:
+    """What is known of one request so far."""
+
+    request_id: str
+    started_s: float = field(default_factory=time.perf_counter)
+    echo: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """The caller's frame headers, byte for byte."""
+    model: str | None = None
+    """``name@version`` of the model that answers."""
+    timing_ms: dict[str, float] = field(default_factory=dict)
+    """Milliseconds by stage, summed over the request's images."""
+    bytes_in: int = 0
+    """Of its images."""
+    bytes_out: int = 0
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    """(height, width) of every image that was segmented."""
+    code: str | None = None
+    """The problem's code, where it failed."""
+
+    def add_timing(self, timing_ms: Mapping[str, float]) -> None:
+        """Count the stages of one more image in."""
+        for stage, spent_ms in timing_ms.items():
+            self.timing_ms[stage] = self.timing_ms.get(stage, 0.0) + spent_ms
+
+    def elapsed_ms(self) -> float:
+        """Milliseconds since the request's headers arrived."""
+        return (time.perf_counter() - self.started_s) * 1000
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers that every reply carries, as far as they are known."""
+        headers = [(b"x-request-id", self.request_id.encode()), *self.echo]
+        if self.model is not None:
+            headers.append((b"x-model", self.model.encode()))
+        stages = [f"{stage};dur={self.timing_ms[stage]:.2f}" for stage in STAGES if stage in self.timing_ms]
+        if stages:
+            headers.append((b"server-timing", ", ".join(stages).encode()))
+        return headers
+
+
+def record_of(scope: Scope) -> RequestRecord:
+    """The record of the request that a scope belongs to."""
+    return cast(RequestRecord, scope["state"]["record"])
+
+
+class Readiness:
+    """Whether requests are welcome, and if not, why.
+
+    Takes:
+        check: raises NotReady with the reason, if the pipeline cannot serve
+    """
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self._check = check
+        self._draining = False
+
+    def drain(self) -> None:
+        """From now on no new request is welcome."""
+        self._draining = True
+
+    def check(self) -> None:
+        """Nothing, if requests are welcome.
+
+        Raises:
+            NotReady: with the reason
+        """
+        if self._draining:
+            raise NotReady("the service is about to end, and finishes what it has; ask another instance")
+        self._check()
+
+    def is_green(self) -> bool:
+        """Whether requests are welcome."""
+        try:
+            self.check()
+        except NotReady:
+            return False
+        return True
+
+
+class Metrics:
+    """The Prometheus metrics, in a registry of their own, so that two applications in a process do not share them."""
+
+    def __init__(self) -> None:
+        # When each counter began would be as many lines again, and nobody reads them.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._requests = Counter("fcn_requests", "Requests answered.", ("route", "method", "status"), registry=registry)
+        self._errors = Counter("fcn_errors", "Requests answered with a problem, by its code.", ("code",), registry=registry)
+        self._duration = Histogram(
+            "fcn_request_duration_seconds", "First byte in to last byte out.", ("route",), buckets=_SECONDS, registry=registry
+        )
+        self._stages = Histogram(
+            "fcn_stage_duration_seconds", "Time of a request by stage.", ("stage",), buckets=_SECONDS, registry=registry
+        )
+        self._pixels = Histogram("fcn_image_pixels", "Sizes of the images segmented.", buckets=_PIXELS, registry=registry)
+        self._bytes = Histogram(
+            "fcn_image_bytes", "Sizes of the images as sent.", buckets=[4.0**n * 1024 for n in range(9)], registry=registry
+        )
+        self._ready = Gauge("fcn_ready", "1 if requests are welcome.", registry=registry)
+        self._depth = Gauge("fcn_queue_depth", "Images admitted, waiting and in work.", registry=registry)
+        self._megapixels = Gauge("fcn_queue_megapixels", "Megapixels admitted, waiting and in work.", registry=registry)
+        self._models = Gauge("fcn_model_info", "A served model; always 1.", MODEL_LABELS, registry=registry)
+
+    def watch(
+        self, *, ready: Callable[[], bool], queue_depth: Callable[[], float], queue_megapixels: Callable[[], float]
+    ) -> None:
+        """Give the gauges their sources, which are asked when the metrics are read."""
+        self._ready.set_function(ready)
+        self._depth.set_function(queue_depth)
+        self._megapixels.set_function(queue_megapixels)
+
+    def describe_models(self, models: Iterable[Mapping[str, str]]) -> None:
+        """Say which models are served now.
+
+        Takes:
+            models: the :data:`MODEL_LABELS` of each
+        """
+        self._models.clear()
+        for model in models:
+            self._models.labels(**model).set(1)
+
+    def observe(self, route: str, method: str, status: int, record: RequestRecord) -> None:
+        """Count a finished request."""
+        self._requests.labels(route, method if method in _METHODS else "other", str(status)).inc()
+        self._duration.labels(route).observe(record.elapsed_ms() / 1000)
+        for stage, spent_ms in record.timing_ms.items():
+            self._stages.labels(stage).observe(spent_ms / 1000)
+        for height, width in record.sizes:
+            self._pixels.observe(height * width)
+        if record.bytes_in:
+            self._bytes.observe(record.bytes_in)
+        if record.code is not None:
+            self._errors.labels(record.code).inc()
+
+    def text(self) -> bytes:
+        """All of them in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class Telemetry:
+    """Gives every request its record, every reply its headers, and every finished request a count and a line in the log.
+
+    Takes:
+        app: the application below
+        metrics: where requests are counted
+        on_crash: makes the reply to an exception that nobody handled, from the request's id
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, on_crash: Callable[[str], Response]) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._on_crash = on_crash
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or whatever else ASGI calls us for."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        record = _new_record(scope["headers"])
+        scope.setdefault("state", {})["record"] = record
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *record.headers()]
+            else:
+                record.bytes_out += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception:
+            log.exception("unhandled exception", extra={"fields": {"request_id": record.request_id}})
+            record.code = "internal_error"
+            if status:  # half a reply is out already: uvicorn closes the connection
+                raise
+            await self._on_crash(record.request_id)(scope, receive, send_with_headers)
+        finally:
+            self._finish(scope, status, record)
+
+    def _finish(self, scope: Scope, status: int, record: RequestRecord) -> None:
+        # The template of the route, never the path: a label must not grow with what callers send.
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self._metrics.observe(route, scope["method"], status, record)
+        level = logging.WARNING if status >= 500 else logging.DEBUG if route in _PROBES else logging.INFO
+        if log.isEnabledFor(level):
+            log.log(level, "request", extra={"fields": _line(scope, status, record)})
+
+
+def _new_record(headers: Iterable[tuple[bytes, bytes]]) -> RequestRecord:
+    request_id, echo = b"", []
+    for name, value in headers:
+        if name == b"x-request-id" and _SANE_ID.fullmatch(value):
+            request_id = value
+        elif name in FRAME_HEADERS and len(value) <= MAX_FRAME_HEADER:
+            echo.append((name, value))
+    return RequestRecord(request_id.decode() or secrets.token_hex(8), echo=echo)
+
+
+def _line(scope: Scope, status: int, record: RequestRecord) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "request_id": record.request_id,
+        "method": scope["method"],
+        "path": scope["path"][:128],
+        "status": status,
+        "duration_ms": round(record.elapsed_ms(), 2),
+        "code": record.code,
+        "model": record.model,
+        "bytes_in": record.bytes_in or None,
+        "bytes_out": record.bytes_out,
+        "images": [f"{height}x{width}" for height, width in record.sizes] or None,
+        **{name.decode()[2:].replace("-", "_"): value.decode("latin-1") for name, value in record.echo},
+        **{f"{stage}_ms": round(spent_ms, 2) for stage, spent_ms in record.timing_ms.items()},
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def log_config(log_format: Literal["text", "json"], log_level: str = "info") -> dict[str, Any]:
+    """The logging of the whole process, for ``uvicorn.run(log_config=...)`` with ``access_log=False``.
+
+    Takes:
+        log_format: lines for people or for machines
+        log_level: the least severe lines that are written
+    Gives:
+        a dictionary for ``logging.config.dictConfig``; lines go to the standard error
+    """
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"()": JsonFormatter if log_format == "json" else TextFormatter}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "root": {"handlers": ["stderr"], "level": "WARNING"},
+        "loggers": {name: {"level": log_level.upper()} for name in ("service", "uvicorn")},
+    }
+
+
+class JsonFormatter(logging.Formatter):
+    """A JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write the line."""
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """Time, level, message, then ``name=value``; values that could break the line are quoted."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write the line."""
+        fields = "".join(f" {name}={_quoted(value)}" for name, value in getattr(record, "fields", {}).items())
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        line = f"{clock} {record.levelname.lower():7} {record.getMessage()}{fields}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _quoted(value: Any) -> str:
+    text = ",".join(value) if isinstance(value, list) else str(value)
+    return text if re.fullmatch(r"[!-~]+", text) else json.dumps(text)

@@ -1,0 +1,91 @@
+"""Real servers on real sockets, for tests that would prove nothing against an in-process transport."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from service.api.app import create_app
+from service.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@contextmanager
+def live_server(settings: Settings) -> Iterator[str]:
+    """A server in a thread of this process, ready for requests.
+
+    Gives:
+        its base URL, without a slash at the end
+    """
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=10)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listener],), name="live-server")
+    thread.start()
+    try:
+        base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        _await_ready(base_url, thread.is_alive)
+        yield base_url
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+@dataclass(frozen=True)
+class LiveProcess:
+    """A server in a process of its own."""
+
+    base_url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    """What it writes to its standard error."""
+
+
+@contextmanager
+def live_process(folder: Path, settings: dict[str, Any]) -> Iterator[LiveProcess]:
+    """``fcn-serve serve``, ready for requests; for what only a process can show, as signals and logs.
+
+    Takes:
+        folder: where its log goes (into a file: a pipe that nobody empties would stop the server)
+        settings: by their names, without the prefix
+    """
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    environment = {**os.environ, **{f"FCN_{name.upper()}": str(value) for name, value in settings.items()}}
+    command = [sys.executable, "-m", "service", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    log = folder / "server.log"
+    with log.open("wb") as sink, subprocess.Popen(command, cwd=ROOT, env=environment, stderr=sink) as process:
+        try:
+            base_url = f"http://127.0.0.1:{port}"
+            _await_ready(base_url, lambda: process.poll() is None)
+            yield LiveProcess(base_url, process, log)
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def _await_ready(base_url: str, alive: Callable[[], bool], patience_s: float = 30.0) -> None:
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        assert alive(), "the server ended before it was ready"
+        try:
+            if httpx.get(f"{base_url}/readyz", timeout=5.0).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.02)
+    raise AssertionError(f"not ready within {patience_s} s")

@@ -1,0 +1,294 @@
+"""The whole application: how it starts, who may call, what it does under load, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from pydantic import SecretStr
+
+from service.api.app import create_app
+from service.errors import NotReady, UnknownModel
+from service.settings import Settings
+from tests.conftest import STRIDE, encode_image, make_image, make_manifest, write_artifact
+from tests.live import live_process, live_server
+
+pytestmark = pytest.mark.anyio
+
+CORES = len(os.sched_getaffinity(0))
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The loop that the service runs on."""
+    return "asyncio"
+
+
+@asynccontextmanager
+async def in_process(settings: Settings) -> Any:
+    """The application, alive, behind a client that needs no socket."""
+    app = create_app(settings)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
+    ):
+        yield client
+
+
+def slow_graph(channels: int = 48, layers: int = 4) -> onnx.ModelProto:
+    """The colour network after convolutions that cost time and change nothing: a stand-in for a real one, under load."""
+    identity = np.zeros((3, channels, 3, 3), np.float32)
+    widen = np.zeros((channels, 3, 3, 3), np.float32)
+    for color in range(3):
+        identity[color, color, 1, 1] = widen[color, color, 1, 1] = 1
+    middle = np.zeros((channels, channels, 3, 3), np.float32)
+    middle[np.arange(channels), np.arange(channels), 1, 1] = 1
+    kernels = [widen, *[middle] * layers, identity]
+    nodes = [
+        helper.make_node("Cast", ["image"], ["real"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["real"], ["x0"], perm=[0, 3, 1, 2]),
+        *[
+            helper.make_node("Conv", [f"x{number}", f"kernel{number}"], [f"x{number + 1}"], pads=[1, 1, 1, 1])
+            for number in range(len(kernels))
+        ],
+        helper.make_node("AveragePool", [f"x{len(kernels)}"], ["scores"], kernel_shape=[STRIDE] * 2, strides=[STRIDE] * 2),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "slow",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", "H", "W", 3])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 3, "h", "w"])],
+        [numpy_helper.from_array(kernel, f"kernel{number}") for number, kernel in enumerate(kernels)],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+@pytest.fixture(scope="module")
+def slow_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder whose one model takes some tenths of a second an image."""
+    folder = tmp_path_factory.mktemp("slow")
+    policy = {"working_size": (360, 480), "multiple": STRIDE}
+    write_artifact(folder / "slow.onnx", make_manifest(name="slow", input=policy), slow_graph())
+    return folder
+
+
+@contextmanager
+def load(base_url: str, body: bytes, callers: int) -> Iterator[list[int]]:
+    """Callers who segment one image after another until the end of the block.
+
+    Gives:
+        the statuses of all their replies so far
+    """
+    statuses: list[int] = []
+    ended = threading.Event()
+
+    def call() -> None:
+        with httpx.Client(base_url=base_url, timeout=60) as client:
+            while not ended.is_set():
+                statuses.append(client.post("/segment", content=body).status_code)
+
+    with ThreadPoolExecutor(callers) as pool:
+        calls = [pool.submit(call) for _ in range(callers)]
+        try:
+            yield statuses
+        finally:
+            ended.set()
+    for finished in calls:
+        finished.result()
+
+
+def metric(base_url: str, name: str) -> float:
+    """The value of a metric without labels."""
+    lines = httpx.get(f"{base_url}/metrics").text.splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
+
+
+# How it starts ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_the_application_serves_what_the_settings_say(artifact_dir: Path, png: bytes) -> None:
+    """``create_app`` needs nothing but settings; within its lifespan it is ready."""
+    async with in_process(Settings(models_dir=artifact_dir)) as client:
+        assert (await client.get("/readyz")).status_code == 200
+        assert (await client.post("/segment", content=png)).status_code == 200
+
+
+async def test_an_application_may_live_twice(artifact_dir: Path) -> None:
+    """Nothing is left behind by a life that ended."""
+    for _ in range(2):
+        async with in_process(Settings(models_dir=artifact_dir)) as client:
+            assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_a_service_without_models_lives_but_is_not_ready(tmp_path: Path, png: bytes) -> None:
+    """Liveness is the process, readiness the model: the reason is told to the probe and to callers."""
+    async with in_process(Settings(models_dir=tmp_path)) as client:
+        assert (await client.get("/livez")).status_code == 200
+        for reply in (await client.get("/readyz"), await client.post("/segment", content=png), await client.get("/models")):
+            assert (reply.status_code, reply.json()["code"]) == (503, NotReady.code)
+            assert "no model" in reply.json()["detail"]
+        assert "\nfcn_ready 0.0" in (await client.get("/metrics")).text
+
+
+async def test_a_default_model_that_does_not_exist_stops_the_start(artifact_dir: Path) -> None:
+    """A wrong setting is not found out by the first caller."""
+    with pytest.raises(UnknownModel):
+        async with in_process(Settings(models_dir=artifact_dir, default_model="nobody")):
+            pass
+
+
+# Who may call ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        ({"X-API-Key": "wrong"}, 401),
+        ({"X-API-Key": ""}, 401),
+        ({"Authorization": "Basic Zmlyc3Q="}, 401),
+        ({"Authorization": "Bearer wrong"}, 401),
+        ({"X-API-Key": "first"}, 200),
+        ({"X-API-Key": "second"}, 200),
+        ({"Authorization": "Bearer second"}, 200),
+    ],
+)
+async def test_where_keys_are_set_a_request_needs_one(
+    artifact_dir: Path, png: bytes, headers: dict[str, str], status: int
+) -> None:
+    """Any one of the keys, in either header; the refusal is a problem and does not echo what was tried."""
+    settings = Settings(models_dir=artifact_dir, api_keys=(SecretStr("first"), SecretStr("second")))
+    async with in_process(settings) as client:
+        for reply in (
+            await client.post("/segment", content=png, headers=headers),
+            await client.get("/models", headers=headers),
+            await client.get("/models/colours", headers=headers),
+        ):
+            assert reply.status_code == status
+            if status == 401:
+                assert (reply.json()["code"], reply.headers["www-authenticate"]) == ("unauthorized", "Bearer")
+                assert "wrong" not in reply.text
+
+
+async def test_health_metrics_and_the_page_need_no_key(artifact_dir: Path) -> None:
+    """Probes have no secrets, and the page can ask its user for one."""
+    async with in_process(Settings(models_dir=artifact_dir, api_keys=(SecretStr("first"),))) as client:
+        for path in ("/livez", "/readyz", "/metrics", "/", "/page/page.js", "/openapi.json"):
+            assert (await client.get(path)).status_code == 200, path
+
+
+# Under load ------------------------------------------------------------------------------------------------------------------
+
+
+def test_livez_answers_within_50_ms_while_every_core_segments(slow_dir: Path, tmp_path: Path) -> None:
+    """No pixel is touched on the event loop: probes pass while large images are decoded, segmented and encoded."""
+    body = encode_image(make_image(2000, 3000), "JPEG", quality=95)
+    with live_process(tmp_path, {"models_dir": slow_dir, "queue_megapixels": 1000, "deadline_ms": 60_000}) as server:
+        base_url = server.base_url
+        httpx.post(f"{base_url}/segment", content=body, timeout=60).raise_for_status()
+        with load(base_url, body, 2 * CORES) as statuses, httpx.Client(base_url=base_url) as probe:
+            probe.get("/livez")
+            spent_ms = []
+            until = time.monotonic() + 4
+            while time.monotonic() < until:
+                begun = time.perf_counter()
+                assert probe.get("/livez").status_code == 200
+                spent_ms.append((time.perf_counter() - begun) * 1000)
+                time.sleep(0.01)
+    assert set(statuses) == {200}
+    assert len(statuses) >= 2
+    # The promise is 50 ms. This machine may be shared: nine of ten must keep it, the median by far.
+    assert np.percentile(spent_ms, 90) < 50
+    assert np.median(spent_ms) < 20
+
+
+def test_a_caller_who_goes_away_leaves_nothing_behind(slow_dir: Path) -> None:
+    """Its image leaves the queue, and the next caller is served."""
+    body = encode_image(make_image(360, 480), "JPEG")
+    with live_server(Settings(models_dir=slow_dir)) as base_url:
+
+        async def impatient() -> None:
+            async with httpx.AsyncClient(base_url=base_url) as client:
+                with pytest.raises(httpx.ReadTimeout):
+                    await client.post("/segment", content=body, timeout=0.05)
+
+        async def many() -> None:
+            await asyncio.gather(*[impatient() for _ in range(8)])
+
+        asyncio.run(many())
+        until = time.monotonic() + 10
+        while metric(base_url, "fcn_queue_depth") and time.monotonic() < until:
+            time.sleep(0.05)
+        assert metric(base_url, "fcn_queue_depth") == 0
+        assert httpx.post(f"{base_url}/segment", content=body, timeout=30).status_code == 200
+        text = httpx.get(f"{base_url}/metrics").text
+        served = float(text.partition('fcn_stage_duration_seconds_count{stage="infer"} ')[2].split()[0])
+        assert served < 9
+        assert 'fcn_errors_total{code="client_gone"} 8.0' in text
+
+
+def test_more_than_the_queue_holds_is_shed_and_the_rest_is_served(slow_dir: Path) -> None:
+    """429 with an honest ``Retry-After``; nobody waits for nothing."""
+    body = encode_image(make_image(1000, 1000), "JPEG")
+    with (
+        live_server(Settings(models_dir=slow_dir, queue_megapixels=2.5, deadline_ms=60_000)) as base_url,
+        ThreadPoolExecutor(6) as pool,
+    ):
+        replies = list(pool.map(lambda _: httpx.post(f"{base_url}/segment", content=body, timeout=60), range(6)))
+    statuses = sorted(reply.status_code for reply in replies)
+    assert set(statuses) == {200, 429}
+    for reply in replies:
+        if reply.status_code == 429:
+            assert reply.json()["code"] == "overloaded"
+            assert int(reply.headers["retry-after"]) >= 1
+
+
+# How it ends -----------------------------------------------------------------------------------------------------------------
+
+
+def test_on_sigterm_readiness_turns_red_and_what_is_in_work_finishes(slow_dir: Path, tmp_path: Path) -> None:
+    """A rolling update loses no request: the process ends with 0, after its last reply."""
+    body = encode_image(make_image(360, 480), "JPEG")
+    with live_process(tmp_path, {"models_dir": slow_dir}) as server, httpx.Client(base_url=server.base_url) as probe:
+        base_url, process = server.base_url, server.process
+        assert probe.get("/readyz").status_code == 200
+        with ThreadPoolExecutor(4) as pool:
+            calls = [pool.submit(httpx.post, f"{base_url}/segment", content=body, timeout=60) for _ in range(4)]
+            while metric(base_url, "fcn_queue_depth") < 4 and not any(call.done() for call in calls):
+                time.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            reply = probe.get("/readyz")
+            assert reply.status_code == 503
+            assert "about to end" in reply.json()["detail"]
+            assert [call.result().status_code for call in calls] == [200] * 4
+        assert process.wait(timeout=20) == 0
+
+
+def test_the_log_is_one_json_line_a_request(artifact_dir: Path, tmp_path: Path, png: bytes) -> None:
+    """``FCN_LOG_FORMAT=json``: every line of the process is an object; no probe, no image, no key in it."""
+    settings = {"models_dir": artifact_dir, "log_format": "json", "api_keys": "swordfish"}
+    with live_process(tmp_path, settings) as server:
+        headers = {"X-API-Key": "swordfish", "X-Request-ID": "mine"}
+        httpx.post(f"{server.base_url}/segment", content=png, headers=headers)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=20) == 0
+        log = server.log.read_text("utf-8")
+    lines = [json.loads(line) for line in log.splitlines()]
+    (request,) = [line for line in lines if line["logger"] == "service.request"]
+    assert (request["request_id"], request["status"], request["images"]) == ("mine", 200, ["96x128"])
+    assert request["infer_ms"] > 0
+    assert "swordfish" not in log

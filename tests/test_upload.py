@@ -1,0 +1,259 @@
+"""The body of a request: read as a stream, counted, refused the moment that it is too large."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message
+
+from service.api.upload import MAX_PARTS, MULTIPART_ALLOWANCE, read_images, unless_gone
+from service.errors import BadParameter, BodyTooLarge, EmptyBody, ServiceError
+from service.settings import Settings
+from tests.live import live_server
+
+LIMIT = 1000
+BOUNDARY = "frontier"
+FORM = f"multipart/form-data; boundary={BOUNDARY}"
+
+
+def form(*parts: tuple[str, bytes], end: bytes = b"--frontier--\r\n") -> bytes:
+    """A form of (field name, content)."""
+    head = b'--frontier\r\nContent-Disposition: form-data; name="%s"; filename="x.jpg"\r\n\r\n'
+    return b"".join(head % name.encode() + content + b"\r\n" for name, content in parts) + end
+
+
+class Sender:
+    """An ASGI ``receive`` that sends a body in chunks, and counts how many were asked for."""
+
+    def __init__(self, body: bytes, chunk: int = 65536, *, leaves: bool = False) -> None:
+        self.chunks = [body[at : at + chunk] for at in range(0, len(body), chunk)] or [b""]
+        self.leaves = leaves
+        self.asked = 0
+
+    async def __call__(self) -> Message:
+        """The next message."""
+        self.asked += 1
+        if self.asked <= len(self.chunks):
+            more = self.leaves or self.asked < len(self.chunks)
+            return {"type": "http.request", "body": self.chunks[self.asked - 1], "more_body": more}
+        return {"type": "http.disconnect"}
+
+
+def read(sender: Sender, content_type: str = "image/jpeg", limit: int = LIMIT, **headers: str) -> list[bytes]:
+    """What ``read_images`` makes of a request."""
+    fields = {"content-type": content_type, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    raw = [(name.encode(), value.encode()) for name, value in fields.items()]
+    request = Request({"type": "http", "method": "POST", "path": "/", "headers": raw}, sender)
+    return asyncio.run(read_images(request, limit))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 100, 65536])
+def test_a_raw_body_is_one_image_however_it_is_cut(chunk: int) -> None:
+    """Where the network cuts a body must not show."""
+    assert read(Sender(bytes(range(256)), chunk)) == [bytes(range(256))]
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 50, 65536])
+def test_a_form_gives_its_images_in_order_however_it_is_cut(chunk: int) -> None:
+    """Several parts named ``image`` are several images; line ends and boundary-like bytes in them are theirs."""
+    images = [b"first\r\n--front\r\n", b"\r\n\r\n--", bytes(range(256))]
+    assert read(Sender(form(*[("image", image) for image in images]), chunk), FORM) == images
+
+
+@pytest.mark.parametrize("content_type", ["", "application/octet-stream", "application/x-www-form-urlencoded", "nonsense"])
+def test_the_content_type_of_a_raw_body_is_not_believed(content_type: str) -> None:
+    """The bytes decide what they are: ``curl --data-binary`` calls every image a form."""
+    assert read(Sender(b"abc"), content_type) == [b"abc"]
+
+
+def test_a_body_of_exactly_the_limit_passes() -> None:
+    """The limit itself is allowed, raw and in a form."""
+    assert read(Sender(bytes(LIMIT), 99)) == [bytes(LIMIT)]
+    assert read(Sender(form(("image", bytes(LIMIT))), 99), FORM) == [bytes(LIMIT)]
+
+
+def test_an_announced_length_over_the_limit_is_refused_before_a_byte_is_read() -> None:
+    """Content-Length is enough to say no."""
+    sender = Sender(bytes(10))
+    with pytest.raises(BodyTooLarge) as raised:
+        read(sender, content_length=str(LIMIT + 1))
+    assert sender.asked == 0
+    assert raised.value.facts == {"limit": LIMIT, "actual": LIMIT + 1, "unit": "bytes"}
+
+
+def test_a_form_may_announce_a_little_more_than_its_images() -> None:
+    """Boundaries and part headers are not counted against the image."""
+    body = form(("image", bytes(LIMIT)))
+    assert read(Sender(body), FORM, content_length=str(len(body))) == [bytes(LIMIT)]
+    with pytest.raises(BodyTooLarge):
+        read(Sender(body), FORM, content_length=str(LIMIT + MULTIPART_ALLOWANCE + 1))
+
+
+@pytest.mark.parametrize("content_type", ["image/jpeg", FORM])
+def test_a_body_of_unknown_length_is_refused_at_the_chunk_that_passes_the_limit(content_type: str) -> None:
+    """Without Content-Length the running count decides; the rest is not read."""
+    head = form(("image", b""), end=b"")[:-2] if content_type == FORM else b""
+    sender = Sender(head + bytes(10 * LIMIT), 100)
+    with pytest.raises(BodyTooLarge) as raised:
+        read(sender, content_type)
+    assert "actual" not in raised.value.facts
+    assert sender.asked <= (LIMIT + len(head)) // 100 + 2
+
+
+def test_the_images_of_a_form_share_the_limit() -> None:
+    """Many images are no way around it."""
+    with pytest.raises(BodyTooLarge):
+        read(Sender(form(*[("image", bytes(LIMIT // 2))] * 3)), FORM)
+
+
+def test_a_preamble_without_end_is_cut_off() -> None:
+    """What belongs to no part counts as well."""
+    with pytest.raises(BodyTooLarge):
+        read(Sender(b"\r\n" * (LIMIT + MULTIPART_ALLOWANCE)), FORM)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "error", "says"),
+    [
+        (b"", "image/png", EmptyBody, "empty"),
+        (b"", FORM, EmptyBody, "empty"),
+        (form(("image", b"")), FORM, EmptyBody, "'image' is empty"),
+        (form(("image", b"a"), ("image", b"")), FORM, EmptyBody, "'image' is empty"),
+        (form(), FORM, BadParameter, "'image'"),
+        (form(("file", b"a")), FORM, BadParameter, "must be named 'image', found 'file'"),
+        (form(("image", b"a"), ("model", b"b")), FORM, BadParameter, "found 'model'"),
+        (b"--frontier\r\nX-Y: z\r\n\r\na\r\n--frontier--\r\n", FORM, BadParameter, "without a name"),
+        (form(("image", b"a"), end=b""), FORM, BadParameter, "closing boundary"),
+        (b"no form at all", FORM, BadParameter, "cannot be read"),
+        (form(*[("image", b"a")] * (MAX_PARTS + 1)), FORM, BadParameter, "more than"),
+        (b"--frontier\r\n" + b"X: y\r\n" * 1000, FORM, BadParameter, "cannot be read"),
+        (b"--frontier\r\nX: " + b"y" * 50_000, FORM, BadParameter, "cannot be read"),
+        (form(("image", b"a")), "multipart/form-data", BadParameter, "boundary"),
+        (form(("image", b"a")), f"multipart/form-data; boundary={'x' * 5000}", BadParameter, "cannot be read"),
+        (form(("image", b"a")), f"multipart/mixed; boundary={BOUNDARY}", BadParameter, "multipart/form-data"),
+    ],
+)
+def test_a_wrong_body_is_refused_with_a_sentence(body: bytes, content_type: str, error: type[ServiceError], says: str) -> None:
+    """Each mistake has its error, and the message names the remedy."""
+    with pytest.raises(error) as raised:
+        read(Sender(body), content_type)
+    assert says in raised.value.message
+
+
+def test_a_sender_who_leaves_is_noticed() -> None:
+    """Half an upload is nobody's image."""
+    with pytest.raises(ClientDisconnect):
+        read(Sender(b"half", leaves=True))
+
+
+def test_work_is_cancelled_when_its_caller_goes_away() -> None:
+    """What nobody waits for costs nothing more."""
+
+    async def scenario() -> bool:
+        cancelled = asyncio.Event()
+
+        async def work() -> None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                cancelled.set()
+
+        sender = Sender(b"")
+        sender.asked = len(sender.chunks)
+        request = Request({"type": "http", "method": "POST", "path": "/", "headers": []}, sender)
+        with pytest.raises(ClientDisconnect):
+            await unless_gone(request, work())
+        await asyncio.wait_for(cancelled.wait(), 1)
+        return cancelled.is_set()
+
+    assert asyncio.run(scenario())
+
+
+@pytest.fixture(scope="module")
+def small_server(artifact_dir: Path) -> Iterator[str]:
+    """A real server that takes images up to 100,000 bytes."""
+    with live_server(Settings(models_dir=artifact_dir, max_image_bytes=100_000)) as base_url:
+        yield base_url
+
+
+@contextmanager
+def connection(base_url: str, head: str) -> Iterator[socket.socket]:
+    """A socket on which the head of an upload has been sent."""
+    address = urlsplit(base_url)
+    with socket.create_connection((address.hostname, address.port), timeout=5) as link:
+        link.sendall(f"POST /segment HTTP/1.1\r\nHost: test\r\nContent-Type: image/jpeg\r\n{head}\r\n\r\n".encode())
+        yield link
+
+
+def reply_of(link: socket.socket) -> str:
+    """All that the server says until it closes."""
+    received = b""
+    while chunk := link.recv(65536):
+        received += chunk
+    return received.decode()
+
+
+def test_an_upload_that_announces_too_much_is_refused_before_it_is_sent(small_server: str) -> None:
+    """The 413 comes at once, while the sender has a gigabyte still to send."""
+    with connection(small_server, "Content-Length: 1000000000") as link:
+        begun = time.perf_counter()
+        first = link.recv(65536).decode()
+        assert time.perf_counter() - begun < 0.5
+        assert first.startswith("HTTP/1.1 413 ")
+        assert '"limit": 100000' in first
+
+
+def test_an_endless_upload_is_refused_while_it_streams(small_server: str) -> None:
+    """A chunked body that never ends gets its 413 right after the limit, then the connection closes: a slow sender sees it."""
+    with connection(small_server, "Transfer-Encoding: chunked") as link:
+        piece = b"2000\r\n" + bytes(0x2000) + b"\r\n"
+        sent = 0
+        link.settimeout(0.05)
+        first = b""
+        while not first and sent < 40:
+            link.sendall(piece)
+            sent += 1
+            try:
+                first = link.recv(65536)
+            except TimeoutError:
+                continue
+        assert first.startswith(b"HTTP/1.1 413 ")
+        assert b"connection: close" in first.lower()
+        assert sent * 0x2000 < 3 * 100_000
+
+
+def test_a_refused_sender_who_goes_on_for_a_while_still_reads_the_reply(small_server: str) -> None:
+    """A client that looks up only after its whole body is out finds the reply, not a reset connection."""
+    with connection(small_server, "Content-Length: 8000000") as link:
+        for _ in range(80):
+            link.sendall(bytes(100_000))
+        assert reply_of(link).startswith("HTTP/1.1 413 ")
+
+
+def test_a_waiting_sender_is_told_no_instead_of_to_continue(small_server: str) -> None:
+    """A curl asks before it sends a large body (Expect: 100-continue), and need not send it."""
+    with connection(small_server, "Content-Length: 1000000000\r\nExpect: 100-continue") as link:
+        assert link.recv(65536).startswith(b"HTTP/1.1 413 ")
+
+
+def test_an_ordinary_client_reads_the_refusal_of_a_large_file(small_server: str) -> None:
+    """httpx, with and without a length, raw and as a form, gets the problem document."""
+    large = bytes(5_000_000)
+    with httpx.Client(base_url=small_server, timeout=10) as client:
+        replies = [
+            client.post("/segment", content=large),
+            client.post("/segment", content=iter([large[:100_001]] * 50)),
+            client.post("/segment", files={"image": large}),
+        ]
+        assert [reply.status_code for reply in replies] == [413, 413, 413]
+        assert {reply.json()["code"] for reply in replies} == {"body_too_large"}
+        assert client.get("/livez").status_code == 200
