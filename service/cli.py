@@ -1,0 +1,458 @@
+"""``fcn-serve serve | segment | models | check``.
+
+Exit codes: 0 all went well; 1 a file or an artifact did not; 2 the command line or a setting cannot be used (a port that is
+taken, a folder that is not there); 130 Ctrl-C in ``segment``. What goes wrong is one line on the standard error, never a trace.
+
+May import: typer, rich, uvicorn, and everything of ``service`` but ``client``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import socket
+import statistics
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import numpy as np
+import typer
+import uvicorn
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service import __version__
+from service.api.app import create_app
+from service.api.telemetry import log_config
+from service.encodings import MaskView, encode
+from service.errors import BadSetting, BodyTooLarge, ServiceError
+from service.pipeline import decode
+from service.pipeline.decode import Limits
+from service.pipeline.engine import Engine, EngineOptions
+from service.pipeline.repository import Repository
+from service.pipeline.segmenter import Segmentation, Segmenter
+from service.settings import Settings
+
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+
+IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
+MASK_SUFFIX, OVERLAY_SUFFIX = ".mask.png", ".overlay.png"
+
+FRAMES_AHEAD = 4
+"""Images decoded before, and masks written behind, the one that the network works on."""
+
+TIMED_RUNS = 5
+
+_PIPE_WIDTH = 1000
+"""A pipe has no width: nothing is folded for it."""
+
+log = logging.getLogger(__name__)
+# Where ``serve`` has not set up the log, the commands themselves say what matters.
+logging.getLogger("service").addHandler(logging.NullHandler())
+
+app = typer.Typer(
+    name="fcn-serve",
+    help="Semantic segmentation with fully convolutional networks, as a service.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """Run the command line, and end the process with its exit code."""
+    try:
+        app()
+    except ServiceError as error:
+        typer.echo(f"fcn-serve: {error.message}", err=True)
+        sys.exit(MISUSED if isinstance(error, BadSetting) else FAILED)
+
+
+# serve -----------------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.  [FCN_HOST; 127.0.0.1]", show_default=False)] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.  [FCN_PORT; 8000]", show_default=False)] = None,
+) -> None:
+    """Serve the models over HTTP until Ctrl-C or SIGTERM."""
+    settings = Settings.load(host=host, port=port)
+    _require_models(settings)
+    with _listening(settings.host, settings.port) as listener:
+        startup = _Startup(create_app(settings))
+        config = uvicorn.Config(
+            startup,
+            log_config=log_config(settings.log_format, settings.log_level),
+            access_log=False,
+            server_header=False,
+            lifespan="on",
+            timeout_graceful_shutdown=round(settings.drain_s),
+        )
+        # uvicorn raises the signal once more after it has shut down, for the handler that was there before: all is done then.
+        signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            _Server(config, listener).run(sockets=[listener])
+        except KeyboardInterrupt:
+            return
+        except SystemExit:
+            if startup.failure is not None:
+                raise startup.failure from None
+            raise
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+class _Server(uvicorn.Server):
+    """Says where it listens, once it does."""
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket) -> None:
+        super().__init__(config)
+        host, port = listener.getsockname()[:2]
+        self._address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then speak."""
+        await super().startup(sockets)
+        log.info("fcn-serve %s listens on %s; Ctrl-C ends it", __version__, self._address)
+
+
+class _Startup:
+    """Keeps a start that failed for a reason of ours to its one line: servers print a trace of it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.failure: ServiceError | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_without_trace(message: Message) -> None:
+            failed_for_a_reason = message["type"] == "lifespan.startup.failed" and isinstance(sys.exception(), ServiceError)
+            await send({"type": message["type"]} if failed_for_a_reason else message)
+
+        try:
+            await self._app(scope, receive, send_without_trace)
+        except ServiceError as error:
+            self.failure = error
+            raise
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that listens at the address. Who calls while the models are being opened waits for them, and is not refused.
+
+    Bound and listening before anything else starts: of two services that start at once on one port, the second would
+    otherwise find out only in uvloop, which keeps it to itself and serves nobody.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except (OSError, UnicodeError) as error:
+        raise BadSetting(f"FCN_HOST: {host!r} is no address of this machine") from error
+    with socket.socket(family, kind) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+            listener.listen()
+        except OSError as error:
+            raise BadSetting(f"FCN_PORT: cannot listen on port {port} of {host}: {error.strerror}") from error
+        yield listener
+
+
+# segment ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image file and what becomes of it."""
+
+    source: Path
+    mask: Path
+    overlay: Path
+
+
+@app.command()
+def segment(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Image files, and folders of them.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; beside each image by default.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model's name; the default one if left out.")] = None,
+) -> None:
+    """Segment image files without a server: writes NAME.mask.png and NAME.overlay.png of each."""
+    settings = Settings.load()
+    with _opened(settings) as segmenter:
+        identity = segmenter.repository.get(model).manifest
+        jobs, failures = plan(paths, out)
+        begun = time.monotonic()
+        done = 0
+        try:
+            with _progress(len(jobs)) as advance, contextlib.closing(work(jobs, segmenter, model)) as finished:
+                for job, failure in finished:
+                    if failure is None:
+                        done += 1
+                    else:
+                        failures.append((job.source, failure))
+                    advance()
+        except KeyboardInterrupt:
+            typer.echo(f"interrupted after {done} of {len(jobs)} images; what was written is whole", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+        seconds = time.monotonic() - begun
+    rate = f" in {seconds:.1f} s, {done / seconds:.1f} frames/s" if done else ""
+    typer.echo(f"{done} of {done + len(failures)} segmented with {identity.name}@{identity.version}{rate}")
+    for path, reason in failures:
+        typer.echo(f"  {path}: {reason}", err=True)
+    if failures:
+        raise typer.Exit(FAILED)
+
+
+def plan(paths: Sequence[Path], out: Path | None) -> tuple[list[Job], list[tuple[Path, str]]]:
+    """Find the images, and decide where the results go.
+
+    Takes:
+        paths: image files, and folders, which are searched to the bottom
+        out: the results' folder, in which a folder's own shape is kept; beside each image if None
+    Gives:
+        a job for each image, each image once, no two writing the same file and none writing over an input
+        the paths that cannot be worked on, each with its reason
+    """
+    found: dict[Path, tuple[Path, Path]] = {}
+    failures: list[tuple[Path, str]] = []
+    for path in paths:
+        images = _images_in(path) if path.is_dir() else [path]
+        if not images:
+            failures.append((path, "there is no image in this folder"))
+        for image in images:
+            within = image.relative_to(path).parent if path.is_dir() else Path()
+            found.setdefault(image.resolve(), (image, image.parent if out is None else out / within))
+    stems = Counter(folder / image.stem for image, folder in found.values())
+    taken = set(found)
+    jobs = []
+    for image, folder in found.values():
+        # a.jpg and a.png beside one another become a.jpg.mask.png and a.png.mask.png
+        stem = image.name if stems[folder / image.stem] > 1 else image.stem
+        job = Job(image, folder / f"{stem}{MASK_SUFFIX}", folder / f"{stem}{OVERLAY_SUFFIX}")
+        targets = {job.mask.resolve(), job.overlay.resolve()}
+        if targets & taken:
+            failures.append((image, f"{min(targets & taken)} is an input, or the result of another one: use another --out"))
+        else:
+            taken |= targets
+            jobs.append(job)
+    return jobs, failures
+
+
+def work(jobs: Sequence[Job], segmenter: Segmenter, model: str | None = None) -> Generator[tuple[Job, str | None], None, None]:
+    """Do the jobs: the network runs on the caller's thread, while a small pool decodes ahead of it and writes behind it.
+
+    Gives:
+        each job when it is done, and why it failed, or None
+    """
+    todo = iter(jobs)
+    with ThreadPoolExecutor(2, thread_name_prefix="fcn-files") as pool:
+        loading = deque((job, pool.submit(_load, job, segmenter.limits)) for job in islice(todo, FRAMES_AHEAD))
+        saving: deque[tuple[Job, Future[None]]] = deque()
+        try:
+            while loading:
+                job, image = loading.popleft()
+                loading.extend((following, pool.submit(_load, following, segmenter.limits)) for following in islice(todo, 1))
+                try:
+                    result = segmenter.segment_array(image.result(), model)
+                except (ServiceError, OSError) as error:
+                    yield job, _reason(job, error)
+                else:
+                    saving.append((job, pool.submit(_save, job, result)))
+                while saving and (len(saving) > FRAMES_AHEAD or saving[0][1].done()):
+                    yield _saved(*saving.popleft())
+            while saving:
+                yield _saved(*saving.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)  # a file that is being written is finished
+
+
+def _load(job: Job, limits: Limits) -> NDArray[np.uint8]:
+    size = job.source.stat().st_size
+    if size > limits.max_bytes:  # told before a film called .jpg fills the memory
+        raise BodyTooLarge(
+            f"{size} bytes; FCN_MAX_IMAGE_BYTES allows {limits.max_bytes}", limit=limits.max_bytes, actual=size, unit="bytes"
+        )
+    return decode.decode(job.source.read_bytes(), limits)
+
+
+def _save(job: Job, result: Segmentation) -> None:
+    job.mask.parent.mkdir(parents=True, exist_ok=True)
+    view = MaskView(result.labels, result.image, result.manifest, result.sha256, result.confidence)
+    for path, name in ((job.mask, "png"), (job.overlay, "overlay")):
+        unfinished = path.with_name(f".{path.name}.part")
+        try:
+            unfinished.write_bytes(encode(name, view).body)
+            unfinished.replace(path)
+        except OSError:
+            unfinished.unlink(missing_ok=True)
+            raise
+
+
+def _saved(job: Job, future: Future[None]) -> tuple[Job, str | None]:
+    try:
+        future.result()
+    except OSError as error:
+        return job, _reason(job, error)
+    return job, None
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """The images of a folder and the folders in it, sorted; results of an earlier run are none."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.endswith((MASK_SUFFIX, OVERLAY_SUFFIX)) and path.is_file()
+    )
+
+
+def _reason(job: Job, error: ServiceError | OSError) -> str:
+    if isinstance(error, ServiceError):
+        return error.message
+    where = "" if error.filename in (None, str(job.source)) else f": {error.filename}"
+    return f"{error.strerror or error}{where}"
+
+
+class _Speed(ProgressColumn):
+    """Frames a second."""
+
+    def render(self, task: Task) -> Text:
+        """Nothing until there is something to say."""
+        return Text(f"{task.speed:.1f} frames/s" if task.speed else "")
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar on the standard error, where that is a terminal; gives what advances it by one."""
+    console = Console(stderr=True)
+    columns = (TextColumn("segment"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("segment", total=total)
+        yield lambda: progress.advance(task)
+
+
+# models, check ---------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def models() -> None:
+    """List the models that would be served."""
+    with _opened(Settings.load()) as segmenter:
+        repository = segmenter.repository
+        table = _table("", "model", "version", "architecture", "classes", "runs at", "stride", "mean IoU")
+        for engine in _engines(repository):
+            manifest = engine.manifest
+            height, width = manifest.input.working_size
+            table.add_row(
+                "*" if manifest.name == repository.default else "",
+                manifest.name,
+                manifest.version,
+                manifest.architecture,
+                str(len(manifest.classes)),
+                f"{width} x {height}",
+                str(manifest.stride),
+                ", ".join(f"{split} {scores.mean_iou:.3f}" for split, scores in manifest.scores.items()),
+            )
+        _print(table)
+        typer.echo("* answers when a request names none")
+        _list_broken(repository.broken.values())
+
+
+@app.command()
+def check() -> None:
+    """Open every artifact, prove that it runs where it should, time a frame. Exit code 1 if any is broken."""
+    settings = Settings.load()
+    with _opened(settings) as segmenter:
+        repository = segmenter.repository
+        table = _table("model", "file", "sha256", "provider", "frame", "network", "whole")
+        broken = list(repository.broken.values())
+        for engine in _engines(repository):
+            height, width = engine.manifest.input.working_size
+            try:
+                timings = _timed(segmenter, engine)
+            except ServiceError as error:
+                broken.append(f"{engine.path.name}: {error.message}")
+                continue
+            table.add_row(
+                engine.manifest.name,
+                engine.path.name,
+                engine.sha256[:12],
+                engine.provider,
+                f"{width} x {height}",
+                f"{timings['infer']:.1f} ms",
+                f"{sum(timings.values()):.1f} ms",
+            )
+        _print(table)
+        _list_broken(broken)
+    if broken:
+        raise typer.Exit(FAILED)
+
+
+def _timed(segmenter: Segmenter, engine: Engine) -> dict[str, float]:
+    """The run with the median time: milliseconds by step, for an image of the working size that is decoded already."""
+    height, width = engine.manifest.input.working_size
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    runs = [segmenter.segment_array(image, engine.manifest.name).timing for _ in range(TIMED_RUNS)]
+    middle = statistics.median_low(sum(timing.values()) for timing in runs)
+    return next(timing for timing in runs if sum(timing.values()) == middle)
+
+
+def _engines(repository: Repository) -> list[Engine]:
+    return [repository.get(name) for name in repository.names()]
+
+
+def _list_broken(reasons: Iterable[str]) -> None:
+    for reason in reasons:
+        typer.echo(f"broken: {reason}", err=True)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _print(table: Table) -> None:
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
+
+
+# Shared ----------------------------------------------------------------------------------------------------------------------
+
+
+def _require_models(settings: Settings) -> None:
+    folder = settings.models_dir
+    if not folder.is_dir():
+        raise BadSetting(f"FCN_MODELS_DIR: there is no folder {folder}")
+    if not any(folder.glob("*.onnx")):
+        raise BadSetting(f"FCN_MODELS_DIR: there is no artifact (*.onnx) in {folder}")
+
+
+@contextlib.contextmanager
+def _opened(settings: Settings) -> Iterator[Segmenter]:
+    """The models, opened as the service would open them."""
+    _require_models(settings)
+    repository = Repository(
+        settings.models_dir, EngineOptions(settings.provider, settings.threads), default=settings.default_model
+    )
+    limits = Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side)
+    with contextlib.closing(Segmenter(repository, limits)) as segmenter:
+        yield segmenter

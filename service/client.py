@@ -1,0 +1,645 @@
+"""The other end of the wire: ``Client``, and its twin ``AsyncClient`` for asyncio.
+
+::
+
+    with Client("http://127.0.0.1:8000") as client:
+        mask = client.segment("street.jpg")
+    mask.labels      # H x W uint8, the class id of every pixel
+    mask.classes     # what was found: id, name, pixels, share
+    mask.timing      # milliseconds by stage, as the server measured them
+
+What goes wrong on the server is raised here as the same class, found by its ``code`` (``service.errors``), with the problem's
+facts, ``status`` and ``request_id`` as attributes; a code that this version does not know is a plain ``ServiceError``. Two
+more classes are the wire's own: ``ConnectionFailed`` and ``TimedOut``.
+
+Segmentation is pure: the same image gives the same mask and leaves nothing behind. A POST is therefore safe to repeat, and is
+repeated when the server sheds it or is not ready (429 and 503 with ``Retry-After``) and when the connection cannot be made or
+breaks, for as long as the call's time allows.
+
+May import: httpx, numpy, ``service.errors``, ``service.encodings``; Pillow only where the caller has already done so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import io
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from service import __version__
+from service.encodings import png, rle
+from service.errors import BY_CODE, ServiceError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    ImageLike = str | os.PathLike[str] | bytes | bytearray | memoryview | NDArray[np.uint8] | Image.Image
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+_KEEP_ALIVE_S = 4.0
+"""Idle connections are dropped a second before the server (uvicorn: 5 s) would, so that no request meets a closing one."""
+
+_GRACE_S = 0.25
+"""Beyond a request's own deadline: the time in which the server's answer to that deadline can still arrive."""
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 1.0
+"""Pauses between attempts to reach a server that cannot be reached: each twice the one before."""
+
+_SHED = frozenset((429, 503))
+_PROSE = frozenset(("type", "title", "detail", "error"))
+_PNG_MODES = frozenset(("1", "L", "LA", "P", "RGB", "RGBA", "I;16"))
+
+
+class ConnectionFailed(ServiceError):
+    """The server could not be reached, or hung up before its answer was complete."""
+
+    code = "connection_failed"
+
+
+class TimedOut(ServiceError):
+    """The server did not answer in the time that the caller gave it."""
+
+    code = "timed_out"
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """How long to wait, in seconds; ``total_s`` is the one that a caller feels, the others find a dead server sooner."""
+
+    connect_s: float = 2.0
+    """For a connection."""
+    write_s: float = 10.0
+    """For the network to take the next piece of the image."""
+    read_s: float = 30.0
+    """For the next piece of the answer."""
+    total_s: float = 60.0
+    """For the whole call, with all its attempts and the pauses between them."""
+
+
+@dataclass(frozen=True)
+class ClassPresent:
+    """A class that occurs in a mask."""
+
+    id: int
+    name: str
+    pixels: int
+    share: float
+    """Of all pixels, 0..1."""
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which model made a mask."""
+
+    name: str
+    version: str
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """What became of one image."""
+
+    labels: NDArray[np.uint8]
+    """H x W uint8, of the upright image's own size: the class id of every pixel; 255 is unlabelled."""
+    classes: tuple[ClassPresent, ...]
+    """Those that occur, in the order of their ids."""
+    model: ModelIdentity
+    timing: dict[str, float]
+    """Milliseconds that the server spent, by stage."""
+    request_id: str
+    """Names the request in the server's log."""
+    frame_id: str | None
+    frame_stamp: str | None
+    """As they were given to ``segment``, to match the mask with its frame."""
+
+
+@dataclass(frozen=True)
+class ClassEntry:
+    """One row of a model's class table."""
+
+    id: int
+    name: str
+    color: tuple[int, int, int]
+    """RGB, 0..255."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that the server offers."""
+
+    name: str
+    version: str
+    classes: tuple[ClassEntry, ...]
+    manifest: Mapping[str, Any] = field(repr=False)
+    """Everything that the model says of itself."""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The models of a server."""
+
+    default: str
+    """The name of the one that answers when a request names none."""
+    models: tuple[ServedModel, ...]
+
+
+class Client:
+    """Calls a server, one call at a time a thread; threads may share it, and then share its connections.
+
+    Takes:
+        url: where the server is
+        api_key: sent as ``X-API-Key``; never shown
+        timeouts: see :class:`Timeouts`
+        retries: attempts after the first
+        connections: kept open at the most
+        transport: instead of httpx's own, for a proxy, a Unix socket or a test
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        timeouts: Timeouts = Timeouts(),
+        retries: int = 8,
+        connections: int = 16,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._timeouts, self._retries = timeouts, retries
+        self._http = httpx.Client(transport=transport, **_http_options(url, api_key, connections))
+
+    def segment(
+        self,
+        image: ImageLike,
+        model: str | None = None,
+        *,
+        classes: Iterable[str | int] | None = None,
+        min_confidence: float | None = None,
+        deadline_ms: float | None = None,
+        frame_id: str | None = None,
+        frame_stamp: str | None = None,
+    ) -> Mask:
+        """Segment one image.
+
+        Takes:
+            image: an image file's path or bytes; or an H x W x 3 uint8 RGB or H x W uint8 grey array; or a Pillow image, taken
+                as its pixels are (its EXIF orientation is not applied)
+            model: the server's default by default
+            classes: names or ids to keep; pixels of other classes become 255
+            min_confidence: 0..1; pixels of which the network is less sure become 255
+            deadline_ms: when the mask is of no use any more, counted from now
+            frame_id, frame_stamp: come back with the mask
+        Gives:
+            the mask, of the upright image's size
+        Raises:
+            ServiceError: see the module
+            OSError: if the file cannot be read
+            TypeError, ValueError: if ``image`` is nothing of the above, or a text cannot travel in a header
+        """
+        call = segment_call(image_bytes(image), model, classes, min_confidence, deadline_ms, frame_id, frame_stamp)
+        return parse_mask(self._exchange(call))
+
+    def models(self) -> Catalogue:
+        """What the server offers."""
+        return parse_catalogue(self._exchange(Call("GET", "/models")))
+
+    def ready(self) -> bool:
+        """Whether the server would serve a request now; False, too, if there is none."""
+        try:
+            return self._attempt(_Budget(self._timeouts, 0), Call("GET", "/readyz")).status == httpx.codes.OK
+        except (ConnectionFailed, TimedOut):
+            return False
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _exchange(self, call: Call) -> Reply:
+        budget = _Budget(self._timeouts, self._retries, call.deadline_ms)
+        while True:
+            try:
+                reply = self._attempt(budget, call)
+                raise_for_problem(reply)
+            except ServiceError as error:
+                time.sleep(budget.pause_after(error))
+            else:
+                return reply
+
+    def _attempt(self, budget: _Budget, call: Call) -> Reply:
+        request = call.to_request(self._http, budget)
+        try:
+            response = self._http.send(request, stream=True)
+            try:
+                # httpx bounds the wait for each piece; a server that drips is stopped here.
+                content = b"".join(budget.while_it_lasts(response.iter_bytes()))
+            finally:
+                response.close()
+        except httpx.RequestError as error:
+            raise wire_error(error) from error
+        return Reply(response.status_code, response.headers, content)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Client({self._http.base_url!r})"  # httpx hides a password in it
+
+
+class AsyncClient:
+    """:class:`Client` for asyncio: the same calls, awaited; many may run at once."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        timeouts: Timeouts = Timeouts(),
+        retries: int = 8,
+        connections: int = 16,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._timeouts, self._retries = timeouts, retries
+        self._http = httpx.AsyncClient(transport=transport, **_http_options(url, api_key, connections))
+
+    async def segment(
+        self,
+        image: ImageLike,
+        model: str | None = None,
+        *,
+        classes: Iterable[str | int] | None = None,
+        min_confidence: float | None = None,
+        deadline_ms: float | None = None,
+        frame_id: str | None = None,
+        frame_stamp: str | None = None,
+    ) -> Mask:
+        """Segment one image: see :meth:`Client.segment`."""
+        body = await asyncio.to_thread(image_bytes, image)
+        call = segment_call(body, model, classes, min_confidence, deadline_ms, frame_id, frame_stamp)
+        return parse_mask(await self._exchange(call))
+
+    async def models(self) -> Catalogue:
+        """What the server offers."""
+        return parse_catalogue(await self._exchange(Call("GET", "/models")))
+
+    async def ready(self) -> bool:
+        """Whether the server would serve a request now; False, too, if there is none."""
+        try:
+            return (await self._attempt(_Budget(self._timeouts, 0), Call("GET", "/readyz"))).status == httpx.codes.OK
+        except (ConnectionFailed, TimedOut):
+            return False
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def _exchange(self, call: Call) -> Reply:
+        budget = _Budget(self._timeouts, self._retries, call.deadline_ms)
+        while True:
+            try:
+                reply = await self._attempt(budget, call)
+                raise_for_problem(reply)
+            except ServiceError as error:
+                await asyncio.sleep(budget.pause_after(error))
+            else:
+                return reply
+
+    async def _attempt(self, budget: _Budget, call: Call) -> Reply:
+        request = call.to_request(self._http, budget)
+        try:
+            async with asyncio.timeout(budget.left_s()):
+                response = await self._http.send(request)
+        except TimeoutError as error:
+            raise TimedOut(_OUT_OF_TIME) from error
+        except httpx.RequestError as error:
+            raise wire_error(error) from error
+        return Reply(response.status_code, response.headers, response.content)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"AsyncClient({self._http.base_url!r})"
+
+
+# Below: everything that the twins share. None of it touches the network.
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request before it is sent, perhaps several times."""
+
+    method: str
+    path: str
+    params: tuple[tuple[str, str], ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: bytes = field(default=b"", repr=False)
+    deadline_ms: float | None = None
+
+    def to_request(self, http: httpx.Client | httpx.AsyncClient, budget: _Budget) -> httpx.Request:
+        """The next attempt, with what is left of the call's time."""
+        headers = dict(self.headers)
+        if self.deadline_ms is not None:
+            headers["X-Deadline-Ms"] = f"{budget.deadline_left_ms():.0f}"
+        # No body at all is something else than an empty one: a GET has no Content-Length.
+        content = self.content if self.method == "POST" else None
+        return http.build_request(
+            self.method, self.path, params=self.params, headers=headers, content=content, timeout=budget.timeout()
+        )
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer, read to its end."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes = field(repr=False)
+
+
+def image_bytes(image: ImageLike) -> bytes:
+    """Make an image file of whatever the caller has.
+
+    Takes:
+        image: see :meth:`Client.segment`
+    Gives:
+        the file's bytes; arrays become PNG, which loses nothing
+    Raises:
+        OSError: if the file cannot be read
+        TypeError, ValueError: if it is nothing that can be sent
+    """
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, np.ndarray):
+        return _array_to_png(image)
+    pillow = sys.modules.get("PIL.Image")  # whoever holds a Pillow image has imported it
+    if pillow is not None and isinstance(image, pillow.Image):
+        return _picture_to_png(image)
+    if isinstance(image, str | os.PathLike):
+        return Path(image).read_bytes()
+    raise TypeError(f"an image is a path, bytes, a uint8 array or a Pillow image, not {type(image).__name__}")
+
+
+def segment_call(
+    body: bytes,
+    model: str | None = None,
+    classes: Iterable[str | int] | None = None,
+    min_confidence: float | None = None,
+    deadline_ms: float | None = None,
+    frame_id: str | None = None,
+    frame_stamp: str | None = None,
+) -> Call:
+    """Describe ``POST /segment`` for one image file; the mask is asked for as the contract's run-length encoding."""
+    kept = [classes] if isinstance(classes, str) else classes or ()
+    params = [("format", "rle"), *(("classes", str(wanted)) for wanted in kept)]
+    if model is not None:
+        params.append(("model", model))
+    if min_confidence is not None:
+        params.append(("min_confidence", str(min_confidence)))
+    headers = {"Content-Type": "application/octet-stream"}
+    if frame_id is not None:
+        headers["X-Frame-Id"] = _sendable("frame_id", frame_id)
+    if frame_stamp is not None:
+        headers["X-Frame-Stamp"] = _sendable("frame_stamp", frame_stamp)
+    return Call("POST", "/segment", tuple(params), headers, body, deadline_ms)
+
+
+def parse_mask(reply: Reply) -> Mask:
+    """Read a mask from a good reply.
+
+    Raises:
+        ServiceError: if the reply holds none
+    """
+    try:
+        document = json.loads(reply.content)
+        model = document["model"]
+        return Mask(
+            labels=rle.decode(document),
+            classes=tuple(
+                ClassPresent(entry["id"], entry["name"], entry["pixels"], entry["share"]) for entry in document["classes"]
+            ),
+            model=ModelIdentity(model["name"], model["version"], model["sha256"]),
+            timing=parse_server_timing(reply.headers.get("Server-Timing", "")),
+            request_id=reply.headers.get("X-Request-ID", ""),
+            frame_id=reply.headers.get("X-Frame-Id"),
+            frame_stamp=reply.headers.get("X-Frame-Stamp"),
+        )
+    except (ValueError, LookupError, TypeError) as error:
+        raise _misunderstood(reply) from error
+
+
+def parse_catalogue(reply: Reply) -> Catalogue:
+    """Read the list of models from a good reply.
+
+    Raises:
+        ServiceError: if the reply holds none
+    """
+    try:
+        document = json.loads(reply.content)
+        return Catalogue(
+            default=document["default"],
+            models=tuple(
+                ServedModel(
+                    name=manifest["name"],
+                    version=manifest["version"],
+                    classes=tuple(
+                        ClassEntry(row["id"], row["name"], (row["color"][0], row["color"][1], row["color"][2]))
+                        for row in manifest["classes"]
+                    ),
+                    manifest=manifest,
+                )
+                for manifest in document["models"]
+            ),
+        )
+    except (ValueError, LookupError, TypeError) as error:
+        raise _misunderstood(reply) from error
+
+
+def parse_server_timing(header: str) -> dict[str, float]:
+    """Read ``decode;dur=1.2, infer;dur=30.5`` into milliseconds by name; an entry without a duration is left out."""
+    timing = {}
+    for entry in header.split(","):
+        name, *parameters = (part.strip() for part in entry.split(";"))
+        for parameter in parameters:
+            if parameter.startswith("dur="):
+                timing[name] = float(parameter.removeprefix("dur="))
+    return timing
+
+
+def raise_for_problem(reply: Reply) -> None:
+    """Raise what a reply other than 200 says went wrong.
+
+    Raises:
+        ServiceError: of the class that the problem's code names
+    """
+    if reply.status == httpx.codes.OK:
+        return
+    try:
+        problem = json.loads(reply.content)
+        error = BY_CODE.get(problem["code"], ServiceError)(problem["detail"])
+        error.facts.update({name: fact for name, fact in problem.items() if name not in _PROSE})
+    except (ValueError, LookupError, TypeError):
+        error = _misunderstood(reply)  # a proxy's page, or another server's
+    error.facts["status"] = reply.status
+    wait_s = parse_retry_after(reply.headers.get("Retry-After", ""))
+    if wait_s is not None:
+        error.facts.setdefault("retry_after_s", wait_s)  # the body's figure is not rounded to whole seconds
+    raise error
+
+
+def parse_retry_after(header: str) -> float | None:
+    """Read ``Retry-After``, either form of it.
+
+    Gives:
+        seconds from now, at least 0; None if it says nothing that can be understood
+    """
+    if header.strip().isdecimal():
+        return float(header)
+    try:
+        moment = email.utils.parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    return max(0.0, moment.timestamp() - time.time())
+
+
+def wire_error(error: httpx.RequestError) -> ServiceError:
+    """The transport's error as one of ours."""
+    if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+        return TimedOut(_OUT_OF_TIME)
+    where = f"{error.request.url.scheme}://{error.request.url.netloc.decode('ascii')}"
+    return ConnectionFailed(f"no answer from {where}: {str(error) or type(error).__name__}")
+
+
+class _Budget:
+    """What is left of one call: time, and attempts."""
+
+    def __init__(self, timeouts: Timeouts, retries: int, deadline_ms: float | None = None) -> None:
+        started = time.monotonic()
+        self._timeouts, self._retries_left, self._pause_s = timeouts, retries, _FIRST_PAUSE_S
+        self._deadline = started + (timeouts.total_s if deadline_ms is None else deadline_ms / 1000)
+        self._end = min(started + timeouts.total_s, self._deadline + _GRACE_S)
+
+    def left_s(self) -> float:
+        """Seconds until the caller must have an answer."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimedOut(_OUT_OF_TIME)
+        return left
+
+    def deadline_left_ms(self) -> float:
+        """Milliseconds in which the mask is still of use; at least 1."""
+        return max(1.0, (self._deadline - time.monotonic()) * 1000)
+
+    def timeout(self) -> httpx.Timeout:
+        """For one attempt."""
+        left, limits = self.left_s(), self._timeouts
+        return httpx.Timeout(
+            connect=min(limits.connect_s, left), write=min(limits.write_s, left), read=min(limits.read_s, left), pool=left
+        )
+
+    def while_it_lasts(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """Pass on what comes until the time is up."""
+        for chunk in chunks:
+            self.left_s()
+            yield chunk
+
+    def pause_after(self, error: ServiceError) -> float:
+        """Seconds to wait before the next attempt.
+
+        Raises:
+            ServiceError: the very error, if another attempt cannot help or could not end in time
+        """
+        wait_s: object = None
+        if isinstance(error, ConnectionFailed):
+            wait_s = self._pause_s
+            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        elif error.facts.get("status") in _SHED:
+            wait_s = error.facts.get("retry_after_s")
+        if not isinstance(wait_s, int | float) or wait_s < 0 or self._retries_left == 0:
+            raise error
+        pause_s = wait_s * random.uniform(1, 1.2)  # noqa: S311 - callers who were shed together should not return together
+        if not time.monotonic() + pause_s < min(self._deadline, self._end):  # so written, NaN is no wait either
+            raise error
+        self._retries_left -= 1
+        return pause_s
+
+
+class _ApiKey(httpx.Auth):
+    """Adds the key to each request, so that it stands in no list of headers that could be printed."""
+
+    def __init__(self, key: str) -> None:
+        self._key = _sendable("api_key", key)
+
+    def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:  # type: ignore[override]
+        request.headers["X-API-Key"] = self._key
+        yield request
+
+    def __repr__(self) -> str:
+        return "ApiKey(**********)"
+
+
+_OUT_OF_TIME = "no answer in the time given: see Timeouts and deadline_ms"
+
+
+def _http_options(url: str, api_key: str | None, connections: int) -> dict[str, Any]:
+    return {
+        "base_url": url,
+        "auth": None if api_key is None else _ApiKey(api_key),
+        "headers": {"User-Agent": f"fcn-serve-client/{__version__}"},
+        "limits": httpx.Limits(
+            max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=_KEEP_ALIVE_S
+        ),
+    }
+
+
+def _sendable(name: str, value: str) -> str:
+    if not (value.isascii() and value.isprintable()):  # the value is not repeated: it may be a key
+        raise ValueError(f"{name} must be printable ASCII: it travels in a header")
+    return value
+
+
+def _array_to_png(array: NDArray[Any]) -> bytes:
+    if array.dtype != np.uint8:
+        raise TypeError(f"an image array is uint8, not {array.dtype}")
+    if array.size == 0 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+        raise ValueError(f"an image array is H x W x 3 or H x W, not {' x '.join(map(str, array.shape))}")
+    return png.encode_gray(array) if array.ndim == 2 else png.encode_rgb(array)
+
+
+def _picture_to_png(picture: Image.Image) -> bytes:
+    if picture.mode == "RGB":
+        return _array_to_png(np.asarray(picture))
+    buffer = io.BytesIO()
+    writable = picture if picture.mode in _PNG_MODES else picture.convert("RGB")
+    writable.save(buffer, "PNG", compress_level=1, exif=b"")
+    return buffer.getvalue()
+
+
+def _misunderstood(reply: Reply) -> ServiceError:
+    kind = reply.headers.get("Content-Type", "no type")
+    return ServiceError(f"HTTP {reply.status} ({kind}) that is not fcn-serve's: is the address right?", status=reply.status)

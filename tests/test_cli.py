@@ -1,0 +1,422 @@
+"""The command line: the commands as a person types them, on real files, real artifacts and real ports."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service import cli
+from service.client import Client
+from service.encodings import overlay
+from service.pipeline.manifest import SplitScores
+from tests.conftest import encode_image, make_graph, make_image, make_labels, make_manifest, write_artifact
+
+COMMAND = [sys.executable, "-m", "service"]
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Outcome(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """``run("segment", path, FCN_THREADS="1")``: a command in this process, with the colour network to serve."""
+
+    def invoke(*words: object, **environment: object) -> Outcome:
+        monkeypatch.setenv("FCN_MODELS_DIR", str(artifact_dir))
+        for name, value in environment.items():
+            monkeypatch.setenv(name, str(value))
+        monkeypatch.setattr(sys, "argv", ["fcn-serve", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capsys.readouterr()
+        assert isinstance(end.value.code, int)
+        return Outcome(end.value.code, captured.out, captured.err)
+
+    return invoke
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with two images, a third one in a folder below, and a file that is none."""
+    photos = tmp_path / "photos"
+    (photos / "night").mkdir(parents=True)
+    for name in ("a.jpg", "b.PNG", "night/c.bmp"):
+        picture = encode_image(make_image(), {".jpg": "JPEG", ".PNG": "PNG", ".bmp": "BMP"}[Path(name).suffix])
+        (photos / name).write_bytes(picture)
+    (photos / "notes.txt").write_text("no image")
+    return photos
+
+
+def files(folder: Path) -> list[str]:
+    """Every file below a folder, by its path within."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+# segment ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_mask_and_overlay_are_written_beside_each_image(run: Run, folder: Path) -> None:
+    """A folder is searched to the bottom; each image gets its mask, with the right classes, and its overlay."""
+    before = {name: (folder / name).read_bytes() for name in files(folder)}
+    outcome = run("segment", folder)
+    assert outcome.code == 0
+    assert "3 of 3 segmented with colours@1.0.0" in outcome.out
+    results = {name + end for name in ("a", "b", "night/c") for end in (".mask.png", ".overlay.png")}
+    assert set(files(folder)) == set(before) | results
+    assert all((folder / name).read_bytes() == content for name, content in before.items())
+    mask = np.asarray(Image.open(folder / "b.mask.png"))
+    assert np.mean(mask == make_labels()) > 0.9
+    blended = overlay.blend(make_image(), mask, make_manifest().palette())
+    assert np.array_equal(np.asarray(Image.open(folder / "b.overlay.png")), blended)
+
+
+def test_a_second_run_does_not_take_the_results_for_images(run: Run, folder: Path) -> None:
+    """Running again does the same again, and no more."""
+    run("segment", folder)
+    once = files(folder)
+    outcome = run("segment", folder)
+    assert "3 of 3" in outcome.out
+    assert files(folder) == once
+
+
+def test_out_keeps_the_shape_of_the_folder(run: Run, folder: Path, tmp_path: Path) -> None:
+    """With --out nothing is written beside the images, and folders below stay folders below."""
+    before = files(folder)
+    assert run("segment", folder, "--out", tmp_path / "new" / "results").code == 0
+    assert files(folder) == before
+    written = files(tmp_path / "new" / "results")
+    assert written == [
+        *("a.mask.png", "a.overlay.png", "b.mask.png", "b.overlay.png"),
+        *("night/c.mask.png", "night/c.overlay.png"),
+    ]
+
+
+def test_a_broken_file_stops_nobody(run: Run, folder: Path) -> None:
+    """The others are done; the summary names each broken one with its reason, and the exit code is 1."""
+    (folder / "letter.jpg").write_text("dear reader")
+    (folder / "half.jpg").write_bytes((folder / "a.jpg").read_bytes()[:300])
+    (folder / "empty.png").touch()
+    outcome = run("segment", folder, folder / "missing.jpg")
+    assert outcome.code == 1
+    assert "3 of 7 segmented" in outcome.out
+    assert len(outcome.err.splitlines()) == 4
+    for name in ("letter.jpg", "half.jpg", "empty.png", "missing.jpg: No such file or directory"):
+        assert f"{folder / name}" in outcome.err
+    assert not (folder / "letter.mask.png").exists()
+
+
+def test_limits_hold_on_the_command_line_too(run: Run, folder: Path) -> None:
+    """The service's limits on bytes and pixels are this command's limits."""
+    many = run("segment", folder / "a.jpg", FCN_MAX_IMAGE_BYTES=100)
+    assert many.code == 1
+    assert "FCN_MAX_IMAGE_BYTES allows 100" in many.err
+    assert run("segment", folder / "a.jpg", FCN_MAX_IMAGE_PIXELS=100).code == 1
+
+
+def test_images_of_one_stem_get_results_of_their_own(run: Run, tmp_path: Path) -> None:
+    """a.jpg and a.png side by side do not overwrite each other's mask."""
+    (tmp_path / "a.jpg").write_bytes(encode_image(make_image(), "JPEG"))
+    (tmp_path / "a.png").write_bytes(encode_image(make_image()))
+    assert run("segment", tmp_path).code == 0
+    results = {f"a.{kind}.{what}.png" for kind in ("jpg", "png") for what in ("mask", "overlay")}
+    assert set(files(tmp_path)) == {"a.jpg", "a.png"} | results
+
+
+def test_an_input_is_never_overwritten(run: Run, tmp_path: Path) -> None:
+    """Where a result would have the name of an input, that image is left out and named."""
+    for name in ("a.jpg", "a.mask.png"):
+        (tmp_path / name).write_bytes(encode_image(make_image(), {"j": "JPEG", "p": "PNG"}[name[-3]]))
+    before = (tmp_path / "a.mask.png").read_bytes()
+    outcome = run("segment", tmp_path / "a.jpg", tmp_path / "a.mask.png")
+    assert outcome.code == 1
+    assert "a.jpg" in outcome.err
+    assert "is an input" in outcome.err
+    assert (tmp_path / "a.mask.png").read_bytes() == before
+    assert (tmp_path / "a.mask.mask.png").exists()
+
+
+def test_two_images_never_write_one_result(run: Run, tmp_path: Path) -> None:
+    """Images of one name from two folders, sent into one: the second is named instead of overwriting the first."""
+    for name in ("day", "night"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(encode_image(make_image()))
+    outcome = run("segment", tmp_path / "day" / "a.png", tmp_path / "night" / "a.png", "--out", tmp_path / "out")
+    assert outcome.code == 1
+    assert "1 of 2" in outcome.out
+    assert "night/a.png" in outcome.err
+
+
+def test_an_image_named_twice_is_done_once(run: Run, folder: Path) -> None:
+    """By itself and through its folder: one image, one job."""
+    assert "3 of 3" in run("segment", folder / "a.jpg", folder, folder / "night" / ".." / "a.jpg").out
+
+
+def test_a_folder_without_images_is_named(run: Run, tmp_path: Path) -> None:
+    """An empty folder is a mistake worth an exit code."""
+    outcome = run("segment", tmp_path)
+    assert outcome.code == 1
+    assert f"{tmp_path}: there is no image in this folder" in outcome.err
+
+
+def test_a_folder_that_cannot_be_written_is_told_for_each_image(run: Run, folder: Path, tmp_path: Path) -> None:
+    """A results' folder that is a file: a reason, no trace, nothing left behind."""
+    (tmp_path / "taken").touch()
+    outcome = run("segment", folder / "a.jpg", "--out", tmp_path / "taken")
+    assert outcome.code == 1
+    assert "a.jpg: " in outcome.err
+    assert (tmp_path / "taken").read_bytes() == b""
+
+
+def test_the_model_is_chosen_by_name(run: Run, folder: Path, tmp_path: Path) -> None:
+    """--model takes another network; a name that is not there lists those that are."""
+    models = tmp_path / "models"
+    models.mkdir()
+    write_artifact(models / "colours.onnx")
+    write_artifact(models / "b.onnx", make_manifest(name="backwards"), make_graph(np.eye(3, dtype=np.float32)[::-1].copy()))
+    assert run("segment", folder / "b.PNG", "--model", "colours", FCN_MODELS_DIR=models).code == 0
+    plain = np.asarray(Image.open(folder / "b.mask.png")).copy()
+    assert "backwards@1.0.0" in run("segment", folder / "b.PNG", FCN_MODELS_DIR=models).out
+    assert np.array_equal(np.asarray(Image.open(folder / "b.mask.png")), 2 - plain)
+    unknown = run("segment", folder / "b.PNG", "--model", "missing", FCN_MODELS_DIR=models)
+    assert unknown.code == 1
+    assert "backwards, colours" in unknown.err
+
+
+def test_on_a_terminal_a_bar_shows_speed_and_time_left(folder: Path, artifact_dir: Path) -> None:
+    """The bar is drawn on the standard error, and only where somebody can see it."""
+    watching, shown = pty.openpty()
+    environment = {**os.environ, "FCN_MODELS_DIR": str(artifact_dir), "TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(
+        [*COMMAND, "segment", str(folder)], stderr=shown, stdout=subprocess.PIPE, cwd=ROOT, env=environment
+    ) as process:
+        os.close(shown)
+        drawn = b""
+        with contextlib.suppress(OSError):  # the way in which a closed terminal ends
+            while piece := os.read(watching, 65536):
+                drawn += piece
+        os.close(watching)
+        assert process.stdout is not None
+        printed = process.stdout.read()
+    assert process.returncode == 0
+    assert b"3/3" in drawn
+    assert b"frames/s" in drawn
+    assert re.search(rb"\d:\d\d", drawn)
+    assert printed.count(b"\n") == 1
+
+
+def test_ctrl_c_leaves_whole_files_only(tmp_path: Path, artifact_dir: Path) -> None:
+    """Interrupted in the middle: exit code 130, one line, and every file that is there can be read."""
+    picture = encode_image(make_image(720, 1280), "JPEG")
+    for i in range(400):
+        (tmp_path / f"{i:03}.jpg").write_bytes(picture)
+    environment = {**os.environ, "FCN_MODELS_DIR": str(artifact_dir)}
+    with subprocess.Popen(
+        [*COMMAND, "segment", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+    ) as process:
+        while not (tmp_path / "002.mask.png").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert out == ""
+    assert re.fullmatch(r"interrupted after \d+ of 400 images; what was written is whole\n", err)
+    written = [path for path in tmp_path.iterdir() if path.suffix == ".png"]
+    assert 6 <= len(written) < 800
+    for path in written:
+        Image.open(path).load()
+    assert not list(tmp_path.glob("*.part"))
+
+
+# models, check ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def models_dir(tmp_path: Path) -> Path:
+    """Two good artifacts, one with scores, and a broken one."""
+    models = tmp_path / "models"
+    models.mkdir()
+    scores = SplitScores(pixel_accuracy=0.9, mean_accuracy=0.8, mean_iou=0.7, frequency_weighted_iou=0.8)
+    write_artifact(models / "colours.onnx", make_manifest(scores={"camvid-val": scores}))
+    write_artifact(models / "other.onnx", make_manifest(name="other", version="2.1"))
+    (models / "torn.onnx").write_bytes((models / "other.onnx").read_bytes()[:200])
+    return models
+
+
+def test_models_are_listed_with_what_they_are(run: Run, models_dir: Path) -> None:
+    """Name, version, size and score of each, the default marked, the broken one with its reason."""
+    outcome = run("models", FCN_MODELS_DIR=models_dir)
+    assert outcome.code == 0
+    lines = outcome.out.splitlines()
+    assert re.match(r"\*\s+colours\s+1\.0\.0\s.*128 x 96.*camvid-val 0\.700", lines[1])
+    assert re.match(r"\s+other\s+2\.1\s", lines[2])
+    assert re.match(r"broken: torn\.onnx: .*\n", outcome.err)
+    other = run("models", FCN_MODELS_DIR=models_dir, FCN_DEFAULT_MODEL="other")
+    assert [line.split()[:2] for line in other.out.splitlines()[1:3]] == [["colours", "1.0.0"], ["*", "other"]]
+
+
+def test_check_proves_and_times_every_artifact(run: Run, artifact_dir: Path) -> None:
+    """Provider, file and the time of a frame; exit code 0 when all is well."""
+    outcome = run("check")
+    assert outcome.code == 0
+    (line,) = [line for line in outcome.out.splitlines() if "colours.onnx" in line]
+    assert re.search(r"\scpu\s+128 x 96\s+[\d.]+ ms\s+[\d.]+ ms", line)
+    assert outcome.err == ""
+
+
+def test_check_fails_when_an_artifact_is_broken(run: Run, models_dir: Path) -> None:
+    """The good ones are still timed; the broken one is named, and the exit code is 1."""
+    outcome = run("check", FCN_MODELS_DIR=models_dir)
+    assert outcome.code == 1
+    assert "colours.onnx" in outcome.out
+    assert re.fullmatch(r"broken: torn\.onnx: .*\n", outcome.err)
+
+
+def test_check_runs_the_whole_pipeline(run: Run, tmp_path: Path) -> None:
+    """An artifact that opens and gives no numbers is broken, too."""
+    write_artifact(tmp_path / "nan.onnx", graph=make_graph(np.full((3, 3), np.nan, np.float32)))
+    outcome = run("check", FCN_MODELS_DIR=tmp_path)
+    assert outcome.code == 1
+    assert "nan.onnx" in outcome.err
+
+
+# What cannot be started ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [["serve"], ["check"], ["models"], ["segment", "x.jpg"]], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"FCN_MODELS_DIR": "/no/such/folder"}, "/no/such/folder"),
+        ({"FCN_MODELS_DIR": os.curdir + "/service"}, "no artifact"),
+        ({"FCN_THREADS": "many"}, "FCN_THREADS"),
+        ({"FCN_PROVIDER": "tpu"}, "FCN_PROVIDER"),
+    ],
+    ids=["missing", "empty", "threads", "provider"],
+)
+def test_a_setting_that_cannot_be_used_is_one_line(
+    command: list[str], environment: dict[str, str], words: str, run: Run
+) -> None:
+    """Every command says which setting it is, in one line, with exit code 2."""
+    outcome = run(*command, **environment)
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert re.fullmatch(r"fcn-serve: FCN_.*\n", outcome.err)
+    assert words in outcome.err
+
+
+def test_a_port_that_is_taken_is_one_line(run: Run) -> None:
+    """The service says which port, and does not start."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        outcome = run("serve", "--port", port)
+    assert outcome.code == 2
+    assert re.fullmatch(rf"fcn-serve: FCN_PORT: cannot listen on port {port} of 127\.0\.0\.1: .*in use\n", outcome.err)
+
+
+def test_a_host_that_is_none_is_one_line(run: Run) -> None:
+    """A name that is nobody's address, or somebody else's."""
+    assert re.fullmatch(r"fcn-serve: FCN_HOST: .*\n", run("serve", "--host", "no such host").err)
+    assert re.fullmatch(r"fcn-serve: FCN_PORT: .*\n", run("serve", "--host", "192.0.2.1", "--port", 0).err)
+
+
+@pytest.mark.parametrize("words", [["serve", "--port", "many"], ["segment"], ["dance"], ["segment", "--quick", "x.jpg"]])
+def test_a_command_line_that_makes_no_sense_has_exit_code_2(words: list[str], run: Run) -> None:
+    """A mistyped command is told as such."""
+    assert run(*words).code == 2
+
+
+def test_help_names_the_commands(run: Run) -> None:
+    """The four commands of the contract."""
+    out = run("--help").out
+    for command in ("serve", "segment", "models", "check"):
+        assert f"  {command}" in out
+
+
+# serve -----------------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def serving(models: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """``fcn-serve serve`` on a free port, in a process of its own."""
+    environment = {**os.environ, "FCN_MODELS_DIR": str(models), "FCN_PORT": "0", **environment}
+    command = [*COMMAND, "serve"]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def address_of(process: subprocess.Popen[str]) -> str:
+    """What the service says of where it listens."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if found := re.search(r"listens on (http://[\d.]+:\d+)", line):
+            return found[1]
+    raise AssertionError("the service ended without an address")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_says_where_and_ends_well(number: signal.Signals, artifact_dir: Path) -> None:
+    """The address in its log answers; Ctrl-C and SIGTERM end it with exit code 0, and without a trace."""
+    with serving(artifact_dir) as process:
+        with Client(address_of(process)) as client:
+            while not client.ready():
+                time.sleep(0.02)
+            assert client.segment(make_image()).labels.shape == (96, 128)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "Traceback" not in err
+
+
+def test_json_lines_are_json_from_the_first(artifact_dir: Path) -> None:
+    """Whoever reads the log by machine can read all of it."""
+    with serving(artifact_dir, FCN_LOG_FORMAT="json") as process:
+        assert process.stderr is not None
+        lines: list[str] = []
+        while "listens on" not in (lines or [""])[-1]:
+            lines.append(process.stderr.readline())
+        process.terminate()
+        lines += process.communicate(timeout=20)[1].splitlines()
+    assert all(json.loads(line)["message"] for line in lines)
+
+
+def test_a_start_that_fails_has_no_trace(artifact_dir: Path) -> None:
+    """A provider that is not there: the last line says what is missing, and the exit code is 1."""
+    with serving(artifact_dir, FCN_PROVIDER="cuda", CUDA_VISIBLE_DEVICES="") as process:
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    assert re.match(r"fcn-serve: CUDA", err.splitlines()[-1])
