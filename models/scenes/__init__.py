@@ -1,0 +1,52 @@
+"""Street scenes with exact labels: procedural pictures of a road, in CamVid's 11 classes, at any size, from a seed.
+
+    image, labels = street_scene(360, 480, seed=7)
+
+Made for samples, tests and benchmarks, and as training data for whoever has none. Nothing here is taken from a photograph.
+`python -m models.scenes` writes them to a folder of the form that training reads. Imports numpy and cv2 only, so that it runs
+where nothing but serving is installed.
+
+The rooms, in the order in which a scene is made: light (time of day), layout (what stands where), canvas (colour and class
+painted by the same strokes), ground, buildings, greenery, furniture, vehicles, people, and camera (lens, noise, JPEG).
+"""
+
+import numpy as np
+
+from models.scenes.camera import photograph
+from models.scenes.canvas import Canvas, Image, Noise
+from models.scenes.layout import draw_street, draw_view, paint_scene
+from models.scenes.light import draw_light
+
+CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
+
+__all__ = ["CLASSES", "street_scene"]
+
+
+def street_scene(height: int, width: int, seed: int) -> tuple[Image, Image]:
+    """Make one scene; the same arguments give the same scene.
+
+    Takes:
+        height, width: the picture's size in pixels, 16 or more
+        seed: 0 or more
+    Gives:
+        H x W x 3 uint8 RGB
+        H x W uint8 class ids 0..10: the class at each pixel's centre
+    Raises:
+        ValueError: if a side is shorter than 16 pixels or the seed is negative
+    """
+    if min(height, width) < 16:
+        raise ValueError(f"a scene is at least 16 x 16 pixels, not {height} x {width}")
+    rng = np.random.default_rng(seed)
+    light = draw_light(rng)
+    samples = _samples(height * width)
+    canvas = Canvas(draw_view(height, width, samples, rng), light, Noise(rng))
+    paint_scene(canvas, draw_street(light, rng), rng)
+    middle = samples // 2
+    labels = np.ascontiguousarray(canvas.labels[middle::samples, middle::samples])
+    dim = light.ambient < 0.55 and light.sun == 0
+    return photograph(canvas.color, samples, dim, rng), labels
+
+
+def _samples(pixels: int) -> int:
+    """Samples along a pixel's side: the more pixels there are, the less each edge needs."""
+    return 3 if pixels <= 100_000 else 2 if pixels <= 2_500_000 else 1
