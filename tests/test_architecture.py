@@ -1,0 +1,200 @@
+"""The import rules of the house, executed: by reading every import statement, and by importing for real with the forbidden
+packages blocked.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+WEB = {"fastapi", "starlette", "uvicorn", "httpx", "typer", "rich"}
+"""Third-party packages of the rim."""
+
+TRAINING = {"torch", "torchvision", "onnx", "onnxscript", "matplotlib", "tqdm"}
+"""Third-party packages of the export side; none of them is in the serving lock."""
+
+PIPELINE = {file.stem for file in (ROOT / "service" / "pipeline").glob("*.py")} - {"__init__"}
+"""The pipeline's files by name."""
+
+LEAVES = {"manifest", "cpus"}
+"""Files of the pipeline that are no steps: what an artifact says of itself, and how many cores there are."""
+
+
+def module_name(path: Path) -> str:
+    """``service/api/app.py`` -> ``service.api.app``; a package's ``__init__.py`` is the package."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_module(name: str) -> bool:
+    """Whether a dotted name is a file or a package of ours."""
+    base = ROOT.joinpath(*name.split("."))
+    return base.with_suffix(".py").is_file() or (base / "__init__.py").is_file()
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in the file; ``from a import b`` is ``a.b`` where that is a module."""
+    package = module_name(path) if path.name == "__init__.py" else module_name(path).rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *([base] if base else [])])
+            found |= {f"{base}.{alias.name}" if is_module(f"{base}.{alias.name}") else base for alias in node.names}
+    return found
+
+
+def within(module: str, *packages: str) -> bool:
+    """Whether a module is one of these packages or lies inside one."""
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def sources(folder: str) -> Iterator[Path]:
+    """The Python files of a folder, however deep."""
+    return (path for path in sorted((ROOT / folder).rglob("*.py")) if "__pycache__" not in path.parts)
+
+
+def offences(folder: str, *, forbidden: set[str], except_for: tuple[str, ...] = ()) -> list[str]:
+    """``file imports module`` for every import in a folder that it must not have."""
+    return [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in sources(folder)
+        if not within(module_name(path), *except_for)
+        for module in sorted(imports_of(path))
+        if within(module, *forbidden)
+    ]
+
+
+def test_the_reader_of_imports_misses_no_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rules below would pass silently if the reader missed a form of import."""
+    (tmp_path / "room" / "inner").mkdir(parents=True)
+    for name in ("room/__init__.py", "room/inner/__init__.py", "room/near.py", "room/inner/far.py"):
+        (tmp_path / name).touch()
+    file = tmp_path / "room" / "inner" / "here.py"
+    lines = (
+        "import a.b as c",
+        "from . import far",
+        "from ..near import x",
+        "def f():",
+        "    from d import e",
+        "    import torch",
+    )
+    file.write_text("\n".join(lines), "utf-8")
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    assert imports_of(file) == {"a.b", "room.inner.far", "room.near", "d", "torch"}
+
+
+def test_the_service_knows_neither_torch_nor_the_models_package() -> None:
+    """A server never needs what only training and exporting need."""
+    assert offences("service", forbidden=TRAINING | {"models"}) == []
+
+
+def test_the_pipeline_and_the_encodings_know_nothing_of_the_rim() -> None:
+    """Values in, arrays out: no HTTP, no settings, no command line below the rim."""
+    rim = WEB | {"service.api", "service.cli", "service.client", "service.settings"}
+    assert offences("service/pipeline", forbidden=rim) == []
+    assert offences("service/encodings", forbidden=rim) == []
+
+
+def test_the_steps_of_the_pipeline_do_not_import_one_another() -> None:
+    """Only the segmenter strings the steps together, and only the repository opens engines."""
+    allowed = {"segmenter": PIPELINE, "repository": {"engine"}}
+    offending = [
+        f"{step} imports {other}"
+        for step in sorted(PIPELINE)
+        for module in sorted(imports_of(ROOT / "service" / "pipeline" / f"{step}.py"))
+        if within(module, "service.pipeline")
+        for other in [module.removeprefix("service.pipeline").strip(".").split(".")[0]]
+        if other not in LEAVES | allowed.get(step, set())
+    ]
+    assert offending == []
+
+
+def test_only_the_command_line_and_the_application_read_the_settings() -> None:
+    """Everybody else is handed values, so that a test needs no environment."""
+    assert offences("service", forbidden={"service.settings"}, except_for=("service.cli", "service.api.app")) == []
+    assert offences("models", forbidden={"service.settings"}) == []
+
+
+def test_only_the_command_line_starts_the_application() -> None:
+    """The rim is a leaf of the tree: nothing imports it but the command that serves it."""
+    assert offences("service", forbidden={"service.api"}, except_for=("service.api", "service.cli")) == []
+
+
+def test_the_errors_import_nothing_of_ours() -> None:
+    """Everything may raise them, so they may need nothing."""
+    imported = imports_of(ROOT / "service" / "errors.py")
+    assert {module.split(".")[0] for module in imported} <= set(sys.stdlib_module_names)
+
+
+def test_the_client_needs_the_errors_and_the_encodings_at_the_most() -> None:
+    """A car's computer installs the client without the server's dependencies."""
+    ours = {module for module in imports_of(ROOT / "service" / "client.py") if within(module, "service")}
+    assert {module for module in ours if not within(module, "service.errors", "service.encodings")} <= {"service"}
+
+
+def test_models_imports_the_light_half_of_the_service_only() -> None:
+    """It may share the service's arithmetic and call a running service as anybody does; it never reaches the rim."""
+    assert offences("models", forbidden={"service.api", "service.cli", "fastapi", "starlette", "uvicorn"}) == []
+
+
+BLOCKER = """
+import importlib.abc, sys
+
+class Blocked(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {names!r}:
+            raise ModuleNotFoundError("blocked: " + name, name=name)
+
+sys.meta_path.insert(0, Blocked())
+{statement}
+"""
+
+
+def import_without(statement: str, names: set[str]) -> subprocess.CompletedProcess[str]:
+    """Run a statement in a fresh interpreter in which the named top-level packages do not exist."""
+    code = BLOCKER.format(names=names, statement=statement)
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+
+
+def third_party() -> set[str]:
+    """The top-level packages that the service's files import, standard library and ours left out."""
+    roots = {module.split(".")[0] for path in sources("service") for module in imports_of(path)}
+    return roots - set(sys.stdlib_module_names) - {"service", "models"}
+
+
+def test_blocking_an_import_really_blocks_it() -> None:
+    """The tests below would pass silently if the blocker let things through."""
+    assert "blocked: numpy" in import_without("import numpy", {"numpy"}).stderr
+
+
+def test_every_module_of_the_service_imports_first_where_torch_and_models_do_not_exist() -> None:
+    """Each room opens on a machine that has the serving set alone, whichever is entered first."""
+    modules = sorted(module_name(path) for path in sources("service") if path.name != "__main__.py")
+    forget = "for loaded in [name for name in sys.modules if name.split('.')[0] == 'service']: del sys.modules[loaded]"
+    statement = "\n".join(f"import {module}\n{forget}" for module in modules)
+    result = import_without(statement, TRAINING | {"models"})
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_client_imports_with_httpx_and_numpy_alone() -> None:
+    """Nothing of the server's set is needed on the other end of the wire."""
+    result = import_without("import service.client", (third_party() - {"httpx", "numpy"}) | TRAINING | {"models"})
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_sample_is_drawn_without_torch() -> None:
+    """``make run`` installs no torch, and still has a street to send."""
+    result = import_without("import models.scenes", TRAINING)
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,115 @@
+"""``make run``'s script, as a person meets it: started, looked at, ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "deploy" / "run_sample.py"
+
+
+@pytest.fixture
+def port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+    return number
+
+
+@pytest.fixture
+def demonstration(port: int, artifact_dir: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """The script over the colour network, in a process group of its own as a terminal would start it."""
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), "--port", str(port), "--out", str(tmp_path / "out")],
+        cwd=ROOT,
+        env={**os.environ, "FCN_MODELS_DIR": str(artifact_dir), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    yield process
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def read_until(process: subprocess.Popen[str], sign: str) -> str:
+    """What the script printed, up to and with the line that holds a sign."""
+    assert process.stdout is not None
+    text = ""
+    for line in process.stdout:
+        text += line
+        if sign in line:
+            return text
+    raise AssertionError(f"ended without {sign!r}:\n{text}")
+
+
+def answers(port: int) -> bool:
+    """Whether anything listens there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def group_is_empty(group: int) -> bool:
+    """Whether no process of the group is left; waits a moment for the last one to be reaped."""
+    for _ in range(50):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_it_serves_shows_a_street_and_ends_with_everything_on_ctrl_c(
+    demonstration: subprocess.Popen[str], port: int, tmp_path: Path
+) -> None:
+    """The mask has the picture's size, the classes and the page's address are printed, and Ctrl-C leaves nothing behind."""
+    text = read_until(demonstration, "The page:")
+    assert "colours@1.0.0" in text
+    assert f"http://127.0.0.1:{port}/" in text
+    assert any(name in text and "%" in text for name in ("red", "green", "blue"))
+    with Image.open(tmp_path / "out" / "street.jpg") as street, Image.open(tmp_path / "out" / "street-mask.png") as mask:
+        assert mask.size == street.size == (480, 360)
+        assert mask.mode == "P"
+    assert httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+    os.killpg(demonstration.pid, signal.SIGINT)
+    assert demonstration.wait(30) == 0
+    assert group_is_empty(demonstration.pid)
+    assert not answers(port)
+
+
+def test_sigterm_to_the_script_alone_takes_the_service_with_it(demonstration: subprocess.Popen[str], port: int) -> None:
+    """A supervisor signals one process, not a group."""
+    read_until(demonstration, "The page:")
+    demonstration.terminate()
+    assert demonstration.wait(30) == 0
+    assert group_is_empty(demonstration.pid)
+    assert not answers(port)
+
+
+def test_a_taken_port_is_one_clear_line() -> None:
+    """No traceback, no second server, and the remedy in the line."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        taken = holder.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT), "--port", str(taken)], capture_output=True, text=True, check=False, timeout=60
+        )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [f"make run: port {taken} on 127.0.0.1 is taken; try `make run PORT={taken + 1}`"]
