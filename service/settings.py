@@ -42,7 +42,7 @@ class Settings(BaseSettings):
     """Waiting images of one network size that may run as one batch; on the CPU a batch gains nothing."""
 
     queue_megapixels: Annotated[float, Field(gt=0)] = 64.0
-    """Megapixels of admitted images, waiting and in work, beyond which requests are shed with 429."""
+    """Megapixels of images, waiting and in work, beyond which requests are shed; each counts as the network's size at least."""
     deadline_ms: Annotated[float, Field(gt=0)] = 10_000.0
     """Milliseconds from a request's arrival after which it is answered 504 and not computed any more."""
     drain_s: Annotated[float, Field(ge=0)] = 20.0

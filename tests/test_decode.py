@@ -393,6 +393,28 @@ def test_a_jpeg_of_countless_segments_is_refused() -> None:
         probe(b"\xff\xd8" + b"\xff\xe2\0\x02" * 100_000, LIMITS)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff\xd8\xff" + b"\xff" * 30_000_000,  # fill bytes before a marker that never comes
+        b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 2**60) + struct.pack("<HHQQ", 1, 4, 1, 1) * 1_500_000,
+    ],
+    ids=["jpeg", "bigtiff"],
+)
+def test_a_header_as_long_as_the_file_keeps_nobody_waiting(data: bytes) -> None:
+    """A header is read on the event loop: it took 1.5 s and 0.7 s of everybody's time."""
+    start = time.perf_counter()
+    with pytest.raises(CorruptImage):
+        probe(data, LIMITS)
+    assert time.perf_counter() - start < 0.2
+
+
+def test_fill_bytes_before_a_marker_are_no_damage() -> None:
+    """The standard allows any number of them."""
+    data = encode_image(NOISE, "JPEG")
+    assert probe(data[:2] + b"\xff" * 1000 + data[2:], LIMITS) == probe(data, LIMITS)
+
+
 @given(st.sampled_from(FORMATS), st.data())
 def test_damage_of_any_kind_gives_an_error_of_ours_or_a_picture(kind: str, draw: st.DataObject) -> None:
     """No byte that a caller can flip, drop or add brings up anything else."""

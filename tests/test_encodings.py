@@ -116,6 +116,13 @@ def test_an_unknown_class_names_the_known_ones(wanted: str) -> None:
     assert caught.value.allowed == ["red", "green", "blue"]
 
 
+def test_an_unknown_class_of_any_length_makes_a_short_message() -> None:
+    """What a caller sends comes back cut."""
+    with pytest.raises(UnknownClass) as caught:
+        selection.class_ids(["y" * 30_000], MANIFEST.classes)
+    assert len(caught.value.message) < 200
+
+
 @pytest.mark.parametrize("wanted", [[], [""], [" , "]])
 def test_wanting_no_class_at_all_is_a_mistake(wanted: list[str]) -> None:
     """An empty filter is refused instead of answered with an empty mask."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import socket
 import struct
 import time
 import zlib
@@ -216,6 +217,26 @@ def test_a_deadline_that_cannot_be_met_is_a_504(client: httpx.Client, png: bytes
     """What comes too late is not waited for."""
     reply = client.post("/segment", content=png, headers={"X-Deadline-Ms": "0.001"})
     assert (reply.status_code, reply.json()["code"]) == (504, "deadline_exceeded")
+    assert reply.json()["deadline_ms"] == 0.001  # the caller's own, not what was left of it
+    assert reply.json()["detail"] == "not finished within 0.001 ms"
+
+
+def test_a_sender_who_never_ends_is_bound_by_the_deadline(base_url: str) -> None:
+    """The upload is part of the request's time: nobody holds a place for ever by sending a byte now and then."""
+    host, port = base_url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"POST /segment HTTP/1.1\r\nHost: x\r\nX-Deadline-Ms: 300\r\nContent-Length: 1000\r\n\r\nBM")
+        reply = connection.recv(65536)
+    assert reply.startswith(b"HTTP/1.1 504 ")
+    assert b"deadline_exceeded" in reply
+
+
+@pytest.mark.parametrize("value", ["0", "nan", "soon", "1e9"])
+def test_a_deadline_that_is_none_is_named(client: httpx.Client, png: bytes, value: str) -> None:
+    """As the header that the caller sent, and once."""
+    problem = client.post("/segment", content=png, headers={"X-Deadline-Ms": value}).json()
+    assert (problem["status"], problem["parameter"]) == (422, "x-deadline-ms")
+    assert "more)" not in problem["detail"]
 
 
 def test_the_models_are_listed_with_their_manifests(client: httpx.Client) -> None:

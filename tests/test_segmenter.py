@@ -247,6 +247,28 @@ def test_too_much_at_once_is_shed(artifact_dir: Path, png: bytes, slow: threadin
     run(test)
 
 
+def test_a_flood_of_single_pixels_is_shed(artifact_dir: Path, slow: threading.Event) -> None:
+    """The network works at its own size for the smallest image too, 96 x 128 here: that is what it counts for."""
+    pixel = encode_image(np.zeros((1, 1, 3), np.uint8))
+    slow.set()
+    segmenter = Segmenter(Repository(artifact_dir), Limits(), queue_megapixels=0.03)
+    slow.clear()
+
+    async def test() -> None:
+        inside = [asyncio.create_task(segmenter.segment(pixel)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await segmenter.segment(pixel)
+        slow.set()
+        await asyncio.gather(*inside)
+        with pytest.raises(Overloaded) as caught, segmenter.queue.admit(0.03):
+            await segmenter.segment(pixel)
+        assert caught.value.retry_after_s < WAIT_S  # measured on pixels, it was more than an hour
+        await segmenter.drain(WAIT_S)
+
+    run(test)
+
+
 def test_the_deadline_covers_the_whole_way(segmenter: Segmenter, png: bytes, slow: threading.Event) -> None:
     """The caller is told in time, with the time that he gave; his room is free again."""
 

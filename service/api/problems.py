@@ -125,8 +125,10 @@ def _service_problem(record: RequestRecord, error: ServiceError) -> Response:
 
 def _bad_parameter(error: RequestValidationError) -> BadParameter:
     reasons = error.errors()
-    name = str(reasons[0]["loc"][-1])[:64]
-    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    # loc is where it stood, its name, and perhaps what it failed to be: a value that may be one of two fails as both.
+    names = [str(reason["loc"][:2][-1])[:64] for reason in reasons]
+    name, others = names[0], len(set(names)) - 1
+    more = f" (and {others} more)" if others else ""
     return BadParameter(f"{name!r}: {reasons[0]['msg']}{more}", parameter=name)
 
 

@@ -19,7 +19,7 @@ from service.api.negotiation import chosen_format
 from service.api.telemetry import METRICS_MEDIA_TYPE, Metrics, Readiness, RequestRecord, record_of
 from service.api.upload import read_images, unless_gone
 from service.encodings import FORMATS, MaskView, encode, selection
-from service.errors import UnsupportedFormat
+from service.errors import DeadlineExceeded, UnsupportedFormat
 from service.pipeline.repository import Repository
 from service.pipeline.segmenter import Segmentation, Segmenter
 
@@ -70,10 +70,13 @@ class _Order:
     min_confidence: float
     deadline_ms: float
 
+    def left_s(self) -> float:
+        """Seconds until the deadline."""
+        return (self.deadline_ms - self.record.elapsed_ms()) / 1000
+
     async def mask(self, data: bytes) -> bytes:
         """Segment one image, and encode its mask."""
-        left_s = (self.deadline_ms - self.record.elapsed_ms()) / 1000
-        result = await self.services.segmenter.segment(data, self.model, deadline_s=left_s)
+        result = await self.services.segmenter.segment(data, self.model, deadline_s=self.left_s())
         self.record.sizes.append(result.labels.shape)
         self.record.add_timing(result.timing)
         return await self.services.segmenter.offload(self._encode, result)
@@ -135,8 +138,12 @@ async def segment(
 ) -> Response:
     """Segment an image: the mask has exactly the size of the upright image."""
     order = _understood(record_of(request.scope), query, headers, services)
-    images = await read_images(request, services.max_image_bytes)
-    bodies = await unless_gone(request, _masks(order, images))
+    try:
+        async with asyncio.timeout(order.left_s()):  # a sender who drips is given no longer either
+            images = await read_images(request, services.max_image_bytes)
+            bodies = await unless_gone(request, _masks(order, images))
+    except (TimeoutError, DeadlineExceeded):
+        raise DeadlineExceeded(f"not finished within {order.deadline_ms:g} ms", deadline_ms=order.deadline_ms) from None
     body = bodies[0] if len(bodies) == 1 else b"[" + b",".join(bodies) + b"]"
     return Response(body, media_type=FORMATS[order.format].media_type)
 

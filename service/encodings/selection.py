@@ -38,7 +38,7 @@ def class_ids(wanted: Iterable[str], classes: Sequence[ClassRow]) -> frozenset[i
     for word in words:
         if word not in by_word:
             known = [row.name for row in classes]
-            raise UnknownClass(f"no class {word!r}; the model knows {', '.join(known)}", allowed=known)
+            raise UnknownClass(f"no class {word[:64]!r}; the model knows {', '.join(known)}", allowed=known)
     return frozenset(by_word[word] for word in words)
 
 

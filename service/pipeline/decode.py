@@ -40,10 +40,13 @@ MAX_JPEG_SCANS = 128
 """A progressive JPEG has about ten scans; each one costs a pass over the whole image, however short it is."""
 MAX_EXTRANEOUS_BYTES = 16
 """Webcams pad their frames with a few bytes before the end marker; more than this is damage."""
+MAX_TIFF_ENTRIES = 4096
+"""Of one directory; a picture has some twenty, and a file of nothing but entries would keep us walking."""
 
 _ORIENTATION = 0x0112
 _PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr")
 _PILLOW = re.compile(r"PIL\.")
+_FILL = re.compile(b"\xff*")
 
 # Ours are the limits that count, and they are checked before Pillow is called.
 Image.MAX_IMAGE_PIXELS = None
@@ -168,8 +171,8 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     """(marker, payload) up to the first scan."""
     at = 2
     for _ in range(MAX_JPEG_SEGMENTS):
-        while data[at] == 0xFF:  # markers may be preceded by fill bytes
-            at += 1
+        fill = _FILL.match(data, at)  # markers may be preceded by as many fill bytes as one likes: no loop of ours walks them
+        at = fill.end() if fill else at
         marker = data[at]
         if marker == 0xDA:
             return
@@ -218,6 +221,8 @@ def _tiff_size(data: bytes) -> tuple[int, int]:
     big = data[2:4] in (b"+\0", b"\0+")
     (offset,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
     (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, offset)
+    if count > MAX_TIFF_ENTRIES:
+        raise CorruptImage(f"the TIFF image's directory claims {count} entries; at most {MAX_TIFF_ENTRIES} are read")
     entry, start = (20, offset + 8) if big else (12, offset + 2)
     sides = dict.fromkeys((256, 257, 322, 323), 0)
     for at in range(start, min(start + count * entry, len(data) - entry + 1), entry):

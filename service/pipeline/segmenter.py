@@ -86,7 +86,8 @@ class Segmenter:
     Takes:
         repository: the models; closed together with the segmenter
         limits: on bytes, pixels and sides of an image
-        queue_megapixels: admitted images, waiting and in work, beyond which callers are shed
+        queue_megapixels: admitted images, waiting and in work, beyond which callers are shed; an image counts for its own
+            size or for the network's, whichever is larger
         concurrency: inferences at the same time
         max_batch: waiting images of one model and one network size that may run as one batch
         pixel_threads: threads that decode, upsample and encode; one a CPU by default
@@ -132,7 +133,9 @@ class Segmenter:
         start = time.monotonic()
         header = decode.probe(data, self.limits)
         engine = self.repository.get(model)
-        with self.queue.admit(header.megapixels):
+        h, w = geometry.fit_size(header.height, header.width, engine.manifest.input)
+        # However small an image is, the network works at its own size: a flood of single pixels must be shed as well.
+        with self.queue.admit(max(header.megapixels, h * w / 1e6)):
             try:
                 async with asyncio.timeout(deadline_s):
                     image, fitted, decode_s = await self.offload(_prepare, data, self.limits, engine.manifest)
