@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 from PIL import Image
 
 from service import cli
@@ -307,6 +309,64 @@ def test_check_runs_the_whole_pipeline(run: Run, tmp_path: Path) -> None:
     outcome = run("check", FCN_MODELS_DIR=tmp_path)
     assert outcome.code == 1
     assert "nan.onnx" in outcome.err
+
+
+def test_check_explains_an_artifact(run: Run, artifact: Path) -> None:
+    """Format, ports, classes, size, reach, providers and the time of a frame."""
+    outcome = run("check", artifact, FCN_MODELS_DIR="/no/such/folder")
+    assert (outcome.code, outcome.err) == (0, "")
+    for line in (
+        rf"file +{artifact}, 0\.00\d+ MB",
+        "sha256 +[0-9a-f]{64}",
+        "format +ONNX IR 10, opset 18",
+        "input +image uint8 N x H x W x 3",
+        "output +scores float32 N x 3 x h x w",
+        "model +colours@1.0.0, colour-distance, fp32",
+        "classes +3: red, green, blue",
+        "runs at +area of 128 x 96, sides multiples of 8",
+        "reach +stride 8, receptive field 8 pixels, halo 8 pixels",
+        r"runs on +cpu: network [\d.]+ ms, whole [\d.]+ ms",
+        "providers .*CPUExecutionProvider",
+    ):
+        assert re.search(f"^{line}", outcome.out, re.MULTILINE), line
+    assert "missing" not in outcome.out
+
+
+def test_check_explains_what_a_foreign_network_lacks(run: Run, tmp_path: Path) -> None:
+    """And the command that adds it; exit code 1, for it cannot be served as it is."""
+    model = make_graph()
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 96, 128]))
+    del model.graph.node[:2]
+    model.graph.node[0].input[0] = "x"
+    path = tmp_path / "foreign.onnx"
+    onnx.save(model, path)
+    outcome = run("check", path)
+    assert (outcome.code, outcome.err) == (1, "")
+    assert len(re.findall("^missing ", outcome.out, re.MULTILINE)) == 3
+    assert re.search(f"^to add it +python -m models.adopt {path} --classes FILE.json ", outcome.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda path: path.write_text("a shopping list"), "is no ONNX file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:150]), "is truncated"),
+        (lambda path: path.unlink(), "No such file"),
+        (lambda path: write_artifact(path, make_manifest(stride=4)), "instead of"),
+        (lambda path: write_artifact(path, graph=make_graph(np.eye(3, dtype=np.float32)[:2])), "one plane a class"),
+        (lambda path: (path.unlink(), path.mkdir()), "Is a directory"),
+    ],
+    ids=["text", "truncated", "gone", "stride", "planes", "folder"],
+)
+def test_check_says_in_one_line_what_is_wrong_with_a_file(
+    spoil: Callable[[Path], object], reason: str, run: Run, tmp_path: Path
+) -> None:
+    """Nothing on the standard output, exit code 1."""
+    path = write_artifact(tmp_path / "file.onnx")
+    spoil(path)
+    outcome = run("check", path)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert re.fullmatch(rf"fcn-serve: file\.onnx: .*{reason}.*\n", outcome.err)
 
 
 # What cannot be started ------------------------------------------------------------------------------------------------------

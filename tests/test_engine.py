@@ -11,10 +11,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from service.errors import BadArtifact, InferenceFailed, ProviderUnavailable
 from service.pipeline.engine import CUDA, Engine, EngineOptions
+from service.pipeline.manifest import InputPolicy
 from tests.conftest import make_graph, make_image, make_manifest, write_artifact
 
 without_cuda = pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="this machine may have a GPU")
@@ -36,6 +37,86 @@ def test_an_engine_says_what_it_is(artifact: Path) -> None:
     assert engine.manifest == make_manifest()
     assert engine.sha256 == hashlib.sha256(artifact.read_bytes()).hexdigest()
     assert engine.provider == "cpu"
+
+
+def with_weights_beside(folder: Path) -> Path:
+    """The colour network in the external-data form, its weights beyond the kilobyte from which they move out."""
+    model = make_graph()
+    wide = np.zeros((3, 3, 9, 9), np.float32)
+    wide[np.arange(3), np.arange(3), 4, 4] = 1 / 255
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(wide, "kernel"))
+    model.graph.node[3].attribute.append(helper.make_attribute("pads", [4] * 4))
+    helper.set_model_props(model, make_manifest().to_metadata())
+    path = folder / "colours.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="colours.onnx.data")
+    return path
+
+
+def test_weights_beside_the_file_are_served_and_hashed(artifact: Path, tmp_path: Path) -> None:
+    """The external-data form is the same network, and its hash changes with its weights."""
+    path = with_weights_beside(tmp_path)
+    batch = make_image()[None]
+    engine = Engine.open(path)
+    assert np.allclose(engine.run(batch), Engine.open(artifact).run(batch), atol=1e-6)
+    data = tmp_path / "colours.onnx.data"
+    assert engine.sha256 == hashlib.sha256(path.read_bytes() + data.read_bytes()).hexdigest()
+
+
+def test_missing_weights_are_a_bad_artifact(tmp_path: Path) -> None:
+    """The file that was forgotten is named, its folder is not."""
+    path = with_weights_beside(tmp_path)
+    (tmp_path / "colours.onnx.data").unlink()
+    with pytest.raises(BadArtifact, match=r"^colours\.onnx: keeps its weights in colours\.onnx\.data, which is missing"):
+        Engine.open(path)
+
+
+def at_one_size(height: int, width: int, batch: int | str = "N") -> onnx.ModelProto:
+    """The colour network for images of one size."""
+    model = make_graph()
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("image", TensorProto.UINT8, [batch, height, width, 3]))
+    return model
+
+
+def test_a_graph_of_one_image_runs_a_batch_one_by_one(tmp_path: Path) -> None:
+    """Whoever batches need not know."""
+    policy = InputPolicy(working_size=(96, 128), fit="stretch", multiple=8)
+    engine = Engine.open(write_artifact(tmp_path / "one.onnx", make_manifest(input=policy), at_one_size(96, 128, batch=1)))
+    batch = np.stack([make_image(), make_image()[:, ::-1]])
+    scores = engine.run(batch)
+    assert scores.shape == (2, 3, 12, 16)
+    assert scores[:, :, 0, 0].argmax(1).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("policy", "graph", "complaint"),
+    [
+        (InputPolicy(working_size=(96, 128), fit="area"), at_one_size(96, 128), "'area' of 96x128"),
+        (InputPolicy(working_size=(96, 128), fit="stretch"), at_one_size(64, 128), "'stretch' of 96x128"),
+        (InputPolicy(working_size=(96, 128), fit="stretch", multiple=64), at_one_size(96, 128), "multiples of 64"),
+        (InputPolicy(working_size=(96, 128)), at_one_size(96, 128, batch=4), "exactly 4 images"),
+    ],
+)
+def test_a_size_that_contradicts_the_manifest_is_a_bad_artifact(
+    policy: InputPolicy, graph: onnx.ModelProto, complaint: str, tmp_path: Path
+) -> None:
+    """A graph of one size serves images that are stretched to that size, and no others."""
+    with pytest.raises(BadArtifact, match=complaint):
+        Engine.open(write_artifact(tmp_path / "bad.onnx", make_manifest(input=policy), graph))
+
+
+def test_a_multiple_that_is_not_the_graphs_is_a_bad_artifact(tmp_path: Path) -> None:
+    """The working size happens to suit the graph; the next image of another shape would not."""
+    model = make_graph()
+    halved = helper.make_node("MaxPool", ["cells"], ["halved"], kernel_shape=[2, 2], strides=[2, 2])
+    grown = helper.make_node("Resize", ["halved", "", "scales"], ["grown"], mode="nearest")
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales"))
+    model.graph.node.insert(3, halved)
+    model.graph.node.insert(4, grown)
+    model.graph.node[5].input[0] = "grown"
+    policy = InputPolicy(working_size=(96, 128), multiple=16)
+    Engine.open(write_artifact(tmp_path / "good.onnx", make_manifest(input=policy), model))
+    with pytest.raises(BadArtifact, match="instead of"):
+        Engine.open(write_artifact(tmp_path / "bad.onnx", graph=model))
 
 
 def test_an_engine_runs_from_many_threads(artifact: Path) -> None:

@@ -93,8 +93,8 @@ def test_what_the_project_asks_for_is_locked_at_a_version_that_it_accepts() -> N
 
 def test_the_serving_set_has_no_training_in_it() -> None:
     """``make run`` and the image install no torch."""
-    assert not {"torch", "onnx", "onnxscript", "matplotlib", "tqdm", "pytest", "onnxruntime-gpu"} & set(pins("serve.txt"))
-    assert not {"torch", "onnx", "onnxscript", "matplotlib", "tqdm", "pytest", "onnxruntime"} & set(pins("serve-cuda.txt"))
+    assert not {"torch", "onnx", "onnxscript", "safetensors", "pytest", "onnxruntime-gpu"} & set(pins("serve.txt"))
+    assert not {"torch", "onnx", "onnxscript", "safetensors", "pytest", "onnxruntime"} & set(pins("serve-cuda.txt"))
 
 
 def test_the_development_set_is_the_serving_set_and_more() -> None:

@@ -1,0 +1,52 @@
+"""What training minimises.
+
+May import: torch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+IGNORED = 255
+"""Label of a pixel that no loss and no score counts."""
+
+
+def class_weights(pixels: Tensor) -> Tensor:
+    """Weights that lift rare classes: 1 / log(1.2 + share), with mean 1 (Paszke et al., "ENet", 2016, section 5.2, c = 1.2).
+
+    Takes:
+        pixels: K, pixels of each class
+    Gives:
+        K float32
+    """
+    share = pixels.double() / pixels.sum()
+    weights = 1 / torch.log(1.2 + share)
+    return (weights / weights.mean()).float()
+
+
+def lovasz_softmax(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """A convex surrogate of 1 - mean IoU over the batch's classes (Berman, Triki, Blaschko, CVPR 2018, section 3).
+
+    Takes:
+        probabilities: N x K x H x W, softmax of the scores
+        labels: N x H x W int64, :data:`IGNORED` where unlabelled
+    """
+    counted = labels != IGNORED
+    flat = probabilities.permute(0, 2, 3, 1)[counted]  # (P, K)
+    truth = labels[counted]  # (P,)
+    losses = []
+    for k in torch.unique(truth).tolist():
+        positive = (truth == k).float()
+        errors, order = torch.sort((positive - flat[:, k]).abs(), descending=True)
+        losses.append(torch.dot(errors, _jaccard_gradient(positive[order])))
+    return torch.stack(losses).mean() if losses else flat.sum() * 0
+
+
+def _jaccard_gradient(positive: Tensor) -> Tensor:
+    """Gradient of the Lovasz extension of the Jaccard loss at errors sorted downwards (the paper's algorithm 1)."""
+    total = positive.sum()
+    intersection = total - positive.cumsum(0)
+    union = total + (1 - positive).cumsum(0)
+    jaccard = 1 - intersection / union
+    return torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])

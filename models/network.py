@@ -1,0 +1,62 @@
+"""What every network of the family promises, and the first step of most: from pixels to what the weights were trained on.
+
+May import: torch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+Triple = tuple[float, float, float]
+
+
+class Network(nn.Module):
+    """A fully convolutional network, from pixels to scores.
+
+    Called with N x 3 x H x W float, RGB 0..255, it gives N x K x ceil(H / stride) x ceil(W / stride) scores. The normalisation
+    is inside; the bilinear upsampling from ``stride`` to pixels belongs to whoever uses the scores.
+    """
+
+    classes: int
+    """K, the planes of the scores."""
+    stride: int
+    """Input pixels a score cell."""
+    coarsest: int
+    """Input pixels a cell of the coarsest map: an image that is shifted by a multiple of it gives scores shifted alike."""
+    multiple: int
+    """Height and width of the input are multiples of this."""
+    smallest: int = 1
+    """The shortest side that the network takes, in pixels."""
+
+
+class Normalize(nn.Module):
+    """RGB 0..255 to (pixel - mean) / std.
+
+    The constants are no part of the state dict, because no published one holds them.
+
+    Takes:
+        mean, std: of the three channels, in the order in which the network wants them; no division where ``std`` is None
+        bgr: whether that order is blue, green, red
+    """
+
+    mean: Tensor
+    std: Tensor | None
+
+    def __init__(self, mean: Triple, std: Triple | None = None, *, bgr: bool = False) -> None:
+        super().__init__()
+        self.bgr = bgr
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", None if std is None else torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N x 3 x H x W float, RGB 0..255, to the same shape, normalised."""
+        if self.bgr:
+            x = x.flip(1)
+        x = x - self.mean
+        return x if self.std is None else x / self.std
+
+
+def scaled(channels: int, width: float) -> int:
+    """A layer's channels at a width multiplier; at least one."""
+    return max(1, round(channels * width))

@@ -1,0 +1,170 @@
+"""Published weights into the networks of the family: state dicts of torchvision, of pytorch-fcn, and of our own.
+
+Read are torch's files, the zip form and the older one, and safetensors. A state dict may lie inside ``{"model": ...}``,
+``{"state_dict": ...}`` or ``{"model_state_dict": ...}``, as training scripts write it beside their optimiser, and its names may
+begin with ``module.``, as DataParallel leaves them. Nothing in a file is ever run: torch's restricted unpickler builds tensors,
+plain containers and the few harmless types of :data:`BYSTANDERS`, and refuses the rest.
+
+Weights load completely or not at all. Which network they belong to is told by their names and shapes; FCN8s and FCN8sAtOnce
+alone have the same, so that there the name that was asked for decides.
+
+May import: torch, numpy, safetensors, ``models.architectures``, ``models.checkpoint`` (for its error), ``models.network``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from models.architectures import ARCHITECTURES, build
+from models.checkpoint import CheckpointError
+from models.network import Network
+
+WRAPPERS = ("model", "state_dict", "model_state_dict")
+"""Where training scripts put the state dict."""
+
+_SCALAR = np.float64(0).__reduce__()[0]
+BYSTANDERS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")},
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+]
+"""What training scripts store beside the weights and what does nothing when it is built: torchvision's command line,
+pytorch-fcn's best score as a numpy number."""
+
+REFUSALS = ("GLOBAL", "Can only create", "Can only build", "unrecognized function")
+"""How torch's unpickler says that a file holds something other than that; what else it says is damage."""
+
+OPTIONAL = ".num_batches_tracked"
+"""Counters of batch normalisation, which no score depends on; files from before 2018 have none."""
+AUXILIARY = "aux_classifier."
+"""Names of the head that torchvision's networks have for training only."""
+NAMED_IN_ERRORS = 8
+
+
+def load_weights(net: Network, architecture: str, path: Path) -> Network:
+    """Fill a network with the weights of a file.
+
+    The auxiliary head's are left out where the network has none.
+
+    Takes:
+        architecture: the network's name in the family's table, for the error that says whose weights these are
+    Gives:
+        the network, ready to predict
+    Raises:
+        CheckpointError: if the file can't be read, if its weights are of another network, or if a tensor is missing, too many
+            or of another shape, naming each
+    """
+    weights = read_weights(path)
+    wanted = net.state_dict()
+    if not any(name.startswith(AUXILIARY) for name in wanted):
+        weights = {name: value for name, value in weights.items() if not name.startswith(AUXILIARY)}
+    if faults := _faults(weights, wanted):
+        owners = recognise(weights)
+        if owners and architecture not in owners:
+            raise CheckpointError(f"{path}: these are weights of {' or '.join(owners)}, not of {architecture}")
+        raise CheckpointError(f"{path}: these weights do not fit {architecture}: {'; '.join(faults)}")
+    net.load_state_dict(weights, strict=False)  # nothing but counters can be missing now
+    return net.eval()
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file, out of its wrappings.
+
+    Gives:
+        tensors by name, on the CPU
+    Raises:
+        CheckpointError: if the file is missing, damaged, holds objects that would have to be run, or holds no state dict
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    content: Any = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    while isinstance(content, Mapping) and (wrapper := next((key for key in WRAPPERS if key in content), None)):
+        content = content[wrapper]
+    if not isinstance(content, Mapping) or not content or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{path}: no state dict: neither tensors by name, nor any under {', '.join(WRAPPERS)}")
+    prefix = "module." if all(str(name).startswith("module.") for name in content) else ""
+    return {str(name).removeprefix(prefix): value for name, value in content.items()}
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file: {_first_line(error)}") from error
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals(BYSTANDERS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if any(sign in str(error) for sign in REFUSALS):
+            raise CheckpointError(
+                f"{path}: holds more than tensors, and what it holds would have to be run to be read; nothing was run."
+                " Save the network's state_dict() alone"
+            ) from error
+        raise CheckpointError(f"{path}: not a readable checkpoint: truncated or damaged") from error
+    except Exception as error:  # a damaged file raises whatever its damage leads to, often without a word
+        raise CheckpointError(f"{path}: not a readable checkpoint: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _faults(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """What keeps weights from a network, one phrase a kind; none where they fit."""
+    missing = [name for name in wanted if name not in weights and not name.endswith(OPTIONAL)]
+    extra = [name for name in weights if name not in wanted]
+    misshapen = [
+        f"{name} is {_shape(weights[name])}, not {_shape(wanted[name])}"
+        for name in wanted
+        if name in weights and weights[name].shape != wanted[name].shape
+    ]
+    kinds = {"missing": missing, "too many": extra, "of another shape": misshapen}
+    return [f"{kind}: {_listed(names)}" for kind, names in kinds.items() if names]
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - NAMED_IN_ERRORS
+    return ", ".join(names[:NAMED_IN_ERRORS]) + (f" and {more} more" if more > 0 else "")
+
+
+def recognise(weights: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The networks of the family whose tensors these are: those with most of their names, then those with most of their shapes.
+
+    Gives:
+        names in the family's table, more than one where they can't be told apart, as FCN8s and FCN8sAtOnce; none where less
+        than half of the names are any one network's
+    """
+    found = {name: value.shape for name, value in weights.items() if not name.startswith(AUXILIARY)}
+    likeness = {
+        name: (len(found.keys() & shapes.keys()) / len(found.keys() | shapes.keys()), len(found.items() & shapes.items()))
+        for name, shapes in _family_shapes().items()
+    }
+    best = max(likeness.values())
+    return tuple(name for name, value in likeness.items() if value == best) if best[0] >= 0.5 else ()
+
+
+@cache
+def _family_shapes() -> dict[str, dict[str, torch.Size]]:
+    """The tensors of every network of the family, for one class, from networks that take no memory."""
+    with torch.device("meta"):
+        return {name: {key: value.shape for key, value in build(name, 1).state_dict().items()} for name in ARCHITECTURES}

@@ -1,0 +1,529 @@
+"""Adopting networks from elsewhere: each is a real ONNX file, and what comes out is served by the real pipeline.
+
+The network is the colour network of ``conftest`` as a stranger would have exported it: normalised float planes in, and its
+answer in any of the forms that are met in the world. A mask with red and blue exchanged tells a wrong order of channels.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from models import adopt
+from models.adopt import AdoptionError, Normalisation
+from models.quiet import quiet
+from service.errors import BadArtifact
+from service.pipeline.decode import Limits
+from service.pipeline.engine import Engine
+from service.pipeline.repository import Repository
+from service.pipeline.segmenter import Segmentation, Segmenter
+from tests.conftest import STRIDE, make_image, make_labels, write_artifact
+
+IMAGENET = ["--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"]
+CAFFE = ["--mean", "122.67891434,116.66876762,104.00698793", "--std", "1,1,1", "--scale", "1"]
+Sides = tuple[int | str, int | str]
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    """The classes of the colour network, as a user would write them down."""
+    path = tmp_path / "colours.json"
+    path.write_text(json.dumps({"classes": [{"name": "red", "color": [255, 0, 0]}, {"name": "green"}, {"name": "blue"}]}))
+    return path
+
+
+def foreign_graph(
+    answer: str = "scores",
+    *,
+    order: str = "rgb",
+    sides: Sides = ("H", "W"),
+    batch: int | str = "N",
+    dtype: int = TensorProto.FLOAT,
+    names: tuple[str, str] = ("pixels", "logits"),
+    opset: int = 18,
+) -> onnx.ModelProto:
+    """float N x 3 x H x W -> the mean red, green and blue of each cell of 8 x 8 pixels, as scores or in another form."""
+    source, target = names
+    real = helper.tensor_dtype_to_np_dtype(dtype)
+    kernel = np.eye(3)[:: -1 if order == "bgr" else 1].reshape(3, 3, 1, 1).astype(real)
+    nodes = [
+        helper.make_node("AveragePool", [source], ["cells"], kernel_shape=[STRIDE] * 2, strides=[STRIDE] * 2),
+        helper.make_node("Conv", ["cells", "kernel"], ["mixed"]),
+    ]
+    shape: list[int | str] = [batch, 3, "h", "w"]
+    kind = dtype
+    if answer == "scores":
+        nodes.append(helper.make_node("Identity", ["mixed"], [target]))
+    elif answer == "probabilities":
+        nodes.append(helper.make_node("Softmax", ["mixed"], [target], axis=1))
+    elif answer == "labels":
+        nodes.append(helper.make_node("ArgMax", ["mixed"], [target], axis=1, keepdims=0))
+        shape, kind = [batch, "h", "w"], TensorProto.INT64
+    else:  # labels with one channel, as 32-bit numbers
+        nodes.append(helper.make_node("ArgMax", ["mixed"], ["wide"], axis=1, keepdims=1))
+        nodes.append(helper.make_node("Cast", ["wide"], [target], to=TensorProto.INT32))
+        shape, kind = [batch, 1, "h", "w"], TensorProto.INT32
+    graph = helper.make_graph(
+        nodes,
+        "stranger",
+        [helper.make_tensor_value_info(source, dtype, [batch, 3, *sides])],
+        [helper.make_tensor_value_info(target, kind, shape)],
+        [numpy_helper.from_array(kernel, "kernel")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def saved(model: onnx.ModelProto, tmp_path: Path, name: str = "stranger.onnx") -> Path:
+    """The file of a model, in a folder of its own."""
+    path = tmp_path / "from" / name
+    path.parent.mkdir(exist_ok=True)
+    onnx.save(model, path)
+    return path
+
+
+def words(network: Path, classes: Path | str, *more: str) -> list[str]:
+    """The command line that adopts a network as ``served/mine.onnx`` two folders up."""
+    out = network.parent.parent / "served" / "mine.onnx"
+    return [str(network), "--classes", str(classes), "--name", "mine", "--out", str(out), *more]
+
+
+def run(network: Path, classes: Path | str, *more: str) -> Path:
+    """Adopt a network; gives the artifact."""
+    command = words(network, classes, *more)
+    assert adopt.main(command) == 0
+    return Path(command[command.index("--out") + 1])
+
+
+def segment(artifact: Path, image: np.ndarray[Any, np.dtype[np.uint8]]) -> Segmentation:
+    """An image's mask, by the service's own pipeline."""
+    segmenter = Segmenter(Repository(artifact.parent), Limits(10**7, 10**7, 10**4))
+    try:
+        return segmenter.segment_array(image, "mine")
+    finally:
+        segmenter.close()
+
+
+@pytest.mark.parametrize("answer", ["scores", "probabilities", "labels", "labels with a channel"])
+@pytest.mark.parametrize(("order", "normalisation"), [("rgb", IMAGENET), ("bgr", CAFFE)], ids=["rgb", "bgr"])
+def test_a_network_of_any_form_is_served_with_the_right_mask(
+    answer: str, order: str, normalisation: list[str], classes: Path, tmp_path: Path
+) -> None:
+    """Scores, probabilities and labels, in both orders of channels, with both habits of normalising."""
+    network = saved(foreign_graph(answer, order=order), tmp_path)
+    artifact = run(network, classes, *normalisation, "--order", order, "--input-size", "96x120")
+    result = segment(artifact, make_image(96, 120))
+    assert np.array_equal(result.labels, make_labels(96, 120))
+    assert result.manifest.stride == STRIDE
+    assert result.manifest.input.multiple == STRIDE
+    assert result.manifest.input.fit == "area"
+    assert [entry.name for entry in result.manifest.classes] == ["red", "green", "blue"]
+    assert result.confidence()[:, 10].min() > 250 or answer in ("scores", "probabilities")
+
+
+def test_scores_are_those_of_the_network_on_normalised_pixels(classes: Path, tmp_path: Path) -> None:
+    """Against the foreign file itself, with the normalisation in float64, at a size and a batch that adoption has not tried."""
+    network = saved(foreign_graph(order="bgr"), tmp_path)
+    artifact = run(network, classes, *IMAGENET, "--order", "bgr", "--input-size", "96x128")
+    batch = np.random.default_rng(1).integers(0, 256, (5, 40, 88, 3), dtype=np.uint8)
+    pixels = (batch / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
+    planes = pixels[..., ::-1].transpose(0, 3, 1, 2).astype(np.float32)
+    (expected,) = ort.InferenceSession(network, providers=["CPUExecutionProvider"]).run(None, {"pixels": planes})
+    assert np.allclose(Engine.open(artifact).run(batch), expected, atol=1e-5)
+
+
+def test_probabilities_come_out_of_the_services_softmax_as_they_went_in(classes: Path, tmp_path: Path) -> None:
+    """Their logarithms are the scores: a confidence is the network's own, not a softmax of a softmax."""
+    network = saved(foreign_graph("probabilities"), tmp_path)
+    engine = Engine.open(run(network, classes, *IMAGENET, "--order", "rgb", "--input-size", "96x128"))
+    batch = np.random.default_rng(1).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
+    planes = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))(batch)
+    (expected,) = ort.InferenceSession(network, providers=["CPUExecutionProvider"]).run(None, {"pixels": planes})
+    exponents = np.exp(engine.run(batch))
+    assert np.allclose(exponents / exponents.sum(1, keepdims=True), expected, atol=1e-5)
+
+
+def test_the_report_is_in_the_manifest_and_on_the_screen(
+    classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Largest and mean difference, agreement, and at least five shapes, batches and odd ones among them."""
+    artifact = run(saved(foreign_graph(), tmp_path), classes, *IMAGENET, "--order", "rgb", "--input-size", "96x128")
+    parity = Engine.open(artifact).manifest.parity
+    assert parity is not None
+    assert parity.max_score_difference <= adopt.SCORE_TOLERANCE
+    assert parity.argmax_agreement == 1
+    assert len(set(parity.shapes)) >= 5
+    assert max(n for n, _, _ in parity.shapes) > 1
+    out = capsys.readouterr().out
+    assert "scores differ by at most" in out
+    assert "3x96x128" in out
+    assert "fcn-serve check" in out
+
+
+def test_what_is_unknown_is_said_to_be_unknown(classes: Path, tmp_path: Path) -> None:
+    """No number is better than a guess for whoever cuts tiles by it."""
+    artifact = run(saved(foreign_graph(), tmp_path), classes, *IMAGENET, "--order", "rgb", "--input-size", "96x128")
+    manifest = Engine.open(artifact).manifest
+    assert (manifest.receptive_field, manifest.halo) == (None, None)
+
+
+def test_a_network_of_one_size_is_stretched_to_it(classes: Path, tmp_path: Path) -> None:
+    """Fixed sides and a fixed batch of one: any image is served at that size, batches one by one."""
+    network = saved(foreign_graph(sides=(48, 96), batch=1), tmp_path)
+    artifact = run(network, classes, *IMAGENET, "--order", "rgb")
+    policy = Engine.open(artifact).manifest.input
+    assert (policy.fit, policy.working_size, policy.multiple) == ("stretch", (48, 96), STRIDE)
+    assert np.array_equal(segment(artifact, make_image(150, 192)).labels, make_labels(150, 192))
+    batch = np.random.default_rng(0).integers(0, 256, (3, 48, 96, 3), dtype=np.uint8)
+    engine = Engine.open(artifact)
+    assert np.array_equal(engine.run(batch), np.concatenate([engine.run(image[None]) for image in batch]))
+
+
+def needs_multiples_of_32() -> onnx.ModelProto:
+    """A network that shrinks by 32, grows back to stride 8, and adds what it finds there: other sides do not fit."""
+    model = foreign_graph()
+    pool = helper.make_node("MaxPool", ["cells"], ["coarse"], kernel_shape=[4, 4], strides=[4, 4])
+    grow = helper.make_node("Resize", ["coarse", "", "scales"], ["grown"], mode="nearest")
+    add = helper.make_node("Add", ["cells", "grown"], ["sum"])
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 1, 4, 4], np.float32), "scales"))
+    model.graph.node[1].input[0] = "sum"
+    for index, node in enumerate((pool, grow, add)):
+        model.graph.node.insert(1 + index, node)
+    return model
+
+
+def test_the_multiple_of_sides_is_found_by_running(classes: Path, tmp_path: Path) -> None:
+    """The stride is 8, but sides must be multiples of 32; the working size itself need not be one."""
+    artifact = run(saved(needs_multiples_of_32(), tmp_path), classes, *IMAGENET, "--order", "rgb", "--input-size", "96x128")
+    manifest = Engine.open(artifact).manifest
+    assert (manifest.stride, manifest.input.multiple) == (STRIDE, 32)
+    assert segment(artifact, make_image(77, 300)).labels.shape == (77, 300)
+
+
+def only_at(height: int, width: int) -> onnx.ModelProto:
+    """A network whose sides are free on paper, with a size baked into it."""
+    model = foreign_graph()
+    flat = helper.make_node("Reshape", ["cells", "shape"], ["shaped"])
+    shape = np.array([1, 3, height // STRIDE, width // STRIDE])
+    model.graph.initializer.append(numpy_helper.from_array(shape, "shape"))
+    model.graph.node[1].input[0] = "shaped"
+    model.graph.node.insert(1, flat)
+    return model
+
+
+def test_a_size_baked_into_a_free_graph_is_found_out(classes: Path, tmp_path: Path) -> None:
+    """Exporters leave such graphs behind; they are served at their one size, and one image at a time."""
+    artifact = run(saved(only_at(48, 96), tmp_path), classes, *IMAGENET, "--order", "rgb", "--input-size", "48x96")
+    assert Engine.open(artifact).manifest.input.fit == "stretch"
+    assert np.array_equal(segment(artifact, make_image(96, 96)).labels, make_labels(96, 96))
+
+
+def test_names_that_we_need_are_taken_over(classes: Path, tmp_path: Path) -> None:
+    """Also where the network's own tensors have them, the wrong way round."""
+    network = saved(foreign_graph(names=("scores", "image")), tmp_path)
+    artifact = run(network, classes, *IMAGENET, "--order", "rgb", "--input-size", "96x120")
+    assert np.array_equal(segment(artifact, make_image(96, 120)).labels, make_labels(96, 120))
+
+
+def test_half_precision_is_adopted_as_it_is(classes: Path, tmp_path: Path) -> None:
+    """Half-precision planes inside; uint8 and float32 outside."""
+    network = saved(foreign_graph(dtype=TensorProto.FLOAT16), tmp_path)
+    artifact = run(network, classes, *IMAGENET, "--order", "rgb", "--input-size", "96x120")
+    result = segment(artifact, make_image(96, 120))
+    assert result.manifest.precision == "fp16"
+    assert np.array_equal(result.labels, make_labels(96, 120))
+
+
+def two_heads() -> onnx.ModelProto:
+    """A network with an auxiliary head, which is wrong and has weights of its own."""
+    model = foreign_graph()
+    model.graph.node.append(helper.make_node("Conv", ["cells", "auxiliary"], ["aux"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.full((3, 3, 1, 1), 0.5, np.float32), "auxiliary"))
+    model.graph.output.append(helper.make_tensor_value_info("aux", TensorProto.FLOAT, ["N", 3, "h", "w"]))
+    return model
+
+
+def test_of_two_outputs_one_is_chosen_and_the_other_leaves_no_weights(
+    classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Asked for by name, for a guess would be silent."""
+    network = saved(two_heads(), tmp_path)
+    more = [*IMAGENET, "--order", "rgb", "--input-size", "96x120"]
+    assert adopt.main(words(network, classes, *more)) == 2
+    assert "--output" in capsys.readouterr().err
+    assert adopt.main(words(network, classes, *more, "--output", "nobody")) == 2
+    assert "aux" in capsys.readouterr().err
+    artifact = run(network, classes, *more, "--output", "logits")
+    assert np.array_equal(segment(artifact, make_image(96, 120)).labels, make_labels(96, 120))
+    assert "auxiliary" not in [weight.name for weight in onnx.load(artifact).graph.initializer]
+
+
+def branching() -> onnx.ModelProto:
+    """A network with the branches of an ``If``, which read a tensor named ``image`` from outside."""
+    model = foreign_graph()
+    model.graph.node[0].output[0] = model.graph.node[1].input[0] = "image"
+    info = helper.make_tensor_value_info("same", TensorProto.FLOAT, None)
+    then = helper.make_graph([helper.make_node("Identity", ["image"], ["same"])], "then", [], [info])
+    other = helper.make_graph([helper.make_node("Neg", ["image"], ["same"])], "other", [], [info])
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "condition"))
+    choice = helper.make_node("If", ["condition"], ["chosen"], then_branch=then, else_branch=other)
+    model.graph.node[1].input[0] = "chosen"
+    model.graph.node.insert(1, choice)
+    return model
+
+
+def test_branches_inside_the_network_survive(classes: Path, tmp_path: Path) -> None:
+    """They read tensors of the graph around them, which must be neither dropped nor called by their old names."""
+    network = saved(branching(), tmp_path)
+    artifact = run(network, classes, *IMAGENET, "--order", "rgb", "--input-size", "96x120")
+    assert np.array_equal(segment(artifact, make_image(96, 120)).labels, make_labels(96, 120))
+
+
+def test_a_network_whose_weights_lie_beside_it_is_adopted_whole(
+    classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into one file as long as it fits; beyond, into the external-data form, with everything that it needs."""
+    model = foreign_graph()
+    wide = np.zeros((3, 3, 16, 16), np.float32)  # beyond the kilobyte from which weights move out
+    wide[np.arange(3), np.arange(3), 8, 8] = 1
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(wide, "kernel"))
+    model.graph.node[1].attribute.append(helper.make_attribute("pads", [8, 8, 7, 7]))
+    network = tmp_path / "from" / "stranger.onnx"
+    network.parent.mkdir()
+    onnx.save(model, network, save_as_external_data=True, location="weights.bin")
+    more = [*IMAGENET, "--order", "rgb", "--input-size", "96x120"]
+    artifact = run(network, classes, *more)
+    assert not artifact.with_name("mine.onnx.data").exists()
+    assert np.array_equal(segment(artifact, make_image(96, 120)).labels, make_labels(96, 120))
+    artifact.unlink()
+    monkeypatch.setattr(adopt, "SELF_CONTAINED_BYTES", 0)
+    run(network, classes, *more)
+    assert sorted(path.name for path in artifact.parent.iterdir()) == ["mine.onnx", "mine.onnx.data"]
+    assert np.array_equal(segment(artifact, make_image(96, 120)).labels, make_labels(96, 120))
+
+
+# Networks that PyTorch exported ----------------------------------------------------------------------------------------------
+
+
+class Small(nn.Module):
+    """A small network with random weights, upsampled to the image's size as most published ones are."""
+
+    def __init__(self, *, labels: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 12, 3, 2, 1), nn.ReLU(), nn.Conv2d(12, 11, 1)
+        )
+        self.labels = labels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """N x 3 x H x W to N x 11 x H x W scores, or N x H x W labels."""
+        scores = nn.functional.interpolate(self.layers(x), size=x.shape[-2:], mode="bilinear", align_corners=False)
+        return scores.argmax(1) if self.labels else scores
+
+
+def exported(network: nn.Module, path: Path, *, free: bool) -> Path:
+    """Export as a user would, with free or with fixed sides."""
+    path.parent.mkdir()
+    dim = torch.export.Dim
+    shapes = ({0: dim("n"), 2: dim("height", min=8), 3: dim("width", min=8)},) if free else None
+    with quiet():
+        torch.onnx.export(
+            network.eval(), (torch.zeros(2 if free else 1, 3, 64, 96),), path, dynamo=True, dynamic_shapes=shapes, verbose=False
+        )
+    return path
+
+
+@pytest.mark.parametrize(("form", "order"), [("free scores", "bgr"), ("fixed scores", "rgb"), ("fixed labels", "bgr")])
+def test_what_torch_exports_is_served_as_torch_would_have_it(form: str, order: str, tmp_path: Path) -> None:
+    """The mask of the service is that of PyTorch on pixels normalised by hand, at the network's own size."""
+    torch.manual_seed(3)
+    network = Small(labels=form.endswith("labels"))
+    path = exported(network, tmp_path / "from" / "small.onnx", free=form.startswith("free"))
+    size = ["--input-size", "64x96"] if form.startswith("free") else []
+    artifact = run(path, "camvid", *IMAGENET, "--order", order, *size)
+    image = np.random.default_rng(2).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    pixels = ((image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225])[..., :: -1 if order == "bgr" else 1]
+    with torch.no_grad():
+        answer = network(torch.from_numpy(pixels.transpose(2, 0, 1)[None].astype(np.float32)))[0]
+    expected = (answer if form.endswith("labels") else answer.argmax(0)).numpy()
+    result = segment(artifact, image)
+    assert np.mean(result.labels == expected) > 0.999  # ties between random scores apart
+    assert result.manifest.stride == 1
+
+
+# Refusals --------------------------------------------------------------------------------------------------------------------
+
+
+def refusal(network: Path, classes: Path | str, *more: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line with which a network is refused; nothing is written."""
+    command = words(network, classes, *more)
+    assert adopt.main(command) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert not Path(command[command.index("--out") + 1]).exists()
+    (line,) = captured.err.splitlines()
+    return line
+
+
+def test_a_class_table_of_another_length_names_both_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every mask would be named wrongly."""
+    more = [*IMAGENET, "--order", "rgb", "--input-size", "96x128"]
+    line = refusal(saved(foreign_graph(), tmp_path), "voc", *more, capsys=capsys)
+    assert "'voc' has 21 classes" in line
+    assert "3 score planes" in line
+
+
+def test_labels_beyond_the_class_table_name_both_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A label output does not say how many classes it has; running it does."""
+    short = tmp_path / "short.json"
+    short.write_text('{"classes": [{"name": "red"}]}')
+    more = [*IMAGENET, "--order", "rgb", "--input-size", "96x128"]
+    line = refusal(saved(foreign_graph("labels"), tmp_path), short, *more, capsys=capsys)
+    assert "'short' has 1 classes" in line
+    assert "0..2" in line
+
+
+def test_a_mean_of_the_other_habit_is_found_out(classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """0..255 with a scale of 255: a mistake that would give masks, and wrong ones."""
+    more = [*CAFFE[:4], "--order", "bgr", "--input-size", "96x128"]
+    line = refusal(saved(foreign_graph(), tmp_path), classes, *more, capsys=capsys)
+    assert "--scale 1" in line
+
+
+def nhwc() -> onnx.ModelProto:
+    """A network that takes its channels last."""
+    model = foreign_graph()
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["N", "H", "W", 3]))
+    model.graph.node.insert(0, helper.make_node("Transpose", ["pixels"], ["planes"], perm=[0, 3, 1, 2]))
+    model.graph.node[1].input[0] = "planes"
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 64
+    return model
+
+
+def classifier() -> onnx.ModelProto:
+    """A network that gives N x K."""
+    model = foreign_graph()
+    model.graph.node.append(helper.make_node("GlobalAveragePool", ["logits"], ["pooled"]))
+    model.graph.node.append(helper.make_node("Flatten", ["pooled"], ["classes"]))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("classes", TensorProto.FLOAT, ["N", 3]))
+    return model
+
+
+def uneven() -> onnx.ModelProto:
+    """A network without a stride: its valid convolution loses a border."""
+    model = foreign_graph()
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones((3, 3, 3, 3), np.float32), "kernel"))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (nhwc, "takes pixels float32 N x 64 x W x 3"),
+        (classifier, "it is no segmentation network"),
+        (uneven, "no whole number of pixels a score"),
+        (lambda: foreign_graph(batch=4), "batches of exactly 4"),
+        (lambda: foreign_graph(opset=8), "opset 9 or later, has 8"),
+        (lambda: foreign_graph(sides=(64, "W")), "64 x W only, not of 96 x 128"),
+    ],
+    ids=["channels last", "classifier", "no stride", "batch", "opset", "size"],
+)
+def test_what_cannot_be_adopted_is_refused_with_the_reason(
+    model: Any, reason: str, classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, and no artifact."""
+    more = [*IMAGENET, "--order", "rgb", "--input-size", "96x128"]
+    assert reason in refusal(saved(model(), tmp_path), classes, *more, capsys=capsys)
+
+
+def test_a_free_size_must_be_named(classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody can see from a graph at which size it was trained."""
+    assert "--input-size" in refusal(saved(foreign_graph(), tmp_path), classes, *IMAGENET, "--order", "rgb", capsys=capsys)
+
+
+def test_an_artifact_is_not_adopted_again(classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would be normalised twice."""
+    (tmp_path / "from").mkdir()
+    artifact = write_artifact(tmp_path / "from" / "colours.onnx")
+    assert "colours@1.0.0" in refusal(artifact, classes, *IMAGENET, "--order", "rgb", capsys=capsys)
+
+
+def test_the_network_itself_is_never_overwritten(classes: Path, tmp_path: Path) -> None:
+    """Whoever mistypes --out still has it."""
+    network = saved(foreign_graph(), tmp_path)
+    before = network.read_bytes()
+    more = [*IMAGENET, "--order", "rgb", "--input-size", "96x128"]
+    assert adopt.main([*words(network, classes, *more), "--out", str(network)]) == 2
+    assert network.read_bytes() == before
+
+
+def test_a_name_that_the_service_would_refuse_is_refused(
+    classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the file is written, with the field's name."""
+    more = [*IMAGENET, "--order", "rgb", "--input-size", "96x128", "--name", "My Net"]
+    assert "name" in refusal(saved(foreign_graph(), tmp_path), classes, *more, capsys=capsys)
+
+
+@pytest.mark.parametrize("option", [["--mean", "1,2"], ["--std", "a,b,c"], ["--input-size", "96"], ["--input-size", "0x9"]])
+def test_an_option_that_makes_no_sense_is_explained(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """By the command line itself, with exit code 2."""
+    command = ["x.onnx", "--classes", "voc", *IMAGENET, "--order", "rgb", "--name", "n", "--out", "o.onnx", *option]
+    with pytest.raises(SystemExit) as end:
+        adopt.main(command)
+    assert end.value.code == 2
+    assert option[0] in capsys.readouterr().err
+
+
+def test_an_artifact_that_disagrees_with_its_network_is_not_written(
+    classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the operators in the graph are made to forget the mean."""
+    steps = Normalisation.steps
+
+    def forgetful(self: Normalisation, dtype: str) -> Any:
+        return (step for step in steps(self, dtype) if step.operator != "Sub")
+
+    monkeypatch.setattr(Normalisation, "steps", forgetful)
+    more = [*IMAGENET, "--order", "rgb", "--input-size", "96x128"]
+    assert "scores are not stranger.onnx's" in refusal(saved(foreign_graph(), tmp_path), classes, *more, capsys=capsys)
+
+
+def test_numbers_that_are_none_are_refused(classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """NaN equals nothing, itself included."""
+    model = foreign_graph()
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full((3, 3, 1, 1), np.nan, np.float32), "kernel"))
+    more = [*IMAGENET, "--order", "rgb", "--input-size", "96x128"]
+    assert "nan" in refusal(saved(model, tmp_path), classes, *more, capsys=capsys)
+
+
+def test_what_is_no_onnx_file_is_refused(classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As ``fcn-serve check`` would refuse it."""
+    (tmp_path / "from").mkdir()
+    text = tmp_path / "from" / "notes.onnx"
+    text.write_text("a list of things to buy")
+    assert "notes.onnx: is no ONNX file" in refusal(text, classes, *IMAGENET, "--order", "rgb", capsys=capsys)
+
+
+@pytest.mark.parametrize("wrong", [{"scale": 0}, {"std": (1, 0, 1)}, {"mean": (-1, 0, 0)}, {"mean": (0, 0, 1.5)}])
+def test_a_normalisation_that_can_only_be_a_mistake_is_refused(wrong: dict[str, Any]) -> None:
+    """A divisor of nothing, and a mean that no pixel could have."""
+    with pytest.raises(AdoptionError):
+        Normalisation(**{"mean": (0, 0, 0), "std": (1, 1, 1), **wrong})
+
+
+def test_a_network_that_does_not_run_at_its_size_is_refused(classes: Path, tmp_path: Path) -> None:
+    """With what ONNX Runtime says."""
+    foreign = adopt.Foreign(saved(only_at(48, 96), tmp_path), Normalisation((0, 0, 0), (1, 1, 1)))
+    with pytest.raises(AdoptionError, match=r"does not run on 1 x 3 x 64 x 64"):
+        adopt.observe(foreign, (64, 64))
+    with pytest.raises(BadArtifact, match=r"gone\.onnx"):
+        adopt.Foreign(tmp_path / "gone.onnx", Normalisation((0, 0, 0), (1, 1, 1)))

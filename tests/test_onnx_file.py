@@ -1,0 +1,166 @@
+"""The outline of an ONNX file, against the onnx package, which the service does not have."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from service.errors import BadArtifact
+from service.pipeline import onnx_file
+from tests.conftest import make_graph, make_manifest, write_artifact
+
+LARGE = np.arange(3 * 3 * 32 * 32, dtype=np.float32).reshape(3, 3, 32, 32)
+"""Beyond the kilobyte from which weights move out of the file."""
+
+
+def with_weights_beside(folder: Path, location: str = "net.onnx.data") -> Path:
+    """An ONNX file in the external-data form."""
+    model = make_graph()
+    model.graph.initializer.append(numpy_helper.from_array(LARGE, "large"))
+    helper.set_model_props(model, make_manifest().to_metadata())
+    path = folder / "net.onnx"
+    onnx.save(model, path, save_as_external_data=True, location=location)
+    return path
+
+
+def test_the_outline_is_what_the_onnx_package_reads(artifact: Path) -> None:
+    """Format, operators, producer, size."""
+    model = onnx.load(artifact)
+    found = onnx_file.read(artifact)
+    assert found.ir_version == model.ir_version
+    assert found.opset == model.opset_import[0].version
+    assert found.producer == ""
+    assert found.data_files == ()
+    assert found.size_bytes == artifact.stat().st_size
+    assert found.sha256() == hashlib.sha256(artifact.read_bytes()).hexdigest()
+
+
+def test_the_opset_is_that_of_the_standard_operators(tmp_path: Path) -> None:
+    """Others have versions of their own."""
+    model = make_graph()
+    model.opset_import.insert(0, helper.make_opsetid("com.microsoft", 1))
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    model.producer_name, model.producer_version = "pytorch", "2.13"
+    found = onnx_file.read(write_artifact(tmp_path / "net.onnx", graph=model))
+    assert found.opset == 18
+    assert found.producer == "pytorch 2.13"
+
+
+def test_weights_beside_the_file_belong_to_it(tmp_path: Path) -> None:
+    """They are listed, and size and hash cover them: a changed weight is another model."""
+    path = with_weights_beside(tmp_path)
+    found = onnx_file.read(path)
+    data = tmp_path / "net.onnx.data"
+    assert found.data_files == (data,)
+    assert found.size_bytes == path.stat().st_size + data.stat().st_size
+    before = found.sha256()
+    assert before == hashlib.sha256(path.read_bytes() + data.read_bytes()).hexdigest()
+    data.write_bytes(data.read_bytes()[:-1] + b"\x01")
+    assert onnx_file.read(path).sha256() != before
+
+
+def test_tensors_are_found_wherever_they_hide(tmp_path: Path) -> None:
+    """In constants, and in the branches of an ``If``, each with a file of its own."""
+
+    def elsewhere(name: str) -> onnx.TensorProto:
+        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+        tensor.external_data.add(key="location", value=f"{name}.bin")
+        (tmp_path / f"{name}.bin").write_bytes(bytes(4))
+        return tensor
+
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
+    then = helper.make_graph([helper.make_node("Constant", [], ["out"], value=elsewhere("constant"))], "then", [], [out])
+    other = helper.make_graph([helper.make_node("Identity", ["inner"], ["out"])], "other", [], [out], [elsewhere("inner")])
+    choice = helper.make_node("If", ["condition"], ["out"], then_branch=then, else_branch=other)
+    model = make_graph()
+    model.graph.node.append(choice)
+    onnx.save(model, tmp_path / "net.onnx")
+    assert [file.name for file in onnx_file.read(tmp_path / "net.onnx").data_files] == ["constant.bin", "inner.bin"]
+
+
+def test_a_missing_data_file_is_named(tmp_path: Path) -> None:
+    """It was left behind when the artifact was copied."""
+    path = with_weights_beside(tmp_path)
+    (tmp_path / "net.onnx.data").unlink()
+    with pytest.raises(BadArtifact, match=r"^net\.onnx: keeps its weights in net\.onnx\.data, which is missing beside it$"):
+        onnx_file.read(path)
+
+
+def test_a_truncated_data_file_is_told(tmp_path: Path) -> None:
+    """With both numbers."""
+    path = with_weights_beside(tmp_path)
+    with (tmp_path / "net.onnx.data").open("r+b") as data:
+        data.truncate(100)
+    with pytest.raises(BadArtifact, match=rf"truncated: 100 of {LARGE.nbytes} bytes"):
+        onnx_file.read(path)
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "a/../../secret.bin"])
+def test_weights_outside_the_folder_are_refused(location: str, tmp_path: Path) -> None:
+    """An artifact reads no file but its own."""
+    model = make_graph()
+    tensor = model.graph.initializer.add(name="stolen", data_type=TensorProto.UINT8, dims=[1])
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    onnx.save_model(model, tmp_path / "net.onnx")
+    with pytest.raises(BadArtifact, match="outside its own folder"):
+        onnx_file.read(tmp_path / "net.onnx")
+
+
+def test_a_file_cut_anywhere_is_told_and_never_a_crash(artifact: Path, tmp_path: Path) -> None:
+    """But for the cuts between two fields behind the graph: what is left is a message still, without its manifest."""
+    whole = artifact.read_bytes()
+    torn = tmp_path / "torn.onnx"
+    whole_to_us = []
+    for length in range(len(whole)):
+        torn.write_bytes(whole[:length])
+        with contextlib.suppress(BadArtifact):
+            onnx_file.read(torn)
+            whole_to_us.append(length)
+    assert len(whole_to_us) <= 3
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b"hello, this is a list", "is no ONNX file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n", "is no ONNX file"),
+        (b"<!doctype html><html></html>", "is no ONNX file"),
+        (b"PK\x03\x04" + bytes(100), "is no ONNX file"),
+        (b"\x08\x0a", "is no ONNX file"),
+        (b"\x08\x0a\x3a\x7f", "is truncated"),
+        (b"\x08\x0a" + bytes(20), "is damaged"),
+        (b"\x08\x0a\x3a\x02\x0a\x7f", "is truncated"),
+    ],
+)
+def test_what_is_no_onnx_file_is_told_from_one_that_is_torn(content: bytes, reason: str, tmp_path: Path) -> None:
+    """The remedy differs: another path, or another download."""
+    path = tmp_path / "file.onnx"
+    path.write_bytes(content)
+    with pytest.raises(BadArtifact, match=rf"^file\.onnx: {reason}$"):
+        onnx_file.read(path)
+
+
+def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
+    """A folder, and nothing at all."""
+    for path in (tmp_path, tmp_path / "gone.onnx"):
+        with pytest.raises(BadArtifact, match="cannot be read"):
+            onnx_file.read(path)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_are_a_crash(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    """Whatever lies in the models folder behind a good beginning."""
+    path = tmp_path_factory.getbasetemp() / "any.onnx"
+    path.write_bytes(b"\x08\x0a\x3a" + bytes([len(content) & 0x7F]) + content)
+    with contextlib.suppress(BadArtifact):
+        onnx_file.read(path)
