@@ -38,10 +38,12 @@ from service import __version__
 from service.api.app import create_app
 from service.api.telemetry import log_config
 from service.encodings import MaskView, encode
-from service.errors import BadSetting, BodyTooLarge, ServiceError
+from service.errors import BadArtifact, BadSetting, BodyTooLarge, ServiceError
 from service.pipeline import decode
 from service.pipeline.decode import Limits
 from service.pipeline.engine import Engine, EngineOptions
+from service.pipeline.inspection import inspect
+from service.pipeline.manifest import Manifest
 from service.pipeline.repository import Repository
 from service.pipeline.segmenter import Segmentation, Segmenter
 from service.settings import Settings
@@ -377,9 +379,19 @@ def models() -> None:
 
 
 @app.command()
-def check() -> None:
-    """Open every artifact, prove that it runs where it should, time a frame. Exit code 1 if any is broken."""
+def check(
+    artifact: Annotated[
+        Path | None, typer.Argument(help="Any ONNX file; every artifact of the models folder if left out.")
+    ] = None,
+) -> None:
+    """Open every artifact, prove that it runs where it should, time a frame. Exit code 1 if any is broken.
+
+    With ARTIFACT, explain that file, ours or foreign: what it takes and gives, and what it lacks to be served.
+    """
     settings = Settings.load()
+    if artifact is not None:
+        _explain(artifact, settings)
+        return
     with _opened(settings) as segmenter:
         repository = segmenter.repository
         table = _table("model", "file", "sha256", "provider", "frame", "network", "whole")
@@ -404,6 +416,54 @@ def check() -> None:
         _list_broken(broken)
     if broken:
         raise typer.Exit(FAILED)
+
+
+def _explain(path: Path, settings: Settings) -> None:
+    """Everything is tried before anything is said: what cannot be opened is one line."""
+    found = inspect(path)
+    file, manifest = found.file, found.manifest
+    data_files = "".join(f" + {part.name}" for part in file.data_files)
+    rows = [
+        ("file", f"{path}{data_files}, {file.size_bytes / 1e6:.3g} MB"),
+        ("sha256", file.sha256()),
+        ("format", f"ONNX IR {file.ir_version}, opset {file.opset}{f', by {file.producer}' if file.producer else ''}"),
+        *(("input", str(port)) for port in found.inputs),
+        *(("output", str(port)) for port in found.outputs),
+    ]
+    if manifest is not None:
+        rows += _manifest_rows(manifest)
+        with contextlib.closing(_segmenter(path, settings)) as segmenter:
+            if reason := next(iter(segmenter.repository.broken.values()), None):
+                raise BadArtifact(reason)
+            engine = segmenter.repository.get()
+            timings = _timed(segmenter, engine)
+            rows.append(
+                ("runs on", f"{engine.provider}: network {timings['infer']:.1f} ms, whole {sum(timings.values()):.1f} ms")
+            )
+    rows.append(("providers", ", ".join(found.providers)))
+    rows += [("missing", reason) for reason in found.missing]
+    if found.command is not None:
+        rows.append(("to add it", found.command))
+    for name, value in rows:
+        typer.echo(f"{name:<10} {value}")
+    if manifest is None:
+        raise typer.Exit(FAILED)
+
+
+def _manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    """What an artifact says of itself, by name."""
+    policy, parity = manifest.input, manifest.parity
+    height, width = policy.working_size
+    field, halo = ("unknown" if side is None else f"{side} pixels" for side in (manifest.receptive_field, manifest.halo))
+    rows = [
+        ("model", f"{manifest.name}@{manifest.version}, {manifest.architecture}, {manifest.precision}"),
+        ("classes", f"{len(manifest.classes)}: {', '.join(entry.name for entry in manifest.classes)}"),
+        ("runs at", f"{policy.fit} of {width} x {height}, sides multiples of {policy.multiple}"),
+        ("reach", f"stride {manifest.stride}, receptive field {field}, halo {halo}"),
+    ]
+    if parity is not None:
+        rows.append(("parity", f"scores within {parity.max_score_difference:.1e}, winners {parity.argmax_agreement:.4%}"))
+    return rows
 
 
 def _timed(segmenter: Segmenter, engine: Engine) -> dict[str, float]:
@@ -450,9 +510,12 @@ def _require_models(settings: Settings) -> None:
 def _opened(settings: Settings) -> Iterator[Segmenter]:
     """The models, opened as the service would open them."""
     _require_models(settings)
-    repository = Repository(
-        settings.models_dir, EngineOptions(settings.provider, settings.threads), default=settings.default_model
-    )
-    limits = Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side)
-    with contextlib.closing(Segmenter(repository, limits)) as segmenter:
+    with contextlib.closing(_segmenter(settings.models_dir, settings, settings.default_model)) as segmenter:
         yield segmenter
+
+
+def _segmenter(models: Path, settings: Settings, default: str | None = None) -> Segmenter:
+    """The artifacts of a folder, or one, behind the pipeline."""
+    repository = Repository(models, EngineOptions(settings.provider, settings.threads), default=default)
+    limits = Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side)
+    return Segmenter(repository, limits)

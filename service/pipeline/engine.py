@@ -1,11 +1,10 @@
 """One ONNX Runtime session: uint8 images in, float32 scores out.
 
-May import: numpy, onnxruntime, ``service.errors``, and the pipeline's ``manifest`` and ``cpus``.
+May import: numpy, onnxruntime, ``service.errors``, and the pipeline's ``manifest``, ``onnx_file`` and ``cpus``.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from service.errors import BadArtifact, InferenceFailed, ProviderUnavailable
+from service.pipeline import onnx_file
 from service.pipeline.cpus import available_cpus
 from service.pipeline.manifest import Manifest, read_manifest
 
@@ -52,6 +52,8 @@ class Engine:
         self.manifest = manifest
         self.path = path
         self.sha256 = sha256
+        """Of the file, followed by its data files if it keeps its weights in some."""
+        self._one_by_one = session.get_inputs()[0].shape[0] == 1
         self.provider: Literal["cpu", "cuda"] = "cuda" if session.get_providers()[0] == CUDA else "cpu"
 
     @classmethod
@@ -59,12 +61,12 @@ class Engine:
         """Open an artifact and run it once.
 
         Takes:
-            path: an ONNX file with a manifest inside
+            path: an ONNX file with a manifest inside, its data files beside it if it has any
         Raises:
-            BadArtifact: if it is no ONNX file, or has no good manifest, or its graph contradicts the manifest
+            BadArtifact: if it is no ONNX file, or incomplete, or has no good manifest, or its graph contradicts the manifest
             ProviderUnavailable: if ``cuda`` was asked for and the network does not run there
         """
-        sha256 = _sha256(path)
+        sha256 = onnx_file.read(path).sha256()
         if options.provider == "cpu":
             return cls._open(path, sha256, options, on_cuda=False)
         try:
@@ -92,10 +94,11 @@ class Engine:
         if on_cuda and session.get_providers()[0] != CUDA:
             raise ProviderUnavailable("CUDA was asked for, but ONNX Runtime left it out; check driver, CUDA and cuDNN")
         manifest = read_manifest(session.get_modelmeta().custom_metadata_map, source=path.name)
-        _check_graph(session, manifest, path.name)
+        check_graph(session, manifest, path.name)
         engine = cls(session, manifest, path, sha256)
         try:
             engine.warm_up()
+            engine._check_multiple()
         except InferenceFailed as error:
             raise _refusal(path, error.message, on_cuda=on_cuda) from error
         return engine
@@ -113,6 +116,8 @@ class Engine:
         session = self._session
         if session is None:
             raise InferenceFailed(f"{self.manifest.name} is closed")
+        if self._one_by_one and len(batch) > 1:
+            return np.concatenate([self.run(image[None]) for image in batch])
         try:
             (scores,) = session.run([OUTPUT], {INPUT: batch})
         except Exception as error:
@@ -130,9 +135,29 @@ class Engine:
         Raises:
             InferenceFailed: if the network does not run
         """
+        h, w = self._cells()
+        self._run_black(h, w)
+
+    def _check_multiple(self) -> None:
+        """Run one black image both of whose sides are odd in multiples: a network that needs larger ones fails here, and not on
+        the first image of another shape.
+
+        Raises:
+            InferenceFailed: if the network does not run at every multiple that its manifest claims
+        """
+        if self.manifest.input.fit != "stretch":
+            h, w = self._cells()
+            self._run_black(h | 1, w | 1)
+
+    def _cells(self) -> tuple[int, int]:
+        """The working size in multiples, rounded up."""
         policy = self.manifest.input
-        h, w = (-(-side // policy.multiple) * policy.multiple for side in policy.working_size)
-        self.run(np.zeros((1, h, w, 3), np.uint8))
+        h, w = (-(-side // policy.multiple) for side in policy.working_size)
+        return h, w
+
+    def _run_black(self, h: int, w: int) -> None:
+        multiple = self.manifest.input.multiple
+        self.run(np.zeros((1, h * multiple, w * multiple, 3), np.uint8))
 
     def close(self) -> None:
         """Give the memory back; runs under way end first."""
@@ -153,13 +178,40 @@ def _session_options(options: EngineOptions) -> ort.SessionOptions:
     return session
 
 
-def _check_graph(session: ort.InferenceSession, manifest: Manifest, source: str) -> None:
+def load(path: Path) -> ort.InferenceSession:
+    """Load any ONNX file on the CPU, as it is, to look at or to compare with.
+
+    Raises:
+        BadArtifact: if ONNX Runtime cannot
+    """
+    options = _session_options(ON_CPU)
+    try:
+        return ort.InferenceSession(path, options, providers=[CPU], enable_fallback=0)
+    except Exception as error:  # as in Engine._open
+        raise _refusal(path, _one_line(error), on_cuda=False) from error
+
+
+def check_graph(session: ort.InferenceSession, manifest: Manifest, source: str) -> None:
+    """Nothing, if a graph's inputs and outputs are as its manifest says.
+
+    Raises:
+        BadArtifact: naming what contradicts
+    """
     inputs, outputs = session.get_inputs(), session.get_outputs()
     classes = len(manifest.classes)
     if [node.name for node in inputs] != [INPUT]:
         raise BadArtifact(f"{source}: needs one input '{INPUT}'; has {[node.name for node in inputs]}")
     if inputs[0].type != "tensor(uint8)" or len(inputs[0].shape) != 4 or inputs[0].shape[3] != 3:
         raise BadArtifact(f"{source}: input must be uint8 N x H x W x 3; is {inputs[0].type} {inputs[0].shape}")
+    batch, *sides, _ = inputs[0].shape
+    if isinstance(batch, int) and batch != 1:
+        raise BadArtifact(f"{source}: takes batches of exactly {batch} images; export it with a free batch, or with 1")
+    policy = manifest.input
+    for fixed, side in zip(sides, policy.working_size, strict=True):
+        if isinstance(fixed, int) and not (policy.fit == "stretch" and fixed == side and fixed % policy.multiple == 0):
+            wanted = "x".join(map(str, policy.working_size))
+            problem = f"its manifest says '{policy.fit}' of {wanted} in multiples of {policy.multiple}"
+            raise BadArtifact(f"{source}: takes {inputs[0].shape} images only, but {problem}")
     if OUTPUT not in [node.name for node in outputs]:
         raise BadArtifact(f"{source}: needs an output '{OUTPUT}'; has {[node.name for node in outputs]}")
     scores = next(node for node in outputs if node.name == OUTPUT)
@@ -174,14 +226,6 @@ def _refusal(path: Path, reason: str, *, on_cuda: bool) -> BadArtifact | Provide
     if on_cuda:
         return ProviderUnavailable(f"CUDA was asked for, but {path.name} does not run there: {reason}")
     return BadArtifact(f"{path.name}: ONNX Runtime cannot run it: {reason}")
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise BadArtifact(f"{path.name}: cannot be read: {error.strerror}") from error
 
 
 def _one_line(error: Exception) -> str:

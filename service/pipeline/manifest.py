@@ -77,7 +77,7 @@ class SplitScores(_Frozen):
 
 
 class Parity(_Frozen):
-    """The exporter's report: ONNX Runtime against PyTorch on the same inputs."""
+    """What the artifact was compared with on the same inputs: PyTorch, or the graph that it was adopted from."""
 
     max_score_difference: float
     mean_score_difference: float
@@ -105,14 +105,17 @@ class Manifest(_Frozen):
     input: InputPolicy
     stride: Annotated[int, Field(ge=1, le=256)]
     """Input pixels a score cell: scores are h/stride x w/stride and want bilinear upsampling when stride > 1."""
-    receptive_field: Annotated[int, Field(ge=1)]
-    """Side in input pixels of the square that one score can depend on."""
-    halo: Annotated[int, Field(ge=0)]
-    """Input pixels around a tile beyond which nothing changes its labels; a multiple of the coarsest stride."""
+    receptive_field: Annotated[int, Field(ge=1)] | None
+    """Side in input pixels of the square that one score can depend on; null where that is unknown, as of an adopted graph."""
+    halo: Annotated[int, Field(ge=0)] | None
+    """Input pixels around a tile beyond which nothing changes its labels, a multiple of the coarsest stride; null where that is
+    unknown: such a network sees whole images only."""
     training: Training
     scores: dict[str, SplitScores] = Field(default_factory=dict)
     """By split name, e.g. ``camvid-val``."""
     parity: Parity | None = None
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    """In which the network computes; input and scores are uint8 and float32 in any case."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -155,7 +158,10 @@ def read_manifest(metadata: Mapping[str, str], *, source: str = "artifact") -> M
     """
     text = metadata.get(METADATA_KEY)
     if text is None:
-        raise BadArtifact(f"{source}: no '{METADATA_KEY}' in its ONNX metadata; write one with `python -m models.export`")
+        raise BadArtifact(
+            f"{source}: no '{METADATA_KEY}' in its ONNX metadata; `python -m models.export` writes one, "
+            "and `python -m models.adopt` for a network from elsewhere"
+        )
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
