@@ -165,7 +165,7 @@ class Client:
     """Calls a server, one call at a time a thread; threads may share it, and then share its connections.
 
     Takes:
-        url: where the server is
+        url: where the server is, from its ``http://`` on
         api_key: sent as ``X-API-Key``; never shown
         timeouts: see :class:`Timeouts`
         retries: attempts after the first
@@ -296,7 +296,7 @@ class AsyncClient:
         """Segment one image: see :meth:`Client.segment`."""
         body = await asyncio.to_thread(image_bytes, image)
         call = segment_call(body, model, classes, min_confidence, deadline_ms, frame_id, frame_stamp)
-        return parse_mask(await self._exchange(call))
+        return await asyncio.to_thread(parse_mask, await self._exchange(call))
 
     async def models(self) -> Catalogue:
         """What the server offers."""
@@ -607,6 +607,9 @@ _OUT_OF_TIME = "no answer in the time given: see Timeouts and deadline_ms"
 
 
 def _http_options(url: str, api_key: str | None, connections: int) -> dict[str, Any]:
+    if not url.startswith(("http://", "https://")):
+        better = f"http://{url.rpartition('://')[2]}"
+        raise ValueError(f"an address begins with http:// or https://; try {better!r}, not {url!r}")
     return {
         "base_url": url,
         "auth": None if api_key is None else _ApiKey(api_key),

@@ -42,9 +42,11 @@ class Settings(BaseSettings):
     """Waiting images of one network size that may run as one batch; on the CPU a batch gains nothing."""
 
     queue_megapixels: Annotated[float, Field(gt=0)] = 64.0
-    """Megapixels of images, waiting and in work, beyond which requests are shed; each counts as the network's size at least."""
+    """Megapixels of images, waiting and in work, beyond which requests are shed; each counts as the network's size at least. It
+    bounds the memory: fifteen bytes a pixel at the worst."""
     deadline_ms: Annotated[float, Field(gt=0)] = 10_000.0
-    """Milliseconds from a request's arrival after which it is answered 504 and not computed any more."""
+    """Milliseconds from a request's arrival after which it is answered 504 and not computed any more; what will not be served
+    by then, as the pace measured so far says, is shed at once."""
     drain_s: Annotated[float, Field(ge=0)] = 20.0
     """Seconds that a shutdown gives to the requests in work."""
 

@@ -23,6 +23,7 @@ from pydantic import SecretStr
 
 from service.api.app import create_app
 from service.errors import NotReady, UnknownModel
+from service.pipeline.engine import Engine
 from service.settings import Settings
 from tests.conftest import STRIDE, encode_image, make_image, make_manifest, write_artifact
 from tests.live import live_process, live_server
@@ -292,3 +293,73 @@ def test_the_log_is_one_json_line_a_request(artifact_dir: Path, tmp_path: Path, 
     assert (request["request_id"], request["status"], request["images"]) == ("mine", 200, ["96x128"])
     assert request["infer_ms"] > 0
     assert "swordfish" not in log
+
+
+def test_a_form_that_is_larger_than_the_queue_is_served_when_nothing_else_is(artifact_dir: Path, png: bytes) -> None:
+    """Its images take turns; it is not refused for ever."""
+    with live_server(Settings(models_dir=artifact_dir, queue_megapixels=0.02)) as url:
+        reply = httpx.post(f"{url}/segment?format=rle", files=[("image", png)] * 7)
+        assert reply.status_code == 200
+        assert len(reply.json()) == 7
+
+
+def test_a_dead_worker_turns_readiness_red_and_everyone_is_answered(
+    artifact_dir: Path, png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those in work, those who wait and those who come later get a 503; nobody waits for ever."""
+    with live_server(Settings(models_dir=artifact_dir)) as url:
+        go_on = threading.Event()
+
+        def fatal(_engine: Engine, _batch: object) -> None:
+            assert go_on.wait(10)
+            raise SystemExit
+
+        monkeypatch.setattr(Engine, "run", fatal)
+        with ThreadPoolExecutor(5) as callers:
+            asked = [callers.submit(httpx.post, f"{url}/segment", content=png, timeout=10) for _ in range(5)]
+            while "fcn_queue_depth 5" not in httpx.get(f"{url}/metrics").text:
+                time.sleep(0.01)
+            go_on.set()
+            assert [call.result().status_code for call in asked] == [503] * 5
+        assert httpx.get(f"{url}/readyz").status_code == 503
+        assert httpx.get(f"{url}/livez").status_code == 200
+        assert httpx.post(f"{url}/segment", content=png).json()["code"] == "not_ready"
+
+
+def test_other_sites_may_not_call_from_a_browser(artifact_dir: Path, png: bytes) -> None:
+    """No reply carries a CORS header, and a preflight is refused."""
+    origin = {"Origin": "https://elsewhere.example"}
+    with live_server(Settings(models_dir=artifact_dir)) as url:
+        reply = httpx.post(f"{url}/segment", content=png, headers=origin)
+        asked = httpx.options(f"{url}/segment", headers={**origin, "Access-Control-Request-Method": "POST"})
+        assert asked.status_code == 405
+        for headers in (reply.headers, asked.headers):
+            assert not [name for name in headers if name.startswith("access-control")]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_large_images_cannot_fill_the_memory(artifact_dir: Path, tmp_path: Path) -> None:
+    """Four callers with 16 megapixels of RGBA each, some of whom give up: twenty bytes a pixel of what is admitted at the most,
+    and nearly all of it is given back.
+    """
+    image = encode_image(np.full((4000, 4000, 4), 100, np.uint8))
+    with live_process(tmp_path, {"models_dir": artifact_dir, "queue_megapixels": 20}) as server:
+
+        def resident_mb(field: str) -> float:
+            lines = Path(f"/proc/{server.process.pid}/status").read_text("ascii").splitlines()
+            return float(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
+
+        def attack(caller: int) -> None:
+            for attempt in range(3):
+                deadline_ms = 200 if (caller + attempt) % 2 else 20_000
+                url = f"{server.base_url}/segment?format=overlay"
+                httpx.post(url, content=image, headers={"X-Deadline-Ms": str(deadline_ms)}, timeout=30)
+
+        before = resident_mb("VmRSS")
+        with ThreadPoolExecutor(4) as callers:
+            list(callers.map(attack, range(4)))
+        assert resident_mb("VmHWM") - before < 20 * 16 + 50
+        deadline = time.monotonic() + 10
+        while resident_mb("VmRSS") - before > 60:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)

@@ -589,3 +589,31 @@ def test_the_call_is_the_contract_s() -> None:
     assert sent == {"X-API-Key": "k", "X-Frame-Id": "f", "X-Frame-Stamp": "s", "Content-Type": "application/octet-stream"}
     assert "X-Deadline-Ms" not in post.headers
     assert (get.method, str(get.url)) == ("GET", "http://host/prefix/models")
+
+
+@pytest.mark.parametrize("twin", [Client, AsyncClient])
+@pytest.mark.parametrize("url", ["127.0.0.1:8711", "localhost", "", "ftp://127.0.0.1:8711"])
+def test_an_address_without_its_scheme_is_refused_at_once(twin: type[Client | AsyncClient], url: str) -> None:
+    """The error says what would have worked."""
+    with pytest.raises(ValueError, match=f"try 'http://{url.removeprefix('ftp://')}'"):
+        twin(url)
+
+
+def test_the_twin_reads_no_mask_on_its_callers_event_loop(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask of 12 megapixels takes 100 ms to read: the loop has other things to do meanwhile."""
+    threads = []
+    real = client_module.parse_mask
+
+    def noting(reply: Reply) -> Mask:
+        threads.append(threading.current_thread())
+        return real(reply)
+
+    monkeypatch.setattr(client_module, "parse_mask", noting)
+
+    async def run(url: str) -> None:
+        async with AsyncClient(url) as client:
+            await client.segment(make_image())
+
+    with live_server(Settings(models_dir=artifact_dir)) as url:
+        asyncio.run(run(url))
+    assert threads[0] is not threading.main_thread()

@@ -16,7 +16,9 @@ def settings_page() -> str:
     for name, field in Settings.model_fields.items():
         default = "shipped `models/artifacts`" if name == "models_dir" else f"`{field.default}`"
         default = "" if field.default in (None, ()) else default
-        lines.append(f"| `{PREFIX}{name.upper()}` | {default} | {' '.join((field.description or '').replace('``', '`').split())} |")
+        lines.append(
+            f"| `{PREFIX}{name.upper()}` | {default} | {' '.join((field.description or '').replace('``', '`').split())} |"
+        )
     return "\n".join(lines) + "\n"
 
 

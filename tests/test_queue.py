@@ -236,19 +236,139 @@ def test_only_equal_keys_share_a_batch_and_order_is_kept_within_them() -> None:
     run(test)
 
 
-def test_an_exception_belongs_to_its_batch() -> None:
-    """The next one is served by the same worker."""
+@pytest.mark.parametrize("max_batch", [1, 3])
+def test_an_exception_belongs_to_its_item(max_batch: int) -> None:
+    """The others of its batch are served, and so is the next."""
+    gate = Gate()
 
     def picky(items: Sequence[int]) -> list[int]:
+        answers = gate(items)
         if 13 in items:
             raise ValueError("13")
-        return doubled(items)
+        return answers
 
     async def test() -> None:
-        queue = WorkQueue(picky, capacity=1)
-        results = await asyncio.gather(*(queue.submit(n) for n in (12, 13, 14)), return_exceptions=True)
-        assert [type(result) for result in results] == [Served, ValueError, Served]
+        queue = WorkQueue(picky, capacity=1, max_batch=max_batch)
+        first = asyncio.create_task(queue.submit(0))
+        await gate.busy()
+        tasks = [asyncio.create_task(queue.submit(number)) for number in (11, 12, 13, 14)]
+        await waiting(queue, 4)
+        gate.open.set()
+        await first
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(result) for result in results] == [Served, Served, ValueError, Served]
         assert queue.alive
+        await queue.aclose()
+
+    run(test)
+
+
+def test_a_place_is_held_for_the_work_that_goes_on_without_its_caller() -> None:
+    """A caller who leaves in mid work makes no room for another before the worker is done."""
+
+    async def test() -> None:
+        gate = Gate()
+        queue = WorkQueue(gate, capacity=1)
+
+        async def caller() -> None:
+            with queue.admit(1) as place:
+                await queue.submit(1, place=place)
+
+        leaver = asyncio.create_task(caller())
+        await gate.busy()
+        leaver.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaver
+        with pytest.raises(Overloaded), queue.admit(1):
+            pass
+        gate.open.set()
+        while queue.admitted:
+            await asyncio.sleep(0.001)
+        with queue.admit(1):
+            pass
+        await queue.aclose()
+
+    run(test)
+
+
+def test_a_place_is_given_back_at_once_for_work_that_was_never_begun() -> None:
+    """Waiting items leave with their callers."""
+
+    async def test() -> None:
+        gate = Gate()
+        queue = WorkQueue(gate, capacity=10)
+        first = asyncio.create_task(queue.submit(0))
+        await gate.busy()
+
+        async def caller() -> None:
+            with queue.admit(1) as place:
+                await queue.submit(1, place=place)
+
+        leaver = asyncio.create_task(caller())
+        await waiting(queue, 1)
+        leaver.cancel()
+        while queue.admitted:
+            await asyncio.sleep(0.001)
+        gate.open.set()
+        await first
+        assert gate.batches == [[0]]
+        await queue.aclose()
+
+    run(test)
+
+
+def test_who_cannot_be_served_in_time_is_refused_and_who_is_alone_is_not() -> None:
+    """The measured pace decides; a pace that is too slow for everybody is measured again by the next who comes."""
+
+    async def test() -> None:
+        queue = WorkQueue(doubled, capacity=100, measured=(0.1, 1))
+        soon = time.monotonic() + 0.5
+        with queue.admit(1, deadline=soon), queue.admit(1, deadline=soon):
+            with pytest.raises(Overloaded) as caught, queue.admit(10, deadline=soon):
+                pass
+            assert 0.1 <= caught.value.retry_after_s < 0.5  # those inside will be done by then
+            with queue.admit(10), queue.admit(10, deadline=time.monotonic() + WAIT_S):
+                pass
+        with queue.admit(50, deadline=soon):
+            pass
+        assert queue.pace_s < 0.1
+        await queue.aclose()
+
+    run(test)
+
+
+def test_the_pace_is_that_of_all_workers_together() -> None:
+    """Twenty callers of 10 ms each, two at a time, are 5 ms apart, however long each one waited."""
+
+    def slow(items: Sequence[int]) -> Sequence[int]:
+        time.sleep(0.01)
+        return items
+
+    async def test() -> None:
+        queue = WorkQueue(slow, capacity=100, concurrency=2)
+
+        async def caller(number: int) -> None:
+            with queue.admit(2, work=1) as place:
+                await queue.submit(number, place=place)
+
+        await asyncio.gather(*(caller(number) for number in range(20)))
+        assert 0.004 < queue.pace_s < 0.01
+        await queue.aclose()
+
+    run(test)
+
+
+def test_the_last_to_leave_is_noticed() -> None:
+    """For what is done when nobody is inside."""
+    quiet = []
+
+    async def test() -> None:
+        queue = WorkQueue(doubled, capacity=10, on_idle=lambda: quiet.append(queue.admitted))
+        with queue.admit(1):
+            with queue.admit(1):
+                pass
+            assert quiet == []
+        assert quiet == [0]
         await queue.aclose()
 
     run(test)

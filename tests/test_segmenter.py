@@ -25,7 +25,7 @@ from service.errors import (
 from service.pipeline.decode import Limits
 from service.pipeline.engine import Engine
 from service.pipeline.repository import Repository
-from service.pipeline.segmenter import Segmenter
+from service.pipeline.segmenter import Segmentation, Segmenter
 from tests.conftest import encode_image, make_graph, make_image, make_labels, make_manifest, write_artifact
 
 WAIT_S = 20.0
@@ -43,6 +43,12 @@ def segmenter(artifact_dir: Path) -> Iterator[Segmenter]:
 def run(test: Callable[[], Awaitable[None]]) -> None:
     """Run a test on an event loop of its own, but not for ever."""
     asyncio.run(asyncio.wait_for(test(), WAIT_S))
+
+
+async def emptied(segmenter: Segmenter) -> None:
+    """Wait until nobody is inside any more."""
+    while segmenter.queue.admitted:
+        await asyncio.sleep(0.001)
 
 
 @pytest.fixture
@@ -128,7 +134,7 @@ def test_the_timing_accounts_for_all_the_time(segmenter: Segmenter, jpeg: bytes)
     async def test() -> None:
         await segmenter.segment(jpeg)
         start = time.perf_counter()
-        result = await segmenter.segment(jpeg, with_confidence=True)
+        result = await segmenter.segment(jpeg)
         elapsed_ms = 1000 * (time.perf_counter() - start)
         assert list(result.timing) == ["decode", "queue", "infer", "labels"]
         assert min(result.timing.values()) >= 0
@@ -270,7 +276,7 @@ def test_a_flood_of_single_pixels_is_shed(artifact_dir: Path, slow: threading.Ev
 
 
 def test_the_deadline_covers_the_whole_way(segmenter: Segmenter, png: bytes, slow: threading.Event) -> None:
-    """The caller is told in time, with the time that he gave; his room is free again."""
+    """The caller is told in time, with the time that he gave; his room is free again when the thread is done with him."""
 
     async def test() -> None:
         start = time.monotonic()
@@ -278,8 +284,9 @@ def test_the_deadline_covers_the_whole_way(segmenter: Segmenter, png: bytes, slo
             await segmenter.segment(png, deadline_s=0.05)
         assert time.monotonic() - start < 1
         assert caught.value.deadline_ms == 50
-        assert segmenter.queue.admitted == 0
+        assert segmenter.queue.admitted == 1
         slow.set()
+        await emptied(segmenter)
         await segmenter.segment(png, deadline_s=WAIT_S)
 
     run(test)
@@ -297,7 +304,7 @@ def test_a_caller_who_goes_away_harms_nobody(segmenter: Segmenter, png: bytes, s
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(isinstance(result, asyncio.CancelledError) for result in results[::2])
         assert not any(isinstance(result, BaseException) for result in results[1::2])
-        assert segmenter.queue.admitted == 0
+        await emptied(segmenter)
 
     run(test)
 
@@ -308,7 +315,7 @@ def test_the_event_loop_stays_free_while_every_core_segments(segmenter: Segmente
     frame = encode_image(cv2.resize(rng.integers(0, 256, (90, 160, 3), dtype=np.uint8), (1920, 1080)), "JPEG")
 
     async def test() -> None:
-        tasks = [asyncio.create_task(segmenter.segment(frame, with_confidence=True)) for _ in range(16)]
+        tasks = [asyncio.create_task(segmenter.serve([frame], Segmentation.confidence)) for _ in range(16)]
         turns = []
         while not all(task.done() for task in tasks):
             start = time.perf_counter()
@@ -342,7 +349,7 @@ def test_draining_finishes_what_is_inside_and_refuses_the_rest(artifact_dir: Pat
             assert result.labels.shape == (96, 128)
         await drained
         with pytest.raises(NotReady):
-            await segmenter.offload(bytes)
+            await segmenter.segment(png)
 
     run(test)
 
@@ -357,14 +364,125 @@ def test_without_a_model_nothing_is_ready(tmp_path: Path, png: bytes) -> None:
     segmenter.close()
 
 
-def test_encoding_can_be_offloaded(segmenter: Segmenter) -> None:
-    """Any function runs in the pixel pool, with its arguments and its exceptions."""
+def test_what_is_made_of_a_result_is_made_on_the_pixel_pool(segmenter: Segmenter, png: bytes) -> None:
+    """With its exceptions, and in the order of the images."""
+
+    def finish(result: Segmentation) -> tuple[int, str]:
+        return result.labels.shape[0], threading.current_thread().name
+
+    def broken(_: Segmentation) -> None:
+        raise ZeroDivisionError
 
     async def test() -> None:
-        name = await segmenter.offload(lambda: threading.current_thread().name)
-        assert name.startswith("fcn-pixels")
-        assert await segmenter.offload(sorted, [3, 1, 2], reverse=True) == [3, 2, 1]
+        images = [encode_image(make_image(height)) for height in (40, 30, 50)]
+        made = await segmenter.serve(images, finish)
+        assert [height for height, _ in made] == [40, 30, 50]
+        assert all(name.startswith("fcn-pixels") for _, name in made)
         with pytest.raises(ZeroDivisionError):
-            await segmenter.offload(divmod, 1, 0)
+            await segmenter.serve([png], broken)
+
+    run(test)
+
+
+def test_images_that_do_not_fit_together_take_turns(artifact_dir: Path) -> None:
+    """A request that is larger than the queue is served when nothing else is, and never holds more than fits."""
+    segmenter = Segmenter(Repository(artifact_dir), Limits(), queue_megapixels=0.05)
+    inside, most = 0, 0
+    lock = threading.Lock()
+
+    def finish(_: Segmentation) -> None:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        time.sleep(0.01)
+        with lock:
+            inside -= 1
+
+    async def test() -> None:
+        assert len(await segmenter.serve([encode_image(make_image(150, 200))] * 5, finish)) == 5
+        assert most == 1
+        await segmenter.drain(WAIT_S)
+
+    run(test)
+
+
+def test_room_is_held_until_the_thread_is_done_whoever_has_left(segmenter: Segmenter, png: bytes) -> None:
+    """A caller who gives up while his image is decoded or encoded cannot be followed by the next one at once."""
+    go_on = threading.Event()
+
+    def finish(_: Segmentation) -> None:
+        assert go_on.wait(WAIT_S)
+
+    async def test() -> None:
+        with pytest.raises(DeadlineExceeded):
+            await segmenter.serve([png], finish, deadline_s=0.3)
+        leaver = asyncio.create_task(segmenter.serve([png], finish))
+        await asyncio.sleep(0.1)
+        leaver.cancel()
+        await asyncio.sleep(0.05)
+        assert segmenter.queue.admitted == 2
+        go_on.set()
+        await emptied(segmenter)
+
+    run(test)
+
+
+def test_what_cannot_be_served_in_time_is_refused_before_it_is_decoded(artifact_dir: Path, png: bytes) -> None:
+    """At once, with the time after which to come back; who has more time is let in."""
+    segmenter = Segmenter(Repository(artifact_dir), Limits())
+    go_on = threading.Event()
+
+    def finish(_: Segmentation) -> None:
+        assert go_on.wait(WAIT_S)
+
+    async def test() -> None:
+        slow = asyncio.create_task(segmenter.serve([png], finish))
+        await asyncio.sleep(0.3)
+        go_on.set()
+        await slow
+        go_on.clear()
+        inside = [asyncio.create_task(segmenter.serve([png], finish)) for _ in range(2)]
+        await asyncio.sleep(0)
+        start = time.perf_counter()
+        with pytest.raises(Overloaded) as caught:
+            await segmenter.segment(png[:60], deadline_s=0.2)  # a header without pixels
+        assert time.perf_counter() - start < 0.02
+        assert 0.1 <= caught.value.retry_after_s < 2
+        patient = asyncio.create_task(segmenter.segment(png, deadline_s=WAIT_S))
+        await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.gather(*inside, patient)
+        await segmenter.drain(WAIT_S)
+
+    run(test)
+
+
+def test_one_image_that_breaks_the_network_fails_alone_in_its_batch(
+    artifact_dir: Path, monkeypatch: pytest.MonkeyPatch, slow: threading.Event
+) -> None:
+    """The others of the batch are answered."""
+    slow.set()
+    segmenter = Segmenter(Repository(artifact_dir), Limits(), max_batch=4)
+    slow.clear()
+    held = Engine.run
+
+    def breaking(engine: Engine, batch: np.ndarray) -> np.ndarray:
+        scores = held(engine, batch)
+        if (batch == 255).all(axis=(1, 2, 3)).any():
+            raise InferenceFailed("a white image")
+        return scores
+
+    monkeypatch.setattr(Engine, "run", breaking)
+    white = encode_image(np.full((96, 128, 3), 255, np.uint8))
+    good = encode_image(make_image())
+
+    async def test() -> None:
+        tasks = [asyncio.create_task(segmenter.segment(data)) for data in (good, good, white, good)]
+        await asyncio.sleep(0.2)
+        slow.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(result) for result in results] == [Segmentation, Segmentation, InferenceFailed, Segmentation]
+        await segmenter.drain(WAIT_S)
 
     run(test)

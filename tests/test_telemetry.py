@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import logging.config
+import os
 import re
 import sys
+import time
 from typing import Any
 
 import httpx
@@ -20,10 +22,12 @@ from starlette.routing import Route
 
 from service.api.telemetry import (
     MAX_FRAME_HEADER,
+    MAX_WAITING_LINES,
     JsonFormatter,
     Metrics,
     Readiness,
     RequestRecord,
+    StandardError,
     Telemetry,
     TextFormatter,
     log_config,
@@ -272,7 +276,7 @@ def test_a_trace_is_part_of_its_line(formatter: logging.Formatter) -> None:
     assert "ValueError: invalid literal" in formatter.format(record)
 
 
-def test_the_log_configuration_is_one_that_logging_accepts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_log_configuration_is_one_that_logging_accepts(capfd: pytest.CaptureFixture[str]) -> None:
     """Our lines go to the standard error in the form asked for; those of others only from warnings on."""
     root, ours = logging.getLogger(), logging.getLogger("service")
     before = (root.handlers[:], root.level, ours.level)
@@ -280,9 +284,42 @@ def test_the_log_configuration_is_one_that_logging_accepts(capsys: pytest.Captur
         logging.config.dictConfig(log_config("json", "info"))
         logging.getLogger("service.request").info("hello")
         logging.getLogger("somebody.else").info("noise")
-        lines = capsys.readouterr().err.splitlines()
+        root.handlers[-1].flush()
+        lines = capfd.readouterr().err.splitlines()
     finally:
         root.handlers[:], root.level = before[0], before[1]
         ours.setLevel(before[2])
         logging.getLogger("uvicorn").setLevel(logging.NOTSET)
     assert [json.loads(line)["message"] for line in lines] == ["hello"]
+
+
+def test_a_log_that_nobody_reads_stops_nobody() -> None:
+    """Lines beyond what a pipe and a bounded queue hold are dropped, and counted in the first line that is read again."""
+    read_end, write_end = os.pipe()
+    handler = StandardError(write_end)
+    lines = 3 * MAX_WAITING_LINES
+    begun = time.perf_counter()
+    for number in range(lines):
+        handler.handle(log_record(f"{number:070}"))
+    assert time.perf_counter() - begun < 5
+    dropped = handler.dropped
+    assert 0 < dropped < lines
+    read = os.read(read_end, 1 << 20)
+    while read.count(b"\n") < lines - dropped:
+        read += os.read(read_end, 1 << 20)
+    handler.handle(log_record("again"))
+    handler.flush()
+    rest = os.read(read_end, 1 << 20).decode().splitlines()
+    assert rest == [f"{dropped} log lines were dropped: nobody read them", "again"]
+    os.close(read_end)
+
+
+def test_a_log_that_is_gone_stops_nobody() -> None:
+    """Who reads the log may end before the service does."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    handler = StandardError(write_end)
+    handler.handle(log_record("hello"))
+    handler.flush()
+    assert not handler.dropped
+    os.close(write_end)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import Iterator
@@ -11,13 +12,17 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from service.api.upload import MAX_PARTS, MULTIPART_ALLOWANCE, read_images, unless_gone
-from service.errors import BadParameter, BodyTooLarge, EmptyBody, ServiceError
+from service.api.upload import MAX_PARTS, MULTIPART_ALLOWANCE, UPLOADS_AT_ONCE, Uploads, read_images, unless_gone
+from service.errors import BadParameter, BodyTooLarge, EmptyBody, Overloaded, ServiceError
 from service.settings import Settings
+from tests.conftest import encode_image
 from tests.live import live_server
 
 LIMIT = 1000
@@ -257,3 +262,76 @@ def test_an_ordinary_client_reads_the_refusal_of_a_large_file(small_server: str)
         assert [reply.status_code for reply in replies] == [413, 413, 413]
         assert {reply.json()["code"] for reply in replies} == {"body_too_large"}
         assert client.get("/livez").status_code == 200
+
+
+def test_all_bodies_together_are_bounded() -> None:
+    """Bodies that are held count, whoever sent them, until their requests are answered."""
+    uploads = Uploads(100)
+    with uploads.one_more() as first:
+        first(60)
+        with uploads.one_more() as second:
+            second(30)
+            with pytest.raises(Overloaded) as caught:
+                second(30)
+        assert caught.value.retry_after_s == 1
+        assert uploads.size == 60
+        with uploads.one_more() as third:
+            third(40)
+    assert uploads.size == 0
+
+
+def test_senders_who_never_finish_cannot_fill_the_memory(artifact_dir: Path, png: bytes) -> None:
+    """Twenty uploads that stop in the middle: those beyond the bound are told to come back, and the next image is served."""
+    with live_server(Settings(models_dir=artifact_dir, max_image_bytes=1_000_000)) as url, contextlib.ExitStack() as stack:
+        address = (urlsplit(url).hostname or "", urlsplit(url).port or 0)
+        answers = []
+        for _ in range(20):
+            connection = stack.enter_context(socket.create_connection(address, timeout=5))
+            connection.sendall(b"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + bytes(900_000))
+            connection.settimeout(0.2)
+            with contextlib.suppress(TimeoutError):
+                answers.append(connection.recv(65536))
+        assert len(answers) == 20 - UPLOADS_AT_ONCE
+        assert all(answer.startswith(b"HTTP/1.1 429 ") for answer in answers)
+        stack.close()
+        for _ in range(100):
+            if httpx.post(f"{url}/segment", content=png).status_code == 200:
+                break
+            time.sleep(0.02)
+        else:
+            raise AssertionError("the memory was not given back")
+
+
+def test_a_reader_who_does_not_read_is_cut_off(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large mask is not kept in memory for ever; who reads gets it whole."""
+    image = encode_image(np.full((4000, 6000), 90, np.uint8))
+    with live_server(Settings(models_dir=artifact_dir)) as url:
+        whole = httpx.post(f"{url}/segment?format=npy", content=image, timeout=30)
+        assert len(whole.content) > 24_000_000
+        monkeypatch.setattr("service.api.upload.REPLY_S", 0.3)
+        address = (urlsplit(url).hostname or "", urlsplit(url).port or 0)
+        with socket.create_connection(address, timeout=10) as connection:
+            head = f"POST /segment?format=npy HTTP/1.1\r\nHost: x\r\nContent-Length: {len(image)}\r\n\r\n"
+            connection.sendall(head.encode() + image)
+            came = len(connection.recv(1000, socket.MSG_WAITALL))
+            time.sleep(1)
+            with contextlib.suppress(ConnectionError):
+                while piece := connection.recv(1 << 20):
+                    came += len(piece)
+        assert came < len(whole.content)
+
+
+FORM_SEED = form(("image", b"first"), ("image", bytes(range(64))))
+
+
+@given(st.binary(max_size=300) | st.tuples(st.integers(0, len(FORM_SEED)), st.integers(0, 40), st.binary(max_size=40)))
+def test_whatever_form_comes_it_is_read_or_refused(change: bytes | tuple[int, int, bytes]) -> None:
+    """Any bytes, and a good form with some of its bytes replaced: images or an error of ours, nothing else."""
+    if isinstance(change, tuple):
+        at, length, new = change
+        change = FORM_SEED[:at] + new + FORM_SEED[at + length :]
+    try:
+        images = read(Sender(change, 7), FORM)
+    except ServiceError:
+        return
+    assert all(images)

@@ -23,6 +23,7 @@ from service import __version__
 from service.api import pages, problems, routes, schemas
 from service.api.keys import Keys
 from service.api.telemetry import Metrics, Readiness, Telemetry
+from service.api.upload import UPLOADS_AT_ONCE, Uploads
 from service.pipeline.decode import Limits
 from service.pipeline.engine import Engine, EngineOptions
 from service.pipeline.repository import Repository
@@ -96,6 +97,7 @@ async def _serving(settings: Settings, metrics: Metrics) -> AsyncIterator[routes
                 segmenter=segmenter,
                 readiness=readiness,
                 metrics=metrics,
+                uploads=Uploads(UPLOADS_AT_ONCE * settings.max_image_bytes),
                 max_image_bytes=settings.max_image_bytes,
                 deadline_ms=settings.deadline_ms,
                 keys=Keys(key.get_secret_value() for key in settings.api_keys),

@@ -119,7 +119,8 @@ def _service_problem(record: RequestRecord, error: ServiceError) -> Response:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     elif isinstance(error, NotReady):
         headers["Retry-After"] = "1"
-    shape = LingeringResponse if isinstance(error, BodyTooLarge) else Response
+    uploading = isinstance(error, BodyTooLarge | Overloaded) and not record.bytes_in  # the rest of it is still on its way
+    shape = LingeringResponse if uploading else Response
     return _reply(status, title, error.message, error.code, record.request_id, error.facts, headers, shape)
 
 

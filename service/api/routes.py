@@ -17,7 +17,7 @@ from service.api import schemas
 from service.api.keys import Keys
 from service.api.negotiation import chosen_format
 from service.api.telemetry import METRICS_MEDIA_TYPE, Metrics, Readiness, RequestRecord, record_of
-from service.api.upload import read_images, unless_gone
+from service.api.upload import UPLOAD_S, TimelyResponse, Uploads, read_images, unless_gone
 from service.encodings import FORMATS, MaskView, encode, selection
 from service.errors import DeadlineExceeded, UnsupportedFormat
 from service.pipeline.repository import Repository
@@ -32,6 +32,7 @@ class Services:
     segmenter: Segmenter
     readiness: Readiness
     metrics: Metrics
+    uploads: Uploads
     max_image_bytes: int
     deadline_ms: float
     """Of a request that names none."""
@@ -74,23 +75,29 @@ class _Order:
         """Seconds until the deadline."""
         return (self.deadline_ms - self.record.elapsed_ms()) / 1000
 
-    async def mask(self, data: bytes) -> bytes:
-        """Segment one image, and encode its mask."""
-        result = await self.services.segmenter.segment(data, self.model, deadline_s=self.left_s())
-        self.record.sizes.append(result.labels.shape)
-        self.record.add_timing(result.timing)
-        return await self.services.segmenter.offload(self._encode, result)
+    async def masks(self, images: list[bytes]) -> list[bytes]:
+        """Segment images, and encode their masks."""
+        if len(images) > 1 and FORMATS[self.format].document is None:
+            listable = [name for name, form in FORMATS.items() if form.document]
+            raise UnsupportedFormat(f"several images in one request come back as {' or '.join(listable)}", allowed=listable)
+        self.record.bytes_in = sum(map(len, images))
+        made = await self.services.segmenter.serve(images, self._encode, self.model, deadline_s=self.left_s())
+        for _, size, timing in made:
+            self.record.sizes.append(size)
+            self.record.add_timing(timing)
+        return [body for body, _, _ in made]
 
-    def _encode(self, result: Segmentation) -> bytes:
+    def _encode(self, result: Segmentation) -> tuple[bytes, tuple[int, int], dict[str, float]]:
+        """On a thread: a mask's bytes, its size, and the milliseconds of every stage."""
         begun = time.perf_counter()
+        height, width = result.labels.shape
         labels = result.labels
         if self.min_confidence > 0:
             labels = selection.drop_uncertain(labels, result.confidence(), self.min_confidence)
         if self.keep is not None:
             labels = selection.keep_classes(labels, self.keep)
         body = encode(self.format, MaskView(labels, result.image, result.manifest, result.sha256, result.confidence)).body
-        self.record.add_timing({"encode": (time.perf_counter() - begun) * 1000})
-        return body
+        return body, (height, width), result.timing | {"encode": (time.perf_counter() - begun) * 1000}
 
 
 def _understood(
@@ -111,19 +118,6 @@ def _understood(
     )
 
 
-async def _masks(order: _Order, images: list[bytes]) -> list[bytes]:
-    if len(images) > 1 and FORMATS[order.format].document is None:
-        listable = [name for name, form in FORMATS.items() if form.document]
-        raise UnsupportedFormat(f"several images in one request come back as {' or '.join(listable)}", allowed=listable)
-    order.record.bytes_in = sum(map(len, images))
-    tasks = [asyncio.ensure_future(order.mask(data)) for data in images]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:  # one bad image is the answer to all: the others need not be computed
-        for task in tasks:
-            task.cancel()
-
-
 @router.post(
     "/segment",
     response_class=Response,
@@ -139,13 +133,15 @@ async def segment(
     """Segment an image: the mask has exactly the size of the upright image."""
     order = _understood(record_of(request.scope), query, headers, services)
     try:
-        async with asyncio.timeout(order.left_s()):  # a sender who drips is given no longer either
-            images = await read_images(request, services.max_image_bytes)
-            bodies = await unless_gone(request, _masks(order, images))
+        async with asyncio.timeout(order.left_s()):
+            with services.uploads.one_more() as hold:
+                async with asyncio.timeout(UPLOAD_S):  # a sender who drips is given no longer, whatever his deadline
+                    images = await read_images(request, services.max_image_bytes, hold)
+                bodies = await unless_gone(request, order.masks(images))
     except (TimeoutError, DeadlineExceeded):
         raise DeadlineExceeded(f"not finished within {order.deadline_ms:g} ms", deadline_ms=order.deadline_ms) from None
     body = bodies[0] if len(bodies) == 1 else b"[" + b",".join(bodies) + b"]"
-    return Response(body, media_type=FORMATS[order.format].media_type)
+    return TimelyResponse(body, media_type=FORMATS[order.format].media_type)
 
 
 @router.get("/models", responses=schemas.refusals(401, 503))

@@ -9,10 +9,14 @@ May import: starlette, prometheus_client, ``service.errors``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
+import queue
 import re
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -41,6 +45,11 @@ MAX_FRAME_HEADER = 256
 
 MODEL_LABELS = ("name", "version", "sha256", "provider")
 """What ``fcn_model_info`` says of a model."""
+
+MAX_WAITING_LINES = 10_000
+"""Log lines that wait to be written; about 3 MB."""
+FLUSH_S = 1.0
+"""How long the end of the process waits for them."""
 
 METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -286,10 +295,57 @@ def log_config(log_format: Literal["text", "json"], log_level: str = "info") -> 
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"line": {"()": JsonFormatter if log_format == "json" else TextFormatter}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "handlers": {"stderr": {"()": StandardError, "formatter": "line"}},
         "root": {"handlers": ["stderr"], "level": "WARNING"},
         "loggers": {name: {"level": log_level.upper()} for name in ("service", "uvicorn")},
     }
+
+
+class StandardError(logging.Handler):
+    """Writes lines to the standard error on a thread of its own. Where nobody reads them, they are dropped and counted: a pipe
+    that is full must not stop the service.
+
+    Takes:
+        descriptor: the file to write to
+    """
+
+    def __init__(self, descriptor: int = 2) -> None:
+        super().__init__()
+        self.dropped = 0
+        """Lines since the last one that was taken."""
+        self._descriptor = descriptor
+        self._lines: queue.Queue[str] = queue.Queue(MAX_WAITING_LINES)
+        threading.Thread(target=self._write, name="fcn-log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a line; never wait."""
+        try:
+            if self.dropped:
+                news = {
+                    "name": __name__,
+                    "levelname": "WARNING",
+                    "msg": f"{self.dropped} log lines were dropped: nobody read them",
+                }
+                self._lines.put_nowait(self.format(logging.makeLogRecord(news)))
+                self.dropped = 0
+            self._lines.put_nowait(self.format(record))
+        except queue.Full:
+            self.dropped += 1
+
+    def flush(self) -> None:
+        """Wait until everything is written, but not for ever."""
+        deadline = time.monotonic() + FLUSH_S
+        while self._lines.unfinished_tasks and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+    def _write(self) -> None:
+        # Straight to the descriptor: a buffer of Python's would be locked while a full pipe blocks, and end the process badly.
+        while True:
+            line = f"{self._lines.get()}\n".encode(errors="backslashreplace")
+            with contextlib.suppress(OSError):
+                while line:
+                    line = line[os.write(self._descriptor, line) :]
+            self._lines.task_done()
 
 
 class JsonFormatter(logging.Formatter):

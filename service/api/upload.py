@@ -1,4 +1,5 @@
-"""The body of a request as images: read as a stream, counted as it comes, refused the moment that it is too large.
+"""The bytes on the wire. The body of a request as images: read as a stream, counted as it comes, refused the moment that it
+is too large; and replies to peers who are slower than they should be.
 
 A body is either the image itself (whatever its Content-Type says: the bytes decide what it is), or ``multipart/form-data``
 with one or several parts named ``image``. Nothing is spooled to disk, and no more than the limit is ever held.
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 from python_multipart.exceptions import FormParserError
@@ -19,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.errors import BadParameter, BodyTooLarge, EmptyBody
+from service.errors import BadParameter, BodyTooLarge, EmptyBody, Overloaded
 
 FIELD = "image"
 """The one form field that there is; everything else about a request is said in the query or in headers."""
@@ -33,29 +34,75 @@ MULTIPART_ALLOWANCE = 64 * 1024
 LINGER_S = 2.0
 """How long the rest of a refused upload is read and dropped, so that a sender who has not finished can still see the reply."""
 
+UPLOADS_AT_ONCE = 8
+"""How many of the largest bodies may be in memory together; of smaller ones accordingly more."""
+
+UPLOAD_S = 30.0
+"""How long a body may take to arrive, whatever deadline its sender names: it holds memory."""
+
+REPLY_S = 30.0
+"""How long a mask may take to be read."""
+PIECE_BYTES = 256 * 1024
+
 T = TypeVar("T")
 
 
-async def read_images(request: Request, max_bytes: int) -> list[bytes]:
+class Uploads:
+    """The bodies of all requests together: no more of them is held than fits.
+
+    Takes:
+        capacity: bytes
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self.size = 0
+        """Bytes held now."""
+
+    @contextlib.contextmanager
+    def one_more(self) -> Iterator[Callable[[int], None]]:
+        """Hold a body for as long as this lasts.
+
+        Gives:
+            to be called with the size of each piece that comes in; raises Overloaded if it does not fit
+        """
+        held = 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            held += size
+            self.size += size
+            if self.size > self._capacity:
+                raise Overloaded("too many uploads at once; try again in 1 s", retry_after_s=1.0)
+
+        try:
+            yield hold
+        finally:
+            self.size -= held
+
+
+async def read_images(request: Request, max_bytes: int, hold: Callable[[int], None] = lambda _: None) -> list[bytes]:
     """The images of a request, in order.
 
     Takes:
         request: one whose body nobody has touched
         max_bytes: limit for all images of the request together
+        hold: called with the size of each piece of the body, before it is kept
     Gives:
         one image's file a list entry, none of them empty; exactly one where the body is not a form
     Raises:
         BodyTooLarge: at once if Content-Length says so, otherwise as soon as the bytes that came do
+        Overloaded: if ``hold`` says so
         EmptyBody: if there is no body, or a part without bytes
         BadParameter: if the form is broken, has no ``image``, another field, or too many parts
         ClientDisconnect: if the sender went away
     """
     media_type, options = parse_options_header(request.headers.get("content-type"))
     if not media_type.startswith(b"multipart/"):
-        return [await _read_raw(request, max_bytes)]
+        return [await _read_raw(request, max_bytes, hold)]
     if media_type != b"multipart/form-data" or not options.get(b"boundary"):
         raise BadParameter("a form must be multipart/form-data and name its boundary", parameter="Content-Type")
-    return await _read_form(request, options[b"boundary"], max_bytes)
+    return await _read_form(request, options[b"boundary"], max_bytes, hold)
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:
@@ -96,20 +143,34 @@ class LingeringResponse(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _read_raw(request: Request, max_bytes: int) -> bytes:
+class TimelyResponse(Response):
+    """A reply whose reader has a time to take it in: what nobody reads would stay in memory as long as he likes."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  (ASGI's signature)
+        """Send the reply piece by piece, as fast as it is taken; cut it off where that takes too long."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REPLY_S):
+                for at in range(0, len(self.body), PIECE_BYTES):
+                    await send({"type": "http.response.body", "body": self.body[at : at + PIECE_BYTES], "more_body": True})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _read_raw(request: Request, max_bytes: int, hold: Callable[[int], None]) -> bytes:
     _check_announced(request, max_bytes)
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > max_bytes:
             raise _too_large(max_bytes)
+        hold(len(chunk))
         chunks.append(chunk)
     if not size:
         raise EmptyBody(f"the body is empty: send an image's bytes, or a form with the field '{FIELD}'")
     return b"".join(chunks)
 
 
-async def _read_form(request: Request, boundary: bytes, max_bytes: int) -> list[bytes]:
+async def _read_form(request: Request, boundary: bytes, max_bytes: int, hold: Callable[[int], None]) -> list[bytes]:
     _check_announced(request, max_bytes, MULTIPART_ALLOWANCE)
     size = 0
     try:
@@ -118,6 +179,7 @@ async def _read_form(request: Request, boundary: bytes, max_bytes: int) -> list[
             size += len(chunk)
             if size > max_bytes + MULTIPART_ALLOWANCE:
                 raise _too_large(max_bytes)
+            hold(len(chunk))
             form.write(chunk)
     except FormParserError as error:
         raise BadParameter(f"the form cannot be read: {error}", parameter=FIELD) from error

@@ -27,6 +27,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import SAMPLEFORMAT, TiffImageFile
 
 from service.errors import BodyTooLarge, CorruptImage, EmptyBody, ImageTooLarge, ServiceError, UnsupportedImage
 
@@ -40,6 +41,8 @@ MAX_JPEG_SCANS = 128
 """A progressive JPEG has about ten scans; each one costs a pass over the whole image, however short it is."""
 MAX_EXTRANEOUS_BYTES = 16
 """Webcams pad their frames with a few bytes before the end marker; more than this is damage."""
+BAND_PIXELS = 1 << 18
+"""Converted at a time."""
 MAX_TIFF_ENTRIES = 4096
 """Of one directory; a picture has some twenty, and a file of nothing but entries would keep us walking."""
 
@@ -232,6 +235,8 @@ def _tiff_size(data: bytes) -> tuple[int, int]:
             if value is None:
                 raise CorruptImage("the TIFF image gives its size as something else than a whole number")
             (sides[tag],) = struct.unpack_from(order + value, data, at + entry - (8 if big else 4))
+        elif (tag, kind) == (258, 3) and struct.unpack_from(order + "H", data, at + entry - (8 if big else 4)) == (64,):
+            raise UnsupportedImage("a TIFF image of 64-bit numbers; 8, 16 and 32 bits are read")
     return max(sides[256], sides[322] if sides[256] else 0), max(sides[257], sides[323] if sides[257] else 0)
 
 
@@ -294,24 +299,41 @@ def _open(data: bytes, kind: str) -> Image.Image:
 
 
 def _to_rgb(picture: Image.Image) -> RGB:
-    """Any mode of Pillow's -> H x W x 3 uint8."""
-    if picture.mode == "I" or picture.mode.startswith("I;16"):
-        wide = np.clip(np.asarray(picture), 0, 65535).astype(np.uint32)
-        return _grey_to_rgb(((wide + 128) // 257).astype(np.uint8))
-    if picture.mode == "F":
-        share = np.nan_to_num(np.asarray(picture), nan=0.0, posinf=1.0, neginf=0.0)
-        return _grey_to_rgb(np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8))
-    if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
-        paper = Image.new("RGBA", picture.size, "white")
-        return np.array(Image.alpha_composite(paper, layer).convert("RGB"))
-    if picture.mode not in _PLAIN_MODES:  # Pillow would "convert" L*a*b* by taking its numbers for red, green and blue
-        raise UnsupportedImage(f"a picture of mode {picture.mode}; send it as RGB")
-    return np.array(picture.convert("RGB"))
+    """Any mode of Pillow's -> H x W x 3 uint8.
+
+    Band by band: a conversion of the whole makes up to five copies of it, and Pillow lets no other thread run meanwhile.
+    """
+    width, height = picture.size
+    rgb = np.empty((height, width, 3), np.uint8)
+    rows = max(1, BAND_PIXELS // width)
+    unsigned = isinstance(picture, TiffImageFile) and picture.tag_v2.get(SAMPLEFORMAT, (1,)) == (1,)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        rgb[top:bottom] = _band_to_rgb(picture.crop((0, top, width, bottom)), unsigned=unsigned)
+    return rgb
 
 
-def _grey_to_rgb(grey: RGB) -> RGB:
-    return np.ascontiguousarray(np.broadcast_to(grey[..., None], (*grey.shape, 3)))
+def _band_to_rgb(band: Image.Image, *, unsigned: bool) -> RGB:
+    """A few rows.
+
+    Takes:
+        unsigned: whether 32-bit numbers, all of which Pillow takes for signed ones, are not
+    Gives:
+        H x W x 3 uint8, or H x W x 1 of a grey picture
+    """
+    if band.mode == "I" or band.mode.startswith("I;16"):
+        numbers = np.asarray(band)
+        wide = np.clip(numbers.view(np.uint32) if unsigned and band.mode == "I" else numbers, 0, 65535).astype(np.uint32)
+        return np.expand_dims(((wide + 128) // 257).astype(np.uint8), 2)
+    if band.mode == "F":
+        share = np.nan_to_num(np.asarray(band), nan=0.0, posinf=1.0, neginf=0.0)
+        return np.expand_dims(np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8), 2)
+    if band.has_transparency_data:
+        paper = Image.new("RGBA", band.size, "white")
+        band = Image.alpha_composite(paper, band.convert("RGBA"))
+    elif band.mode not in _PLAIN_MODES:  # Pillow would "convert" L*a*b* by taking its numbers for red, green and blue
+        raise UnsupportedImage(f"a picture of mode {band.mode}; send it as RGB")
+    return np.asarray(band.convert("RGB"), np.uint8)
 
 
 def _upright(pixels: RGB, exif: bytes) -> RGB:

@@ -2,13 +2,15 @@
 
 Callers are on one event loop; the work is done by threads of the queue's own. Two doors:
 
-1. :meth:`WorkQueue.admit` takes a cost out of the capacity for as long as the caller is at it, or refuses at once. All
-   that a caller makes (decoded images, results) lives inside its admission: what is admitted bounds the memory.
+1. :meth:`WorkQueue.admit` gives a :class:`Place` inside or refuses at once, if the capacity is taken or if the pace measured
+   so far says that the deadline would be missed. A place is held until its caller has left *and* every thread that works for
+   him is done, even where he left early: what is admitted bounds the memory.
 2. :meth:`WorkQueue.submit` hands one item to the workers and waits for its answer.
 
 The future travels with the item; there is no table of ids that could lose one. A caller that goes away takes its item with
-it if work has not begun, and harms nobody if it has. An exception belongs to its batch. If a worker itself breaks, the queue
-is dead for good: ``alive`` turns False, and everyone who waits gets an error instead of waiting for ever.
+it if work has not begun, and harms nobody if it has. An exception belongs to its item: a batch that fails is worked on once
+more, one by one. If a worker itself breaks, the queue is dead for good: ``alive`` turns False, and everyone who waits gets an
+error instead of waiting for ever.
 
 May import: the standard library, ``service.errors``.
 """
@@ -22,17 +24,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
 from service.errors import DeadlineExceeded, NotReady, Overloaded
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-PACE_MEMORY = 0.9
-"""How much of the measured pace is kept at each new measurement."""
+PACE_MEMORY = 0.95
+"""How much of what was measured is kept when the next caller leaves: the last twenty or so count."""
+HEADROOM = 1.4
+"""How much longer than predicted the way through may take: the pace of the next seconds is not quite that of the last."""
 LEAST_RETRY_S = 0.1
 
 log = logging.getLogger(__name__)
@@ -53,6 +57,34 @@ class _Entry(Generic[Item, Answer]):
     future: Future[Served[Answer]]
 
 
+class Place:
+    """Room inside the queue. On the event loop only, but for the futures it holds on to.
+
+    Takes:
+        give_back: called once, on the event loop, when nobody needs the room any more
+    """
+
+    def __init__(self, give_back: Callable[[], None]) -> None:
+        self._give_back = give_back
+        self._holders = 1
+        self._loop = asyncio.get_running_loop()
+
+    def hold_for(self, work: Future[Any]) -> None:
+        """Keep the room until this is done as well, or cancelled: a thread cannot be stopped when its caller leaves."""
+        self._holders += 1
+        work.add_done_callback(self._done)
+
+    def leave(self) -> None:
+        """One holder less."""
+        self._holders -= 1
+        if not self._holders:
+            self._give_back()
+
+    def _done(self, _work: Future[Any]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody counts any more
+            self._loop.call_soon_threadsafe(self.leave)
+
+
 class WorkQueue(Generic[Item, Answer]):
     """The queue and its workers, who begin at once.
 
@@ -61,6 +93,8 @@ class WorkQueue(Generic[Item, Answer]):
         capacity: the sum of costs that may be admitted at a time; a single larger one is let in when nothing else is
         concurrency: worker threads
         max_batch: items of equal key that may be worked on together; never waited for
+        measured: seconds and the work that was done in them, as far as known; measured on from there
+        on_idle: called on the event loop when the last one leaves
     """
 
     def __init__(
@@ -70,6 +104,8 @@ class WorkQueue(Generic[Item, Answer]):
         capacity: float,
         concurrency: int = 1,
         max_batch: int = 1,
+        measured: tuple[float, float] = (0.0, 0.0),
+        on_idle: Callable[[], None] = lambda: None,
     ) -> None:
         self.capacity = capacity
         self._work = work
@@ -80,7 +116,10 @@ class WorkQueue(Generic[Item, Answer]):
         self._death: BaseException | None = None
         self._admitted = 0
         self._load = 0.0
-        self._pace = 0.0  # seconds for a unit of cost
+        self._todo = 0.0
+        self._on_idle = on_idle
+        self._busy_s, self._done = measured  # seconds with somebody inside, and the work done in them
+        self._measured = 0.0  # when
         self._closing = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -121,47 +160,88 @@ class WorkQueue(Generic[Item, Answer]):
         if self._closing:
             raise NotReady("the service shuts down")
 
+    @property
+    def pace_s(self) -> float:
+        """Seconds that a unit of work takes, as measured while somebody was inside; all workers together."""
+        return self._busy_s / self._done if self._done else 0.0
+
     @contextmanager
-    def admit(self, cost: float) -> Iterator[None]:
+    def admit(self, cost: float, *, work: float | None = None, deadline: float | None = None) -> Iterator[Place]:
         """Be inside, or be refused at once. On the event loop only.
 
+        Takes:
+            cost: how much of the capacity the caller takes up
+            work: how long it will take, in units of any kind; ``cost`` if they are the same
+            deadline: a ``time.monotonic()`` after which it is of no use
         Raises:
-            Overloaded: if the capacity is taken, with the time after which there should be room
+            Overloaded: if the capacity is taken, or the deadline would be missed; with the time after which to come back
             NotReady: if the queue drains or is dead
         """
         self.check_open()
-        if self._admitted and self._load + cost > self.capacity:
-            seconds = max(LEAST_RETRY_S, (self._load + cost - self.capacity) * self._pace)
-            raise Overloaded(f"the queue is full; try again in {seconds:.1f} s", retry_after_s=round(seconds, 3))
+        work = cost if work is None else work
+        now = time.monotonic()
+        if self._admitted:  # whoever is alone is let in: what he takes is the next measurement
+            self._check_room(cost, work, None if deadline is None else deadline - now)
+        else:
+            self._measured = now  # idle time is no measure
         self._admitted += 1
         self._load += cost
+        self._todo += work
         self._idle.clear()
-        ahead, start = self._load, time.monotonic()
+        place = Place(lambda: self._give_back(cost, work))
         try:
-            yield
+            yield place
+            self._measure(work)
         finally:
-            pace = (time.monotonic() - start) / ahead if ahead else 0.0
-            self._pace = PACE_MEMORY * self._pace + (1 - PACE_MEMORY) * pace if self._pace else pace
-            self._admitted -= 1
-            self._load = self._load - cost if self._admitted else 0.0  # no rounding error outlives a quiet moment
-            if not self._admitted:
-                self._idle.set()
+            place.leave()
 
-    async def submit(self, item: Item, *, key: Hashable = None, deadline: float | None = None) -> Served[Answer]:
+    def _check_room(self, cost: float, work: float, left_s: float | None) -> None:
+        ahead_s = HEADROOM * self.pace_s * self._todo
+        excess = self._load + cost - self.capacity
+        if excess > 0:
+            _refuse("the queue is full", ahead_s * min(1.0, excess / self._load))
+        through_s = ahead_s + HEADROOM * self.pace_s * work
+        if left_s is not None and through_s > left_s:
+            # What could not make it behind anybody at all may come when nobody is there.
+            _refuse(f"it would take {through_s:.1f} s, and {left_s:.1f} s are left", min(through_s - left_s, ahead_s))
+
+    def _measure(self, work: float) -> None:
+        """Somebody was served: how long after the one before him?"""
+        now = time.monotonic()
+        self._busy_s = PACE_MEMORY * self._busy_s + now - self._measured
+        self._done = PACE_MEMORY * self._done + work
+        self._measured = now
+
+    def _give_back(self, cost: float, work: float) -> None:
+        self._admitted -= 1
+        self._load -= cost
+        self._todo -= work
+        if not self._admitted:
+            self._load = self._todo = 0.0  # no rounding error outlives a quiet moment
+            self._idle.set()
+            self._on_idle()
+
+    async def submit(
+        self, item: Item, *, key: Hashable = None, deadline: float | None = None, place: Place | None = None
+    ) -> Served[Answer]:
         """Wait for an item's answer.
 
         Takes:
             item: what ``work`` takes
             key: items may share a batch if their keys are equal
             deadline: a ``time.monotonic()`` after which the answer is of no use
+            place: the caller's; not given back while a worker is at the item
         Raises:
             DeadlineExceeded: at the deadline; what no worker has begun by then is never computed
             NotReady: if a worker died
-            whatever ``work`` raised for this item's batch
+            whatever ``work`` raised for this item
         """
         entry = _Entry(item, key, deadline, Future[Served[Answer]]())
+        if place is not None:
+            place.hold_for(entry.future)
         with self._changed:
             if self._death is not None or self._stopping:
+                entry.future.cancel()
                 raise NotReady("the inference queue does not run")
             self._entries.append(entry)
             self._changed.notify()
@@ -237,9 +317,12 @@ class WorkQueue(Generic[Item, Answer]):
         try:
             answers = self._work([entry.item for entry in batch])
             answered = list(zip(batch, answers, strict=True))
-        except Exception as error:  # noqa: BLE001 - it is the batch's own, whatever it is
-            for entry in batch:
-                entry.future.set_exception(error)
+        except Exception as error:  # noqa: BLE001 - it is the item's own, whatever it is
+            if len(batch) > 1:  # one of them may have spoilt it for the others
+                for entry in batch:
+                    self._run([entry])
+            else:
+                batch[0].future.set_exception(error)
             return
         worked_s = time.monotonic() - start
         for entry, answer in answered:
@@ -250,6 +333,11 @@ class WorkQueue(Generic[Item, Answer]):
             if entry.future.set_running_or_notify_cancel():
                 entry.future.set_exception(error)
         self._entries.clear()
+
+
+def _refuse(reason: str, wait_s: float) -> NoReturn:
+    wait_s = round(max(LEAST_RETRY_S, wait_s), 3)
+    raise Overloaded(f"{reason}; try again in {wait_s:.1f} s", retry_after_s=wait_s)
 
 
 def _begin(entry: _Entry[Item, Answer]) -> bool:

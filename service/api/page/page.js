@@ -55,9 +55,17 @@ async function segment() {
   } catch (error) {
     if (turn !== latest) return;
     $("state").textContent = "";
-    $("problem").textContent = error.message;
+    forget();
+    $("problem").textContent = `${file.name}: ${error.message}`;
     $("problem").hidden = false;
   }
+}
+
+// An old mask beside a new file's name would be taken for its own.
+function forget() {
+  mask = null;
+  $("view").hidden = true;
+  $("drop").classList.remove("small");
 }
 
 function decode({ size: [height, width], labels: values, lengths }) {
