@@ -29,7 +29,7 @@ INSTALL = $(PIP) install --no-input
 # The one tool that is not in a lock file: it writes them.
 UV := uv==0.13.9
 
-.PHONY: help run install test check format coverage train evaluate export image lock clean
+.PHONY: help run install test slow check format coverage train evaluate export image lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -39,8 +39,11 @@ run: $(VENV)/.serve ## serve on 127.0.0.1:PORT, send one sample street, show wha
 
 install: $(VENV)/.dev ## .venv with the product and all that its development needs
 
-test: $(VENV)/.dev ## the whole test suite
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev ## the test suite, minutes
+	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+slow: $(VENV)/.dev ## what takes longer: full-size networks, 4K scenes, 20,000 mutated images
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 check: $(VENV)/.dev ## lint, format, types, import rules
 	$(BIN)/ruff check .
@@ -53,7 +56,7 @@ format: $(VENV)/.dev ## format the code and sort its imports
 	$(BIN)/ruff format .
 
 coverage: $(VENV)/.dev ## the test suite with branch coverage
-	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage run -m pytest -m 'not slow' $(ARGS)
 	$(BIN)/coverage report
 
 train: $(VENV)/.dev ## train a network: python -m models.train ARGS

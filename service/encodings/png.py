@@ -21,7 +21,7 @@ except ImportError:  # the same files, more slowly
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-# Medians on 2 cores (Zen 3), CamVid labels and their overlays at 1280 x 720:
+# Medians on 2 cores (Xeon), CamVid labels and their overlays at 1280 x 720:
 #               label map            overlay (RGB)
 #   isal 1      0.3 ms    16 kB       8 ms   850 kB     (isal 0: as fast, labels 1.5 x, overlays 1.15 x the bytes)
 #   zlib 1      2.4 ms    20 kB      36 ms   890 kB

@@ -7,7 +7,7 @@ A *cell* is the square between four neighbouring scores. Inside it each class is
 (1) where one class leads at all four corners it wins everywhere, and the cell is filled without looking at its pixels;
 (2) a class that another one beats at all four corners wins nowhere. Only what is left is computed pixel by pixel.
 Exact, and on street scenes about a tenth of the cells. CPU time against a running maximum over cv2.resize of every class
-plane, the fastest of the plainer ways (medians of 15 on one thread of a Xeon; 11 classes, street masks as blurred noisy scores):
+plane, the fastest of the plainer ways (medians of 15, one thread of a Xeon; 11 classes, street masks as blurred noisy scores):
 
 =============== ============ ======
 scores          image        ratio
