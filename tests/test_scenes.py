@@ -104,7 +104,7 @@ def test_scenes_need_numpy_and_opencv_only() -> None:
     """The sample can be made where nothing but serving is installed: no torch, no onnx, no Pillow."""
     program = (
         "import sys\n"
-        "for name in ('torch', 'torchvision', 'onnx', 'onnxruntime', 'PIL', 'scipy', 'matplotlib', 'service'):\n"
+        "for name in ('torch', 'torchvision', 'onnx', 'onnxruntime', 'PIL', 'scipy', 'matplotlib', 'pydantic'):\n"
         "    sys.modules[name] = None\n"
         "from models.scenes import street_scene\n"
         "print(street_scene(32, 48, 1)[1].shape)\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import logging.config
@@ -296,22 +297,37 @@ def test_the_log_configuration_is_one_that_logging_accepts(capfd: pytest.Capture
 def test_a_log_that_nobody_reads_stops_nobody() -> None:
     """Lines beyond what a pipe and a bounded queue hold are dropped, and counted in the first line that is read again."""
     read_end, write_end = os.pipe()
+    filled = fill(write_end)
     handler = StandardError(write_end)
+    handler.handle(log_record("first"))
+    while not handler._lines.empty():  # until the writer has it in hand, and is stuck
+        time.sleep(0.001)
     lines = 3 * MAX_WAITING_LINES
     begun = time.perf_counter()
     for number in range(lines):
         handler.handle(log_record(f"{number:070}"))
     assert time.perf_counter() - begun < 5
-    dropped = handler.dropped
-    assert 0 < dropped < lines
-    read = os.read(read_end, 1 << 20)
-    while read.count(b"\n") < lines - dropped:
+    assert handler.dropped == lines - MAX_WAITING_LINES
+    read = b""
+    while len(read) < filled or read[filled:].count(b"\n") < 1 + MAX_WAITING_LINES:
         read += os.read(read_end, 1 << 20)
     handler.handle(log_record("again"))
     handler.flush()
     rest = os.read(read_end, 1 << 20).decode().splitlines()
-    assert rest == [f"{dropped} log lines were dropped: nobody read them", "again"]
+    assert rest == [f"{lines - MAX_WAITING_LINES} log lines were dropped: nobody read them", "again"]
     os.close(read_end)
+
+
+def fill(write_end: int) -> int:
+    """Write into a pipe until not one more byte goes in; how many did."""
+    os.set_blocking(write_end, False)
+    filled = 0
+    for size in (4096, 1):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                filled += os.write(write_end, b"." * size)
+    os.set_blocking(write_end, True)
+    return filled
 
 
 def test_a_log_that_is_gone_stops_nobody() -> None:
