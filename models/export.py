@@ -32,14 +32,13 @@ from models.architectures import ARCHITECTURES, build
 from models.arguments import size_argument
 from models.card import write_card
 from models.classes import TABLES, ClassTable, table
-from models.data import DataError
 from models.evaluate import evaluate, predictor
 from models.network import Network
 from models.precision import calibration_frames, to_fp16, to_int8
 from models.quiet import quiet
 from models.receptive_field import measure_reach
 from models.scenes import street_scene
-from models.weights import load_weights
+from models.weights import load_weights, read_weights
 from service.pipeline.geometry import fit_size
 from service.pipeline.manifest import InputPolicy, Manifest, Parity, SplitScores, Training
 
@@ -336,7 +335,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data-name", default="unnamed", help="what it was trained on")
     parser.add_argument("--licence", default="unknown", help="of that data")
     parser.add_argument("--notes", default="", help="how it was trained")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if (args.precision == "int8") != (args.calibrate is not None):
+        parser.error("--precision int8 needs frames to take its ranges from, --calibrate FOLDER; nothing else does")
+    return args
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -348,9 +350,7 @@ def main(arguments: list[str] | None = None) -> int:
         source = load_source(args.architecture, args.weights, args.classes)
         manifest = build_manifest(args, source)
         frames = None
-        if args.precision == "int8":
-            if args.calibrate is None:
-                raise DataError("int8 needs frames to take its ranges from: --calibrate FOLDER")
+        if args.calibrate:
             frames = calibration_frames(args.calibrate, manifest.input)
         labelled = Labelled(args.labelled, source.table, args.max_loss) if args.labelled else None
         console.print(f"{args.architecture}: tracing and comparing with PyTorch …")
@@ -404,6 +404,7 @@ def load_source(architecture: str, weights: Path, classes: str | None) -> Source
         known.check_planes(trained.classes)
         return Source(trained, known, tuple(content["working_size"]), content["epoch"])
     if classes is None:
+        read_weights(weights)  # a damaged file is that before it is anything else
         raise checkpoint.CheckpointError(
             f"{weights}: only a checkpoint of models.train names its classes; say --classes voc, for instance"
         )

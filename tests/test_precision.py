@@ -1,0 +1,124 @@
+"""Lower precisions: what they must keep of the float32 network, and when they are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from models.classes import CAMVID
+from models.data import DataError
+from models.export import Labelled, ParityError, check_loss, main, write
+from models.precision import MOST_FRAMES, calibration_frames, to_fp16, to_int8
+from models.scenes import street_scene
+from service.pipeline.decode import Limits
+from service.pipeline.manifest import InputPolicy, Manifest, read_manifest
+from service.pipeline.repository import Repository
+from service.pipeline.segmenter import Segmenter
+
+ARTIFACTS = Path(__file__).resolve().parents[1] / "models" / "artifacts"
+FLOAT, INT8 = ARTIFACTS / "fcn4s-lite0-camvid.onnx", ARTIFACTS / "fcn4s-lite0-camvid-int8.onnx"
+POLICY = InputPolicy(working_size=(448, 600))
+
+
+def manifest_of(path: Path) -> Manifest:
+    """The manifest inside an artifact."""
+    return read_manifest({entry.key: entry.value for entry in onnx.load(path).metadata_props})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of four streets."""
+    root = tmp_path_factory.mktemp("streets")
+    for name in ("images", "labels"):
+        (root / name).mkdir()
+    for seed in range(4):
+        image, labels = street_scene(240, 320, seed=seed)
+        Image.fromarray(image).save(root / "images" / f"{seed}.png")
+        Image.fromarray(labels).save(root / "labels" / f"{seed}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def exact() -> Iterator[Segmenter]:
+    """The service's pipeline with the float32 artifact."""
+    segmenter = Segmenter(Repository(FLOAT), Limits())
+    yield segmenter
+    segmenter.close()
+
+
+def agreement(exact: Segmenter, path: Path, size: tuple[int, int]) -> float:
+    """Share of a street's pixels that an artifact labels as float32 does."""
+    other = Segmenter(Repository(path), Limits())
+    image, _ = street_scene(*size, seed=11)
+    share = float((other.segment_array(image).labels == exact.segment_array(image).labels).mean())
+    other.close()
+    return share
+
+
+@pytest.mark.parametrize("size", [(360, 480), (173, 331)])
+def test_the_shipped_int8_network_sees_what_float32_sees(exact: Segmenter, size: tuple[int, int]) -> None:
+    """Quantising changes few pixels, at the size it was calibrated for and at others."""
+    assert agreement(exact, INT8, size) > 0.95
+
+
+def test_the_shipped_int8_network_says_what_it_is() -> None:
+    """Its manifest tells its precision, and it has the classes of the float32 one."""
+    found, original = manifest_of(INT8), manifest_of(FLOAT)
+    assert (found.precision, original.precision) == ("int8", "fp32")
+    assert found.classes == original.classes
+    assert found.scores.keys() == original.scores.keys()
+    for split, score in found.scores.items():
+        assert score.mean_iou > original.scores[split].mean_iou - 0.005
+
+
+def test_a_graph_is_quantised_with_frames_of_one_s_own(exact: Segmenter, folder: Path, tmp_path: Path) -> None:
+    """Convolutions run in int8, and the mask stays nearly the same."""
+    model = to_int8(onnx.load(FLOAT), calibration_frames(folder, POLICY))
+    weights = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    dequantised = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    kernels = [dequantised[node.input[1]] for node in model.graph.node if node.op_type == "Conv"]
+    assert len(kernels) == 61
+    assert {weights[name] for name in kernels} == {onnx.TensorProto.INT8}
+    write(model, manifest_of(FLOAT).model_copy(update={"precision": "int8"}), tmp_path / "int8.onnx")
+    assert agreement(exact, tmp_path / "int8.onnx", (240, 320)) > 0.93
+
+
+def test_half_precision_keeps_the_service_s_types_and_the_mask(exact: Segmenter, tmp_path: Path) -> None:
+    """uint8 in and float32 out, whatever the network computes in."""
+    write(to_fp16(onnx.load(FLOAT)), manifest_of(FLOAT).model_copy(update={"precision": "fp16"}), tmp_path / "fp16.onnx")
+    assert (tmp_path / "fp16.onnx").stat().st_size < 0.6 * FLOAT.stat().st_size
+    assert agreement(exact, tmp_path / "fp16.onnx", (240, 320)) > 0.995
+
+
+def test_a_loss_beyond_the_limit_is_refused_with_both_scores(folder: Path) -> None:
+    """The frames decide, and the message says what they said."""
+    loss = check_loss(FLOAT, INT8, Labelled(folder, CAMVID, max_loss=100))
+    assert -10 < loss < 10
+    with pytest.raises(ParityError, match=r"mean IoU 0\.\d+ on streets\d*, 0\.\d+ in float32: .* points lost; at most -100"):
+        check_loss(FLOAT, INT8, Labelled(folder, CAMVID, max_loss=-100))
+
+
+def test_calibration_frames_are_few_and_of_the_network_s_size(folder: Path, tmp_path: Path) -> None:
+    """A large folder is sampled; an empty one is an error that names it."""
+    frames = calibration_frames(folder, POLICY)
+    assert {frame.shape for frame in frames} == {(1, 448, 600, 3)}
+    assert {frame.dtype for frame in frames} == {np.dtype(np.uint8)}
+    for index in range(MOST_FRAMES + 20):
+        Image.new("RGB", (8, 6)).save(tmp_path / f"{index:03}.png")
+    assert len(calibration_frames(tmp_path, InputPolicy(working_size=(8, 8)))) == MOST_FRAMES
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: no images"):
+        calibration_frames(tmp_path / "empty", POLICY)
+
+
+@pytest.mark.parametrize("words", [["--precision", "int8"], ["--precision", "fp16", "--calibrate", "frames"]])
+def test_int8_and_its_frames_belong_together(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither is taken without the other, and nothing has been computed by then."""
+    with pytest.raises(SystemExit):
+        main(["fcn4s-lite0", "--weights", "w.pt", "--name", "n", "--out", "o.onnx", *words])
+    assert "--calibrate FOLDER" in capsys.readouterr().err
