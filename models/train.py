@@ -16,6 +16,7 @@ import argparse
 import copy
 import csv
 import math
+import signal
 import sys
 import time
 from pathlib import Path
@@ -369,4 +370,6 @@ def fit(trainer: Trainer, console: Console) -> None:
 
 
 if __name__ == "__main__":
+    # A shell has SIGINT ignored in what it starts in the background; `kill -INT` must leave a checkpoint there too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

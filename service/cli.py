@@ -77,6 +77,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line, and end the process with its exit code."""
+    # A shell has SIGINT ignored in what it starts in the background; `kill -INT` must end that in order too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         app()
     except ServiceError as error:
