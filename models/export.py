@@ -263,8 +263,7 @@ def export(
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         exact, candidate = Path(folder) / "exact.onnx", Path(folder) / out.name
         model = to_onnx(net, manifest.input.multiple)
-        complete = manifest.model_copy(update={"precision": "fp32"})
-        write(model, complete, exact)
+        write(model, manifest.model_copy(update={"precision": "fp32"}), exact)
         parity = check_parity(net, exact, manifest.input)
         if manifest.precision == "int8":
             model = to_int8(model, frames or [])
