@@ -35,10 +35,10 @@ from models.arguments import size_argument
 from models.classes import TABLES, ClassTable, ClassTableError, table
 from models.scenes import street_scene
 from service.errors import BadArtifact, InferenceFailed
-from service.pipeline.engine import INPUT, OUTPUT, Engine, load
+from service.pipeline.engine import Engine, load
 from service.pipeline.geometry import fit_size
 from service.pipeline.inspection import Port, inspect, network_input, network_outputs
-from service.pipeline.manifest import InputPolicy, Manifest, Parity, Training
+from service.pipeline.manifest import INPUT, OUTPUT, InputPolicy, Manifest, Parity, Training
 
 SCORE_TOLERANCE = 1e-3
 """Largest difference of a score between the artifact and the network that it was made from."""

@@ -40,12 +40,11 @@ from models.receptive_field import measure_reach
 from models.scenes import street_scene
 from models.weights import load_weights, read_weights
 from service.pipeline.geometry import fit_size
-from service.pipeline.manifest import InputPolicy, Manifest, Parity, SplitScores, Training
+from service.pipeline.manifest import INPUT, OUTPUT, InputPolicy, Manifest, Parity, SplitScores, Training
 
 OPSET = 20
 SCORE_TOLERANCE = 1e-3
 """Largest difference of a score between ONNX Runtime and PyTorch."""
-INPUT, OUTPUT = "image", "scores"
 
 
 class ParityError(Exception):

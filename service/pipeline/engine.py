@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from service.errors import BadArtifact, InferenceFailed, ProviderUnavailable
 from service.pipeline import onnx_file
 from service.pipeline.cpus import available_cpus
-from service.pipeline.manifest import Manifest, read_manifest
+from service.pipeline.manifest import INPUT, OUTPUT, Manifest, read_manifest
 
-INPUT, OUTPUT = "image", "scores"
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}

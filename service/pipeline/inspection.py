@@ -16,8 +16,8 @@ import onnxruntime as ort
 
 from service.errors import BadArtifact
 from service.pipeline import onnx_file
-from service.pipeline.engine import INPUT, OUTPUT, check_graph, load
-from service.pipeline.manifest import METADATA_KEY, Manifest, read_manifest
+from service.pipeline.engine import check_graph, load
+from service.pipeline.manifest import INPUT, METADATA_KEY, OUTPUT, Manifest, read_manifest
 from service.pipeline.onnx_file import OnnxFile
 
 FLOATS = ("float32", "float16")

@@ -21,6 +21,9 @@ from service.errors import BadArtifact
 METADATA_KEY = "fcn_serve.manifest"
 """The ONNX metadata property that holds the manifest's JSON."""
 
+INPUT, OUTPUT = "image", "scores"
+"""What an artifact's input and output are called: uint8 N x H x W x 3 RGB, and float32 N x K x H/stride x W/stride."""
+
 UNLABELLED = 255
 """The id of a pixel that no class may claim (vision_msgs: UNLABELED = 255)."""
 
