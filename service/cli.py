@@ -36,6 +36,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import __version__
 from service.api.app import create_app
+from service.api.connection import Connection
 from service.api.telemetry import log_config
 from service.encodings import MaskView, encode
 from service.errors import BadArtifact, BadSetting, BodyTooLarge, ServiceError
@@ -101,6 +102,7 @@ def serve(
         startup = _Startup(create_app(settings))
         config = uvicorn.Config(
             startup,
+            http=Connection,
             log_config=log_config(settings.log_format, settings.log_level),
             access_log=False,
             server_header=False,

@@ -18,6 +18,7 @@ import httpx
 import uvicorn
 
 from service.api.app import create_app
+from service.api.connection import Connection
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,7 +32,9 @@ def live_server(settings: Settings) -> Iterator[str]:
         its base URL, without a slash at the end
     """
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=10)
+    config = uvicorn.Config(
+        create_app(settings), http=Connection, log_config=None, access_log=False, timeout_graceful_shutdown=10
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],), name="live-server")
     thread.start()

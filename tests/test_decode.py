@@ -443,11 +443,11 @@ def test_decoding_works_from_many_threads() -> None:
         assert all(np.array_equal(pixels, NOISE) for pixels in pool.map(decoded, files))
 
 
-def tiff(bits: int, sample_format: int, pixels: bytes) -> bytes:
+def tiff(bits: int, sample_format: int, pixels: bytes, *, white_is_0: bool = False) -> bytes:
     """A grey TIFF of one row, uncompressed: Pillow writes no such kinds."""
     width = len(pixels) * 8 // bits
-    entries = [(256, 4, width), (257, 4, 1), (258, 3, bits), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1), (278, 4, 1)]
-    entries += [(279, 4, len(pixels)), (339, 3, sample_format)]
+    entries = [(256, 4, width), (257, 4, 1), (258, 3, bits), (259, 3, 1), (262, 3, not white_is_0), (273, 4, 8)]
+    entries += [(277, 3, 1), (278, 4, 1), (279, 4, len(pixels)), (339, 3, sample_format)]
     directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", tag, kind, 1, n) for tag, kind, n in entries)
     return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + directory + bytes(4)
 
@@ -457,6 +457,28 @@ def test_unsigned_32_bit_numbers_are_not_taken_for_negative_ones() -> None:
     pixels = np.array([0, 257, 65535, 2**31, 2**32 - 1], np.uint32).tobytes()
     assert decode(tiff(32, 1, pixels), LIMITS)[0, :, 0].tolist() == [0, 1, 255, 255, 255]
     assert decode(tiff(32, 2, pixels), LIMITS)[0, :, 0].tolist() == [0, 1, 255, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("bits", "sample_format", "pixels"),
+    [
+        (1, 1, bytes([0b00001111])),
+        (4, 1, bytes([0x08, 0xFF])),
+        (8, 1, bytes([0, 128, 255])),
+        (16, 1, np.array([0, 257, 65535], np.uint16).tobytes()),
+        (32, 3, np.array([0, 0.5, 1], np.float32).tobytes()),
+    ],
+)
+def test_a_tiff_in_which_0_is_white_is_turned(bits: int, sample_format: int, pixels: bytes) -> None:
+    """However many bits it has: scanners and microscopes write 16."""
+    positive = decode(tiff(bits, sample_format, pixels), LIMITS)
+    assert (positive.min(), positive.max()) == (0, 255)
+    assert np.array_equal(decode(tiff(bits, sample_format, pixels, white_is_0=True), LIMITS), 255 - positive)
+
+
+def test_12_bit_grey_is_scaled_too() -> None:
+    """4095 is white: it came out as 16."""
+    assert decode(tiff(12, 1, bytes([0x00, 0x08, 0x00, 0xFF, 0xF0, 0x10])), LIMITS)[0, :, 0].tolist() == [0, 128, 255, 1]
 
 
 def test_64_bit_numbers_are_refused_for_what_they_are() -> None:

@@ -23,6 +23,7 @@ from starlette.routing import Route
 
 from service.api.telemetry import (
     MAX_FRAME_HEADER,
+    MAX_KINDS,
     MAX_WAITING_LINES,
     JsonFormatter,
     Metrics,
@@ -34,7 +35,7 @@ from service.api.telemetry import (
     log_config,
     record_of,
 )
-from service.errors import NotReady
+from service.errors import LEAVES, NotReady
 
 pytestmark = pytest.mark.anyio
 
@@ -298,7 +299,7 @@ def test_a_log_that_nobody_reads_stops_nobody() -> None:
     """Lines beyond what a pipe and a bounded queue hold are dropped, and counted in the first line that is read again."""
     read_end, write_end = os.pipe()
     filled = fill(write_end)
-    handler = StandardError(write_end)
+    handler = StandardError(write_end, lines_a_second=10**6)
     handler.handle(log_record("first"))
     while not handler._lines.empty():  # until the writer has it in hand, and is stuck
         time.sleep(0.001)
@@ -307,7 +308,7 @@ def test_a_log_that_nobody_reads_stops_nobody() -> None:
     for number in range(lines):
         handler.handle(log_record(f"{number:070}"))
     assert time.perf_counter() - begun < 5
-    assert handler.dropped == lines - MAX_WAITING_LINES
+    assert handler.dropped == handler.lost["unread"] == lines - MAX_WAITING_LINES
     read = b""
     while len(read) < filled or read[filled:].count(b"\n") < 1 + MAX_WAITING_LINES:
         read += os.read(read_end, 1 << 20)
@@ -316,6 +317,72 @@ def test_a_log_that_nobody_reads_stops_nobody() -> None:
     rest = os.read(read_end, 1 << 20).decode().splitlines()
     assert rest == [f"{lines - MAX_WAITING_LINES} log lines were dropped: nobody read them", "again"]
     os.close(read_end)
+
+
+def written(handler: StandardError, read_end: int) -> list[str]:
+    """The lines so far."""
+    handler.flush()
+    os.set_blocking(read_end, False)
+    return os.read(read_end, 1 << 20).decode().splitlines()
+
+
+def test_a_flood_of_lines_of_one_kind_is_thinned_out_and_the_others_are_written() -> None:
+    """A bounded rate under attack: so many of a kind in a second, the rest counted, and nothing else is lost in between."""
+    read_end, write_end = os.pipe()
+    handler = StandardError(write_end, lines_a_second=10)
+    handler.setFormatter(TextFormatter())
+    for number in range(500):
+        handler.handle(log_record("request", code="corrupt_image", request_id=str(number)))
+        if number % 100 == 0:
+            handler.handle(log_record("request", request_id="good"))
+    lines = written(handler, read_end)
+    assert sum("code=corrupt_image" in line for line in lines) == 10
+    assert sum("request_id=good" in line for line in lines) == 5
+    assert any(line.endswith("490 more in a second were not written: service.request request corrupt_image") for line in lines)
+    assert handler.lost == {"flood": 490}
+    os.close(read_end)
+    os.close(write_end)
+
+
+def test_lines_that_are_all_different_are_a_flood_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is in them: no more kinds are told apart than a few."""
+    now = [100.0]
+    monkeypatch.setattr("service.api.telemetry.time.monotonic", lambda: now[0])
+    read_end, write_end = os.pipe()
+    handler = StandardError(write_end, lines_a_second=10)
+    for number in range(1000):
+        handler.handle(log_record(f"line {number}"))
+    now[0] += 1
+    handler.handle(log_record("a second later"))
+    lines = written(handler, read_end)
+    assert [line for line in lines if line.startswith("line")] == [f"line {number}" for number in range(MAX_KINDS + 10)]
+    assert lines[-2:] == [f"{1000 - MAX_KINDS - 10} more in a second were not written: other lines", "a second later"]
+    os.close(read_end)
+    os.close(write_end)
+
+
+def test_lost_lines_are_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their cause; those of the handler that is in use."""
+    handler = StandardError(os.open(os.devnull, os.O_WRONLY), lines_a_second=1)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    for _ in range(5):
+        handler.handle(log_record("request"))
+    found = samples(Metrics())
+    assert found["fcn_log_lines_lost_total", (("reason", "flood"),)] == 4
+    assert found["fcn_log_lines_lost_total", (("reason", "unread"),)] == 0
+
+
+def test_every_refusal_has_a_counter_from_the_start() -> None:
+    """By its cause: an alert on one that never came yet finds a 0."""
+    found = samples(Metrics())
+    assert {leaf.code for leaf in LEAVES} <= {dict(labels)["code"] for name, labels in found if name == "fcn_errors_total"}
+
+
+async def test_tasks_and_threads_are_gauges() -> None:
+    """What leaks shows."""
+    found = samples(Metrics())
+    assert found["fcn_tasks", ()] >= 1
+    assert found["fcn_threads", ()] >= 1
 
 
 def fill(write_end: int) -> int:

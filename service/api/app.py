@@ -21,6 +21,7 @@ from starlette.middleware import Middleware
 
 from service import __version__
 from service.api import pages, problems, routes, schemas
+from service.api.connection import ON_REFUSAL
 from service.api.keys import Keys
 from service.api.telemetry import Metrics, Readiness, Telemetry
 from service.api.upload import UPLOADS_AT_ONCE, Uploads
@@ -40,10 +41,10 @@ def create_app(settings: Settings) -> FastAPI:
     metrics = Metrics()
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with _serving(settings, metrics) as services:
             app.state.services = services
-            yield
+            yield {ON_REFUSAL: metrics.count_refusal}
 
     app = _Application(
         title="fcn-serve",

@@ -89,6 +89,11 @@ def internal_error(request_id: str) -> Response:
     return _reply(500, "Internal error", detail, "internal_error", request_id)
 
 
+def refusal(status: int, code: str, detail: str, request_id: str) -> Response:
+    """The reply to what is no request at all, for whoever has the connection."""
+    return _reply(status, phrase(status), detail, code, request_id)
+
+
 def phrase(status: int) -> str:
     """The standard's words for a status."""
     return HTTPStatus(status).phrase

@@ -9,6 +9,7 @@ May import: starlette, prometheus_client, ``service.errors``.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -18,10 +19,12 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+import prometheus_client.core as prometheus
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -34,7 +37,7 @@ from prometheus_client import (
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import NotReady
+from service.errors import LEAVES, NotReady
 
 STAGES = ("decode", "queue", "infer", "labels", "encode")
 """The stages of a request, in order, as ``Server-Timing`` and the latency histogram name them."""
@@ -48,6 +51,10 @@ MODEL_LABELS = ("name", "version", "sha256", "provider")
 
 MAX_WAITING_LINES = 10_000
 """Log lines that wait to be written; about 3 MB."""
+LINES_A_SECOND = 200
+"""Log lines of one kind that are written in a second; a kind is a logger's message and a problem's code."""
+MAX_KINDS = 64
+"""Kinds that are told apart in a second; whatever comes beyond them is one more."""
 FLUSH_S = 1.0
 """How long the end of the process waits for them."""
 
@@ -151,6 +158,8 @@ class Metrics:
         ProcessCollector(registry=registry)
         self._requests = Counter("fcn_requests", "Requests answered.", ("route", "method", "status"), registry=registry)
         self._errors = Counter("fcn_errors", "Requests answered with a problem, by its code.", ("code",), registry=registry)
+        for leaf in LEAVES:  # an alert on one of them needs its 0 as well
+            self._errors.labels(leaf.code)
         self._duration = Histogram(
             "fcn_request_duration_seconds", "First byte in to last byte out.", ("route",), buckets=_SECONDS, registry=registry
         )
@@ -164,6 +173,9 @@ class Metrics:
         self._ready = Gauge("fcn_ready", "1 if requests are welcome.", registry=registry)
         self._depth = Gauge("fcn_queue_depth", "Images admitted, waiting and in work.", registry=registry)
         self._megapixels = Gauge("fcn_queue_megapixels", "Megapixels admitted, waiting and in work.", registry=registry)
+        Gauge("fcn_tasks", "Tasks on the event loop.", registry=registry).set_function(_tasks)
+        Gauge("fcn_threads", "Threads of Python's.", registry=registry).set_function(threading.active_count)
+        registry.register(_LostLines())
         self._models = Gauge("fcn_model_info", "A served model; always 1.", MODEL_LABELS, registry=registry)
 
     def watch(
@@ -184,6 +196,10 @@ class Metrics:
         for model in models:
             self._models.labels(**model).set(1)
 
+    def count_refusal(self, code: str) -> None:
+        """Count what was refused before it was a request."""
+        self._errors.labels(code).inc()
+
     def observe(self, route: str, method: str, status: int, record: RequestRecord) -> None:
         """Count a finished request."""
         self._requests.labels(route, method if method in _METHODS else "other", str(status)).inc()
@@ -200,6 +216,25 @@ class Metrics:
     def text(self) -> bytes:
         """All of them in Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+def _tasks() -> int:
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:  # read where no event loop runs
+        return 0
+
+
+class _LostLines:
+    """How many log lines were not written: asked of the log's handlers, which logging makes, when the metrics are read."""
+
+    def collect(self) -> Iterator[prometheus.Metric]:
+        """The counter."""
+        family = prometheus.CounterMetricFamily("fcn_log_lines_lost", "Log lines that were not written.", labels=["reason"])
+        handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, StandardError)]
+        for reason in LOSSES:
+            family.add_metric([reason], sum(handler.lost[reason] for handler in handlers))
+        yield family
 
 
 class Telemetry:
@@ -223,7 +258,9 @@ class Telemetry:
             return
         record = _new_record(scope["headers"])
         scope.setdefault("state", {})["record"] = record
-        status = 0
+        method, status = scope["method"], 0
+        if method == "HEAD":  # routed as GET; the server, who keeps the scope that it made, leaves the body out
+            scope = {**scope, "method": "GET"}
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -243,15 +280,15 @@ class Telemetry:
                 raise
             await self._on_crash(record.request_id)(scope, receive, send_with_headers)
         finally:
-            self._finish(scope, status, record)
+            self._finish(scope, method, status, record)
 
-    def _finish(self, scope: Scope, status: int, record: RequestRecord) -> None:
+    def _finish(self, scope: Scope, method: str, status: int, record: RequestRecord) -> None:
         # The template of the route, never the path: a label must not grow with what callers send.
         route = getattr(scope.get("route"), "path", "unmatched")
-        self._metrics.observe(route, scope["method"], status, record)
+        self._metrics.observe(route, method, status, record)
         level = logging.WARNING if status >= 500 else logging.DEBUG if route in _PROBES else logging.INFO
         if log.isEnabledFor(level):
-            log.log(level, "request", extra={"fields": _line(scope, status, record)})
+            log.log(level, "request", extra={"fields": _line(scope, method, status, record)})
 
 
 def _new_record(headers: Iterable[tuple[bytes, bytes]]) -> RequestRecord:
@@ -264,10 +301,10 @@ def _new_record(headers: Iterable[tuple[bytes, bytes]]) -> RequestRecord:
     return RequestRecord(request_id.decode() or secrets.token_hex(8), echo=echo)
 
 
-def _line(scope: Scope, status: int, record: RequestRecord) -> dict[str, Any]:
+def _line(scope: Scope, method: str, status: int, record: RequestRecord) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "request_id": record.request_id,
-        "method": scope["method"],
+        "method": method,
         "path": scope["path"][:128],
         "status": status,
         "duration_ms": round(record.elapsed_ms(), 2),
@@ -301,39 +338,67 @@ def log_config(log_format: Literal["text", "json"], log_level: str = "info") -> 
     }
 
 
+LOSSES = ("unread", "flood")
+"""Why a log line is not written: nobody reads the log, or too many of its kind come."""
+
+
 class StandardError(logging.Handler):
     """Writes lines to the standard error on a thread of its own. Where nobody reads them, they are dropped and counted: a pipe
-    that is full must not stop the service.
+    that is full must not stop the service. Nor must a flood of requests become one of lines: of each kind so many are written
+    in a second, and the others counted.
 
     Takes:
         descriptor: the file to write to
+        lines_a_second: of one kind
     """
 
-    def __init__(self, descriptor: int = 2) -> None:
+    def __init__(self, descriptor: int = 2, lines_a_second: int = LINES_A_SECOND) -> None:
         super().__init__()
         self.dropped = 0
         """Lines since the last one that was taken."""
+        self.lost: Tally[str] = Tally()
+        """Lines since the start, by why they were not written."""
+        self._lines_a_second = lines_a_second
+        self._second = 0.0  # when it began
+        self._came: Tally[str] = Tally()  # in it, by kind
         self._descriptor = descriptor
         self._lines: queue.Queue[str] = queue.Queue(MAX_WAITING_LINES)
         threading.Thread(target=self._write, name="fcn-log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a line; never wait."""
+        if time.monotonic() - self._second >= 1:
+            self._begin_second()
+        kind = _kind(record)
+        if kind not in self._came and len(self._came) >= MAX_KINDS:
+            kind = "other lines"
+        self._came[kind] += 1
+        if self._came[kind] > self._lines_a_second:
+            self.lost["flood"] += 1
+        else:
+            self._take(record)
+
+    def _begin_second(self) -> None:
+        for kind, count in self._came.items():
+            if count > self._lines_a_second:
+                self._take(_news(f"{count - self._lines_a_second} more in a second were not written: {kind}"))
+        self._came.clear()
+        self._second = time.monotonic()
+
+    def _take(self, record: logging.LogRecord) -> None:
         try:
             if self.dropped:
-                news = {
-                    "name": __name__,
-                    "levelname": "WARNING",
-                    "msg": f"{self.dropped} log lines were dropped: nobody read them",
-                }
-                self._lines.put_nowait(self.format(logging.makeLogRecord(news)))
+                self._lines.put_nowait(self.format(_news(f"{self.dropped} log lines were dropped: nobody read them")))
                 self.dropped = 0
             self._lines.put_nowait(self.format(record))
         except queue.Full:
             self.dropped += 1
+            self.lost["unread"] += 1
 
     def flush(self) -> None:
         """Wait until everything is written, but not for ever."""
+        with self.lock or contextlib.nullcontext():
+            self._begin_second()
         deadline = time.monotonic() + FLUSH_S
         while self._lines.unfinished_tasks and time.monotonic() < deadline:
             time.sleep(0.001)
@@ -346,6 +411,16 @@ class StandardError(logging.Handler):
                 while line:
                     line = line[os.write(self._descriptor, line) :]
             self._lines.task_done()
+
+
+def _kind(record: logging.LogRecord) -> str:
+    """What lines have in common that differ only in whom they are about."""
+    return " ".join(filter(None, (record.name, str(record.msg)[:80], getattr(record, "fields", {}).get("code"))))
+
+
+def _news(message: str) -> logging.LogRecord:
+    """A line of the log about itself."""
+    return logging.makeLogRecord({"name": __name__, "levelname": "WARNING", "msg": message})
 
 
 class JsonFormatter(logging.Formatter):

@@ -2,7 +2,8 @@
 
 Reads JPEG, PNG, WebP, BMP, TIFF and GIF, the first frame of what moves, and turns every mode into what a viewer would show:
 
-- grey and 16-bit: 16 bits are scaled to 8 (65535 becomes 255), never clipped; 32-bit integers count as 16-bit, floats as 0..1
+- grey, 12 and 16 bits: scaled to 8 (the largest number becomes 255), never clipped; 32-bit integers count as 16-bit, floats as
+  0..1; a TIFF in which 0 is white is turned
 - palette and transparency: laid over white
 - CMYK: to RGB, with Adobe's inversion undone
 - EXIF orientation: applied; a mask fits the image as people see it
@@ -27,7 +28,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from PIL.TiffImagePlugin import SAMPLEFORMAT, TiffImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, SAMPLEFORMAT, TiffImageFile
 
 from service.errors import BodyTooLarge, CorruptImage, EmptyBody, ImageTooLarge, ServiceError, UnsupportedImage
 
@@ -306,23 +307,31 @@ def _to_rgb(picture: Image.Image) -> RGB:
     width, height = picture.size
     rgb = np.empty((height, width, 3), np.uint8)
     rows = max(1, BAND_PIXELS // width)
-    unsigned = isinstance(picture, TiffImageFile) and picture.tag_v2.get(SAMPLEFORMAT, (1,)) == (1,)
+    tags = picture.tag_v2 if isinstance(picture, TiffImageFile) else {}
+    unsigned = tags.get(SAMPLEFORMAT, (1,)) == (1,)
+    twelve_bits = tags.get(BITSPERSAMPLE) == (12,)
+    # Pillow itself turns what has 0 for white only where it has 8 bits or fewer.
+    turned = tags.get(PHOTOMETRIC_INTERPRETATION) == 0 and picture.mode not in _PLAIN_MODES
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
-        rgb[top:bottom] = _band_to_rgb(picture.crop((0, top, width, bottom)), unsigned=unsigned)
+        band = _band_to_rgb(picture.crop((0, top, width, bottom)), unsigned=unsigned, twelve_bits=twelve_bits)
+        rgb[top:bottom] = ~band if turned else band
     return rgb
 
 
-def _band_to_rgb(band: Image.Image, *, unsigned: bool) -> RGB:
+def _band_to_rgb(band: Image.Image, *, unsigned: bool, twelve_bits: bool) -> RGB:
     """A few rows.
 
     Takes:
         unsigned: whether 32-bit numbers, all of which Pillow takes for signed ones, are not
+        twelve_bits: whether 16-bit numbers are such as Pillow has read from 12 bits each, and left as small as they were
     Gives:
         H x W x 3 uint8, or H x W x 1 of a grey picture
     """
     if band.mode == "I" or band.mode.startswith("I;16"):
         numbers = np.asarray(band)
+        if twelve_bits:
+            numbers = numbers << 4 | numbers >> 8
         wide = np.clip(numbers.view(np.uint32) if unsigned and band.mode == "I" else numbers, 0, 65535).astype(np.uint32)
         return np.expand_dims(((wide + 128) // 257).astype(np.uint8), 2)
     if band.mode == "F":

@@ -1,0 +1,124 @@
+"""One connection of a caller's: uvicorn's HTTP/1.1, with bounds on what comes before a request.
+
+uvicorn bounds neither the length of a request's head nor the time that it takes, and answers what is no HTTP in plain text.
+Here a head has a size and a time, and each refusal is a problem document, counted by its cause.
+
+May import: uvicorn, starlette, ``service.api.problems``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.api import problems
+
+MAX_HEAD_BYTES = 32 * 1024
+"""Of a request line and its headers together."""
+
+HEAD_S = 10.0
+"""How long it may take from a connection's opening, or from its last reply, until the next head is complete."""
+
+ON_REFUSAL = "on_refusal"
+"""The entry of the application's lifespan state that is called with the code of each refusal, if there is one."""
+
+
+class Connection(HttpToolsProtocol):
+    """A connection, bounded. For ``uvicorn.Config(http=Connection)``, which gives the arguments."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._on_refusal: Callable[[str], None] = self.app_state.get(ON_REFUSAL, lambda _: None)
+        self._within_head = False
+        self._head_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Begin; the first head is awaited."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came. The parser keeps what it has of a header until that ends, and some never do."""
+        within_head = self._within_head
+        super().data_received(data)
+        if within_head and self._within_head and not self.transport.is_closing():
+            try:
+                self._count(len(data))
+            except OverflowError:
+                self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        super().on_message_begin()
+        self._within_head, self._head_bytes = True, 0
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the request line."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header, complete."""
+        self._count(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The head is complete."""
+        self._within_head = False
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """A reply is out. Unless another request has come already, its head is awaited."""
+        super().on_response_complete()
+        if self.cycle.response_complete and not self.transport.is_closing():
+            self._await_head()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no request, and close; where the parser stopped because we did, say so.
+
+        Takes:
+            msg: uvicorn's words, which say no more than the status does
+        """
+        if self._head_bytes > MAX_HEAD_BYTES:
+            status, code = 431, "head_too_large"
+            detail = f"a request line and its headers have at most {MAX_HEAD_BYTES} bytes together"
+        else:
+            status, code = 400, "bad_request"
+            detail = msg or "this is no HTTP/1.1 request"
+        self._on_refusal(code)
+        reply = problems.refusal(status, code, detail, secrets.token_hex(8))
+        head = [f"HTTP/1.1 {status} {problems.phrase(status)}".encode(), b"connection: close"]
+        head += [b"%b: %b" % header for header in reply.raw_headers]
+        self.transport.write(b"\r\n".join([*head, b"", bytes(reply.body)]))
+        self.transport.close()
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise OverflowError  # httptools makes an error of its own of it, and uvicorn a call of send_400_response
+
+    def _await_head(self) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(HEAD_S, self._give_up)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self) -> None:
+        """Close without a word: whoever sends half a head in ten seconds waits for none."""
+        if self._within_head:
+            self._on_refusal("head_too_slow")
+        self.transport.close()

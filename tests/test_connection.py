@@ -1,0 +1,161 @@
+"""What comes before a request: heads that are too long, too slow, or none at all; on real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from service.api.connection import MAX_HEAD_BYTES
+from service.settings import Settings
+from tests.live import live_server
+
+
+@pytest.fixture(scope="module")
+def base_url(artifact_dir: Path) -> Iterator[str]:
+    """A real server."""
+    with live_server(Settings(models_dir=artifact_dir)) as url:
+        yield url
+
+
+@contextmanager
+def connected(base_url: str) -> Iterator[socket.socket]:
+    """A bare connection."""
+    address = urlsplit(base_url)
+    with socket.create_connection((address.hostname, address.port), timeout=5) as link:
+        yield link
+
+
+def answer(link: socket.socket) -> tuple[int, dict[str, Any]]:
+    """Status and problem document of the last thing that a server says on a connection."""
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while chunk := link.recv(65536):
+            received += chunk
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert b"content-type: application/problem+json" in head
+    assert b"connection: close" in head
+    return int(head.split()[1]), json.loads(body)
+
+
+def refusals(base_url: str, code: str) -> float:
+    """How many were counted."""
+    text = httpx.get(f"{base_url}/metrics").text
+    return float(text.partition(f'fcn_errors_total{{code="{code}"}} ')[2].split("\n")[0] or 0)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * MAX_HEAD_BYTES + b"\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * MAX_HEAD_BYTES + b"\r\n",
+        b"GET /" + b"a" * MAX_HEAD_BYTES + b" HTTP/1.1\r\n\r\n",
+    ],
+    ids=["one long header", "many short ones", "a long path"],
+)
+def test_a_head_that_is_too_long_is_refused(base_url: str, head: bytes) -> None:
+    """431, at once, and it is counted by its cause."""
+    before = refusals(base_url, "head_too_large")
+    with connected(base_url) as link:
+        link.sendall(head)
+        status, document = answer(link)
+    assert (status, document["code"], document["status"]) == (431, "head_too_large", 431)
+    assert str(MAX_HEAD_BYTES) in document["detail"]
+    assert refusals(base_url, "head_too_large") == before + 1
+
+
+def test_a_head_without_end_is_refused_while_it_comes(base_url: str) -> None:
+    """One header that never ends is not kept in memory until it does."""
+    with connected(base_url) as link:
+        link.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Long: ")
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < 100 * MAX_HEAD_BYTES:
+                sent += link.send(b"a" * 4096)
+                time.sleep(0.001)
+        assert sent < 100 * MAX_HEAD_BYTES
+
+
+def test_a_head_of_nearly_the_limit_passes(base_url: str) -> None:
+    """Whoever has many cookies is no enemy; and the bytes of one request do not count against the next."""
+    with httpx.Client(base_url=base_url) as client:
+        for _ in range(5):
+            assert client.get("/livez", headers={"Cookie": "a" * (MAX_HEAD_BYTES - 400)}).status_code == 200
+        assert client.post("/segment", content=bytes(300_000)).status_code == 415
+
+
+@pytest.mark.parametrize(
+    "words",
+    [b"hello\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET / HTTP/1.1\r\nA b: c\r\n\r\n", b"\0" * 100],
+)
+def test_what_is_no_http_is_a_problem_too(base_url: str, words: bytes) -> None:
+    """A 400 in the same form as every other refusal, counted; TLS at a plain port included."""
+    before = refusals(base_url, "bad_request")
+    with connected(base_url) as link:
+        link.sendall(words)
+        status, document = answer(link)
+    assert (status, document["code"], len(document["request_id"])) == (400, "bad_request", 16)
+    assert refusals(base_url, "bad_request") == before + 1
+
+
+@pytest.mark.parametrize("drip", [b"", b"\r\n", b"X-A: b\r\n"], ids=["silence", "empty lines", "headers"])
+def test_a_head_that_does_not_come_to_its_end_is_cut_off(base_url: str, drip: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever drips in meanwhile: a connection without a request costs something, and is worth nothing."""
+    monkeypatch.setattr("service.api.connection.HEAD_S", 0.5)
+    with connected(base_url) as link:
+        begun = time.monotonic()
+        link.sendall(b"GET /livez HTTP/1.1\r\n" if drip.startswith(b"X") else drip)
+        link.settimeout(0.1)
+        while time.monotonic() - begun < 5:
+            with contextlib.suppress(TimeoutError):
+                try:
+                    link.sendall(drip)
+                    if not link.recv(100):
+                        break
+                except ConnectionError:
+                    break
+        assert 0.4 < time.monotonic() - begun < 4
+
+
+def test_a_connection_that_was_served_must_send_its_next_head_in_time(base_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time counts from the last reply, and not while a request is being answered."""
+    monkeypatch.setattr("service.api.connection.HEAD_S", 0.5)
+    with connected(base_url) as link:
+        for _ in range(4):
+            link.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert link.recv(65536).startswith(b"HTTP/1.1 200 ")
+            time.sleep(0.2)
+        link.sendall(b"GET /livez HTTP/1.1\r\nHo")
+        begun = time.monotonic()
+        assert link.recv(65536) == b""
+        assert time.monotonic() - begun < 3
+        assert refusals(base_url, "head_too_slow") >= 1
+
+
+def test_requests_in_a_row_without_waiting_are_all_answered(base_url: str) -> None:
+    """Pipelining: bounds on heads do not lose one."""
+    with connected(base_url) as link:
+        link.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" * 50)
+        received = b""
+        while received.count(b"HTTP/1.1 200 ") < 50:
+            received += link.recv(65536)
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/models", "/models/colours", "/", "/docs", "/openapi.json"])
+def test_head_is_get_without_its_body(base_url: str, path: str) -> None:
+    """Load balancers and ``curl -I`` ask so; the next request on the connection is not disturbed."""
+    with httpx.Client(base_url=base_url) as client:
+        head, get = client.head(path), client.get(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-type"] == get.headers["content-type"]
+        assert client.head("/segment").status_code == 405
+        assert client.head("/nothing").status_code == 404
