@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 
 from service.errors import DeadlineExceeded, NotReady, Overloaded
-from service.pipeline.queue import Served, WorkQueue
+from service.pipeline.queue import Priority, Served, WorkQueue
 
 WAIT_S = 10.0
 """Longer than anything here takes; a test that waits this long has failed."""
@@ -57,8 +57,8 @@ def test_every_caller_gets_the_answer_to_his_own_item() -> None:
     async def test() -> None:
         queue = WorkQueue(doubled, capacity=1, concurrency=3, max_batch=4)
         served = await asyncio.gather(*(queue.submit(number, key=number % 3) for number in range(100)))
-        assert [answer for answer, _ in served] == [2 * number for number in range(100)]
-        assert all(worked_s >= 0 for _, worked_s in served)
+        assert [one.answer for one in served] == [2 * number for number in range(100)]
+        assert all(one.worked_s >= 0 for one in served)
         await queue.aclose()
 
     run(test)
@@ -159,7 +159,7 @@ def test_a_caller_who_goes_away_in_mid_work_leaves_his_batch_intact() -> None:
         await first
         batch[0].cancel()
         results = await asyncio.gather(*batch[1:])
-        assert [answer for answer, _ in results] == [4, 6]
+        assert [one.answer for one in results] == [4, 6]
         assert (await queue.submit(7)).answer == 14
         await queue.aclose()
 
@@ -231,6 +231,63 @@ def test_only_equal_keys_share_a_batch_and_order_is_kept_within_them() -> None:
         gate.open.set()
         await asyncio.gather(first, *rest)
         assert gate.batches == [[0], [1, 3, 5], [2, 4, 6], [7], [8]]
+        await queue.aclose()
+
+    run(test)
+
+
+def test_whoever_has_priority_goes_first() -> None:
+    """Before all who wait, but after what has begun; of equals, the first to come."""
+
+    async def test() -> None:
+        gate = Gate()
+        queue = WorkQueue(gate, capacity=1)
+        first = asyncio.create_task(queue.submit(0, priority=Priority.LOW))
+        await gate.busy()
+        order = [Priority.LOW, Priority.NORMAL, Priority.HIGH, Priority.LOW, Priority.NORMAL, Priority.HIGH]
+        rest = [asyncio.create_task(queue.submit(number, priority=priority)) for number, priority in enumerate(order, 1)]
+        await waiting(queue, 6)
+        gate.open.set()
+        await asyncio.gather(first, *rest)
+        assert gate.batches == [[0], [3], [6], [2], [5], [1], [4]]
+        await queue.aclose()
+
+    run(test)
+
+
+def test_an_answer_says_how_many_shared_its_batch() -> None:
+    """Statistics count executions by it."""
+
+    async def test() -> None:
+        gate = Gate()
+        queue = WorkQueue(gate, capacity=1, max_batch=2)
+        first = asyncio.create_task(queue.submit(0))
+        await gate.busy()
+        rest = [asyncio.create_task(queue.submit(number)) for number in (1, 2, 3)]
+        await waiting(queue, 3)
+        gate.open.set()
+        assert [one.batch for one in await asyncio.gather(first, *rest)] == [1, 2, 2, 1]
+        await queue.aclose()
+
+    run(test)
+
+
+def test_admission_counts_only_the_work_that_goes_before() -> None:
+    """What has a lower priority makes nobody late; room there is as much as for anybody else."""
+
+    async def test() -> None:
+        queue = WorkQueue(doubled, capacity=10, measured=(1.0, 1.0))  # a second a unit of work
+        with queue.admit(5, priority=Priority.LOW):
+            deadline = time.monotonic() + 3
+            with pytest.raises(Overloaded), queue.admit(1, deadline=deadline, priority=Priority.LOW):
+                raise AssertionError
+            with queue.admit(2, deadline=deadline):  # 2 units at 1.4 s
+                with pytest.raises(Overloaded), queue.admit(1, deadline=deadline):
+                    raise AssertionError
+                with queue.admit(1, deadline=deadline, priority=Priority.HIGH):
+                    pass
+                with pytest.raises(Overloaded), queue.admit(4, priority=Priority.HIGH):
+                    raise AssertionError
         await queue.aclose()
 
     run(test)

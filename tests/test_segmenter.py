@@ -21,6 +21,7 @@ from service.errors import (
     NotReady,
     Overloaded,
     UnknownModel,
+    UnsupportedImage,
 )
 from service.pipeline.decode import Limits
 from service.pipeline.engine import Engine
@@ -484,5 +485,39 @@ def test_one_image_that_breaks_the_network_fails_alone_in_its_batch(
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(result) for result in results] == [Segmentation, Segmentation, InferenceFailed, Segmentation]
         await segmenter.drain(WAIT_S)
+
+    run(test)
+
+
+def test_an_array_takes_the_same_way_as_a_file(segmenter: Segmenter, png: bytes, image: np.ndarray) -> None:
+    """What is decoded already is admitted, limited and segmented as if it came in a file, read-only ones too."""
+    fixed = np.frombuffer(image.tobytes(), np.uint8).reshape(image.shape)
+
+    async def test() -> None:
+        from_file, from_array = await segmenter.serve([png, fixed], lambda result: result)
+        assert np.array_equal(from_file.labels, from_array.labels)
+        assert np.array_equal(from_file.scores, from_array.scores)
+        assert np.array_equal(from_array.image, image)
+        for shape, error in (((1, 0, 3), CorruptImage), ((1, segmenter.limits.max_side + 1, 3), ImageTooLarge)):
+            with pytest.raises(error):
+                await segmenter.serve([np.zeros(shape, np.uint8)], lambda result: result)
+
+    run(test)
+
+
+def test_statistics_count_requests_images_and_executions(segmenter: Segmenter, png: bytes) -> None:
+    """By model and version; a request that is refused is a failure of nobody else's."""
+
+    async def test() -> None:
+        counts = segmenter.statistics(segmenter.repository.get().manifest)
+        before = (counts.success.count, counts.fail.count, counts.images())
+        await segmenter.serve([png, png], lambda result: result)
+        with pytest.raises(UnsupportedImage):
+            await segmenter.serve([png, b"text"], lambda result: result)
+        after = (counts.success.count, counts.fail.count, counts.images())
+        assert [new - old for new, old in zip(after, before, strict=True)] == [1, 1, 2]
+        assert sum(counts.executions(batch) * batch for batch in counts.steps) == counts.images()
+        assert all(steps.infer.total_s > 0 and steps.decode.count == steps.finish.count for steps in counts.steps.values())
+        assert abs(time.time() - counts.last_request_s) < 10
 
     run(test)

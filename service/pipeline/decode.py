@@ -73,7 +73,7 @@ class Header:
     """What a file says of itself in its first bytes."""
 
     format: str
-    """One of :data:`FORMATS`."""
+    """One of :data:`FORMATS`; ``RGB`` if it is an array already."""
     width: int
     """As stored; EXIF may swap the two sides, which changes neither their product nor the longer one."""
     height: int
@@ -84,11 +84,11 @@ class Header:
         return self.width * self.height / 1e6
 
 
-def probe(data: bytes, limits: Limits) -> Header:
+def probe(data: bytes | RGB, limits: Limits) -> Header:
     """Read the header and enforce the limits. Microseconds: may be called on an event loop.
 
     Takes:
-        data: the image file
+        data: the image file, or H x W x 3 uint8 RGB
     Raises:
         EmptyBody: if there are no bytes
         BodyTooLarge: if there are too many
@@ -96,6 +96,10 @@ def probe(data: bytes, limits: Limits) -> Header:
         CorruptImage: if they are, but the size cannot be read or a side is 0
         ImageTooLarge: if the image has too many pixels, or one side is too long
     """
+    if isinstance(data, np.ndarray):
+        height, width, _ = data.shape
+        _check_size("RGB", width, height, limits)
+        return Header("RGB", width, height)
     if not data:
         raise EmptyBody("the image is empty: 0 bytes")
     if len(data) > limits.max_bytes:
@@ -110,11 +114,11 @@ def probe(data: bytes, limits: Limits) -> Header:
     return Header(kind, width, height)
 
 
-def decode(data: bytes, limits: Limits) -> RGB:
+def decode(data: bytes | RGB, limits: Limits) -> RGB:
     """Decode an image.
 
     Takes:
-        data: the image file
+        data: the image file, or H x W x 3 uint8 RGB, which is given back as it is
     Gives:
         H x W x 3 uint8, RGB, C-contiguous, upright
     Raises:
@@ -122,6 +126,8 @@ def decode(data: bytes, limits: Limits) -> RGB:
         CorruptImage: also if the image is truncated or damaged
     """
     header = probe(data, limits)
+    if isinstance(data, np.ndarray):
+        return data
     try:
         return _decode_jpeg(data) if header.format == "JPEG" else _decode_with_pillow(data, header.format, limits)
     except ServiceError:

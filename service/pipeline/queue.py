@@ -7,6 +7,9 @@ Callers are on one event loop; the work is done by threads of the queue's own. T
    him is done, even where he left early: what is admitted bounds the memory.
 2. :meth:`WorkQueue.submit` hands one item to the workers and waits for its answer.
 
+Callers have a :class:`Priority`. It orders who waits for a worker, and admission predicts accordingly: whoever comes has ahead
+of him the work of his own priority and of higher ones. It buys no room, and work that has begun is never interrupted.
+
 The future travels with the item; there is no table of ids that could lose one. A caller that goes away takes its item with
 it if work has not begun, and harms nobody if it has. An exception belongs to its item: a batch that fails is worked on once
 more, one by one. If a worker itself breaks, the queue is dead for good: ``alive`` turns False, and everyone who waits gets an
@@ -21,11 +24,12 @@ import asyncio
 import logging
 import threading
 import time
-from collections import deque
+from bisect import insort
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
 from service.errors import DeadlineExceeded, NotReady, Overloaded
@@ -42,11 +46,20 @@ LEAST_RETRY_S = 0.1
 log = logging.getLogger(__name__)
 
 
+class Priority(IntEnum):
+    """Who goes first where several wait; of equals, whoever came first."""
+
+    HIGH = 1
+    NORMAL = 2
+    LOW = 3
+
+
 class Served(NamedTuple, Generic[Answer]):
-    """An answer, and how long its batch was worked on."""
+    """An answer, how long its batch was worked on, and how many items that had."""
 
     answer: Answer
     worked_s: float
+    batch: int
 
 
 @dataclass(eq=False)
@@ -54,6 +67,7 @@ class _Entry(Generic[Item, Answer]):
     item: Item
     key: Hashable
     deadline: float | None
+    priority: Priority
     future: Future[Served[Answer]]
 
 
@@ -110,13 +124,13 @@ class WorkQueue(Generic[Item, Answer]):
         self.capacity = capacity
         self._work = work
         self._max_batch = max_batch
-        self._entries: deque[_Entry[Item, Answer]] = deque()
+        self._entries: list[_Entry[Item, Answer]] = []  # in the order in which they will be begun
         self._changed = threading.Condition()
         self._stopping = False
         self._death: BaseException | None = None
         self._admitted = 0
         self._load = 0.0
-        self._todo = 0.0
+        self._todo = dict.fromkeys(Priority, 0.0)  # work inside, by its priority
         self._on_idle = on_idle
         self._busy_s, self._done = measured  # seconds with somebody inside, and the work done in them
         self._measured = 0.0  # when
@@ -166,13 +180,21 @@ class WorkQueue(Generic[Item, Answer]):
         return self._busy_s / self._done if self._done else 0.0
 
     @contextmanager
-    def admit(self, cost: float, *, work: float | None = None, deadline: float | None = None) -> Iterator[Place]:
+    def admit(
+        self,
+        cost: float,
+        *,
+        work: float | None = None,
+        deadline: float | None = None,
+        priority: Priority = Priority.NORMAL,
+    ) -> Iterator[Place]:
         """Be inside, or be refused at once. On the event loop only.
 
         Takes:
             cost: how much of the capacity the caller takes up
             work: how long it will take, in units of any kind; ``cost`` if they are the same
             deadline: a ``time.monotonic()`` after which it is of no use
+            priority: with which he will submit
         Raises:
             Overloaded: if the capacity is taken, or the deadline would be missed; with the time after which to come back
             NotReady: if the queue drains or is dead
@@ -181,26 +203,27 @@ class WorkQueue(Generic[Item, Answer]):
         work = cost if work is None else work
         now = time.monotonic()
         if self._admitted:  # whoever is alone is let in: what he takes is the next measurement
-            self._check_room(cost, work, None if deadline is None else deadline - now)
+            self._check_room(cost, work, None if deadline is None else deadline - now, priority)
         else:
             self._measured = now  # idle time is no measure
         self._admitted += 1
         self._load += cost
-        self._todo += work
+        self._todo[priority] += work
         self._idle.clear()
-        place = Place(lambda: self._give_back(cost, work))
+        place = Place(lambda: self._give_back(cost, work, priority))
         try:
             yield place
             self._measure(work)
         finally:
             place.leave()
 
-    def _check_room(self, cost: float, work: float, left_s: float | None) -> None:
-        ahead_s = HEADROOM * self.pace_s * self._todo
+    def _check_room(self, cost: float, work: float, left_s: float | None, priority: Priority) -> None:
+        pace_s = HEADROOM * self.pace_s
         excess = self._load + cost - self.capacity
         if excess > 0:
-            _refuse("the queue is full", ahead_s * min(1.0, excess / self._load))
-        through_s = ahead_s + HEADROOM * self.pace_s * work
+            _refuse("the queue is full", pace_s * sum(self._todo.values()) * min(1.0, excess / self._load))
+        ahead_s = pace_s * sum(todo for level, todo in self._todo.items() if level <= priority)
+        through_s = ahead_s + pace_s * work
         if left_s is not None and through_s > left_s:
             # What could not make it behind anybody at all may come when nobody is there.
             _refuse(f"it would take {through_s:.1f} s, and {left_s:.1f} s are left", min(through_s - left_s, ahead_s))
@@ -212,17 +235,24 @@ class WorkQueue(Generic[Item, Answer]):
         self._done = PACE_MEMORY * self._done + work
         self._measured = now
 
-    def _give_back(self, cost: float, work: float) -> None:
+    def _give_back(self, cost: float, work: float, priority: Priority) -> None:
         self._admitted -= 1
         self._load -= cost
-        self._todo -= work
+        self._todo[priority] -= work
         if not self._admitted:
-            self._load = self._todo = 0.0  # no rounding error outlives a quiet moment
+            self._load = 0.0  # no rounding error outlives a quiet moment
+            self._todo = dict.fromkeys(Priority, 0.0)
             self._idle.set()
             self._on_idle()
 
     async def submit(
-        self, item: Item, *, key: Hashable = None, deadline: float | None = None, place: Place | None = None
+        self,
+        item: Item,
+        *,
+        key: Hashable = None,
+        deadline: float | None = None,
+        priority: Priority = Priority.NORMAL,
+        place: Place | None = None,
     ) -> Served[Answer]:
         """Wait for an item's answer.
 
@@ -230,20 +260,21 @@ class WorkQueue(Generic[Item, Answer]):
             item: what ``work`` takes
             key: items may share a batch if their keys are equal
             deadline: a ``time.monotonic()`` after which the answer is of no use
+            priority: before whom it is begun
             place: the caller's; not given back while a worker is at the item
         Raises:
             DeadlineExceeded: at the deadline; what no worker has begun by then is never computed
             NotReady: if a worker died
             whatever ``work`` raised for this item
         """
-        entry = _Entry(item, key, deadline, Future[Served[Answer]]())
+        entry = _Entry(item, key, deadline, priority, Future[Served[Answer]]())
         if place is not None:
             place.hold_for(entry.future)
         with self._changed:
             if self._death is not None or self._stopping:
                 entry.future.cancel()
                 raise NotReady("the inference queue does not run")
-            self._entries.append(entry)
+            insort(self._entries, entry, key=lambda entry: entry.priority)
             self._changed.notify()
         timeout = None if deadline is None else deadline - time.monotonic()
         try:
@@ -295,7 +326,7 @@ class WorkQueue(Generic[Item, Answer]):
                 self._changed.notify_all()
 
     def _next_batch(self) -> list[_Entry[Item, Answer]]:
-        """Wait for the oldest item and those that may share its batch; empty when the queue ends."""
+        """Wait for the item that is next and those that may share its batch; empty when the queue ends."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._entries or self._stopping or self._death is not None)
@@ -326,7 +357,7 @@ class WorkQueue(Generic[Item, Answer]):
             return
         worked_s = time.monotonic() - start
         for entry, answer in answered:
-            entry.future.set_result(Served(answer, worked_s))
+            entry.future.set_result(Served(answer, worked_s, len(batch)))
 
     def _answer_all(self, error: Exception) -> None:
         for entry in self._entries:

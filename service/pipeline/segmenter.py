@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import time
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -38,8 +39,9 @@ from service.pipeline import decode, geometry, labels
 from service.pipeline.cpus import available_cpus
 from service.pipeline.engine import Engine
 from service.pipeline.manifest import Manifest
-from service.pipeline.queue import Place, WorkQueue
+from service.pipeline.queue import Place, Priority, WorkQueue
 from service.pipeline.repository import Repository
+from service.pipeline.statistics import ModelStatistics
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -131,6 +133,7 @@ class Segmenter:
             measured=_first_measure(repository),
             on_idle=self._tidy,
         )
+        self._statistics: defaultdict[tuple[str, str], ModelStatistics] = defaultdict(ModelStatistics)
         self._used_megapixels = 0.0
         self._pixels = ThreadPoolExecutor(pixel_threads or available_cpus(), thread_name_prefix="fcn-pixels")
 
@@ -149,19 +152,22 @@ class Segmenter:
 
     async def serve(
         self,
-        images: Sequence[bytes],
+        images: Sequence[bytes | Image],
         finish: Callable[[Segmentation], T],
         model: str | None = None,
         *,
         deadline_s: float | None = None,
+        priority: Priority = Priority.NORMAL,
     ) -> list[T]:
-        """Segment image files, and make of each what the caller wants to keep of it.
+        """Segment images, and make of each what the caller wants to keep of it.
 
         Takes:
-            images: their bytes; they are admitted together, and those that do not fit into the queue together take turns
+            images: files' bytes, or H x W x 3 uint8 RGB where they are decoded already; admitted together, and those
+                that do not fit into the queue together take turns
             finish: called with each result on a thread of the pixel pool
             model: its name; None is the default
             deadline_s: seconds from now after which the answer is of no use
+            priority: before whom they go where several wait for the engine
         Gives:
             what ``finish`` gave, in the order of the images
         Raises:
@@ -174,39 +180,66 @@ class Segmenter:
             whatever ``finish`` raises
         """
         engine = self.repository.get(model)
+        with self.statistics(engine.manifest).request():
+            return await self._serve(images, finish, engine, deadline_s, priority)
+
+    def statistics(self, manifest: Manifest) -> ModelStatistics:
+        """What a version of a model has served through :meth:`serve` so far."""
+        return self._statistics[manifest.name, manifest.version]
+
+    async def _serve(
+        self,
+        images: Sequence[bytes | Image],
+        finish: Callable[[Segmentation], T],
+        engine: Engine,
+        deadline_s: float | None,
+        priority: Priority,
+    ) -> list[T]:
         fits = [self._fit_of(data, engine) for data in images]
         costs = [max(image, net) for image, net in fits]
         work = sum(net + PIXEL_WORK * image for image, net in fits)
         deadline = None if deadline_s is None else time.monotonic() + deadline_s
-        with self.queue.admit(sum(costs), work=work, deadline=deadline) as place:
+        with self.queue.admit(sum(costs), work=work, deadline=deadline, priority=priority) as place:
             self._used_megapixels += sum(costs)
             try:
                 async with asyncio.timeout(deadline_s):
                     made: list[T] = []
                     for turn in _turns(costs, self.queue.capacity):
-                        made += await _all(self._serve_one(images[at], finish, engine, deadline, place) for at in turn)
+                        made += await _all(
+                            self._serve_one(images[at], finish, engine, deadline, priority, place) for at in turn
+                        )
                     return made
             except (TimeoutError, DeadlineExceeded):
                 deadline_ms = round(1000 * (deadline_s or 0.0), 3)
                 raise DeadlineExceeded(f"not finished within {deadline_ms:g} ms", deadline_ms=deadline_ms) from None
 
-    def _fit_of(self, data: bytes, engine: Engine) -> tuple[float, float]:
+    def _fit_of(self, data: bytes | Image, engine: Engine) -> tuple[float, float]:
         """Megapixels of the image, and of what the network makes of it; the latter is not small for a single pixel either."""
         header = decode.probe(data, self.limits)
         h, w = geometry.fit_size(header.height, header.width, engine.manifest.input)
         return header.megapixels, h * w / 1e6
 
     async def _serve_one(
-        self, data: bytes, finish: Callable[[Segmentation], T], engine: Engine, deadline: float | None, place: Place
+        self,
+        data: bytes | Image,
+        finish: Callable[[Segmentation], T],
+        engine: Engine,
+        deadline: float | None,
+        priority: Priority,
+        place: Place,
     ) -> T:
         start = time.monotonic()
         image, fitted, decode_s = await self._offload(place, _prepare, data, self.limits, engine.manifest)
-        scores, infer_s = await self.queue.submit(
-            _Job(engine, fitted), key=(engine, fitted.shape), deadline=deadline, place=place
+        scores, infer_s, batch = await self.queue.submit(
+            _Job(engine, fitted), key=(engine, fitted.shape), deadline=deadline, priority=priority, place=place
         )
         mask, labels_s = await self._offload(place, _label, scores, image.shape[:2])
         result = _result(engine, image, mask, scores, start, decode_s, infer_s, labels_s)
-        return await self._offload(place, finish, result)
+        made, made_s = await self._offload(place, _timed, finish, result)
+        self.statistics(engine.manifest).add_image(
+            batch, decode_s=decode_s, queue_s=result.timing["queue"] / 1000, infer_s=infer_s, finish_s=labels_s + made_s
+        )
+        return made
 
     def segment_now(self, data: bytes, model: str | None = None) -> Segmentation:
         """The same steps on the caller's own thread, without the queue: for the command line.
@@ -314,7 +347,7 @@ async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 # --- the steps -------------------------------------------------------------------------------------------------------
 
 
-def _prepare(data: bytes, limits: decode.Limits, manifest: Manifest) -> tuple[Image, Image, float]:
+def _prepare(data: bytes | Image, limits: decode.Limits, manifest: Manifest) -> tuple[Image, Image, float]:
     """Bytes -> (H x W x 3 image, h x w x 3 image at the network's size, seconds)."""
     start = time.monotonic()
     image = decode.decode(data, limits)
@@ -340,6 +373,12 @@ def _label(scores: Scores, size: tuple[int, ...]) -> tuple[Labels, float]:
         raise InferenceFailed("the network's scores are not finite numbers; its weights or this image break it")
     height, width = size
     return labels.label_map(scores, (height, width)), time.monotonic() - start
+
+
+def _timed(finish: Callable[[Segmentation], T], result: Segmentation) -> tuple[T, float]:
+    """What the caller makes of a result, and the seconds that it took."""
+    start = time.monotonic()
+    return finish(result), time.monotonic() - start
 
 
 def _straight(engine: Engine, image: Image, fitted: Image, decode_s: float, start: float) -> Segmentation:
