@@ -35,9 +35,11 @@ class Settings(BaseSettings):
     provider: Literal["cpu", "cuda", "auto"] = "cpu"
     """Where the network runs; ``cuda`` refuses to start without a working GPU, ``auto`` takes the GPU if it works."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Threads of one inference; 0 counts the CPUs that this process may use (container quota and affinity)."""
-    concurrency: Annotated[int, Field(ge=1, le=64)] = 1
-    """Inferences at the same time; more than one pays on a GPU or with few threads each."""
+    """Threads of inference; 0 counts the CPUs that this process may use (container quota and affinity). A frame that is alone
+    gets all of them, frames at the same time share them."""
+    concurrency: Annotated[int, Field(ge=0, le=64)] = 0
+    """Inferences at the same time; 0 is one a thread on the CPU, which gives the most frames a second, and one on a GPU. Each
+    takes memory of its own, 50 MB with the shipped network."""
     max_batch: Annotated[int, Field(ge=1, le=256)] = 1
     """Waiting images of one network size that may run as one batch; on the CPU a batch gains nothing."""
 

@@ -310,7 +310,7 @@ def test_a_dead_worker_turns_readiness_red_and_everyone_is_answered(
     with live_server(Settings(models_dir=artifact_dir)) as url:
         go_on = threading.Event()
 
-        def fatal(_engine: Engine, _batch: object) -> None:
+        def fatal(_engine: Engine, _batch: object, *, alone: bool) -> None:
             assert go_on.wait(10)
             raise SystemExit
 

@@ -128,6 +128,24 @@ def test_an_engine_runs_from_many_threads(artifact: Path) -> None:
             assert (scores.argmax(1) == 1).all()
 
 
+def test_a_lane_gives_the_scores_of_the_whole(artifact: Path) -> None:
+    """An image's answer does not depend on who else is there."""
+    engine = Engine.open(artifact, EngineOptions(threads=4, lanes=2))
+    batch = np.random.default_rng(0).integers(0, 256, (1, 96, 128, 3), np.uint8)
+    np.testing.assert_allclose(engine.run(batch, alone=False), engine.run(batch), rtol=1e-5, atol=1e-5)
+    engine.close()
+    for alone in (True, False):
+        with pytest.raises(InferenceFailed, match="closed"):
+            engine.run(batch, alone=alone)
+
+
+def test_lanes_share_the_threads() -> None:
+    """All together never want more processors than one inference that is alone, and each has one at least."""
+    assert EngineOptions(threads=8, lanes=4).threads_in_lane == 2
+    assert EngineOptions(threads=2, lanes=8).threads_in_lane == 1
+    assert EngineOptions(threads=3).threads_in_lane == EngineOptions(threads=3).threads_alone == 3
+
+
 def test_a_closed_engine_fails_cleanly(artifact: Path) -> None:
     """A request that holds a retired engine gets an error of ours."""
     engine = Engine.open(artifact)

@@ -58,12 +58,36 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     gate = threading.Event()
     real = Engine.run
 
-    def waiting(engine: Engine, batch: np.ndarray) -> np.ndarray:
+    def waiting(engine: Engine, batch: np.ndarray, *, alone: bool = True) -> np.ndarray:
         assert gate.wait(WAIT_S)
-        return real(engine, batch)
+        return real(engine, batch, alone=alone)
 
     monkeypatch.setattr(Engine, "run", waiting)
     return gate
+
+
+def test_a_lone_image_has_all_processors_and_others_share_them(
+    artifact_dir: Path, png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one image is in work, the next one takes a lane; when nobody is left, the next one has everything again."""
+    segmenter = Segmenter(Repository(artifact_dir), Limits(), concurrency=2)
+    real, seen, inside = Engine.run, [], threading.Barrier(2)
+
+    def meeting(engine: Engine, batch: np.ndarray, *, alone: bool = True) -> np.ndarray:
+        seen.append(alone)
+        inside.wait(WAIT_S)
+        return real(engine, batch, alone=alone)
+
+    async def test() -> None:
+        monkeypatch.setattr(Engine, "run", meeting)
+        await asyncio.gather(segmenter.segment(png), segmenter.segment(png))
+        assert sorted(seen) == [False, True]
+        inside.reset()
+        await asyncio.gather(segmenter.segment(png), segmenter.segment(png))
+        assert sorted(seen) == [False, False, True, True]
+
+    run(test)
+    segmenter.close()
 
 
 def test_the_mask_is_right_and_has_the_images_size(segmenter: Segmenter, png: bytes) -> None:
@@ -468,8 +492,8 @@ def test_one_image_that_breaks_the_network_fails_alone_in_its_batch(
     slow.clear()
     held = Engine.run
 
-    def breaking(engine: Engine, batch: np.ndarray) -> np.ndarray:
-        scores = held(engine, batch)
+    def breaking(engine: Engine, batch: np.ndarray, *, alone: bool = True) -> np.ndarray:
+        scores = held(engine, batch, alone=alone)
         if (batch == 255).all(axis=(1, 2, 3)).any():
             raise InferenceFailed("a white image")
         return scores

@@ -44,7 +44,7 @@ def test_the_environment_sets_and_a_flag_wins(monkeypatch: pytest.MonkeyPatch) -
         ("FCN_QUEUE_MEGAPIXELS", "0"),
         ("FCN_MAX_IMAGE_PIXELS", "0"),
         ("FCN_DEADLINE_MS", "nan"),
-        ("FCN_CONCURRENCY", "0"),
+        ("FCN_CONCURRENCY", "-1"),
     ],
 )
 def test_nonsense_is_refused_by_the_name_of_its_variable(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -74,14 +75,14 @@ class _Application(FastAPI):
 
 @contextlib.asynccontextmanager
 async def _serving(settings: Settings, metrics: Metrics) -> AsyncIterator[routes.Services]:
-    repository = await asyncio.to_thread(
-        Repository, settings.models_dir, EngineOptions(settings.provider, settings.threads), default=settings.default_model
-    )
+    options = EngineOptions(settings.provider, settings.threads)
+    options = replace(options, lanes=settings.concurrency or (1 if settings.provider == "cuda" else options.threads_alone))
+    repository = await asyncio.to_thread(Repository, settings.models_dir, options, default=settings.default_model)
     segmenter = Segmenter(
         repository,
         Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side),
         queue_megapixels=settings.queue_megapixels,
-        concurrency=settings.concurrency,
+        concurrency=options.lanes,
         max_batch=settings.max_batch,
     )
     metrics.describe_models(_model_labels(repository.get(name)) for name in repository.names())

@@ -24,10 +24,19 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
 """An exhaustive search costs half a second for each new shape; an arena that doubles never shrinks again."""
 
+SAME_AS_REQUESTED = 1
+"""How the arena grows: by what is asked for. ONNX Runtime's default doubles it."""
+
 ORT_FATAL = 4
 """ONNX Runtime writes to stderr by itself; everything that matters also reaches us as an exception."""
 
 log = logging.getLogger(__name__)
+
+# One arena for all sessions of the process: what one model has freed, the next one uses. See ``_session_options``.
+ort.create_and_register_allocator(
+    ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT),
+    ort.OrtArenaCfg(0, SAME_AS_REQUESTED, -1, -1),
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,20 @@ class EngineOptions:
     provider: Literal["cpu", "cuda", "auto"] = "cpu"
     """``cuda`` is strict: no GPU, no engine. ``auto`` falls back to the CPU and logs why."""
     threads: int = 0
-    """Of one inference on the CPU; 0 counts the CPUs that this process may use."""
+    """Of a lone inference on the CPU; 0 counts the CPUs that this process may use."""
+    lanes: int = 1
+    """Inferences at the same time, which share the threads among them. Convolutions lose a fifth of their pace to each doubling
+    of threads: two frames on a thread each are through sooner than one after the other on two."""
+
+    @property
+    def threads_alone(self) -> int:
+        """Of an inference that has the processors to itself."""
+        return self.threads or available_cpus()  # by default ONNX Runtime counts the host's
+
+    @property
+    def threads_in_lane(self) -> int:
+        """Of one among several."""
+        return max(1, self.threads_alone // self.lanes)
 
 
 ON_CPU = EngineOptions()
@@ -46,8 +68,12 @@ ON_CPU = EngineOptions()
 class Engine:
     """A network, opened, checked against its manifest, and proven to run where it was asked to. Thread-safe."""
 
-    def __init__(self, session: ort.InferenceSession, manifest: Manifest, path: Path, sha256: str) -> None:
+    def __init__(
+        self, session: ort.InferenceSession, lane: ort.InferenceSession, manifest: Manifest, path: Path, sha256: str
+    ) -> None:
         self._session: ort.InferenceSession | None = session
+        self._lane: ort.InferenceSession | None = lane
+        """The same network with a lane's threads; the same session where these are as many."""
         self.manifest = manifest
         self.path = path
         self.sha256 = sha256
@@ -85,16 +111,17 @@ class Engine:
             raise ProviderUnavailable("CUDA was asked for, but this ONNX Runtime has none; install onnxruntime-gpu")
         if on_cuda:
             ort.preload_dlls()  # the wheels bring CUDA's libraries where the dynamic linker does not look
-        providers = [(CUDA, CUDA_OPTIONS), CPU] if on_cuda else [CPU]
-        try:
-            session = ort.InferenceSession(path, _session_options(options), providers=providers, enable_fallback=0)
-        except Exception as error:  # ONNX Runtime's errors have no class in common
-            raise _refusal(path, _one_line(error), on_cuda=on_cuda) from error
+        session = _session(path, options.threads_alone, on_cuda=on_cuda)
         if on_cuda and session.get_providers()[0] != CUDA:
             raise ProviderUnavailable("CUDA was asked for, but ONNX Runtime left it out; check driver, CUDA and cuDNN")
         manifest = read_manifest(session.get_modelmeta().custom_metadata_map, source=path.name)
         check_graph(session, manifest, path.name)
-        engine = cls(session, manifest, path, sha256)
+        bounded = manifest.input.fit != "native"
+        if not (bounded or on_cuda):
+            session = _session(path, options.threads_alone, arena=False)
+        in_lanes = not on_cuda and options.threads_in_lane < options.threads_alone
+        lane = _session(path, options.threads_in_lane, arena=bounded) if in_lanes else session
+        engine = cls(session, lane, manifest, path, sha256)
         try:
             engine.warm_up()
             engine._check_multiple()
@@ -102,21 +129,22 @@ class Engine:
             raise _refusal(path, error.message, on_cuda=on_cuda) from error
         return engine
 
-    def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(self, batch: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
         """Run the network.
 
         Takes:
             batch: N x h x w x 3 uint8 RGB, 0..255; h and w multiples of ``manifest.input.multiple``
+            alone: whether it has the processors to itself, and not just a lane
         Gives:
             N x K x h/stride x w/stride float32 scores
         Raises:
             InferenceFailed: if ONNX Runtime fails, or gives another shape, or the engine is closed
         """
-        session = self._session
+        session = self._session if alone else self._lane
         if session is None:
             raise InferenceFailed(f"{self.manifest.name} is closed")
         if self._one_by_one and len(batch) > 1:
-            return np.concatenate([self.run(image[None]) for image in batch])
+            return np.concatenate([self.run(image[None], alone=alone) for image in batch])
         try:
             (scores,) = session.run([OUTPUT], {INPUT: batch})
         except Exception as error:
@@ -160,21 +188,33 @@ class Engine:
 
     def close(self) -> None:
         """Give the memory back; runs under way end first."""
-        self._session = None
+        self._session = self._lane = None
 
 
-def _session_options(options: EngineOptions) -> ort.SessionOptions:
-    session = ort.SessionOptions()
-    session.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL  # NCHWc convolutions: 2.3 times as fast
-    session.intra_op_num_threads = options.threads or available_cpus()  # by default ONNX Runtime counts the host's
-    session.inter_op_num_threads = 1
+def _session(path: Path, threads: int, *, on_cuda: bool = False, arena: bool = True) -> ort.InferenceSession:
+    """Load an ONNX file.
+
+    Takes:
+        threads: of one run on the CPU
+        arena: whether freed memory is kept for the next run. Without, the system hands out every page anew, zeroed: 9,000 page
+            faults a frame and 1.4 times the time. But it keeps the peak of all that ever ran; so only where sizes are bounded
+    """
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL  # NCHWc convolutions: 2.3 times as fast
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
     # Spinning pool threads take the cores that decode and encode: 0.65 of the time on a busy machine without.
-    session.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    # The arena keeps the peak of every shape it has seen: twice the resident memory, no faster.
-    session.enable_cpu_mem_arena = False
-    session.log_severity_level = ORT_FATAL
-    return session
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.enable_cpu_mem_arena = arena
+    options.add_session_config_entry("session.use_env_allocators", str(int(arena)))
+    options.enable_mem_pattern = False  # a plan for each shape, laid out in one block of its own: 40 MB more, no faster
+    options.log_severity_level = ORT_FATAL
+    providers = [(CUDA, CUDA_OPTIONS), CPU] if on_cuda else [CPU]
+    try:
+        return ort.InferenceSession(path, options, providers=providers, enable_fallback=0)
+    except Exception as error:  # ONNX Runtime's errors have no class in common
+        raise _refusal(path, _one_line(error), on_cuda=on_cuda) from error
 
 
 def load(path: Path) -> ort.InferenceSession:
@@ -183,11 +223,7 @@ def load(path: Path) -> ort.InferenceSession:
     Raises:
         BadArtifact: if ONNX Runtime cannot
     """
-    options = _session_options(ON_CPU)
-    try:
-        return ort.InferenceSession(path, options, providers=[CPU], enable_fallback=0)
-    except Exception as error:  # as in Engine._open
-        raise _refusal(path, _one_line(error), on_cuda=False) from error
+    return _session(path, ON_CPU.threads_alone, arena=False)
 
 
 def check_graph(session: ort.InferenceSession, manifest: Manifest, source: str) -> None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -106,7 +107,7 @@ class Segmenter:
         limits: on bytes, pixels and sides of an image
         queue_megapixels: admitted images, waiting and in work, beyond which callers are shed; an image counts for its own
             size or for the network's, whichever is larger. It bounds the memory: fifteen bytes a pixel at the worst
-        concurrency: inferences at the same time
+        concurrency: inferences at the same time; as many as the engines have lanes
         max_batch: waiting images of one model and one network size that may run as one batch
         pixel_threads: threads that decode, upsample and encode; one a CPU by default
     """
@@ -125,8 +126,10 @@ class Segmenter:
         cv2.setNumThreads(1)
         self.repository = repository
         self.limits = limits
+        self._inferring = 0
+        self._counting = threading.Lock()
         self.queue: WorkQueue[_Job, Scores] = WorkQueue(
-            _infer,
+            self._infer,
             capacity=queue_megapixels,
             concurrency=concurrency,
             max_batch=max_batch,
@@ -240,6 +243,17 @@ class Segmenter:
             batch, decode_s=decode_s, queue_s=result.timing["queue"] / 1000, infer_s=infer_s, finish_s=labels_s + made_s
         )
         return made
+
+    def _infer(self, jobs: Sequence[_Job]) -> Sequence[Scores]:
+        """On a worker's thread: all processors for a lone frame, a lane where others are at work."""
+        with self._counting:
+            self._inferring += 1
+            alone = self._inferring == 1
+        try:
+            return _infer(jobs, alone=alone)
+        finally:
+            with self._counting:
+                self._inferring -= 1
 
     def segment_now(self, data: bytes, model: str | None = None) -> Segmentation:
         """The same steps on the caller's own thread, without the queue: for the command line.
@@ -360,10 +374,10 @@ def _fit(image: Image, manifest: Manifest) -> Image:
     return geometry.resize_image(image, geometry.fit_size(height, width, manifest.input))
 
 
-def _infer(jobs: Sequence[_Job]) -> Sequence[Scores]:
+def _infer(jobs: Sequence[_Job], *, alone: bool) -> Sequence[Scores]:
     """Images of one size for one engine -> K x h x w scores each."""
     images = [job.image for job in jobs]
-    return list(jobs[0].engine.run(np.stack(images) if len(images) > 1 else images[0][None]))
+    return list(jobs[0].engine.run(np.stack(images) if len(images) > 1 else images[0][None], alone=alone))
 
 
 def _label(scores: Scores, size: tuple[int, ...]) -> tuple[Labels, float]:
@@ -384,7 +398,7 @@ def _timed(finish: Callable[[Segmentation], T], result: Segmentation) -> tuple[T
 def _straight(engine: Engine, image: Image, fitted: Image, decode_s: float, start: float) -> Segmentation:
     """Infer and label at once, on this thread."""
     inferring = time.monotonic()
-    (scores,) = _infer([_Job(engine, fitted)])
+    (scores,) = _infer([_Job(engine, fitted)], alone=True)
     infer_s = time.monotonic() - inferring
     mask, labels_s = _label(scores, image.shape[:2])
     return _result(engine, image, mask, scores, start, decode_s, infer_s, labels_s)
