@@ -95,9 +95,10 @@ $(VENV)/.serve: $(LOCKS)/serve.txt
 	@$(INSTALL) --require-hashes --only-binary :all: --requirement $(LOCKS)/serve.txt
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.serve $(LOCKS)/dev.txt pyproject.toml
+$(VENV)/.dev: $(VENV)/.serve $(LOCKS)/dev.txt $(LOCKS)/alone.txt pyproject.toml
 	@echo 'adding the development set to $(VENV)'
 	@$(INSTALL) --requirement $(LOCKS)/dev.txt
+	@$(INSTALL) --require-hashes --no-deps --requirement $(LOCKS)/alone.txt
 	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 

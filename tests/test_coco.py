@@ -8,18 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 from pycocotools import mask as pycoco  # type: ignore[import-untyped]
 
 from service.encodings import coco
 from tests.conftest import make_manifest
+from tests.maps import STREET_CLASSES, maps, streets
 
 # pycocotools 2.0.11 with numpy 2 says this of itself on each decode.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 
 CLASSES = make_manifest().classes
-maps = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=30), elements=st.sampled_from([0, 1, 2, 255]))
 runs = st.lists(st.integers(1, 2**31), min_size=1, max_size=40)
 
 
@@ -46,6 +45,27 @@ def test_the_string_is_the_one_that_pycocotools_writes(labels: NDArray[np.uint8]
 def test_any_map_comes_back(labels: NDArray[np.uint8]) -> None:
     """Decoding all classes gives the map again, 255 where there is none."""
     assert np.array_equal(coco.decode(json.loads(json.dumps(coco.encode(labels, CLASSES)))), labels)
+
+
+@given(maps)
+def test_uncompressed_runs_are_read_by_pycocotools_and_come_back(labels: NDArray[np.uint8]) -> None:
+    """Plain lists of numbers, which ``frPyObjects`` turns into the same mask."""
+    document = json.loads(json.dumps(coco.encode(labels, CLASSES, compressed=False)))
+    for entry in document["classes"]:
+        read = pycoco.frPyObjects(entry["segmentation"], *labels.shape)
+        assert np.array_equal(pycoco.decode(read), labels == entry["id"])
+    assert np.array_equal(coco.decode(document), labels)
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_streets_are_read_by_pycocotools_and_come_back(compressed: bool) -> None:
+    """What holds for small maps holds for those that are served."""
+    for labels in streets():
+        document = coco.encode(labels, STREET_CLASSES, compressed=compressed)
+        for entry in document["classes"]:
+            runs = entry["segmentation"] if compressed else pycoco.frPyObjects(entry["segmentation"], *labels.shape)
+            assert np.array_equal(pycoco.decode(runs), labels == entry["id"])
+        assert np.array_equal(coco.decode(document), labels)
 
 
 @given(runs)

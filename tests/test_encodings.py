@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from service import encodings
-from service.encodings import MaskView, selection
+from service.encodings import MaskView, runs, selection
 from service.errors import BadParameter, UnknownClass, UnsupportedFormat
 from service.pipeline import manifest
 from tests.conftest import BLUE, GREEN, RED, make_image, make_labels, make_manifest
@@ -34,6 +34,7 @@ def view() -> MaskView:
 def test_the_contract_s_formats_exist() -> None:
     """What the contract names can be asked for, and the default is an indexed PNG."""
     assert set(encodings.FORMATS) >= {"png", "rle", "coco", "overlay", "color", "gray", "npy", "confidence"}
+    assert set(encodings.FORMATS) >= {"coco-uncompressed", "labelstudio", "autoware", "cvat", "polygons"}
     assert encodings.DEFAULT_FORMAT == "png"
 
 
@@ -66,7 +67,7 @@ def test_every_image_format_shows_the_mask(name: str, mode: str, expected: np.nd
     assert np.array_equal(np.asarray(image), expected)
 
 
-@pytest.mark.parametrize("name", ["rle", "coco"])
+@pytest.mark.parametrize("name", [name for name, form in encodings.FORMATS.items() if form.document])
 def test_every_document_says_which_model_made_it(name: str, view: MaskView) -> None:
     """A stored document can be traced to the very file of the model."""
     document = json.loads(encodings.encode(name, view).body)
@@ -157,7 +158,7 @@ def test_a_confidence_beyond_0_to_1_is_refused(bar: float) -> None:
 
 def test_there_is_one_unlabelled() -> None:
     """The filters' 255 is the manifest's, and the overlay's."""
-    assert selection.UNLABELLED == manifest.UNLABELLED
+    assert runs.UNLABELLED == manifest.UNLABELLED
     assert encodings.overlay._UNLABELLED == manifest.UNLABELLED
 
 

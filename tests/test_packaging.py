@@ -70,7 +70,7 @@ def only(word: str, stage: int = 1) -> str:
 # --- lock files ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lock", ["serve.txt", "serve-cuda.txt"])
+@pytest.mark.parametrize("lock", ["serve.txt", "serve-cuda.txt", "alone.txt"])
 def test_every_file_of_a_serving_set_is_pinned_by_hash(lock: str) -> None:
     """A file that was not there when the lock was written is then refused."""
     text = (LOCKS / lock).read_text("utf-8")
@@ -156,7 +156,7 @@ def test_every_dependency_has_its_reason_written_down() -> None:
     tables = project()
     lines = [*tables["project"]["dependencies"], *tables["project"]["optional-dependencies"]["train"]]
     lines += [*tables["dependency-groups"]["dev"], *tables["dependency-groups"]["cuda"]]
-    assert rows == {Requirement(line).name for line in lines}
+    assert rows == {Requirement(line).name for line in lines} | set(pins("alone.txt"))
 
 
 # --- Makefile ------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from service.encodings import coco, color, npy, overlay, png, rle
+from service.encodings import autoware, coco, color, cvat, labelstudio, npy, overlay, png, polygons, rle
 from service.encodings.view import MaskView
 from service.errors import UnsupportedFormat
 
@@ -54,6 +54,18 @@ FORMATS: dict[str, Format] = {
     "png": Format("image/png", lambda view: png.encode_indexed(view.labels, view.manifest.palette())),
     "rle": _json(lambda view: rle.encode(view.labels, view.manifest.classes) | {"model": view.model}),
     "coco": _json(lambda view: coco.encode(view.labels, view.manifest.classes) | {"model": view.model}),
+    "coco-uncompressed": _json(
+        lambda view: coco.encode(view.labels, view.manifest.classes, compressed=False) | {"model": view.model}
+    ),
+    "labelstudio": _json(
+        lambda view: (
+            labelstudio.encode(view.labels, view.manifest.classes)
+            | {"model": view.model, "model_version": f"{view.manifest.name}@{view.manifest.version}"}
+        )
+    ),
+    "cvat": _json(lambda view: cvat.encode(view.labels, view.manifest.classes) | {"model": view.model}),
+    "polygons": _json(lambda view: polygons.encode(view.labels, view.manifest.classes) | {"model": view.model}),
+    "autoware": Format("application/x-autoware-rle", lambda view: autoware.encode(view.labels)),
     "overlay": Format(
         "image/png", lambda view: png.encode_rgb(overlay.blend(view.image, view.labels, view.manifest.palette()))
     ),

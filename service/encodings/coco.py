@@ -1,10 +1,11 @@
-"""COCO's compressed run-length encoding, one mask a class present, readable by ``pycocotools.mask.decode``.
+"""COCO's run-length encoding, one mask a class present (or a component), readable by ``pycocotools``.
 
 ``{"size": [H, W], "classes": [{id, name, pixels, share, "segmentation": {"size": [H, W], "counts": "..."}}]}``
 
-COCO's runs go down the columns and alternate between outside and inside, beginning outside. ``counts`` writes each run as its
-difference to the one two before (from the fourth on), in groups of five bits, low ones first: bit 5 says that more follow, the
-top bit of the last group is the sign, and 48 is added to make it printable.
+COCO's runs go down the columns and alternate between outside and inside, beginning outside. Uncompressed, ``counts`` is the
+list of them, for ``pycocotools.mask.frPyObjects``. Compressed, for ``pycocotools.mask.decode``, it is a string: each run is
+written as its difference to the one two before (from the fourth on), in groups of five bits, low ones first: bit 5 says that
+more follow, the top bit of the last group is the sign, and 48 is added to make it printable.
 
 May import: numpy.
 """
@@ -17,27 +18,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.encodings.runs import ClassRow, classes_present, find_runs
+from service.encodings.document import reading, size_of
+from service.encodings.runs import (
+    UNLABELLED,
+    ClassRow,
+    ValueMap,
+    binary_runs,
+    fill,
+    find_runs,
+    masks_present,
+    places,
+    rows_present,
+    value_of,
+)
 
-_OUTSIDE = 255  # no class has this id (manifest.py)
 
-
-def encode(labels: NDArray[np.uint8], classes: Iterable[ClassRow]) -> dict[str, Any]:
+def encode(labels: ValueMap, classes: Iterable[ClassRow], *, compressed: bool = True) -> dict[str, Any]:
     """Encode each class that has a pixel as a mask of its own.
 
     Takes:
-        labels: H x W uint8, H and W at least 1
-        classes: the class table
+        labels: H x W, H and W at least 1
+        classes: the class table, or the masks that ``components.split`` made of it
+        compressed: ``counts`` as COCO's string, or else as a list of numbers
     Gives:
         the document, ready for JSON
     """
     size = list(labels.shape)
     values, lengths = find_runs(labels.T.reshape(-1))
-    ends = np.cumsum(lengths)
-    present = classes_present(values, lengths, classes)
-    for entry in present:
-        inside = values == entry["id"]
-        entry["segmentation"] = {"size": size, "counts": pack(_counts(ends[inside], lengths[inside], labels.size))}
+    starts = np.cumsum(lengths) - lengths
+    rows = rows_present(values, classes)
+    present = masks_present(values, lengths, rows)
+    found = places(values)
+    for row, entry in zip(rows, present, strict=True):
+        inside = found[value_of(row)]
+        counts = binary_runs(starts[inside], lengths[inside], labels.size)
+        entry["segmentation"] = {"size": size, "counts": pack(counts) if compressed else counts.tolist()}
     return {"size": size, "classes": present}
 
 
@@ -45,19 +60,18 @@ def decode(document: Mapping[str, Any]) -> NDArray[np.uint8]:
     """Decode a document back into its label map.
 
     Takes:
-        document: as ``encode`` gives it
+        document: as ``encode`` gives it, compressed or not
     Gives:
         H x W uint8; 255 where no class is
     Raises:
-        ValueError: if a mask's runs do not fill the size exactly
+        ValueError: if a field is missing or makes no sense, or if a mask's runs do not fill the size exactly
     """
-    height, width = document["size"]
-    flat = np.full(height * width, _OUTSIDE, np.uint8)
-    for entry in document["classes"]:
-        counts = unpack(entry["segmentation"]["counts"])
-        if counts.min(initial=0) < 0 or counts.sum() != flat.size:
-            raise ValueError(f"the runs of class {entry['id']} fill {counts.sum()} pixels, not {height} x {width}")
-        flat[np.repeat(np.arange(counts.size) % 2 == 1, counts)] = entry["id"]
+    with reading("COCO masks"):
+        height, width = size_of(document)
+        flat = np.full(height * width, UNLABELLED, np.uint8)
+        for entry in document["classes"]:
+            counts = entry["segmentation"]["counts"]
+            fill(flat, unpack(counts) if isinstance(counts, str) else np.asarray(counts or [0], np.int64), entry["id"])
     return np.ascontiguousarray(flat.reshape(width, height).T)
 
 
@@ -102,11 +116,3 @@ def unpack(text: str) -> NDArray[np.int64]:
     counts[1::2] = np.cumsum(counts[1::2])
     counts[2::2] = np.cumsum(counts[2::2])
     return counts
-
-
-def _counts(ends: NDArray[np.int64], lengths: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    """The alternating runs of one class from where its own runs end: outside, inside, outside, …"""
-    edges = np.stack((ends - lengths, ends), 1).reshape(-1)
-    if edges[-1] != total:  # a last run outside is written only if it has a pixel
-        edges = np.append(edges, total)
-    return np.diff(edges, prepend=0)

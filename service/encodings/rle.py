@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.encodings.runs import ClassRow, classes_present, find_runs
+from service.encodings.runs import ClassRow, find_runs, masks_present, rows_present
 
 ORDER = "row-major"
 
@@ -33,7 +33,7 @@ def encode(labels: NDArray[np.uint8], classes: Iterable[ClassRow]) -> dict[str, 
         "order": ORDER,
         "labels": values.tolist(),
         "lengths": lengths.tolist(),
-        "classes": classes_present(values, lengths, classes),
+        "classes": masks_present(values, lengths, rows_present(values, classes)),
     }
 
 

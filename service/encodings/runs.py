@@ -1,15 +1,22 @@
-"""Runs of equal labels, found in one pass over all classes, and what they say of the classes present.
+"""Runs of equal values, found in one pass over all masks, and what they say of the masks present.
 
 May import: numpy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+UNLABELLED = 255
+"""The value of a pixel that belongs to no mask; the same as in ``pipeline.manifest``."""
+
+ValueMap = NDArray[np.uint8] | NDArray[np.int32]
+"""H x W: of each pixel the mask that it belongs to. A label map is one; the other is ``components.split``'s."""
 
 
 class ClassRow(Protocol):
@@ -24,33 +31,109 @@ class ClassRow(Protocol):
         """For people."""
 
 
-def find_runs(flat: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Cut a sequence of labels where they change.
+@dataclass(frozen=True)
+class Component:
+    """One connected component of a class: a mask of its own."""
+
+    value: int
+    """In the value map."""
+    id: int
+    """Of its class."""
+    name: str
+    """Of its class."""
+    number: int
+    """Among the components of its class: 1 is the largest."""
+
+
+def find_runs(flat: ValueMap) -> tuple[ValueMap, NDArray[np.int64]]:
+    """Cut a sequence of values where they change.
 
     Takes:
-        flat: N uint8, N at least 1
+        flat: N values, N at least 1
     Gives:
-        R uint8, the label of each run, no two neighbours alike
+        R, the value of each run, no two neighbours alike
         R int64, the length of each run, at least 1; they add up to N
     """
     last = np.append(np.flatnonzero(flat[1:] != flat[:-1]), flat.size - 1)
     return flat[last], np.diff(last, prepend=-1)
 
 
-def classes_present(values: NDArray[np.uint8], lengths: NDArray[np.int64], classes: Iterable[ClassRow]) -> list[dict[str, Any]]:
-    """Count the pixels of each class.
+def places(values: ValueMap) -> Mapping[int, NDArray[np.intp]]:
+    """Where each value stands.
 
     Takes:
-        values, lengths: the runs of a label map
-        classes: the class table
+        values: N
     Gives:
-        ``{id, name, pixels, share}`` for each class of the table that has a pixel, in the table's order; ``share`` is of all
-        pixels, so that what is missing from 1 is unlabelled
+        by value: its indices, ascending
     """
-    pixels = np.bincount(values, weights=lengths, minlength=256)  # float64: exact below 2 ** 53 pixels
+    order = np.argsort(values, kind="stable")
+    sorted_values = values[order]
+    cuts = np.flatnonzero(sorted_values[1:] != sorted_values[:-1]) + 1
+    groups = np.split(order, cuts)
+    return {int(values[group[0]]): group for group in groups if group.size}
+
+
+def rows_present(values: ValueMap, rows: Iterable[ClassRow]) -> list[ClassRow]:
+    """Those rows of a table of which there is a pixel, in the table's order.
+
+    Takes:
+        values: of the runs of a map
+        rows: the class table, or the masks that ``components.split`` made of it
+    """
+    found = frozenset(np.unique(values).tolist())
+    return [row for row in rows if value_of(row) in found]
+
+
+def value_of(row: ClassRow) -> int:
+    """What a row's pixels have in the value map."""
+    return row.value if isinstance(row, Component) else row.id
+
+
+def masks_present(values: ValueMap, lengths: NDArray[np.int64], rows: Sequence[ClassRow]) -> list[dict[str, Any]]:
+    """Count the pixels of each mask.
+
+    Takes:
+        values, lengths: the runs of a map
+        rows: those present
+    Gives:
+        ``{id, name, pixels, share}`` of each, and ``component`` where it is one; ``share`` is of all pixels, so that what is
+        missing from 1 is unlabelled
+    """
+    pixels = np.bincount(values, weights=lengths)  # float64: exact below 2 ** 53 pixels
     total = pixels.sum()
-    return [
-        {"id": row.id, "name": row.name, "pixels": int(pixels[row.id]), "share": float(pixels[row.id] / total)}
-        for row in classes
-        if pixels[row.id]
-    ]
+    entries = []
+    for row in rows:
+        count = pixels[value_of(row)]
+        entry = {"id": row.id, "name": row.name, "pixels": int(count), "share": float(count / total)}
+        entries.append(entry | {"component": row.number} if isinstance(row, Component) else entry)
+    return entries
+
+
+def binary_runs(starts: NDArray[np.int64], lengths: NDArray[np.int64], total: int) -> NDArray[np.int64]:
+    """The alternating runs of one mask: outside, inside, outside, ...
+
+    Takes:
+        starts, lengths: R int64, R at least 1, where its own runs begin and how long they are, ascending, none touching
+        total: pixels of the map
+    Gives:
+        int64, the first one outside, perhaps 0; the last one outside only if it has a pixel; they add up to ``total``
+    """
+    edges = np.stack((starts, starts + lengths), 1).reshape(-1)
+    if edges[-1] != total:
+        edges = np.append(edges, total)
+    return np.diff(edges, prepend=0)
+
+
+def fill(flat: NDArray[np.uint8], runs: NDArray[np.int64], value: int) -> None:
+    """Undo :func:`binary_runs`: write a value where a mask is.
+
+    Takes:
+        flat: N uint8, changed in place
+        runs: int64, outside, inside, outside, ...
+        value: of a pixel inside
+    Raises:
+        ValueError: if the runs do not fill ``flat`` exactly
+    """
+    if runs.min(initial=0) < 0 or runs.max(initial=0) > flat.size or runs.sum() != flat.size:
+        raise ValueError(f"the runs of class {value} fill {runs.sum()} pixels, not {flat.size}")
+    flat[np.repeat(np.arange(runs.size) % 2 == 1, runs)] = value

@@ -10,11 +10,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.encodings.runs import ClassRow
+from service.encodings.runs import UNLABELLED, ClassRow
 from service.errors import BadParameter, UnknownClass
-
-UNLABELLED = 255
-"""The id of a pixel that keeps no class; the same as in ``pipeline.manifest``."""
 
 
 def class_ids(wanted: Iterable[str], classes: Sequence[ClassRow]) -> frozenset[int]:
