@@ -133,7 +133,7 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 BODY: dict[str, Any] = {
     "required": True,
     "description": f"One image: its bytes as the body, or a form with the field `{FIELD}`. "
-    f"With several parts `{FIELD}` (at most {MAX_PARTS}) the reply is a JSON list, for `rle` and `coco`.",
+    f"With several parts `{FIELD}` (at most {MAX_PARTS}) the reply is a JSON list, for the formats that are JSON.",
     "content": {
         "multipart/form-data": {
             "schema": {
