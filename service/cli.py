@@ -364,7 +364,7 @@ def models() -> None:
     with _opened(Settings.load()) as segmenter:
         repository = segmenter.repository
         table = _table("", "model", "version", "architecture", "classes", "runs at", "stride", "mean IoU")
-        for engine in _engines(repository):
+        for engine in repository.engines():
             manifest = engine.manifest
             height, width = manifest.input.working_size
             table.add_row(
@@ -400,7 +400,7 @@ def check(
         repository = segmenter.repository
         table = _table("model", "file", "sha256", "provider", "frame", "network", "whole")
         broken = list(repository.broken.values())
-        for engine in _engines(repository):
+        for engine in repository.engines():
             height, width = engine.manifest.input.working_size
             try:
                 timings = _timed(segmenter, engine)
@@ -477,10 +477,6 @@ def _timed(segmenter: Segmenter, engine: Engine) -> dict[str, float]:
     runs = [segmenter.segment_array(image, engine.manifest.name).timing for _ in range(TIMED_RUNS)]
     middle = statistics.median_low(sum(timing.values()) for timing in runs)
     return next(timing for timing in runs if sum(timing.values()) == middle)
-
-
-def _engines(repository: Repository) -> list[Engine]:
-    return [repository.get(name) for name in repository.names()]
 
 
 def _list_broken(reasons: Iterable[str]) -> None:

@@ -16,7 +16,7 @@
     ├── DeadlineExceeded       not finished in the time that was given       deadline_ms
     ├── NotReady               starting, draining, or broken beyond repair
     ├── InferenceFailed        the network ran and its answer is unusable
-    ├── BadArtifact            an ONNX file that cannot be served
+    ├── BadArtifact            an ONNX file that cannot be served            cause
     ├── ProviderUnavailable    the execution provider asked for does not run
     └── BadSetting             a setting that makes no sense
 
@@ -155,6 +155,9 @@ class BadArtifact(ServiceError):
     """An ONNX file that cannot be served."""
 
     code = "bad_artifact"
+    cause: str
+    """``unreadable``, ``truncated``, ``damaged``, ``data`` (of its weights beside it), ``manifest``, ``graph`` (it is not what
+    the manifest says), ``runtime`` (ONNX Runtime cannot run it), ``name`` (taken) or ``changed`` (while it was opened)."""
 
 
 class ProviderUnavailable(ServiceError):

@@ -31,6 +31,9 @@ class Settings(BaseSettings):
     """The folder whose ``*.onnx`` files are served."""
     default_model: str | None = None
     """The model that answers when a request names none; unset, the first by name."""
+    reload_s: Annotated[float, Field(ge=0, le=3600)] = 1.0
+    """Seconds between two looks at the models folder; what two looks agree on is taken up. 0 looks only when an administrator
+    says so."""
 
     provider: Literal["cpu", "cuda", "auto"] = "cpu"
     """Where the network runs; ``cuda`` refuses to start without a working GPU, ``auto`` takes the GPU if it works."""
@@ -62,12 +65,15 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     """Keys, separated by commas; where there are any, a request needs one of them, health checks and metrics apart."""
 
+    admin_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    """Keys of those who may load and unload models, separated by commas; without any, nobody may."""
+
     log_format: Literal["text", "json"] = "text"
     """Log lines for people or for machines."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe lines that are logged."""
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "admin_keys", mode="before")
     @classmethod
     def _split_keys(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -76,7 +82,7 @@ class Settings(BaseSettings):
             return ()
         keys = tuple(key for word in value.split(",") if (key := word.strip()))
         if not keys:
-            raise ValueError("names no key; leave it empty to open the service to everybody")
+            raise ValueError("names no key; leave it empty to have none")
         return keys
 
     @classmethod

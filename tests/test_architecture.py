@@ -23,8 +23,8 @@ TRAINING = {"torch", "torchvision", "onnx", "onnxscript", "matplotlib", "safeten
 PIPELINE = {file.stem for file in (ROOT / "service" / "pipeline").glob("*.py")} - {"__init__"}
 """The pipeline's files by name."""
 
-LEAVES = {"manifest", "cpus", "onnx_file"}
-"""Files of the pipeline that are no steps: what an artifact says of itself and its file, and how many cores there are."""
+LEAVES = {"manifest", "cpus", "memory", "onnx_file"}
+"""Files of the pipeline that are no steps: what an artifact says of itself and its file, and the machine's cores and memory."""
 
 
 def module_name(path: Path) -> str:

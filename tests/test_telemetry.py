@@ -85,6 +85,12 @@ def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], f
     }
 
 
+def watch(metrics: Metrics, **sources: Any) -> None:
+    """Give the gauges some of their sources."""
+    quiet: dict[str, Any] = {"ready": bool, "queue_depth": float, "queue_megapixels": float, "models": list, "refused": list}
+    metrics.watch(**quiet | sources)
+
+
 async def test_a_sane_request_id_is_taken() -> None:
     """A caller who names a request finds it again."""
     assert (await call("/work/a", x_request_id="car-7:frame/12+a=b@c._")).headers["x-request-id"] == "car-7:frame/12+a=b@c._"
@@ -196,7 +202,7 @@ async def test_stages_and_images_are_measured() -> None:
 def test_gauges_are_read_when_the_metrics_are() -> None:
     """Depth, megapixels and readiness are those of the moment."""
     metrics, state = Metrics(), {"ready": False, "depth": 0}
-    metrics.watch(ready=lambda: state["ready"] == 1, queue_depth=lambda: state["depth"], queue_megapixels=lambda: 2.5)
+    watch(metrics, ready=lambda: state["ready"] == 1, queue_depth=lambda: state["depth"], queue_megapixels=lambda: 2.5)
     assert samples(metrics)["fcn_ready", ()] == 0
     state.update(ready=True, depth=3)
     found = samples(metrics)
@@ -207,10 +213,27 @@ def test_the_models_served_now_are_an_info_metric() -> None:
     """A model that is gone is gone from the metrics."""
     metrics = Metrics()
     old = {"name": "a", "version": "1", "sha256": "00", "provider": "cpu"}
-    metrics.describe_models([old])
-    metrics.describe_models([{**old, "version": "2"}])
+    models = [old]
+    watch(metrics, models=lambda: models)
+    assert samples(metrics)["fcn_model_info", tuple(sorted(old.items()))] == 1
+    models[:] = [{**old, "version": "2"}]
     rows = [labels for name, labels in samples(metrics) if name == "fcn_model_info"]
     assert rows == [tuple(sorted({**old, "version": "2"}.items()))]
+
+
+def test_artifacts_are_counted_by_what_became_of_them() -> None:
+    """Refusals by cause; and which files are refused now."""
+    metrics, refused = Metrics(), ["a.onnx"]
+    watch(metrics, refused=lambda: refused)
+    metrics.count_artifact("served", "")
+    metrics.count_artifact("refused", "truncated")
+    metrics.count_artifact("refused", "truncated")
+    found = samples(metrics)
+    assert found["fcn_artifacts_total", (("cause", "truncated"), ("outcome", "refused"))] == 2
+    assert found["fcn_artifacts_total", (("cause", ""), ("outcome", "served"))] == 1
+    assert found["fcn_artifact_refused", (("file", "a.onnx"),)] == 1
+    refused.clear()
+    assert not [labels for name, labels in samples(metrics) if name == "fcn_artifact_refused"]
 
 
 def test_two_applications_do_not_share_their_metrics() -> None:

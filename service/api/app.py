@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import replace
 from types import FrameType
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import SecretStr
 from starlette.middleware import Middleware
 
 from service import __version__
-from service.api import pages, problems, routes, schemas
+from service.api import admin, pages, problems, routes, schemas
 from service.api.connection import ON_REFUSAL
 from service.api.keys import Keys
 from service.api.telemetry import Metrics, Readiness, Telemetry
@@ -31,6 +33,8 @@ from service.pipeline.engine import Engine, EngineOptions
 from service.pipeline.repository import Repository
 from service.pipeline.segmenter import Segmenter
 from service.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -59,6 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     app.include_router(routes.router)
     app.include_router(routes.open_router)
+    app.include_router(admin.router)
     app.include_router(pages.router)
     return app
 
@@ -77,7 +82,13 @@ class _Application(FastAPI):
 async def _serving(settings: Settings, metrics: Metrics) -> AsyncIterator[routes.Services]:
     options = EngineOptions(settings.provider, settings.threads)
     options = replace(options, lanes=settings.concurrency or (1 if settings.provider == "cuda" else options.threads_alone))
-    repository = await asyncio.to_thread(Repository, settings.models_dir, options, default=settings.default_model)
+    repository = await asyncio.to_thread(
+        Repository,
+        settings.models_dir,
+        options,
+        default=settings.default_model,
+        on_outcome=metrics.count_artifact,
+    )
     segmenter = Segmenter(
         repository,
         Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side),
@@ -85,28 +96,56 @@ async def _serving(settings: Settings, metrics: Metrics) -> AsyncIterator[routes
         concurrency=options.lanes,
         max_batch=settings.max_batch,
     )
-    metrics.describe_models(_model_labels(repository.get(name)) for name in repository.names())
     readiness = Readiness(segmenter.check_ready)
     metrics.watch(
         ready=readiness.is_green,
         queue_depth=lambda: segmenter.queue.admitted,
         queue_megapixels=lambda: segmenter.queue.load,
+        models=lambda: map(_model_labels, repository.engines()),
+        refused=lambda: repository.broken,
+    )
+    services = routes.Services(
+        repository=repository,
+        segmenter=segmenter,
+        readiness=readiness,
+        metrics=metrics,
+        uploads=Uploads(UPLOADS_AT_ONCE * settings.max_image_bytes),
+        max_image_bytes=settings.max_image_bytes,
+        deadline_ms=settings.deadline_ms,
+        keys=_keys(settings.api_keys),
+        admin_keys=_keys(settings.admin_keys) if settings.admin_keys else None,
     )
     try:
-        with _red_on_sigterm(readiness):
-            yield routes.Services(
-                repository=repository,
-                segmenter=segmenter,
-                readiness=readiness,
-                metrics=metrics,
-                uploads=Uploads(UPLOADS_AT_ONCE * settings.max_image_bytes),
-                max_image_bytes=settings.max_image_bytes,
-                deadline_ms=settings.deadline_ms,
-                keys=Keys(key.get_secret_value() for key in settings.api_keys),
-            )
+        async with _kept_up(repository, settings.reload_s):
+            with _red_on_sigterm(readiness):
+                yield services
     finally:
         readiness.drain()
         await segmenter.drain(settings.drain_s)
+
+
+@contextlib.asynccontextmanager
+async def _kept_up(repository: Repository, every_s: float) -> AsyncIterator[None]:
+    """Take up what changes in the models folder meanwhile."""
+
+    async def watch() -> None:
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                await asyncio.to_thread(repository.refresh)
+            except Exception:  # the next look may fare better; without one nobody would ever look again
+                log.exception("the models folder could not be looked at")
+
+    watcher = asyncio.create_task(watch()) if every_s else None
+    try:
+        yield
+    finally:
+        if watcher is not None:
+            watcher.cancel()
+
+
+def _keys(secrets: Iterable[SecretStr]) -> Keys:
+    return Keys(secret.get_secret_value() for secret in secrets)
 
 
 def _model_labels(engine: Engine) -> dict[str, str]:

@@ -70,7 +70,7 @@ KINDS: dict[type[ServiceError], Kind] = {
     DeadlineExceeded: Kind(504, "Not finished in time"),
     NotReady: Kind(503, "Not ready"),
     InferenceFailed: Kind(500, "The network failed"),
-    BadArtifact: Kind(503, "The model cannot be served"),
+    BadArtifact: Kind(422, "The artifact cannot be served"),
     ProviderUnavailable: Kind(503, "The execution provider does not run"),
     BadSetting: Kind(500, "The service is misconfigured"),
 }

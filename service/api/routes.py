@@ -16,10 +16,11 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 from service.api import schemas
 from service.api.keys import Keys
 from service.api.negotiation import chosen_format
-from service.api.telemetry import METRICS_MEDIA_TYPE, Metrics, Readiness, RequestRecord, record_of
+from service.api.telemetry import Metrics, Readiness, RequestRecord, record_of
 from service.api.upload import UPLOAD_S, TimelyResponse, Uploads, read_images, unless_gone
 from service.encodings import FORMATS, MaskView, encode, selection
 from service.errors import DeadlineExceeded, UnsupportedFormat
+from service.pipeline.engine import Engine
 from service.pipeline.repository import Repository
 from service.pipeline.segmenter import Segmentation, Segmenter
 
@@ -37,6 +38,8 @@ class Services:
     deadline_ms: float
     """Of a request that names none."""
     keys: Keys
+    admin_keys: Keys | None
+    """None where administration is off."""
 
 
 async def _services(request: Request) -> Services:
@@ -47,12 +50,18 @@ async def _services(request: Request) -> Services:
 ServicesNow = Annotated[Services, Depends(_services)]
 
 
-async def _authorise(
-    services: ServicesNow,
+async def _offered_key(
     key: Annotated[str | None, Security(APIKeyHeader(name="X-API-Key", auto_error=False))],
     bearer: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))],
-) -> None:
-    services.keys.check(key or (bearer.credentials if bearer else ""))
+) -> str:
+    return key or (bearer.credentials if bearer else "")
+
+
+OfferedKey = Annotated[str, Depends(_offered_key)]
+
+
+async def _authorise(services: ServicesNow, key: OfferedKey) -> None:
+    services.keys.check(key)
 
 
 router = APIRouter(dependencies=[Depends(_authorise)])
@@ -65,7 +74,8 @@ class _Order:
 
     services: Services
     record: RequestRecord
-    model: str
+    engine: Engine
+    """Held to the end: what is said of the model is said of the one that answers, even if it is replaced meanwhile."""
     format: str
     keep: frozenset[int] | None
     min_confidence: float
@@ -81,7 +91,7 @@ class _Order:
             listable = [name for name, form in FORMATS.items() if form.document]
             raise UnsupportedFormat(f"several images in one request come back as {' or '.join(listable)}", allowed=listable)
         self.record.bytes_in = sum(map(len, images))
-        made = await self.services.segmenter.serve(images, self._encode, self.model, deadline_s=self.left_s())
+        made = await self.services.segmenter.serve(images, self._encode, self.engine, deadline_s=self.left_s())
         for _, size, timing in made:
             self.record.sizes.append(size)
             self.record.add_timing(timing)
@@ -104,13 +114,14 @@ def _understood(
     record: RequestRecord, query: schemas.SegmentQuery, headers: schemas.SegmentHeaders, services: Services
 ) -> _Order:
     services.readiness.check()
-    manifest = services.repository.get(query.model).manifest
-    record.model = f"{manifest.name}@{manifest.version}"
+    engine = services.repository.get(query.model)
+    manifest = engine.manifest
+    record.model, record.sha256 = f"{manifest.name}@{manifest.version}", engine.sha256
     keep = selection.class_ids(query.classes, manifest.classes) if query.classes else None
     return _Order(
         services=services,
         record=record,
-        model=manifest.name,
+        engine=engine,
         format=chosen_format(query.format, headers.accept),
         keep=keep,
         min_confidence=query.min_confidence,
@@ -146,11 +157,12 @@ async def segment(
 
 @router.get("/models", responses=schemas.refusals(401, 503))
 async def models(services: ServicesNow) -> schemas.Models:
-    """Every model that is served: what it knows, how it was made, how well it scores."""
+    """Every model that is served: what it knows, how it was made, how well it scores. And what is not served, and why."""
     repository = services.repository
     return schemas.Models(
-        default=repository.get(None).manifest.name,
-        models=[schemas.ServedModel.of(repository.get(name)) for name in repository.names()],
+        default=repository.default,
+        models=[schemas.ServedModel.of(engine) for engine in repository.engines()],
+        unavailable=[schemas.Unavailable.of(state) for state in repository.index() if state.reason is not None],
     )
 
 
@@ -172,9 +184,3 @@ async def readyz(services: ServicesNow) -> schemas.Ready:
     services.readiness.check()
     engine = services.repository.get(None)
     return schemas.Ready(model=engine.manifest.name, provider=engine.provider)
-
-
-@open_router.get("/metrics", response_class=Response)
-async def metrics(services: ServicesNow) -> Response:
-    """Metrics for Prometheus."""
-    return Response(services.metrics.text(), media_type=METRICS_MEDIA_TYPE)

@@ -16,6 +16,7 @@ from service.api.upload import FIELD, MAX_PARTS
 from service.encodings import FORMATS
 from service.pipeline.engine import Engine
 from service.pipeline.manifest import Manifest
+from service.pipeline.repository import ModelState
 
 MAX_DEADLINE_MS = 600_000
 
@@ -65,11 +66,29 @@ class ServedModel(Manifest):
         return cls(**dict(engine.manifest), sha256=engine.sha256, provider=engine.provider)
 
 
+class Unavailable(BaseModel):
+    """An artifact whose content is not served."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    file: str
+    model: str
+    reason: str
+    serving: str | None
+    """The version of this model that goes on from what the file held before."""
+
+    @classmethod
+    def of(cls, state: ModelState) -> Self:
+        """Describe a file that has a reason."""
+        return cls(file=state.file, model=state.name, reason=state.reason or "", serving=state.version)
+
+
 class Models(BaseModel):
-    """Every model that is served."""
+    """Every model that is served, and every artifact that is not."""
 
     default: str
     models: list[ServedModel]
+    unavailable: list[Unavailable]
 
 
 class Alive(BaseModel):
@@ -163,6 +182,7 @@ _EVERY_REPLY = {
 _TIMED_REPLY = {
     **_EVERY_REPLY,
     "X-Model": _header("name@version of the model that answered"),
+    "X-Model-SHA256": _header("Of its artifact: two builds may have one version"),
     "Server-Timing": _header("Milliseconds of decode, queue, infer, labels, encode"),
 }
 

@@ -79,6 +79,8 @@ class RequestRecord:
     """The caller's frame headers, byte for byte."""
     model: str | None = None
     """``name@version`` of the model that answers."""
+    sha256: str | None = None
+    """Of that model's artifact: two builds may have one version."""
     timing_ms: dict[str, float] = field(default_factory=dict)
     """Milliseconds by stage, summed over the request's images."""
     bytes_in: int = 0
@@ -103,6 +105,8 @@ class RequestRecord:
         headers = [(b"x-request-id", self.request_id.encode()), *self.echo]
         if self.model is not None:
             headers.append((b"x-model", self.model.encode()))
+        if self.sha256 is not None:
+            headers.append((b"x-model-sha256", self.sha256.encode()))
         stages = [f"{stage};dur={self.timing_ms[stage]:.2f}" for stage in STAGES if stage in self.timing_ms]
         if stages:
             headers.append((b"server-timing", ", ".join(stages).encode()))
@@ -177,24 +181,38 @@ class Metrics:
         Gauge("fcn_threads", "Threads of Python's.", registry=registry).set_function(threading.active_count)
         registry.register(_LostLines())
         self._models = Gauge("fcn_model_info", "A served model; always 1.", MODEL_LABELS, registry=registry)
+        self._describe_models: Callable[[], Iterable[Mapping[str, str]]] = tuple
+        self._refused = Gauge(
+            "fcn_artifact_refused", "A file whose content is not served; always 1.", ("file",), registry=registry
+        )
+        self._list_refused: Callable[[], Iterable[str]] = tuple
+        self._artifacts = Counter(
+            "fcn_artifacts", "Artifacts taken up, by what became of them.", ("outcome", "cause"), registry=registry
+        )
 
     def watch(
-        self, *, ready: Callable[[], bool], queue_depth: Callable[[], float], queue_megapixels: Callable[[], float]
+        self,
+        *,
+        ready: Callable[[], bool],
+        queue_depth: Callable[[], float],
+        queue_megapixels: Callable[[], float],
+        models: Callable[[], Iterable[Mapping[str, str]]],
+        refused: Callable[[], Iterable[str]],
     ) -> None:
-        """Give the gauges their sources, which are asked when the metrics are read."""
+        """Give the gauges their sources, which are asked when the metrics are read.
+
+        Takes:
+            models: gives the :data:`MODEL_LABELS` of each that is served
+            refused: gives the names of the files that are not
+        """
         self._ready.set_function(ready)
         self._depth.set_function(queue_depth)
         self._megapixels.set_function(queue_megapixels)
+        self._describe_models, self._list_refused = models, refused
 
-    def describe_models(self, models: Iterable[Mapping[str, str]]) -> None:
-        """Say which models are served now.
-
-        Takes:
-            models: the :data:`MODEL_LABELS` of each
-        """
-        self._models.clear()
-        for model in models:
-            self._models.labels(**model).set(1)
+    def count_artifact(self, outcome: str, cause: str) -> None:
+        """Count an artifact that was served, refused for a cause, or removed."""
+        self._artifacts.labels(outcome, cause).inc()
 
     def count_refusal(self, code: str) -> None:
         """Count what was refused before it was a request."""
@@ -215,6 +233,12 @@ class Metrics:
 
     def text(self) -> bytes:
         """All of them in Prometheus' text format."""
+        self._models.clear()
+        for model in self._describe_models():
+            self._models.labels(**model).set(1)
+        self._refused.clear()
+        for file in self._list_refused():
+            self._refused.labels(file).set(1)
         return generate_latest(self._registry)
 
 

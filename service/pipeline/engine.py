@@ -6,6 +6,8 @@ May import: numpy, onnxruntime, ``service.errors``, and the pipeline's ``manifes
 from __future__ import annotations
 
 import logging
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -71,9 +73,9 @@ class Engine:
     def __init__(
         self, session: ort.InferenceSession, lane: ort.InferenceSession, manifest: Manifest, path: Path, sha256: str
     ) -> None:
-        self._session: ort.InferenceSession | None = session
-        self._lane: ort.InferenceSession | None = lane
-        """The same network with a lane's threads; the same session where these are as many."""
+        self._sessions = [session, lane]
+        """The network with all threads, and with a lane's; one session twice where these are as many. In a box of their own,
+        which may outlive the engine: see :meth:`when_released`. Empty when closed."""
         self.manifest = manifest
         self.path = path
         self.sha256 = sha256
@@ -140,13 +142,13 @@ class Engine:
         Raises:
             InferenceFailed: if ONNX Runtime fails, or gives another shape, or the engine is closed
         """
-        session = self._session if alone else self._lane
-        if session is None:
+        sessions = self._sessions[:]
+        if not sessions:
             raise InferenceFailed(f"{self.manifest.name} is closed")
         if self._one_by_one and len(batch) > 1:
             return np.concatenate([self.run(image[None], alone=alone) for image in batch])
         try:
-            (scores,) = session.run([OUTPUT], {INPUT: batch})
+            (scores,) = sessions[0 if alone else 1].run([OUTPUT], {INPUT: batch})
         except Exception as error:
             raise InferenceFailed(f"{self.manifest.name} failed on {batch.shape}: {_one_line(error)}") from error
         n, h, w, _ = batch.shape
@@ -188,7 +190,15 @@ class Engine:
 
     def close(self) -> None:
         """Give the memory back; runs under way end first."""
-        self._session = self._lane = None
+        self._sessions.clear()
+
+    def when_released(self, tell: Callable[[Callable[[], None]], None]) -> None:
+        """Have somebody else give the memory back, once nobody holds this engine any more.
+
+        Takes:
+            tell: called then, on the thread of the last holder, with what gives the memory back
+        """
+        weakref.finalize(self, tell, self._sessions.clear).atexit = False
 
 
 def _session(path: Path, threads: int, *, on_cuda: bool = False, arena: bool = True) -> ort.InferenceSession:
@@ -232,35 +242,39 @@ def check_graph(session: ort.InferenceSession, manifest: Manifest, source: str) 
     Raises:
         BadArtifact: naming what contradicts
     """
+
+    def contradiction(what: str) -> BadArtifact:
+        return BadArtifact(f"{source}: {what}", cause="graph")
+
     inputs, outputs = session.get_inputs(), session.get_outputs()
     classes = len(manifest.classes)
     if [node.name for node in inputs] != [INPUT]:
-        raise BadArtifact(f"{source}: needs one input '{INPUT}'; has {[node.name for node in inputs]}")
+        raise contradiction(f"needs one input '{INPUT}'; has {[node.name for node in inputs]}")
     if inputs[0].type != "tensor(uint8)" or len(inputs[0].shape) != 4 or inputs[0].shape[3] != 3:
-        raise BadArtifact(f"{source}: input must be uint8 N x H x W x 3; is {inputs[0].type} {inputs[0].shape}")
+        raise contradiction(f"input must be uint8 N x H x W x 3; is {inputs[0].type} {inputs[0].shape}")
     batch, *sides, _ = inputs[0].shape
     if isinstance(batch, int) and batch != 1:
-        raise BadArtifact(f"{source}: takes batches of exactly {batch} images; export it with a free batch, or with 1")
+        raise contradiction(f"takes batches of exactly {batch} images; export it with a free batch, or with 1")
     policy = manifest.input
     for fixed, side in zip(sides, policy.working_size, strict=True):
         if isinstance(fixed, int) and not (policy.fit == "stretch" and fixed == side and fixed % policy.multiple == 0):
             wanted = "x".join(map(str, policy.working_size))
             problem = f"its manifest says '{policy.fit}' of {wanted} in multiples of {policy.multiple}"
-            raise BadArtifact(f"{source}: takes {inputs[0].shape} images only, but {problem}")
+            raise contradiction(f"takes {inputs[0].shape} images only, but {problem}")
     if OUTPUT not in [node.name for node in outputs]:
-        raise BadArtifact(f"{source}: needs an output '{OUTPUT}'; has {[node.name for node in outputs]}")
+        raise contradiction(f"needs an output '{OUTPUT}'; has {[node.name for node in outputs]}")
     scores = next(node for node in outputs if node.name == OUTPUT)
     planes = scores.shape[1] if len(scores.shape) == 4 else 0
     if scores.type != "tensor(float)" or (isinstance(planes, int) and planes != classes):
         problem = f"must be float32 N x {classes} x h x w, one plane a class; is {scores.type} {scores.shape}"
-        raise BadArtifact(f"{source}: output '{OUTPUT}' {problem}")
+        raise contradiction(f"output '{OUTPUT}' {problem}")
 
 
 def _refusal(path: Path, reason: str, *, on_cuda: bool) -> BadArtifact | ProviderUnavailable:
     reason = reason.replace(str(path), path.name)  # callers may read it, and the folder is none of their business
     if on_cuda:
         return ProviderUnavailable(f"CUDA was asked for, but {path.name} does not run there: {reason}")
-    return BadArtifact(f"{path.name}: ONNX Runtime cannot run it: {reason}")
+    return BadArtifact(f"{path.name}: ONNX Runtime cannot run it: {reason}", cause="runtime")
 
 
 def _one_line(error: Exception) -> str:

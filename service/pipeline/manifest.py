@@ -163,12 +163,13 @@ def read_manifest(metadata: Mapping[str, str], *, source: str = "artifact") -> M
     if text is None:
         raise BadArtifact(
             f"{source}: no '{METADATA_KEY}' in its ONNX metadata; `python -m models.export` writes one, "
-            "and `python -m models.adopt` for a network from elsewhere"
+            "and `python -m models.adopt` for a network from elsewhere",
+            cause="manifest",
         )
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
-        raise BadArtifact(f"{source}: manifest refused: {_first_reason(error)}") from error
+        raise BadArtifact(f"{source}: manifest refused: {_first_reason(error)}", cause="manifest") from error
 
 
 def _first_reason(error: ValidationError) -> str:

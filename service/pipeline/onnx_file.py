@@ -10,18 +10,18 @@ May import: the standard library, ``service.errors``.
 from __future__ import annotations
 
 import hashlib
-import mmap
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from service.errors import BadArtifact
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 """Protobuf's wire types."""
 
-IR_VERSION, PRODUCER, PRODUCER_VERSION, GRAPH, OPSET = 1, 2, 3, 7, 8
+IR_VERSION, PRODUCER, PRODUCER_VERSION, GRAPH, OPSET, METADATA = 1, 2, 3, 7, 8, 14
 """Fields of ModelProto."""
 
 EXTERNAL_DATA, DATA_LOCATION = 13, 14
@@ -36,6 +36,18 @@ _INSIDE: dict[str, dict[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
 }
 """Message and field -> message, on the ways that lead to tensors."""
+
+
+class Outline(NamedTuple):
+    """What the file alone tells, whether or not its data files are there."""
+
+    ir_version: int
+    opset: int
+    producer: str
+    metadata: dict[str, str]
+    """Its ``metadata_props``."""
+    extents: dict[str, int]
+    """By location: up to which byte of that file beside it its weights reach."""
 
 
 @dataclass(frozen=True)
@@ -78,27 +90,66 @@ class _Truncated(ValueError):
     """The file ends before a field does."""
 
 
+class _Bytes:
+    """A file's bytes, read as they are asked for. Not mapped: to read from a map of a file that somebody cuts short ends the
+    process.
+    """
+
+    PAGE = 1 << 16
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._descriptor = file.fileno()
+        self.size = os.fstat(self._descriptor).st_size
+        self._page, self._page_start = b"", 0
+
+    def byte(self, at: int) -> int:
+        """One of them."""
+        within = at - self._page_start
+        if not 0 <= within < len(self._page):
+            self._page, self._page_start, within = self.slice(at, min(at + self.PAGE, self.size)), at, 0
+        return self._page[within]
+
+    def slice(self, start: int, end: int) -> bytes:
+        """Those from ``start`` to ``end``."""
+        found = os.pread(self._descriptor, end - start, start)
+        if len(found) < end - start:
+            raise _Truncated
+        return found
+
+
 def read(path: Path) -> OnnxFile:
     """Read a file's outline, and find its parts.
 
     Raises:
         BadArtifact: if it cannot be read, is no ONNX file, is damaged, or lacks a data file or a part of one
     """
+    found = outline(path)
+    data_files = tuple(_data_file(path, location, end) for location, end in sorted(found.extents.items()))
+    return OnnxFile(path, found.ir_version, found.opset, found.producer, data_files)
+
+
+def outline(path: Path) -> Outline:
+    """Read a file's outline.
+
+    Raises:
+        BadArtifact: if it cannot be read, is no ONNX file, or is damaged
+    """
     try:
         with path.open("rb") as file:
-            if not path.stat().st_size:
-                raise BadArtifact(f"{path.name}: is empty")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _outline(path, data)
+            data = _Bytes(file)
+            if not data.size:
+                raise BadArtifact(f"{path.name}: is empty", cause="truncated")
+            return _outline(path, data)
     except OSError as error:
-        raise BadArtifact(f"{path.name}: cannot be read: {error.strerror}") from error
+        raise BadArtifact(f"{path.name}: cannot be read: {error.strerror}", cause="unreadable") from error
 
 
-def _outline(path: Path, data: mmap.mmap) -> OnnxFile:
+def _outline(path: Path, data: _Bytes) -> Outline:
     ir_version, opset, producer, has_graph = 0, 0, ["", ""], False
+    metadata: dict[str, str] = {}
     extents: dict[str, int] = {}
     try:
-        for field in _fields(data, 0, len(data)):
+        for field in _fields(data, 0, data.size):
             if field.number == IR_VERSION:
                 ir_version = field.value
             elif field.number in (PRODUCER, PRODUCER_VERSION):
@@ -107,35 +158,43 @@ def _outline(path: Path, data: mmap.mmap) -> OnnxFile:
                 operators = list(_fields(data, field.start, field.end))
                 if not any(part.number == 1 and _text(data, part) not in ("", "ai.onnx") for part in operators):
                     opset = next((part.value for part in operators if part.number == 2), 0)
+            elif field.number == METADATA:
+                key, value = _entry(data, field)
+                metadata[key] = value
             has_graph |= field.number == GRAPH
         if ir_version and has_graph:
-            for location, end in _external(data, "model", 0, len(data)):
+            for location, end in _external(data, "model", 0, data.size):
                 extents[location] = max(extents.get(location, 0), end)
     except _Truncated:
-        raise BadArtifact(f"{path.name}: {'is truncated' if ir_version else 'is no ONNX file'}") from None
+        raise _damage(path, "is truncated" if ir_version else "is no ONNX file") from None
     except (ValueError, RecursionError):
-        raise BadArtifact(f"{path.name}: {'is damaged' if ir_version else 'is no ONNX file'}") from None
+        raise _damage(path, "is damaged" if ir_version else "is no ONNX file") from None
     if not (ir_version and has_graph):
-        raise BadArtifact(f"{path.name}: is no ONNX file")
-    data_files = tuple(_data_file(path, location, end) for location, end in sorted(extents.items()))
-    return OnnxFile(path, ir_version, opset, " ".join(filter(None, producer)), data_files)
+        raise _damage(path, "is no ONNX file")
+    return Outline(ir_version, opset, " ".join(filter(None, producer)), metadata, extents)
+
+
+def _damage(path: Path, how: str) -> BadArtifact:
+    return BadArtifact(f"{path.name}: {how}", cause="truncated" if how == "is truncated" else "damaged")
 
 
 def _data_file(path: Path, location: str, end: int) -> Path:
     """A data file of at least ``end`` bytes in the artifact's own folder."""
     within = PurePosixPath(location)
     if within.is_absolute() or ".." in within.parts:
-        raise BadArtifact(f"{path.name}: keeps its weights in {location}, outside its own folder")
+        raise BadArtifact(f"{path.name}: keeps its weights in {location}, outside its own folder", cause="data")
     file = path.parent / within
     if not file.is_file():
-        raise BadArtifact(f"{path.name}: keeps its weights in {location}, which is missing beside it")
+        raise BadArtifact(f"{path.name}: keeps its weights in {location}, which is missing beside it", cause="data")
     size = file.stat().st_size
     if size < end:
-        raise BadArtifact(f"{path.name}: keeps its weights in {location}, which is truncated: {size} of {end} bytes")
+        raise BadArtifact(
+            f"{path.name}: keeps its weights in {location}, which is truncated: {size} of {end} bytes", cause="data"
+        )
     return file
 
 
-def _external(data: mmap.mmap, message: str, start: int, end: int) -> Iterator[tuple[str, int]]:
+def _external(data: _Bytes, message: str, start: int, end: int) -> Iterator[tuple[str, int]]:
     """(location, end in bytes) of every tensor that lies in another file."""
     if message == "tensor":
         fields = list(_fields(data, start, end))
@@ -149,17 +208,17 @@ def _external(data: mmap.mmap, message: str, start: int, end: int) -> Iterator[t
             yield from _external(data, inside[field.number], field.start, field.end)
 
 
-def _entry(data: mmap.mmap, field: _Field) -> tuple[str, str]:
+def _entry(data: _Bytes, field: _Field) -> tuple[str, str]:
     """A StringStringEntryProto."""
     parts = {part.number: _text(data, part) for part in _fields(data, field.start, field.end)}
     return parts.get(1, ""), parts.get(2, "")
 
 
-def _text(data: mmap.mmap, field: _Field) -> str:
-    return data[field.start : field.end].decode()
+def _text(data: _Bytes, field: _Field) -> str:
+    return data.slice(field.start, field.end).decode()
 
 
-def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[_Field]:
+def _fields(data: _Bytes, at: int, end: int) -> Iterator[_Field]:
     """The fields of the message that lies there.
 
     Raises:
@@ -183,13 +242,13 @@ def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[_Field]:
         at += size
 
 
-def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
+def _varint(data: _Bytes, at: int, end: int) -> tuple[int, int]:
     """A number, and where it ends."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= end:
             raise _Truncated
-        byte = data[at]
+        byte = data.byte(at)
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:

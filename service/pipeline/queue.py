@@ -315,6 +315,7 @@ class WorkQueue(Generic[Item, Answer]):
         try:
             while batch := self._next_batch():
                 self._run(batch)
+                batch = []  # while the next one is waited for, nothing keeps this one in memory
         except BaseException as error:  # nobody else would ever hear of it
             log.critical("an inference worker died", exc_info=error)
             with self._changed:

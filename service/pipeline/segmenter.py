@@ -20,7 +20,6 @@ May import: numpy, cv2, ``service.errors``, and the pipeline's steps; it is the 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import threading
 import time
 from collections import defaultdict
@@ -36,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import DeadlineExceeded, InferenceFailed, NotReady
-from service.pipeline import decode, geometry, labels
+from service.pipeline import decode, geometry, labels, memory
 from service.pipeline.cpus import available_cpus
 from service.pipeline.engine import Engine
 from service.pipeline.manifest import Manifest
@@ -57,10 +56,6 @@ PIXEL_WORK = 1 / 8
 
 TIDY_MEGAPIXELS = 32.0
 """Images served since memory was last given back to the system, beyond which it is done again."""
-
-# glibc keeps freed blocks of up to 32 MB for the next to come, and Pillow makes its pictures of such. 0.2 ms, and the next
-# inference takes no longer. Other C libraries have no malloc_trim, nor need one.
-_MALLOC_TRIM: Callable[[int], object] = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,12 +135,12 @@ class Segmenter:
         self._used_megapixels = 0.0
         self._pixels = ThreadPoolExecutor(pixel_threads or available_cpus(), thread_name_prefix="fcn-pixels")
 
-    async def segment(self, data: bytes, model: str | None = None, *, deadline_s: float | None = None) -> Segmentation:
+    async def segment(self, data: bytes, model: str | Engine | None = None, *, deadline_s: float | None = None) -> Segmentation:
         """Segment one image file: :meth:`serve` for whoever wants the arrays themselves.
 
         Takes:
             data: the file's bytes
-            model: its name; None is the default
+            model: its name, or the engine itself; None is the default
             deadline_s: seconds from now after which the answer is of no use
         Raises:
             as :meth:`serve`
@@ -157,7 +152,7 @@ class Segmenter:
         self,
         images: Sequence[bytes | Image],
         finish: Callable[[Segmentation], T],
-        model: str | None = None,
+        model: str | Engine | None = None,
         *,
         deadline_s: float | None = None,
         priority: Priority = Priority.NORMAL,
@@ -168,7 +163,7 @@ class Segmenter:
             images: files' bytes, or H x W x 3 uint8 RGB where they are decoded already; admitted together, and those
                 that do not fit into the queue together take turns
             finish: called with each result on a thread of the pixel pool
-            model: its name; None is the default
+            model: its name, or the engine itself; None is the default
             deadline_s: seconds from now after which the answer is of no use
             priority: before whom they go where several wait for the engine
         Gives:
@@ -182,7 +177,7 @@ class Segmenter:
             InferenceFailed: if the network fails, or its scores are not finite numbers
             whatever ``finish`` raises
         """
-        engine = self.repository.get(model)
+        engine = self._engine(model)
         with self.statistics(engine.manifest).request():
             return await self._serve(images, finish, engine, deadline_s, priority)
 
@@ -215,6 +210,9 @@ class Segmenter:
             except (TimeoutError, DeadlineExceeded):
                 deadline_ms = round(1000 * (deadline_s or 0.0), 3)
                 raise DeadlineExceeded(f"not finished within {deadline_ms:g} ms", deadline_ms=deadline_ms) from None
+
+    def _engine(self, model: str | Engine | None) -> Engine:
+        return model if isinstance(model, Engine) else self.repository.get(model)
 
     def _fit_of(self, data: bytes | Image, engine: Engine) -> tuple[float, float]:
         """Megapixels of the image, and of what the network makes of it; the latter is not small for a single pixel either."""
@@ -255,28 +253,28 @@ class Segmenter:
             with self._counting:
                 self._inferring -= 1
 
-    def segment_now(self, data: bytes, model: str | None = None) -> Segmentation:
+    def segment_now(self, data: bytes, model: str | Engine | None = None) -> Segmentation:
         """The same steps on the caller's own thread, without the queue: for the command line.
 
         Takes:
             data: the file's bytes
-            model: its name; None is the default
+            model: its name, or the engine itself; None is the default
         Raises:
             as :meth:`segment`, but for ``Overloaded`` and ``DeadlineExceeded``
         """
         start = time.monotonic()
-        engine = self.repository.get(model)
+        engine = self._engine(model)
         return _straight(engine, *_prepare(data, self.limits, engine.manifest), start)
 
-    def segment_array(self, image: Image, model: str | None = None) -> Segmentation:
+    def segment_array(self, image: Image, model: str | Engine | None = None) -> Segmentation:
         """As :meth:`segment_now`, for an image that is decoded already.
 
         Takes:
             image: H x W x 3 uint8 RGB
-            model: its name; None is the default
+            model: its name, or the engine itself; None is the default
         """
         start = time.monotonic()
-        engine = self.repository.get(model)
+        engine = self._engine(model)
         return _straight(engine, image, _fit(image, engine.manifest), 0.0, start)
 
     async def _offload(self, place: Place, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -298,7 +296,7 @@ class Segmenter:
         if self._used_megapixels >= TIDY_MEGAPIXELS:
             self._used_megapixels = 0.0
             with suppress(RuntimeError):  # the pool is shut down
-                self._pixels.submit(_MALLOC_TRIM, 0)
+                self._pixels.submit(memory.give_back)
 
     def check_ready(self) -> None:
         """Nothing, if images are served; every model was warmed up on the provider asked for when it was opened.
