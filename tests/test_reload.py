@@ -408,7 +408,9 @@ def resident_mb(pid: int | str = "self", field: str = "VmRSS") -> float:
 
 @needs_proc
 def test_memory_after_twenty_reloads_is_that_of_one_model(tmp_path: Path) -> None:
-    """A network of 20 MB, replaced twenty times: never more than two of them and what reading one takes, and one in the end."""
+    """A network of 20 MB, replaced twenty times: never more than two engines of it and what loading one takes,
+    and one in the end. An engine holds a session for a lone frame and one for a lane.
+    """
     folder = tmp_path / "models"
     folder.mkdir()
     builds = [folder / f".build{number}" for number in range(2)]
@@ -436,7 +438,7 @@ def test_memory_after_twenty_reloads_is_that_of_one_model(tmp_path: Path) -> Non
         settle()
         after, peak = resident_mb(server.process.pid), resident_mb(server.process.pid, "VmHWM")
     assert after - before < 10
-    assert peak - after < 3 * 20
+    assert peak - after < 2 * 20 + 3 * 20
 
 
 def settle() -> None:
