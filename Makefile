@@ -29,7 +29,7 @@ INSTALL = $(PIP) install --no-input
 # The one tool that is not in a lock file: it writes them.
 UV := uv==0.13.9
 
-.PHONY: help run install test slow check format coverage train evaluate export image lock clean
+.PHONY: help run install test slow soak fuzz check format coverage train evaluate export image lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -44,6 +44,12 @@ test: $(VENV)/.dev ## the test suite, minutes
 
 slow: $(VENV)/.dev ## what takes longer: full-size networks, 4K scenes, 20,000 mutated images
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+soak: $(VENV)/.dev ## ten minutes of everything at once; ARGS='--minutes 2' for less
+	$(BIN)/python benchmarks/soak.py $(ARGS)
+
+fuzz: $(VENV)/.dev ## look for bytes that break a parser or the server; ARGS='--seconds 10 --requests 1000' for less
+	$(BIN)/python -m fuzz $(ARGS)
 
 check: $(VENV)/.dev ## lint, format, types, import rules
 	$(BIN)/ruff check .

@@ -123,16 +123,18 @@ class Target:
 
 
 @contextmanager
-def server() -> Iterator[tuple[int, int]]:
+def server(log_level: str = "warning") -> Iterator[tuple[int, int]]:
     """``fcn-serve serve`` on a free port, ready.
 
+    Takes:
+        log_level: the least severe lines that are shown
     Gives:
         port, process id
     """
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
-    environment = {**os.environ, "FCN_LOG_LEVEL": "warning"}
+    environment = {**os.environ, "FCN_LOG_LEVEL": log_level}
     with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
         try:
             _await_ready(port, process)

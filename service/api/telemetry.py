@@ -358,7 +358,8 @@ def log_config(log_format: Literal["text", "json"], log_level: str = "info") -> 
         "formatters": {"line": {"()": JsonFormatter if log_format == "json" else TextFormatter}},
         "handlers": {"stderr": {"()": StandardError, "formatter": "line"}},
         "root": {"handlers": ["stderr"], "level": "WARNING"},
-        "loggers": {name: {"level": log_level.upper()} for name in ("service", "uvicorn")},
+        # Pillow's complaints about damaged files are not the operator's: each of them is an answer to its sender.
+        "loggers": {**{name: {"level": log_level.upper()} for name in ("service", "uvicorn")}, "PIL": {"level": "CRITICAL"}},
     }
 
 

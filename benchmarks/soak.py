@@ -1,0 +1,328 @@
+"""Ten minutes of everything at once: ``make soak``, or ``python benchmarks/soak.py --minutes 2``.
+
+Starts a server and sends it what a fleet and its enemies would: images of every format and size, forms of several, every output
+format, damaged files, bombs, wrong parameters, callers who give up, senders who drip, and bursts beyond the capacity. Every
+twenty seconds there is a quiet moment, in which memory, file descriptors, threads and tasks are counted.
+
+Exit code 1 if a promise of docs/operations.md is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import random
+import re
+import statistics
+import struct
+import sys
+import time
+import zlib
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import httpx  # noqa: E402  (after the path)
+import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from benchmarks.overload import resident_mb, server  # noqa: E402
+from models.scenes import street_scene  # noqa: E402
+
+ROUND_S = 20.0
+"""From one quiet moment to the next."""
+QUIET_S = 2.0
+WARM_S = 60.0
+"""What a process takes in its first minute it may keep."""
+LAST_QUIET_S = 12.0
+"""The last quiet moment: by then the server has closed every connection that is of no use."""
+
+MAX_GROWTH = 0.03
+"""Of the resident memory, from the first minute to the end."""
+
+SIZES = ((1, 1), (7, 300), (96, 128), (360, 480), (480, 640), (720, 1280), (1080, 1920))
+KINDS = {"JPEG": {"quality": 85}, "PNG": {}, "WEBP": {"quality": 80}, "BMP": {}, "TIFF": {}, "GIF": {}}
+REFUSED = frozenset((404, 413, 415, 422))
+SHED = frozenset((429, 504))
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The server in a quiet moment."""
+
+    at_s: float
+    memory_mb: float
+    descriptors: int
+    threads: int
+    tasks: int
+
+    def __str__(self) -> str:
+        return f"{self.at_s:7.0f} {self.memory_mb:9.1f} {self.descriptors:12d} {self.threads:8d} {self.tasks:6d}"
+
+
+@dataclass
+class Tally:
+    """What came back."""
+
+    statuses: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By what was sent, and what the answer was."""
+    breaches: Counter[str] = field(default_factory=Counter)
+    spent_ms: list[float] = field(default_factory=list)
+    """Of every mask."""
+
+
+class Soak:
+    """Everything that is sent to one server.
+
+    Takes:
+        base_url: its address
+        seed: of what is sent
+    """
+
+    def __init__(self, base_url: str, seed: int) -> None:
+        self.tally = Tally()
+        self._base_url = base_url
+        self._random = random.Random(seed)  # noqa: S311  (chance, not secrets)
+        scene = Image.fromarray(street_scene(*SIZES[-1], seed=0)[0])
+        self._images = [(size, kind, sample(scene, size, kind)) for size in SIZES for kind in KINDS]
+        self._bombs = [png_that_claims(60_000, 60_000), png_that_claims(16_000, 16_000), gif_that_claims(65_535, 65_535)]
+        self._client = httpx.AsyncClient(base_url=base_url, timeout=60, limits=httpx.Limits(max_connections=None))
+
+    async def begin(self) -> None:
+        """Ask the server what it has to offer."""
+        document = (await self._client.get("/openapi.json")).json()
+        parameters = {parameter["name"]: parameter for parameter in document["paths"]["/segment"]["post"]["parameters"]}
+        self._formats: list[str] = parameters["format"]["schema"]["enum"]
+
+    async def end(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def metrics(self) -> str:
+        """What the server says of itself."""
+        return (await self._client.get("/metrics")).text
+
+    async def round(self, seconds: float) -> None:
+        """Some callers of each kind at once, each sending the next when the last is answered, and one burst in between."""
+        until = time.monotonic() + seconds
+        callers: list[Callable[[], Awaitable[None]]] = [self.image] * 3
+        callers += [self.form, self.damaged, self.damaged, self.bomb, self.mistake, self.impatient, self.dripping, self.reader]
+
+        async def caller(send: Callable[[], Awaitable[None]]) -> None:
+            while time.monotonic() < until:
+                await send()
+                await asyncio.sleep(self._random.random() * 0.05)
+
+        async with asyncio.TaskGroup() as group:
+            for send in callers:
+                group.create_task(caller(send))
+            group.create_task(self.burst(seconds / 2))
+
+    async def image(self) -> None:
+        """A good image; a mask of its size."""
+        size, kind, data = self._random.choice(self._images)
+        await self._ask("image", {200, *SHED}, content=data, params={"format": self._random.choice(self._formats)})
+        await self._ask("image as PNG", {200, *SHED}, content=data, size=size, headers={"X-Frame-Id": kind})
+
+    async def form(self) -> None:
+        """Several images at once."""
+        files = [("image", data) for _, _, data in self._random.choices(self._images, k=self._random.randint(1, 5))]
+        await self._ask("form", {200, *SHED}, files=files, params={"format": "rle"})
+
+    async def damaged(self) -> None:
+        """A good image with bytes changed or cut off: a mask, or an error of the caller's."""
+        data = bytearray(self._random.choice(self._images)[2])
+        for _ in range(self._random.randint(1, 20)):
+            data[self._random.randrange(min(len(data), 600))] = self._random.randrange(256)
+        cut = self._random.choice((len(data), self._random.randrange(len(data) + 1)))
+        await self._ask("damaged", {200, *REFUSED, *SHED}, content=bytes(data[:cut]))
+
+    async def bomb(self) -> None:
+        """A few bytes that claim to be a huge image."""
+        await self._ask("bomb", {413}, content=self._random.choice(self._bombs))
+
+    async def mistake(self) -> None:
+        """A parameter, a model, a body or a path that makes no sense."""
+        good = self._images[0][2]
+        sent: list[tuple[int, dict[str, Any]]] = [
+            (422, {"content": b""}),
+            (415, {"content": b"hello"}),
+            (422, {"content": good, "params": {"format": "jpeg"}}),
+            (422, {"content": good, "params": {"fromat": "png"}}),
+            (422, {"content": good, "params": {"classes": "nobody"}}),
+            (404, {"content": good, "params": {"model": "../etc/passwd"}}),
+            (422, {"content": good, "headers": {"X-Deadline-Ms": "soon"}}),
+            (422, {"files": {"file": good}}),
+            (404, {"content": good, "path": "/segments"}),
+            (413, {"content": bytes(33 * 2**20)}),
+        ]
+        status, call = self._random.choice(sent)
+        # What is announced to be too large is refused before it is sent: httpx may find the connection closed by then.
+        await self._ask("mistake", {status}, **call)
+
+    async def impatient(self) -> None:
+        """A caller who goes away before his answer comes."""
+        call = asyncio.create_task(self._ask("gives up", {200, *SHED}, content=self._random.choice(self._images)[2]))
+        await asyncio.sleep(self._random.random() * 0.3)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+
+    async def dripping(self) -> None:
+        """A sender who is slower than his own deadline, or says half a sentence and leaves."""
+        host, port = self._base_url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        try:
+            writer.write(b"POST /segment HTTP/1.1\r\nHost: x\r\nX-Deadline-Ms: 500\r\nContent-Length: 100000\r\n\r\n")
+            for _ in range(self._random.choice((1, 20))):
+                writer.write(b"\xff\xd8\xff")
+                await asyncio.sleep(0.05)
+            if self._random.random() < 0.5:
+                answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)
+                self._count("dripping", int(answer.split()[1]), {504})
+        except (OSError, EOFError):
+            self.tally.statuses["dripping", "cut off"] += 1
+        finally:
+            writer.close()
+
+    async def reader(self) -> None:
+        """Somebody who asks how things are."""
+        path = self._random.choice(("/livez", "/readyz", "/metrics", "/models", "/", "/openapi.json"))
+        await self._ask("question", {200}, path=path, method="GET")
+
+    async def burst(self, after_s: float) -> None:
+        """A hundred images at once, with a second for each: several times the capacity."""
+        await asyncio.sleep(after_s)
+        data = self._images[-len(KINDS)][2]
+        headers = {"X-Deadline-Ms": "1000"}
+        await asyncio.gather(*(self._ask("burst", {200, *SHED}, content=data, headers=headers) for _ in range(100)))
+
+    async def _ask(
+        self,
+        what: str,
+        expected: set[int],
+        *,
+        path: str = "/segment",
+        method: str = "POST",
+        size: tuple[int, int] | None = None,
+        **sent: Any,
+    ) -> None:
+        """Send one request, count its answer; of a PNG, look at the size too."""
+        begun = time.monotonic()
+        try:
+            reply = await self._client.request(method, path, **sent)
+        except httpx.TransportError as error:
+            self.tally.statuses[what, type(error).__name__] += 1
+            # Closed by the server, after a time in which no request came, in the moment in which this one did.
+            if not isinstance(error, httpx.RemoteProtocolError | httpx.WriteError | httpx.ReadError):
+                self.tally.breaches[f"{what}: {type(error).__name__}"] += 1
+            return
+        self._count(what, reply.status_code, expected)
+        if reply.status_code == 200 and method == "POST":
+            self.tally.spent_ms.append(1000 * (time.monotonic() - begun))
+            if size is not None and struct.unpack(">II", reply.content[16:24]) != (size[1], size[0]):
+                self.tally.breaches[f"{what}: a mask of another size"] += 1
+        elif reply.status_code >= 400 and not reply.headers["content-type"].startswith("application/problem+json"):
+            self.tally.breaches[f"{what}: {reply.status_code} without a problem document"] += 1
+
+    def _count(self, what: str, status: int, expected: set[int]) -> None:
+        self.tally.statuses[what, str(status)] += 1
+        if status not in expected:
+            self.tally.breaches[f"{what}: {status}"] += 1
+
+
+def sample(scene: Image.Image, size: tuple[int, int], kind: str) -> bytes:
+    """A picture as a file of some kind and (height, width)."""
+    buffer = io.BytesIO()
+    scene.resize(size[::-1]).save(buffer, kind, **KINDS[kind])
+    return buffer.getvalue()
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A well-formed PNG file of a hundred bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
+
+
+def gif_that_claims(width: int, height: int) -> bytes:
+    """The head of a GIF file."""
+    return b"GIF89a" + struct.pack("<HH", width, height) + bytes(20)
+
+
+def look(metrics: str, pid: int, begun: float) -> Moment:
+    """Count what the server holds."""
+    tasks = re.search(r"^fcn_tasks (\S+)$", metrics, re.MULTILINE)
+    threads = re.search(r"^Threads:\s*(\d+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    if tasks is None or threads is None:
+        raise SystemExit("the server does not say how many tasks it has")
+    descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    return Moment(time.monotonic() - begun, resident_mb(pid), descriptors, int(threads[1]), int(float(tasks[1])))
+
+
+async def soak(port: int, pid: int, minutes: float, seed: int) -> bool:
+    """Run the rounds, print what was seen. Gives: whether the promises hold."""
+    base_url = f"http://127.0.0.1:{port}"
+    soaking = Soak(base_url, seed)
+    await soaking.begin()
+    begun = time.monotonic()
+    moments: list[Moment] = []
+    print("seconds memory MB  descriptors  threads  tasks", flush=True)
+    try:
+        while (left_s := 60 * minutes - (time.monotonic() - begun)) > 0:
+            await soaking.round(min(ROUND_S, max(left_s, 5.0)) - QUIET_S)
+            await asyncio.sleep(QUIET_S)
+            moments.append(look(await soaking.metrics(), pid, begun))
+            print(moments[-1], flush=True)
+        await asyncio.sleep(LAST_QUIET_S)
+        moments.append(look(await soaking.metrics(), pid, begun))
+    finally:
+        await soaking.end()
+    print(moments[-1])
+    return judged(moments, soaking.tally)
+
+
+def judged(moments: list[Moment], tally: Tally) -> bool:
+    """Print the table. Gives: whether the promises hold."""
+    for what in dict.fromkeys(what for what, _ in tally.statuses):
+        answers = sorted((answer, count) for (kind, answer), count in tally.statuses.items() if kind == what)
+        print(f"{what:14}", ", ".join(f"{count} x {answer}" for answer, count in answers))
+    spent = np.percentile(tally.spent_ms or [0.0], [50, 99])
+    print(f"masks          {len(tally.spent_ms)}, {spent[0]:.0f} ms (median; 99 of 100: {spent[1]:.0f})")
+    warm = [moment for moment in moments if moment.at_s >= WARM_S] or moments[-1:]
+    third = max(1, len(warm) // 3)
+    first, last = (statistics.median(moment.memory_mb for moment in some) for some in (warm[:third], warm[-third:]))
+    growth = last / first - 1
+    print(f"memory         {first:.1f} MB after the first minute, {last:.1f} at the end: {100 * growth:+.1f} %")
+    end = moments[-1]
+    breaches = list(map(str, tally.breaches.items()))
+    breaches += [f"memory grew by {100 * growth:.1f} %"] * (growth >= MAX_GROWTH)
+    for what in ("descriptors", "threads", "tasks"):
+        at_first, at_last = getattr(warm[0], what), getattr(end, what)
+        breaches += [f"{what}: {at_first} after the first minute, {at_last} at the end"] * (at_last > at_first)
+    for breach in breaches:
+        print(f"BROKEN         {breach}")
+    return not breaches
+
+
+def main() -> int:
+    """Parse, serve, soak."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=0, help="of what is sent")
+    options = parser.parse_args()
+    with server("error") as (port, pid):
+        kept = asyncio.run(soak(port, pid, options.minutes, options.seed))
+    return 0 if kept else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
