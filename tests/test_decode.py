@@ -410,6 +410,12 @@ def test_a_header_as_long_as_the_file_keeps_nobody_waiting(data: bytes) -> None:
     assert time.perf_counter() - start < 0.2
 
 
+def test_an_offset_beyond_everything_is_damage() -> None:
+    """A BigTIFF may say that its directory is two exabytes away."""
+    with pytest.raises(CorruptImage):
+        probe(b"II+\0\x08\0\0\0" + b"\xff" * 8, LIMITS)
+
+
 def test_fill_bytes_before_a_marker_are_no_damage() -> None:
     """The standard allows any number of them."""
     data = encode_image(NOISE, "JPEG")

@@ -286,7 +286,7 @@ def test_openapi_says_what_can_be_sent_and_what_comes_back(client: httpx.Client)
     assert parameters["format"]["schema"]["enum"] == list(FORMATS)
     assert parameters["x-deadline-ms"]["schema"]["exclusiveMinimum"] == 0
     assert {"model", "format", "classes", "min_confidence", "x-deadline-ms", "x-frame-id", "x-frame-stamp"} <= set(parameters)
-    assert set(call["responses"]) == {"200", "401", "404", "413", "415", "422", "429", "500", "503", "504"}
+    assert set(call["responses"]) == {"200", "400", "431", "401", "404", "413", "415", "422", "429", "500", "503", "504"}
     for status, response in call["responses"].items():
         assert "X-Request-ID" in response["headers"]
         assert status == "200" or set(response["content"]) == {"application/problem+json"}

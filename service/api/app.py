@@ -75,6 +75,9 @@ class _Application(FastAPI):
         """The OpenAPI document."""
         document = super().openapi()
         document["components"]["schemas"].update(schemas.COMPONENTS)
+        for path in document["paths"].values():
+            for call in path.values():
+                call["responses"].update(schemas.UNREADABLE)
         return document
 
 

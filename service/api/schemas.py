@@ -201,6 +201,10 @@ def _titles(status: int) -> str:
     return "; ".join(kind.title for kind in problems.KINDS.values() if kind.status == status) or problems.phrase(status)
 
 
+UNREADABLE: dict[str, Any] = {str(status): reply for status, reply in refusals(400, 431).items()}
+"""What whoever has the connection may answer before there is a request that a route could see."""
+
+
 def mask_reply() -> dict[int | str, dict[str, Any]]:
     """What OpenAPI says of a mask: every media type that a format has."""
     content: dict[str, Any] = {form.media_type: _BINARY for form in FORMATS.values() if form.document is None}

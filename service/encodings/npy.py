@@ -36,8 +36,8 @@ def decode(data: bytes) -> NDArray[np.uint8]:
     """
     try:
         labels = np.load(io.BytesIO(data), allow_pickle=False)
-    except EOFError as error:
-        raise ValueError("not a .npy file: it is empty") from error
+    except Exception as error:  # numpy reads the header as Python, and damage raises nearly anything
+        raise ValueError("not a .npy file, or a damaged one") from error
     if not isinstance(labels, np.ndarray) or labels.dtype != np.uint8 or labels.ndim != 2:
         raise ValueError("not a .npy file of a two-dimensional uint8 array")
     return labels

@@ -61,6 +61,7 @@ def decode(document: Mapping[str, Any]) -> NDArray[np.uint8]:
         raise ValueError("labels and lengths must be two lists of integers, equally long")
     if values.size == 0 or values.min() < 0 or values.max() > 255 or lengths.min() < 1:
         raise ValueError("labels must be 0..255 and lengths at least 1")
-    if height < 1 or width < 1 or int(lengths.sum()) != height * width:
+    # Each for itself before their sum, which may wrap around.
+    if height < 1 or width < 1 or lengths.max() > height * width or int(lengths.sum()) != height * width:
         raise ValueError(f"the runs fill {lengths.sum()} pixels, not {height} x {width}")
     return np.repeat(values.astype(np.uint8), lengths).reshape(height, width)

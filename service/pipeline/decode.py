@@ -108,7 +108,7 @@ def probe(data: bytes | RGB, limits: Limits) -> Header:
     kind = _kind(data)
     try:
         width, height = _SIZE_READERS[kind](data)
-    except (struct.error, IndexError, StopIteration) as error:
+    except (struct.error, IndexError, StopIteration, OverflowError) as error:
         raise CorruptImage(f"the {kind} image ends within its header") from error
     _check_size(kind, width, height, limits)
     return Header(kind, width, height)

@@ -1,0 +1,28 @@
+"""One target under atheris, in a process of its own: libFuzzer ends it. ``python -m fuzz.guided TARGET CORPUS [FLAG...]``.
+
+May import: atheris, ``fuzz.targets``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["service", "python_multipart", "PIL"]):
+    from fuzz.targets import TARGETS
+
+
+def main() -> None:
+    """Write the seeds, look for new ones, end with 0 if none of them broke the target."""
+    name, corpus, *flags = sys.argv[1:]
+    target = TARGETS[name]
+    for number, seed in enumerate(target.seeds()):
+        (Path(corpus) / f"seed-{number}").write_bytes(seed)
+    atheris.Setup([sys.argv[0], corpus, *flags], target.run)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

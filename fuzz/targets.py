@@ -1,0 +1,204 @@
+"""What is fuzzed: one function a parser, each with good inputs to begin with. A target raises what its parser must not raise.
+
+May import: numpy, Pillow, the parsers of ``service``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from starlette.requests import Request
+from starlette.types import Message
+
+from service.api.negotiation import chosen_format
+from service.api.upload import read_images
+from service.encodings import coco, npy, rle
+from service.errors import BadArtifact, ServiceError, UnsupportedFormat
+from service.pipeline import decode, manifest, onnx_file
+
+LIMITS = decode.Limits(max_bytes=1 << 20, max_pixels=1 << 20, max_side=4096)
+PICTURE = (np.arange(9 * 11 * 3).reshape(9, 11, 3) * 7 % 256).astype(np.uint8)
+LABELS = np.array([[0, 0, 1], [2, 1, 1]], np.uint8)
+CLASSES = [
+    manifest.ClassEntry(id=number, name=name, color=(number, 0, 0)) for number, name in enumerate(("sky", "car", "road"))
+]
+BOUNDARY = b"frontier"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A parser and what it reads."""
+
+    run: Callable[[bytes], None]
+    seeds: Callable[[], list[bytes]]
+
+
+def _images() -> list[bytes]:
+    """The same small picture in every format and in several modes."""
+    files = []
+    picture = Image.fromarray(PICTURE)
+    ways: list[tuple[str, str, dict[str, Any]]] = [(kind, "RGB", {}) for kind in decode.FORMATS]
+    ways += [("PNG", mode, {}) for mode in ("L", "LA", "P", "RGBA", "1", "I;16")]
+    ways += [("TIFF", mode, {}) for mode in ("L", "I;16", "F", "CMYK", "1")]
+    ways += [
+        ("JPEG", "CMYK", {}),
+        ("JPEG", "RGB", {"progressive": True}),
+        ("JPEG", "L", {"exif": b"Exif\0\0II*\0\x08\0\0\0\0\0"}),
+    ]
+    ways += [("WEBP", "RGBA", {"lossless": True}), ("TIFF", "RGB", {"compression": "tiff_lzw"})]
+    for kind, mode, options in ways:
+        buffer = io.BytesIO()
+        converted = Image.fromarray(np.uint16(PICTURE[..., 0]) << 8) if mode == "I;16" else picture.convert(mode)
+        converted.save(buffer, kind, **options)
+        files.append(buffer.getvalue())
+    return files
+
+
+def _decode(data: bytes) -> None:
+    try:
+        image = decode.decode(data, LIMITS)
+    except ServiceError:
+        return
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image[..., 0].size > LIMITS.max_pixels:
+        raise AssertionError(f"{image.dtype} {image.shape}")
+
+
+def _probe(data: bytes) -> None:
+    try:
+        header = decode.probe(data, LIMITS)
+    except ServiceError:
+        return
+    if not 0 < header.width * header.height <= LIMITS.max_pixels:
+        raise AssertionError(str(header))
+
+
+def _form(data: bytes) -> None:
+    """A form, cut into pieces as long as its first byte says."""
+    piece = 1 + data[0] if data else 1
+    pieces = [data[at : at + piece] for at in range(1, len(data), piece)] or [b""]
+
+    async def receive() -> Message:
+        if not pieces:
+            return {"type": "http.disconnect"}
+        body = pieces.pop(0)
+        return {"type": "http.request", "body": body, "more_body": bool(pieces)}
+
+    content_type = b"multipart/form-data; boundary=" + BOUNDARY
+    request = Request({"type": "http", "method": "POST", "headers": [(b"content-type", content_type)]}, receive)
+    try:
+        images = asyncio.run(read_images(request, 1 << 16))
+    except ServiceError:
+        return
+    if not all(images):
+        raise AssertionError("an empty image")
+
+
+def _forms() -> list[bytes]:
+    part = b'--frontier\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
+    return [size + part + b"first\r\n" + part + bytes(40) + b"\r\n--frontier--\r\n" for size in (b"\0", b"\x10", b"\xff")]
+
+
+def _content_type(data: bytes) -> None:
+    """The header that says what a body is."""
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"x", "more_body": False}
+
+    value = data.replace(b"\r", b"").replace(b"\n", b"")
+    try:
+        asyncio.run(
+            read_images(Request({"type": "http", "method": "POST", "headers": [(b"content-type", value)]}, receive), 99)
+        )
+    except ServiceError:
+        return
+
+
+def _accept(data: bytes) -> None:
+    try:
+        chosen_format(None, data.decode("latin-1"))
+    except UnsupportedFormat:
+        return
+
+
+def _document(read: Callable[[dict[str, object]], object]) -> Callable[[bytes], None]:
+    """A mask's document, as a client reads it: any JSON object may come from a server that is not ours."""
+
+    def run(data: bytes) -> None:
+        try:
+            document = json.loads(data)
+        except (ValueError, RecursionError):
+            return
+        if isinstance(document, dict) and not _is_huge(document):
+            try:
+                read(document)
+            except ValueError:
+                return
+
+    return run
+
+
+def _is_huge(document: dict[str, object]) -> bool:
+    """A well-formed mask of more pixels than fit into this process would be no mistake of the parser's."""
+    size = document.get("size")
+    sides = [side for side in size if isinstance(side, int | float)] if isinstance(size, list) else []
+    return any(abs(side) > 4096 for side in sides)
+
+
+def _rle(document: dict[str, object]) -> None:
+    rle.decode(document)
+
+
+def _coco(document: dict[str, object]) -> None:
+    coco.decode(document)
+
+
+def _npy(data: bytes) -> None:
+    try:
+        npy.decode(data)
+    except ValueError:
+        return
+
+
+def _manifest(data: bytes) -> None:
+    try:
+        manifest.read_manifest({manifest.METADATA_KEY: data.decode("utf-8", "replace")})
+    except BadArtifact:
+        return
+
+
+def _onnx(data: bytes) -> None:
+    with NamedTemporaryFile(suffix=".onnx") as file:
+        file.write(data)
+        file.flush()
+        try:
+            onnx_file.read(Path(file.name))
+        except BadArtifact:
+            return
+
+
+TARGETS: dict[str, Target] = {
+    "decode": Target(_decode, _images),
+    "probe": Target(_probe, _images),
+    "form": Target(_form, _forms),
+    "content-type": Target(
+        _content_type, lambda: [b"multipart/form-data; boundary=frontier", b"multipart/mixed; a=b; c*=utf-8''x"]
+    ),
+    "accept": Target(_accept, lambda: [b"image/png;q=0.5, application/json, */*;q=0.1"]),
+    "rle": Target(_document(_rle), lambda: [json.dumps(rle.encode(LABELS, CLASSES)).encode()]),
+    "coco": Target(_document(_coco), lambda: [json.dumps(coco.encode(LABELS, CLASSES)).encode()]),
+    "npy": Target(_npy, lambda: [npy.encode(LABELS)]),
+    "manifest": Target(
+        _manifest, lambda: [b'{"name": "a", "version": "1", "classes": [{"id": 0, "name": "b", "color": [1, 2, 3]}]}']
+    ),
+    "onnx": Target(_onnx, lambda: [b"\x08\x0a\x12\x04fuzz\x3a\x02\x12\x00\x42\x04\x0a\x00\x10\x12"]),
+}
+"""By name."""

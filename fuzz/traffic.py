@@ -1,0 +1,222 @@
+"""Mutated images and requests for a real server on a real socket: no 5xx, no unhandled exception, no hang.
+
+Most of what is sent is a good request with a damaged image in it; a tenth has its own bytes changed, head and all. The network
+is the tests' tiny one, so that the time goes into what is fuzzed.
+
+May import: numpy, ``fuzz.targets``, ``tests``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from fuzz.targets import TARGETS
+from tests.conftest import write_artifact
+from tests.live import LiveProcess, live_process
+
+CONNECTIONS = 48
+PATIENCE_S = 30.0
+"""A server that says nothing for so long hangs: the longest of its own bounds is that of a head, ten seconds."""
+DEADLINE_MS = 2000
+
+MAX_KEPT = 20
+
+RAW_SHARE = 0.1
+"""Of the requests whose own bytes are changed."""
+
+STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
+LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n")
+
+NUMBERS = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\1\0", b"\0\xff", b"\xff\xfe")
+WORDS = (
+    b"\r\n",
+    b"\r\n\r\n",
+    b": ",
+    b"%00",
+    b"%2e%2e%2f",
+    b"&",
+    b"=",
+    b"chunked",
+    b"-1",
+    b"1e9",
+    b"nan",
+    b"\xc3\xa9",
+    b"\0",
+    b" ",
+)
+
+
+def mutated(data: bytes, chance: random.Random, words: Iterable[bytes] = NUMBERS) -> bytes:
+    """Some bytes changed, cut out, doubled or put in."""
+    changed = bytearray(data)
+    for _ in range(chance.choice((1, 1, 2, 4, 8))):
+        at = chance.randrange(len(changed) + 1)
+        match chance.randrange(5):
+            case 0:
+                changed[at : at + 1] = bytes([chance.randrange(256)])
+            case 1:
+                del changed[at : at + chance.randint(1, 40)]
+            case 2:
+                changed[at:at] = chance.randbytes(chance.randint(1, 12))
+            case 3:
+                changed[at:at] = changed[at : at + chance.randint(1, 60)]
+            case _:
+                word = chance.choice(tuple(words))
+                changed[at : at + len(word)] = word
+    return bytes(changed)
+
+
+def requests_of(count: int, seed: int) -> Iterable[tuple[str, bytes]]:
+    """(what it is, the bytes to send), ``count`` of them."""
+    chance = random.Random(seed)  # noqa: S311  (chance, not secrets)
+    images, forms = TARGETS["decode"].seeds(), [form[1:] for form in TARGETS["form"].seeds()]
+    queries = (
+        "",
+        "?format=rle",
+        "?format=coco",
+        "?format=overlay",
+        "?format=confidence",
+        "?classes=red",
+        "?min_confidence=0.5",
+    )
+    for _ in range(count):
+        image = chance.choice(images)
+        if chance.random() < RAW_SHARE:
+            body = chance.choice((image, forms[0]))
+            kind = "multipart/form-data; boundary=frontier" if body is forms[0] else "image/jpeg"
+            whole = head(chance.choice(queries), len(body), kind) + body
+            if chance.random() < 0.5:
+                at = whole.index(b"\r\n\r\n")
+                whole = mutated(whole[:at], chance, WORDS) + whole[at:]
+            else:
+                whole = mutated(whole, chance, WORDS)
+            yield "request", whole
+        elif chance.random() < 0.15:
+            body = mutated(chance.choice(forms), chance, WORDS)
+            yield "form", head("?format=rle", len(body), "multipart/form-data; boundary=frontier") + body
+        else:
+            body = mutated(image, chance)
+            yield "image", head(chance.choice(queries), len(body), "image/jpeg") + body
+
+
+def head(query: str, length: int, content_type: str) -> bytes:
+    """A good request up to its body."""
+    return (
+        f"POST /segment{query} HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\nX-Frame-Id: 7\r\n"
+        f"X-Deadline-Ms: {DEADLINE_MS}\r\nContent-Length: {length}\r\n\r\n"
+    ).encode()
+
+
+class Traffic:
+    """What was sent to one server, and what came back."""
+
+    def __init__(self, base_url: str, out: Path) -> None:
+        self.answers: Counter[tuple[str, str]] = Counter()
+        self.breaches: list[str] = []
+        self._address = urlsplit(base_url)
+        self._out = out
+
+    async def send(self, requests: Iterable[tuple[str, bytes]], documented: set[str]) -> None:
+        """Send all of them, on a few connections at a time.
+
+        Takes:
+            documented: the statuses that ``POST /segment`` may answer
+        """
+        todo = iter(requests)
+
+        async def sender() -> None:
+            link: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+            for what, request in todo:
+                link = link if link and what != "request" else await self._connect(link)
+                answer = "no answer"
+                try:
+                    answer = await asyncio.wait_for(self._exchange(*link, request), PATIENCE_S)
+                except TimeoutError:
+                    answer = "hangs"
+                except (OSError, EOFError):
+                    answer = "closed"
+                self.answers[what, answer] += 1
+                # Whoever sends a broken head may be told nothing, and may ask for another path altogether.
+                allowed = documented | ({"closed", "404", "405"} if what == "request" else set())
+                if answer not in allowed:
+                    self._keep(what, answer, request)
+                if what == "request" or answer in ("closed", "hangs"):
+                    link[1].close()
+                    link = None
+            if link:
+                link[1].close()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(CONNECTIONS):
+                group.create_task(sender())
+
+    async def _connect(
+        self, old: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if old:
+            old[1].close()
+        return await asyncio.open_connection(self._address.hostname, self._address.port)
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> str:
+        writer.write(request)
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+        first = await reader.readuntil(b"\r\n\r\n")
+        while first.startswith(b"HTTP/1.1 100 "):
+            first = await reader.readuntil(b"\r\n\r\n")
+        status, length = STATUS.match(first), LENGTH.search(first.lower())
+        if status is None:
+            return "no HTTP"
+        if length is not None:
+            await reader.readexactly(int(length[1]))
+        return status[1].decode()
+
+    def _keep(self, what: str, answer: str, request: bytes) -> None:
+        if len(self.breaches) < MAX_KEPT:
+            file = self._out / f"traffic-{answer.replace(' ', '-')}-{len(self.breaches)}.http"
+            file.write_bytes(request)
+            self.breaches.append(f"{what}: {answer}, kept as {file}")
+
+
+def run(count: int, seed: int, out: Path) -> list[str]:
+    """Start a server, send it so much, print what came back.
+
+    Gives:
+        what was wrong
+    """
+    models = out / "models"
+    models.mkdir(exist_ok=True)
+    write_artifact(models / "colours.onnx")
+    # Fewer pixels than by default: a mutated header that claims 50 megapixels is a good image, and costs seconds.
+    with live_process(out, {"models_dir": models, "max_image_pixels": 1_000_000, "log_level": "warning"}) as server:
+        call = httpx.get(f"{server.base_url}/openapi.json").json()["paths"]["/segment"]["post"]
+        traffic = Traffic(server.base_url, out)
+        begun = time.monotonic()
+        asyncio.run(traffic.send(requests_of(count, seed), set(call["responses"]) - {"500"}))
+        print(f"{count} requests in {time.monotonic() - begun:.0f} s")
+        for what in ("image", "form", "request"):
+            answers = sorted((answer, number) for (kind, answer), number in traffic.answers.items() if kind == what)
+            print(f"  {what:8}", ", ".join(f"{number} x {answer}" for answer, number in answers))
+        return traffic.breaches + _aftermath(server)
+
+
+def _aftermath(server: LiveProcess) -> list[str]:
+    """What a server that has seen all this must still be."""
+    wrong = []
+    if server.process.poll() is not None:
+        return [f"the server ended with {server.process.returncode}"]
+    if httpx.get(f"{server.base_url}/readyz").status_code != 200:
+        wrong.append("the server is not ready any more")
+    log = server.log.read_text("utf-8", "replace")
+    wrong += [f"in the log: {word}" for word in ("Traceback", "unhandled exception", "critical") if word in log]
+    return wrong
