@@ -88,7 +88,7 @@ lock: .venv-lock/bin/uv ## write the lock files anew from pyproject.toml
 		--group cuda --no-emit-package onnxruntime
 	$(COMPILE) --annotation-style line --output-file $(LOCKS)/dev.txt --constraint $(LOCKS)/serve.txt \
 		--extra train --group dev
-	sed -i.bak -E '/^(nvidia-|cuda-|triton)/d' $(LOCKS)/dev.txt && rm $(LOCKS)/dev.txt.bak
+	sed -i.bak -E '/^(nvidia-|cuda-|triton==)/d' $(LOCKS)/dev.txt && rm $(LOCKS)/dev.txt.bak
 
 clean: ## remove what the targets made, .venv too
 	rm -rf $(VENV) .venv-lock out build dist htmlcov .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

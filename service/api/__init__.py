@@ -2,8 +2,10 @@
 
 - ``app``          ``create_app(settings)``: puts everything together, and owns its life
 - ``routes``       what can be called: parse, await the segmenter, reply
+- ``inference_v2`` the same in the Open Inference Protocol, with its ``schemas_v2`` and its ``tensors``
 - ``keys``         who may call
 - ``negotiation``  which format a reply has
+- ``compression``  compressed bodies, inflated piece by piece
 - ``upload``       the body of a request as images, refused while it streams where it is too large
 - ``schemas``      what travels: the query, the replies, and their OpenAPI
 - ``problems``     errors as RFC 9457 problem documents: one table from error to status

@@ -23,7 +23,7 @@ from pydantic import SecretStr
 from starlette.middleware import Middleware
 
 from service import __version__
-from service.api import admin, pages, problems, routes, schemas
+from service.api import admin, inference_v2, pages, problems, routes, schemas, schemas_v2
 from service.api.connection import ON_REFUSAL
 from service.api.keys import Keys
 from service.api.telemetry import Metrics, Readiness, Telemetry
@@ -64,6 +64,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(routes.router)
     app.include_router(routes.open_router)
     app.include_router(admin.router)
+    app.include_router(inference_v2.router)
+    app.include_router(inference_v2.open_router)
     app.include_router(pages.router)
     return app
 
@@ -74,7 +76,7 @@ class _Application(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document."""
         document = super().openapi()
-        document["components"]["schemas"].update(schemas.COMPONENTS)
+        document["components"]["schemas"].update(schemas_v2.COMPONENTS | schemas.COMPONENTS)
         for path in document["paths"].values():
             for call in path.values():
                 call["responses"].update(schemas.UNREADABLE)

@@ -60,11 +60,12 @@ async def _offered_key(
 OfferedKey = Annotated[str, Depends(_offered_key)]
 
 
-async def _authorise(services: ServicesNow, key: OfferedKey) -> None:
+async def authorise(services: ServicesNow, key: OfferedKey) -> None:
+    """Let a caller in, or refuse him."""
     services.keys.check(key)
 
 
-router = APIRouter(dependencies=[Depends(_authorise)])
+router = APIRouter(dependencies=[Depends(authorise)])
 open_router = APIRouter()
 
 

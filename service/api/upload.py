@@ -4,7 +4,7 @@ is too large; and replies to peers who are slower than they should be.
 A body is either the image itself (whatever its Content-Type says: the bytes decide what it is), or ``multipart/form-data``
 with one or several parts named ``image``. Nothing is spooled to disk, and no more than the limit is ever held.
 
-May import: starlette, python_multipart, ``service.errors``.
+May import: starlette, python_multipart, ``service.errors``, ``service.api.compression``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from service.api.compression import Inflater
 from service.errors import BadParameter, BodyTooLarge, EmptyBody, Overloaded
 
 FIELD = "image"
@@ -105,6 +106,37 @@ async def read_images(request: Request, max_bytes: int, hold: Callable[[int], No
     return await _read_form(request, options[b"boundary"], max_bytes, hold)
 
 
+async def read_body(request: Request, max_bytes: int, hold: Callable[[int], None], coding: str | None = None) -> bytes:
+    """The body of a request, whatever it is.
+
+    Takes:
+        request: one whose body nobody has touched
+        max_bytes: limit for the body as it is used, which is not as it was sent where it was compressed
+        hold: called with the size of each piece of the body, before it is kept
+        coding: how it was compressed: ``Content-Encoding``
+    Raises:
+        BodyTooLarge: at once if Content-Length says so, otherwise as soon as the bytes that came do, inflated piece by piece
+        Overloaded: if ``hold`` says so
+        BadParameter: if it is not compressed as it says
+        HTTPException: 415, if there is no such coding
+        ClientDisconnect: if the sender went away
+    """
+    _check_announced(request, max_bytes)
+    inflater = Inflater(coding)
+    pieces, size = [], 0
+    async for chunk in request.stream():
+        for piece in inflater.pieces(chunk):
+            size += len(piece)
+            if size > max_bytes:
+                raise _too_large(max_bytes)
+            hold(len(piece))
+            pieces.append(piece)
+            if not inflater.is_idle:
+                await asyncio.sleep(0)  # a chunk may have much in it, and others wait
+    inflater.end()
+    return b"".join(pieces)
+
+
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:
     """Await some work for as long as somebody waits for its result.
 
@@ -157,17 +189,10 @@ class TimelyResponse(Response):
 
 
 async def _read_raw(request: Request, max_bytes: int, hold: Callable[[int], None]) -> bytes:
-    _check_announced(request, max_bytes)
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > max_bytes:
-            raise _too_large(max_bytes)
-        hold(len(chunk))
-        chunks.append(chunk)
-    if not size:
+    body = await read_body(request, max_bytes, hold)
+    if not body:
         raise EmptyBody(f"the body is empty: send an image's bytes, or a form with the field '{FIELD}'")
-    return b"".join(chunks)
+    return body
 
 
 async def _read_form(request: Request, boundary: bytes, max_bytes: int, hold: Callable[[int], None]) -> list[bytes]:

@@ -1,0 +1,124 @@
+"""Compressed bodies (RFC 9110, section 8.4.1): ``gzip``, and ``deflate``, which is a zlib stream.
+
+A body is inflated piece by piece, so that whoever counts the pieces refuses a bomb while it inflates. Replies are compressed at
+the fastest level: a label map becomes a fiftieth of its size in a millisecond, and more patience would gain little.
+
+May import: isal, starlette, ``service.errors``.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+from starlette.exceptions import HTTPException
+
+from service.errors import BadParameter
+
+try:
+    from isal.isal_zlib import compressobj
+except ImportError:  # the same streams, more slowly
+    from zlib import compressobj  # type: ignore[assignment]
+
+CODINGS = {"gzip": 31, "deflate": 15}
+"""Codings by the name that headers know them by, the preferred first; with zlib's ``wbits``."""
+
+PIECE_BYTES = 256 * 1024
+"""The most that comes out at a time: a quarter of a millisecond's work."""
+
+WORTHWHILE_BYTES = 1024
+"""Shorter replies are not compressed."""
+
+_LEVEL = 1
+
+
+class Inflater:
+    """Undoes the coding of one body.
+
+    Takes:
+        coding: the header ``Content-Encoding``; None or ``identity`` leaves everything as it is
+    Raises:
+        HTTPException: 415, if there is no such coding
+    """
+
+    def __init__(self, coding: str | None) -> None:
+        name = (coding or "identity").strip().lower().removeprefix("x-")
+        if name != "identity" and name not in CODINGS:
+            detail = f"Content-Encoding {name[:64]!r} is not read; send {' or '.join(CODINGS)}, or a body as it is"
+            raise HTTPException(415, detail, headers={"Accept-Encoding": ", ".join(CODINGS)})
+        self._stream = None if name == "identity" else zlib.decompressobj(CODINGS[name])
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether pieces come out as they go in."""
+        return self._stream is None
+
+    def pieces(self, chunk: bytes) -> Iterator[bytes]:
+        """What a part of the body means, in pieces of limited size.
+
+        Takes:
+            chunk: the next bytes of the body
+        Raises:
+            BadParameter: if this is no such stream
+        """
+        if self._stream is None:
+            yield chunk
+            return
+        piece = b""
+        while chunk or len(piece) == PIECE_BYTES:  # a full piece may have left something behind
+            if self._stream.eof:
+                if chunk:
+                    raise _unreadable("bytes follow its end")
+                return
+            try:
+                piece = self._stream.decompress(chunk, PIECE_BYTES)
+            except zlib.error as error:
+                raise _unreadable(str(error)) from error
+            chunk = self._stream.unconsumed_tail or self._stream.unused_data
+            yield piece
+
+    def end(self) -> None:
+        """Nothing, if the body was whole.
+
+        Raises:
+            BadParameter: if its end is missing
+        """
+        if self._stream is not None and not self._stream.eof:
+            raise _unreadable("its end is missing")
+
+
+def accepted_coding(header: str | None) -> str | None:
+    """The coding that a reply may have.
+
+    Takes:
+        header: the caller's ``Accept-Encoding``: codings with weights
+    Gives:
+        the most welcome one of ours; None if the reply must stay as it is
+    """
+    weights = dict(_weighted(word) for word in (header or "").split(","))
+    best = max(CODINGS, key=lambda name: weights.get(name, 0.0))
+    weight = weights.get(best, 0.0)
+    return best if weight > 0 and weight >= weights.get("identity", 0.0) else None
+
+
+def compressed(body: bytes, coding: str) -> bytes:
+    """Compress a reply.
+
+    Takes:
+        coding: one of :data:`CODINGS`
+    """
+    stream = compressobj(_LEVEL, zlib.DEFLATED, CODINGS[coding])
+    return bytes(stream.compress(body) + stream.flush())
+
+
+def _weighted(word: str) -> tuple[str, float]:
+    name, _, weight = word.strip().lower().partition(";")
+    try:
+        return name.strip(), float(weight.strip().removeprefix("q=")) if weight else 1.0
+    except ValueError:
+        return name.strip(), 0.0
+
+
+def _unreadable(reason: str) -> BadParameter:
+    message = f"the body is not what its Content-Encoding says: {reason}; send it whole, or as it is without that header"
+    return BadParameter(message, parameter="Content-Encoding")

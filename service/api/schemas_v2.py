@@ -1,0 +1,346 @@
+"""What travels in the Open Inference Protocol: requests, replies, and what OpenAPI says of bodies.
+
+May import: pydantic, ``service.errors``, ``service.pipeline``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.json_schema import models_json_schema
+
+from service.errors import BadParameter
+from service.pipeline.repository import ModelState
+
+INPUT = "image"
+
+WHY_NOT = {
+    "classification": "a label map has a class for every pixel, and nothing to rank",
+    "sequence_id": "every request stands for itself",
+    "sequence_start": "every request stands for itself",
+    "sequence_end": "every request stands for itself",
+    "shared_memory_region": "send tensors in the body, as binary data",
+    "shared_memory_offset": "send tensors in the body, as binary data",
+    "shared_memory_byte_size": "send tensors in the body, as binary data",
+}
+"""Parameters of the protocol's extensions that are refused, and why."""
+
+SizeInt = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class _Strict(BaseModel):
+    """A name that is not here is refused: what is asked for must not be passed over silently."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+class InputParameters(_Strict):
+    """How an input travels."""
+
+    binary_data_size: SizeInt | None = None
+    """Bytes of the tensor behind the JSON; left out, it is all that follows."""
+
+
+class OutputParameters(_Strict):
+    """How an output comes back."""
+
+    binary_data: bool | None = None
+    """Behind the JSON, and not in it; left out, as `binary_data_output` says."""
+
+
+class RequestParameters(_Strict):
+    """How a request is treated."""
+
+    binary_data_output: bool = False
+    """Whether outputs come back as binary data, where they do not say so themselves."""
+    timeout: SizeInt = 0
+    """Microseconds from the request's arrival after which nobody needs the answer; 0 is the service's own deadline."""
+    priority: SizeInt = 0
+    """1 goes before all who wait for the engine, 2 and 0 are like everybody, 3 and more give way to everybody."""
+
+
+class InputTensor(_Strict):
+    """The images: `BYTES` [N] are image files, `UINT8` [H, W, 3] or [N, H, W, 3] are RGB pixels."""
+
+    name: str
+    datatype: str
+    shape: Annotated[list[SizeInt], Field(max_length=8)]
+    parameters: InputParameters = InputParameters()
+    data: list[Any] | None = None
+    """Where the tensor is not binary: numbers, or image files in Base64."""
+
+
+class RequestedOutput(_Strict):
+    """One output that is wanted."""
+
+    name: str
+    parameters: OutputParameters = OutputParameters()
+
+
+class InferRequest(_Strict):
+    """What is to be segmented, and what is wanted of it."""
+
+    id: str | None = None
+    """Comes back untouched."""
+    parameters: RequestParameters = RequestParameters()
+    inputs: Annotated[list[InputTensor], Field(max_length=64)]
+    outputs: Annotated[list[RequestedOutput], Field(max_length=64)] = []
+    """Left out, it is `labels`."""
+
+
+class OutputTensor(BaseModel):
+    """One tensor that comes back."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, int | str] | None = None
+    data: list[Any] | None = None
+
+
+class InferReply(BaseModel):
+    """What came of a request."""
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    outputs: list[OutputTensor]
+
+
+class Server(BaseModel):
+    """What serves, and which extensions of the protocol it speaks."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class Live(BaseModel):
+    """The process answers."""
+
+    live: Literal[True] = True
+
+
+class Ready(BaseModel):
+    """Requests are welcome."""
+
+    ready: Literal[True] = True
+
+
+class ModelReady(BaseModel):
+    """The model answers."""
+
+    name: str
+    ready: Literal[True] = True
+
+
+class TensorMetadata(BaseModel):
+    """A tensor as it may be sent; -1 is any size."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    """A model's inputs and outputs."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class DurationStat(BaseModel):
+    """How often, and how many nanoseconds in all."""
+
+    count: int
+    ns: int
+
+
+class InferenceStats(BaseModel):
+    """`success` and `fail` count requests, the others images."""
+
+    success: DurationStat
+    fail: DurationStat
+    queue: DurationStat
+    compute_input: DurationStat
+    compute_infer: DurationStat
+    compute_output: DurationStat
+    cache_hit: DurationStat
+    cache_miss: DurationStat
+
+
+class BatchStats(BaseModel):
+    """The executions with one size of batch."""
+
+    batch_size: int
+    compute_input: DurationStat
+    compute_infer: DurationStat
+    compute_output: DurationStat
+
+
+class ModelStat(BaseModel):
+    """What one model has served since the service began, by whatever route it was asked."""
+
+    name: str
+    version: str
+    last_inference: int
+    inference_count: int
+    execution_count: int
+    inference_stats: InferenceStats
+    batch_stats: list[BatchStats]
+
+
+class Statistics(BaseModel):
+    """The statistics of one model or of all."""
+
+    model_stats: list[ModelStat]
+
+
+class IndexRequest(_Strict):
+    """Which models are asked for."""
+
+    ready: bool = False
+    """Only those that are served."""
+
+
+class LoadParameters(_Strict):
+    """None: a model's file says everything of it."""
+
+
+class LoadRequest(_Strict):
+    """How a model is loaded."""
+
+    parameters: LoadParameters = LoadParameters()
+
+
+class UnloadParameters(_Strict):
+    """How a model is unloaded."""
+
+    unload_dependents: bool = False
+    """No model has any."""
+
+
+class UnloadRequest(_Strict):
+    """How a model is unloaded."""
+
+    parameters: UnloadParameters = UnloadParameters()
+
+
+class ModelIndex(BaseModel):
+    """One artifact of the models folder."""
+
+    name: str
+    version: str | None = None
+    state: Literal["READY", "UNAVAILABLE"]
+    reason: str = ""
+
+    @classmethod
+    def of(cls, state: ModelState) -> Self:
+        """Describe an artifact."""
+        return cls(name=state.name, version=state.version, state=state.state, reason=state.reason or "")
+
+
+class Loaded(BaseModel):
+    """The model is served."""
+
+    name: str
+    load: Literal[True] = True
+
+
+class Unloaded(BaseModel):
+    """The model is served no more."""
+
+    name: str
+    unload: Literal[True] = True
+
+
+Request = TypeVar("Request", bound=_Strict)
+
+
+def read(kind: type[Request], document: bytes) -> Request:
+    """Read a request's JSON.
+
+    Raises:
+        BadParameter: naming what is wrong first, and what would be right
+    """
+    try:
+        return kind.model_validate_json(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = [str(part)[:64] for part in first["loc"]]
+    name = where[-1] if where else "body"
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(_fields_at(kind, where[:-1])) or "none"
+        reason = f"{name!r} is not supported: {WHY_NOT.get(name, f'there are {known}')}"
+    elif first["type"] == "json_invalid":
+        reason = (
+            f"the request is no JSON ({first['msg'].partition(': ')[2]}); binary data wants Inference-Header-Content-Length"
+        )
+    else:
+        reason = f"{'.'.join(where) or 'the request'}: {first['msg']}"
+    raise BadParameter(reason, parameter=name)
+
+
+def _fields_at(kind: type[BaseModel], where: list[str]) -> Iterable[str]:
+    """The fields of the object that an error lies in."""
+    for part in where:
+        if not part.isdecimal():
+            inner = kind.model_fields[part].annotation
+            kind = next(
+                found for found in (*get_args(inner), inner) if isinstance(found, type) and issubclass(found, BaseModel)
+            )
+    return kind.model_fields
+
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+REQUEST: dict[str, Any] = {
+    "required": True,
+    "description": "JSON; or JSON followed by binary tensors, with the JSON's length in `Inference-Header-Content-Length`; or, "
+    "where that is 0, one image file. May be compressed with gzip or deflate.",
+    "content": {
+        "application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}},
+        "application/octet-stream": _BINARY,
+    },
+}
+"""The body of an inference, which is read as a stream."""
+
+REPLY: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The outputs, in the order in which they were asked for",
+        "headers": {
+            "Inference-Header-Content-Length": {
+                "description": "Bytes of the JSON, where binary tensors follow it",
+                "schema": {"type": "integer"},
+            }
+        },
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/InferReply"}},
+            "application/octet-stream": _BINARY,
+        },
+    }
+}
+
+
+def optional_body(kind: type[BaseModel]) -> dict[str, Any]:
+    """What OpenAPI says of a small body in JSON that may be left out."""
+    schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
+    return {"required": False, "content": {"application/json": {"schema": schema}}}
+
+
+COMPONENTS: dict[str, Any] = models_json_schema(
+    [
+        (InferRequest, "validation"),
+        (InferReply, "serialization"),
+        (IndexRequest, "validation"),
+        (LoadRequest, "validation"),
+        (UnloadRequest, "validation"),
+    ],
+    ref_template="#/components/schemas/{model}",
+)[1]["$defs"]
+"""The schemas that are named above, and by no signature."""
