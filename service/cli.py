@@ -3,7 +3,7 @@
 Exit codes: 0 all went well; 1 a file or an artifact did not; 2 the command line or a setting cannot be used (a port that is
 taken, a folder that is not there); 130 Ctrl-C in ``segment``. What goes wrong is one line on the standard error, never a trace.
 
-May import: typer, rich, uvicorn, and everything of ``service`` but ``client``.
+May import: typer, rich, uvicorn, fastapi, and everything of ``service`` but ``client``.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Annotated
 import numpy as np
 import typer
 import uvicorn
+from fastapi import FastAPI
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -36,7 +37,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import __version__
 from service.api.app import create_app
-from service.api.connection import Connection
+from service.api.connection import Connection, StreamConnection
 from service.api.telemetry import log_config
 from service.encodings import MaskView, encode
 from service.errors import BadArtifact, BadSetting, BodyTooLarge, ServiceError
@@ -99,7 +100,8 @@ def serve(
     settings = Settings.load(host=host, port=port)
     _require_models(settings)
     with _listening(settings.host, settings.port) as listener:
-        startup = _Startup(create_app(settings))
+        application = create_app(settings)
+        startup = _Startup(application)
         config = uvicorn.Config(
             startup,
             http=Connection,
@@ -108,11 +110,14 @@ def serve(
             server_header=False,
             lifespan="on",
             timeout_graceful_shutdown=round(settings.drain_s),
+            ws=StreamConnection,
+            ws_max_size=settings.max_image_bytes,
+            ws_per_message_deflate=False,  # images and masks are compressed already; a window a stream would cost memory
         )
         # uvicorn raises the signal once more after it has shut down, for the handler that was there before: all is done then.
         signal.signal(signal.SIGTERM, _interrupt)
         try:
-            _Server(config, listener).run(sockets=[listener])
+            _Server(config, listener, application).run(sockets=[listener])
         except KeyboardInterrupt:
             return
         except SystemExit:
@@ -126,10 +131,11 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Says where it listens, once it does."""
+    """Says where it listens, once it does, and lets streams end in order: uvicorn itself would cut them off."""
 
-    def __init__(self, config: uvicorn.Config, listener: socket.socket) -> None:
+    def __init__(self, config: uvicorn.Config, listener: socket.socket, application: FastAPI) -> None:
         super().__init__(config)
+        self._application = application
         host, port = listener.getsockname()[:2]
         self._address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -137,6 +143,11 @@ class _Server(uvicorn.Server):
         """Start, then speak."""
         await super().startup(sockets)
         log.info("fcn-serve %s listens on %s; Ctrl-C ends it", __version__, self._address)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the streams, then all else."""
+        await self._application.state.streams.drain(self.config.timeout_graceful_shutdown or 0)
+        await super().shutdown(sockets)
 
 
 class _Startup:

@@ -67,6 +67,11 @@ class Settings(BaseSettings):
 
     admin_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     """Keys of those who may load and unload models, separated by commas; without any, nobody may."""
+    max_streams: Annotated[int, Field(ge=0, le=1024)] = 8
+    """Streams (`WS /stream`) open at the same time; each may hold three of the largest images."""
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins as ``https://cars.example``, separated by commas, whose pages may open a stream from a browser; the service's own
+    always may, and ``*`` allows every one."""
 
     log_format: Literal["text", "json"] = "text"
     """Log lines for people or for machines."""
@@ -84,6 +89,11 @@ class Settings(BaseSettings):
         if not keys:
             raise ValueError("names no key; leave it empty to have none")
         return keys
+
+    @field_validator("allowed_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: object) -> object:
+        return tuple(word for word in map(str.strip, value.split(",")) if word) if isinstance(value, str) else value
 
     @classmethod
     def load(cls, **flags: Any) -> Self:

@@ -18,7 +18,7 @@ import httpx
 import uvicorn
 
 from service.api.app import create_app
-from service.api.connection import Connection
+from service.api.connection import Connection, StreamConnection
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +33,12 @@ def live_server(settings: Settings) -> Iterator[str]:
     """
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        create_app(settings), http=Connection, log_config=None, access_log=False, timeout_graceful_shutdown=10
+        create_app(settings),
+        http=Connection,
+        ws=StreamConnection,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=10,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],), name="live-server")

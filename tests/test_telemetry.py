@@ -87,7 +87,8 @@ def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], f
 
 def watch(metrics: Metrics, **sources: Any) -> None:
     """Give the gauges some of their sources."""
-    quiet: dict[str, Any] = {"ready": bool, "queue_depth": float, "queue_megapixels": float, "models": list, "refused": list}
+    numbers = dict.fromkeys(("queue_depth", "queue_megapixels", "streams"), float)
+    quiet: dict[str, Any] = {"ready": bool, "models": list, "refused": list, **numbers}
     metrics.watch(**quiet | sources)
 
 
@@ -202,11 +203,18 @@ async def test_stages_and_images_are_measured() -> None:
 def test_gauges_are_read_when_the_metrics_are() -> None:
     """Depth, megapixels and readiness are those of the moment."""
     metrics, state = Metrics(), {"ready": False, "depth": 0}
-    watch(metrics, ready=lambda: state["ready"] == 1, queue_depth=lambda: state["depth"], queue_megapixels=lambda: 2.5)
+    watch(
+        metrics,
+        ready=lambda: state["ready"] == 1,
+        queue_depth=lambda: state["depth"],
+        queue_megapixels=lambda: 2.5,
+        streams=lambda: 4,
+    )
     assert samples(metrics)["fcn_ready", ()] == 0
     state.update(ready=True, depth=3)
     found = samples(metrics)
     assert (found["fcn_ready", ()], found["fcn_queue_depth", ()], found["fcn_queue_megapixels", ()]) == (1, 3, 2.5)
+    assert found["fcn_streams", ()] == 4
 
 
 def test_the_models_served_now_are_an_info_metric() -> None:

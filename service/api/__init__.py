@@ -3,6 +3,7 @@
 - ``app``          ``create_app(settings)``: puts everything together, and owns its life
 - ``routes``       what can be called: parse, await the segmenter, reply
 - ``inference_v2`` the same in the Open Inference Protocol, with its ``schemas_v2`` and its ``tensors``
+- ``stream``       ``WS /stream``: frames in, masks out, the newest frame wins
 - ``keys``         who may call
 - ``negotiation``  which format a reply has
 - ``compression``  compressed bodies, inflated piece by piece

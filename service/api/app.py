@@ -23,9 +23,10 @@ from pydantic import SecretStr
 from starlette.middleware import Middleware
 
 from service import __version__
-from service.api import admin, inference_v2, pages, problems, routes, schemas, schemas_v2
+from service.api import admin, inference_v2, pages, problems, routes, schemas, schemas_v2, stream
 from service.api.connection import ON_REFUSAL
-from service.api.keys import Keys
+from service.api.keys import Keys, Origins
+from service.api.stream import Streams
 from service.api.telemetry import Metrics, Readiness, Telemetry
 from service.api.upload import UPLOADS_AT_ONCE, Uploads
 from service.pipeline.decode import Limits
@@ -47,8 +48,9 @@ def create_app(settings: Settings) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        async with _serving(settings, metrics) as services:
-            app.state.services = services
+        streams = Streams(settings.max_streams, Origins(settings.allowed_origins))
+        async with _serving(settings, metrics, streams) as services:
+            app.state.services, app.state.streams = services, streams
             yield {ON_REFUSAL: metrics.count_refusal}
 
     app = _Application(
@@ -66,6 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(admin.router)
     app.include_router(inference_v2.router)
     app.include_router(inference_v2.open_router)
+    app.include_router(stream.router)
     app.include_router(pages.router)
     return app
 
@@ -84,7 +87,7 @@ class _Application(FastAPI):
 
 
 @contextlib.asynccontextmanager
-async def _serving(settings: Settings, metrics: Metrics) -> AsyncIterator[routes.Services]:
+async def _serving(settings: Settings, metrics: Metrics, streams: Streams) -> AsyncIterator[routes.Services]:
     options = EngineOptions(settings.provider, settings.threads)
     options = replace(options, lanes=settings.concurrency or (1 if settings.provider == "cuda" else options.threads_alone))
     repository = await asyncio.to_thread(
@@ -106,6 +109,7 @@ async def _serving(settings: Settings, metrics: Metrics) -> AsyncIterator[routes
         ready=readiness.is_green,
         queue_depth=lambda: segmenter.queue.admitted,
         queue_megapixels=lambda: segmenter.queue.load,
+        streams=lambda: streams.open,
         models=lambda: map(_model_labels, repository.engines()),
         refused=lambda: repository.broken,
     )

@@ -1,4 +1,4 @@
-"""One connection of a caller's: uvicorn's HTTP/1.1, with bounds on what comes before a request.
+"""One connection of a caller's: uvicorn's HTTP/1.1, with bounds on what comes before a request, and its WebSocket.
 
 uvicorn bounds neither the length of a request's head nor the time that it takes, and answers what is no HTTP in plain text.
 Here a head has a size and a time, and each refusal is a problem document, counted by its cause.
@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import socket
 from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from service.api import problems
 
@@ -22,6 +24,13 @@ MAX_HEAD_BYTES = 32 * 1024
 
 HEAD_S = 10.0
 """How long it may take from a connection's opening, or from its last reply, until the next head is complete."""
+
+STREAM_BUFFER_BYTES = 64 * 1024
+"""What the kernel is asked to keep of masks that the other end has not taken (Linux keeps twice that); left alone it keeps
+megabytes, which are the masks of minutes."""
+
+PARTING_S = 10.0
+"""How long the last words of a stream may take to be read."""
 
 ON_REFUSAL = "on_refusal"
 """The entry of the application's lifespan state that is called with the code of each refusal, if there is one."""
@@ -122,3 +131,20 @@ class Connection(HttpToolsProtocol):
         if self._within_head:
             self._on_refusal("head_too_slow")
         self.transport.close()
+
+
+class StreamConnection(WebSocketsSansIOProtocol):
+    """A connection that became a stream. For ``uvicorn.Config(ws=StreamConnection)``, which gives the arguments.
+
+    Who does not read is noticed soon, and cannot keep the connection when the stream is over.
+    """
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, STREAM_BUFFER_BYTES)
+        super().connection_made(transport)
+
+    def on_task_complete(self, task: asyncio.Task[None]) -> None:
+        """The application has no more to say."""
+        super().on_task_complete(task)
+        self.loop.call_later(PARTING_S, self.transport.abort)

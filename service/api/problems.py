@@ -15,10 +15,11 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.websockets import WebSocket
 
 from service.api.telemetry import RequestRecord, record_of
 from service.api.upload import LingeringResponse
@@ -77,16 +78,38 @@ KINDS: dict[type[ServiceError], Kind] = {
 """One row for every leaf of the error tree; a test proves that none is missing."""
 
 
+class _Unforeseen(NamedTuple):
+    status: int = 500
+    title: str = "Internal error"
+    detail: str = "an internal error; its details are in the service's log under this request id"
+    code: str = "internal_error"
+
+
+_INTERNAL = _Unforeseen()
+
+
 def install(app: FastAPI) -> None:
     """Make every error that can leave a route a problem document."""
-    for kind in (ServiceError, RequestValidationError, HTTPException, ClientDisconnect):
+    for kind in (ServiceError, RequestValidationError, WebSocketRequestValidationError, HTTPException, ClientDisconnect):
         app.add_exception_handler(kind, _answer)
+
+
+def document(record: RequestRecord, error: ServiceError) -> dict[str, object]:
+    """The problem document of an error, for whoever does not send it as a reply of its own."""
+    record.code = error.code
+    status, title = KINDS[type(error)]
+    return _document(status, title, error.message, error.code, record.request_id, error.facts)
+
+
+def internal_document(record: RequestRecord) -> dict[str, object]:
+    """The same of an exception that nobody foresaw."""
+    record.code = _INTERNAL.code
+    return _document(*_INTERNAL, record.request_id)
 
 
 def internal_error(request_id: str) -> Response:
     """The reply to an exception that nobody foresaw. It says nothing of it: the log has it under the request id."""
-    detail = "an internal error; its details are in the service's log under this request id"
-    return _reply(500, "Internal error", detail, "internal_error", request_id)
+    return _reply(*_INTERNAL, request_id)
 
 
 def refusal(status: int, code: str, detail: str, request_id: str) -> Response:
@@ -99,13 +122,19 @@ def phrase(status: int) -> str:
     return HTTPStatus(status).phrase
 
 
-async def _answer(request: Request, error: Exception) -> Response:
+async def _answer(connection: Request | WebSocket, error: Exception) -> Response:
     """The reply to any error that :func:`install` names."""
-    record = record_of(request.scope)
+    reply = _reply_to(record_of(connection.scope), error)
+    if isinstance(connection, WebSocket):  # errors get here before it is accepted: its opening is refused, as a request is
+        await connection.send_denial_response(Response(reply.body, reply.status_code, reply.headers))
+    return reply
+
+
+def _reply_to(record: RequestRecord, error: Exception) -> Response:
     match error:
         case ServiceError():
             return _service_problem(record, error)
-        case RequestValidationError():
+        case RequestValidationError() | WebSocketRequestValidationError():
             return _service_problem(record, _bad_parameter(error))
         case HTTPException():
             title = phrase(error.status_code)
@@ -129,7 +158,7 @@ def _service_problem(record: RequestRecord, error: ServiceError) -> Response:
     return _reply(status, title, error.message, error.code, record.request_id, error.facts, headers, shape)
 
 
-def _bad_parameter(error: RequestValidationError) -> BadParameter:
+def _bad_parameter(error: RequestValidationError | WebSocketRequestValidationError) -> BadParameter:
     reasons = error.errors()
     # loc is where it stood, its name, and perhaps what it failed to be: a value that may be one of two fails as both.
     names = [str(reason["loc"][:2][-1])[:64] for reason in reasons]
@@ -148,7 +177,14 @@ def _reply(
     headers: Mapping[str, str] | None = None,
     shape: type[Response] = Response,
 ) -> Response:
-    document = {
+    body = json.dumps(_document(status, title, detail, code, request_id, facts)).encode()
+    return shape(body, status, dict(headers or {}), MEDIA_TYPE)
+
+
+def _document(
+    status: int, title: str, detail: str, code: str, request_id: str, facts: Mapping[str, Fact] | None = None
+) -> dict[str, object]:
+    return {
         "type": f"urn:fcn-serve:problem:{code.replace('_', '-')}",
         "title": title,
         "status": status,
@@ -158,4 +194,3 @@ def _reply(
         **(facts or {}),
         "error": detail,
     }
-    return shape(json.dumps(document).encode(), status, dict(headers or {}), MEDIA_TYPE)

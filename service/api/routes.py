@@ -12,6 +12,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from starlette.requests import HTTPConnection
 
 from service.api import schemas
 from service.api.keys import Keys
@@ -42,8 +43,8 @@ class Services:
     """None where administration is off."""
 
 
-async def _services(request: Request) -> Services:
-    found: Services = request.app.state.services
+async def _services(connection: HTTPConnection) -> Services:
+    found: Services = connection.app.state.services
     return found
 
 
@@ -70,7 +71,7 @@ open_router = APIRouter()
 
 
 @dataclass(frozen=True)
-class _Order:
+class Order:
     """One request for masks, understood."""
 
     services: Services
@@ -111,15 +112,20 @@ class _Order:
         return body, (height, width), result.timing | {"encode": (time.perf_counter() - begun) * 1000}
 
 
-def _understood(
+def understood(
     record: RequestRecord, query: schemas.SegmentQuery, headers: schemas.SegmentHeaders, services: Services
-) -> _Order:
+) -> Order:
+    """What a query and its headers ask for, of the models that there are now.
+
+    Raises:
+        NotReady, UnknownModel, UnknownClass, BadParameter, UnsupportedFormat: naming what would have been understood
+    """
     services.readiness.check()
     engine = services.repository.get(query.model)
     manifest = engine.manifest
     record.model, record.sha256 = f"{manifest.name}@{manifest.version}", engine.sha256
     keep = selection.class_ids(query.classes, manifest.classes) if query.classes else None
-    return _Order(
+    return Order(
         services=services,
         record=record,
         engine=engine,
@@ -143,7 +149,7 @@ async def segment(
     services: ServicesNow,
 ) -> Response:
     """Segment an image: the mask has exactly the size of the upright image."""
-    order = _understood(record_of(request.scope), query, headers, services)
+    order = understood(record_of(request.scope), query, headers, services)
     try:
         async with asyncio.timeout(order.left_s()):
             with services.uploads.one_more() as hold:

@@ -61,6 +61,10 @@ FLUSH_S = 1.0
 METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+SWITCHING_PROTOCOLS = 101
+"""The status of a stream that was opened."""
+
+_STARTS = frozenset(("http.response.start", "websocket.accept", "websocket.http.response.start"))
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 _PROBES = frozenset(("/livez", "/readyz", "/metrics"))
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -88,6 +92,8 @@ class RequestRecord:
     bytes_out: int = 0
     sizes: list[tuple[int, int]] = field(default_factory=list)
     """(height, width) of every image that was segmented."""
+    frames: dict[str, int] = field(default_factory=dict)
+    """Of a stream: how many had which outcome."""
     code: str | None = None
     """The problem's code, where it failed."""
 
@@ -180,6 +186,10 @@ class Metrics:
         Gauge("fcn_tasks", "Tasks on the event loop.", registry=registry).set_function(_tasks)
         Gauge("fcn_threads", "Threads of Python's.", registry=registry).set_function(threading.active_count)
         registry.register(_LostLines())
+        self._streams = Gauge("fcn_streams", "Streams open now.", registry=registry)
+        self._frames = Counter(
+            "fcn_stream_frames", "Frames of streams by what became of them.", ("outcome",), registry=registry
+        )
         self._models = Gauge("fcn_model_info", "A served model; always 1.", MODEL_LABELS, registry=registry)
         self._describe_models: Callable[[], Iterable[Mapping[str, str]]] = tuple
         self._refused = Gauge(
@@ -198,6 +208,7 @@ class Metrics:
         queue_megapixels: Callable[[], float],
         models: Callable[[], Iterable[Mapping[str, str]]],
         refused: Callable[[], Iterable[str]],
+        streams: Callable[[], float],
     ) -> None:
         """Give the gauges their sources, which are asked when the metrics are read.
 
@@ -209,6 +220,7 @@ class Metrics:
         self._depth.set_function(queue_depth)
         self._megapixels.set_function(queue_megapixels)
         self._describe_models, self._list_refused = models, refused
+        self._streams.set_function(streams)
 
     def count_artifact(self, outcome: str, cause: str) -> None:
         """Count an artifact that was served, refused for a cause, or removed."""
@@ -219,9 +231,18 @@ class Metrics:
         self._errors.labels(code).inc()
 
     def observe(self, route: str, method: str, status: int, record: RequestRecord) -> None:
-        """Count a finished request."""
+        """Count a finished request. How long a stream was open is no measure of the service."""
         self._requests.labels(route, method if method in _METHODS else "other", str(status)).inc()
-        self._duration.labels(route).observe(record.elapsed_ms() / 1000)
+        if status != SWITCHING_PROTOCOLS:
+            self._duration.labels(route).observe(record.elapsed_ms() / 1000)
+        self._observe_images(record)
+
+    def observe_frame(self, outcome: str, record: RequestRecord) -> None:
+        """Count a frame of a stream."""
+        self._frames.labels(outcome).inc()
+        self._observe_images(record)
+
+    def _observe_images(self, record: RequestRecord) -> None:
         for stage, spent_ms in record.timing_ms.items():
             self._stages.labels(stage).observe(spent_ms / 1000)
         for height, width in record.sizes:
@@ -277,22 +298,22 @@ class Telemetry:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or whatever else ASGI calls us for."""
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         record = _new_record(scope["headers"])
         scope.setdefault("state", {})["record"] = record
-        method, status = scope["method"], 0
+        method, status = scope.get("method", "GET"), 0
         if method == "HEAD":  # routed as GET; the server, who keeps the scope that it made, leaves the body out
             scope = {**scope, "method": "GET"}
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
+            if message["type"] in _STARTS:
+                status = message.get("status", SWITCHING_PROTOCOLS)
                 message["headers"] = [*message.get("headers", ()), *record.headers()]
             else:
-                record.bytes_out += len(message.get("body", b""))
+                record.bytes_out += len(message.get("body") or message.get("bytes") or b"")
             await send(message)
 
         try:
@@ -337,6 +358,7 @@ def _line(scope: Scope, method: str, status: int, record: RequestRecord) -> dict
         "bytes_in": record.bytes_in or None,
         "bytes_out": record.bytes_out,
         "images": [f"{height}x{width}" for height, width in record.sizes] or None,
+        **{f"frames_{outcome}": number for outcome, number in record.frames.items()},
         **{name.decode()[2:].replace("-", "_"): value.decode("latin-1") for name, value in record.echo},
         **{f"{stage}_ms": round(spent_ms, 2) for stage, spent_ms in record.timing_ms.items()},
     }

@@ -1,0 +1,373 @@
+"""``WS /stream``: frames in, masks out, and the newest frame wins.
+
+The caller sends, for each frame, perhaps a text message ``{"frame_id": "...", "stamp": "..."}`` and then a binary message: an
+image file. Each frame gets exactly one answer, a text message with its number, its id and stamp, and one of three outcomes:
+
+- ``mask``        ``media_type``, ``size [H, W]``, ``model``, ``timing`` in ms; a binary message with the mask follows at once
+- ``superseded``  a newer frame came while this one waited: it is never computed
+- ``error``       the problem document of this frame; the stream goes on
+
+Of each stream one frame is in work and one waits, however fast they come; and where masks are not read, no new one is begun. So
+no delay builds up: what is computed is always the newest frame that there was.
+
+The query is that of ``POST /segment``. A stream that is not welcome is refused as a request would be, with a problem document;
+since browsers hide that from their pages, ``GET /stream`` answers with the same one, or with 426 if the stream would be opened.
+
+May import: fastapi, ``service.encodings``, ``service.errors``, the rest of ``service.api`` but ``app``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import itertools
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, WebSocket
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocketDisconnect
+
+from service.api import problems, schemas
+from service.api.keys import Origins
+from service.api.routes import Order, Services, ServicesNow, understood
+from service.api.telemetry import MAX_FRAME_HEADER, RequestRecord, record_of
+from service.api.upload import REPLY_S, Uploads
+from service.encodings import FORMATS
+from service.errors import BadParameter, DeadlineExceeded, NotReady, Overloaded, ServiceError
+
+SUBPROTOCOL = "fcn-serve"
+"""Chosen where it is offered: a browser that offers a key (below) must be answered with one of its protocols."""
+KEY_SUBPROTOCOL = "fcn-serve.key."
+"""A browser's page can set no header; it may offer this and its key in base64url as a second protocol."""
+
+IDLE_S = 60.0
+"""How long a stream may stay without a frame: it keeps others out."""
+MAX_METADATA = 4096
+"""Characters of the text before a frame."""
+
+MAX_UNREAD = 1000
+"""Answers that wait to be sent; whoever sends on and reads none of them is cut off. At most one is a mask."""
+
+GOING_AWAY, RESTARTING = 1001, 1012
+
+log = logging.getLogger(__name__)
+
+
+class Streams:
+    """All open streams: no more of them than allowed, and an end to all of them. On the event loop only.
+
+    Takes:
+        limit: how many may be open at the same time
+        origins: whose pages may open one
+    """
+
+    def __init__(self, limit: int, origins: Origins) -> None:
+        self.origins = origins
+        self.open = 0
+        """How many there are."""
+        self.draining = asyncio.Event()
+        self._limit = limit
+        self._none_left = asyncio.Event()
+        self._none_left.set()
+
+    def check_room(self) -> None:
+        """Nothing, if one more may be opened.
+
+        Raises:
+            NotReady: if the service ends
+            Overloaded: if there are too many
+        """
+        if self.draining.is_set():
+            raise NotReady("the service is about to end; ask another instance")
+        if self.open >= self._limit:
+            raise Overloaded(f"{self.open} streams are open, and FCN_MAX_STREAMS allows no more", retry_after_s=1.0)
+
+    @contextlib.contextmanager
+    def one_more(self) -> Iterator[None]:
+        """Be one of them for as long as this lasts.
+
+        Raises:
+            as :meth:`check_room`
+        """
+        self.check_room()
+        self.open += 1
+        self._none_left.clear()
+        try:
+            yield
+        finally:
+            self.open -= 1
+            if not self.open:
+                self._none_left.set()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Let every stream answer what it has in work, and close it; open no more.
+
+        Takes:
+            timeout_s: how long to wait for them
+        """
+        self.draining.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._none_left.wait(), timeout_s)
+
+
+async def _streams(connection: HTTPConnection) -> Streams:
+    found: Streams = connection.app.state.streams
+    return found
+
+
+StreamsNow = Annotated[Streams, Depends(_streams)]
+
+
+async def _authorise(connection: HTTPConnection, services: ServicesNow, streams: StreamsNow) -> None:
+    streams.origins.check(connection.headers.get("origin"), connection.headers.get("host", ""))
+    services.keys.check(_offered_key(connection))
+
+
+router = APIRouter(dependencies=[Depends(_authorise)])
+
+
+@router.get("/stream", status_code=426, responses=schemas.refusals(401, 403, 404, 422, 426, 429, 503))
+async def stream_over_http(
+    connection: HTTPConnection,
+    query: Annotated[schemas.SegmentQuery, Query()],
+    headers: Annotated[schemas.SegmentHeaders, Header()],
+    services: ServicesNow,
+    streams: StreamsNow,
+) -> None:
+    """`WS /stream`: frames in, masks out. Asked for without an upgrade, it says why a stream would be refused."""
+    understood(record_of(connection.scope), query, headers, services)
+    streams.check_room()
+    raise HTTPException(426, "open this as a WebSocket", headers={"Upgrade": "websocket", "Connection": "Upgrade"})
+
+
+@router.websocket("/stream")
+async def stream(
+    socket: WebSocket,
+    query: Annotated[schemas.SegmentQuery, Query()],
+    headers: Annotated[schemas.SegmentHeaders, Header()],
+    services: ServicesNow,
+    streams: StreamsNow,
+) -> None:
+    """Serve one stream from its opening to its end."""
+    record = record_of(socket.scope)
+    understood(record, query, headers, services)
+    with streams.one_more():
+        await socket.accept(SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
+        # Asked anew for each frame: models come and go while a stream is open.
+        end = await _Stream(socket, record, services, lambda frame: understood(frame, query, headers, services)).run(
+            streams.draining
+        )
+        if end.code is not None:
+            with contextlib.suppress(WebSocketDisconnect, TimeoutError):
+                async with asyncio.timeout(REPLY_S):
+                    await socket.close(end.code, end.reason)
+
+
+class _Ended(Exception):
+    """Why a stream is over.
+
+    Takes:
+        code: to close it with; None if nobody is there to be told
+    """
+
+    def __init__(self, code: int | None = None, reason: str = "") -> None:
+        super().__init__(code, reason)
+        self.code, self.reason = code, reason
+
+
+@dataclass(eq=False)
+class _Frame:
+    """One image and whose it is."""
+
+    data: bytes
+    about: dict[str, str | None]
+    record: RequestRecord
+    seq: int
+    held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def hold(self, uploads: Uploads) -> None:
+        """Count its bytes among those that the service holds; raises Overloaded if they do not fit."""
+        self.held.enter_context(uploads.one_more())(len(self.data))
+
+
+class _Stream:
+    """One stream: a reader, a worker and a writer. The reader waits for neither, so that old frames never pile up before it.
+
+    Takes:
+        record: of the stream as a whole
+        order: understands the query for a frame's record
+    """
+
+    def __init__(
+        self, socket: WebSocket, record: RequestRecord, services: Services, order: Callable[[RequestRecord], Order]
+    ) -> None:
+        self._socket, self._record, self._services, self._order = socket, record, services, order
+        self._in_work: _Frame | None = None
+        self._waiting: _Frame | None = None
+        self._changed = asyncio.Event()
+        self._closing = False
+        self._answers: asyncio.Queue[tuple[str, bytes | None]] = asyncio.Queue(MAX_UNREAD)
+
+    async def run(self, draining: asyncio.Event) -> _Ended:
+        """Until the caller leaves, falls silent or does not read, or until the service drains."""
+        end = _Ended()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                reading = tasks.create_task(self._read())
+                writing = tasks.create_task(self._write())
+                working = tasks.create_task(self._work())
+                await draining.wait()
+                reading.cancel()
+                self._closing = True
+                self._changed.set()
+                await working
+                await self._answers.join()
+                writing.cancel()
+        except* _Ended as ends:
+            end = next(each for each in ends.exceptions if isinstance(each, _Ended))
+        else:
+            end = _Ended(RESTARTING, "the service is about to end; ask another instance")
+        finally:
+            for frame in (self._in_work, self._waiting):
+                if frame is not None:
+                    frame.held.close()
+        return end
+
+    async def _read(self) -> None:
+        about, defect = _NOTHING_SAID, None
+        for seq in itertools.count():
+            while True:
+                try:
+                    async with asyncio.timeout(IDLE_S):
+                        message = await self._socket.receive()
+                except TimeoutError:
+                    raise _Ended(GOING_AWAY, f"no frame for {IDLE_S:g} s") from None
+                if message["type"] == "websocket.disconnect":
+                    raise _Ended
+                if (data := message.get("bytes")) is not None:
+                    break
+                about, defect = _parse_metadata(message["text"])
+            frame = _Frame(data, about, RequestRecord(f"{self._record.request_id}/{seq}"), seq)
+            self._take(frame, defect)
+            about, defect = _NOTHING_SAID, None
+
+    def _take(self, frame: _Frame, defect: ServiceError | None) -> None:
+        try:
+            if defect is not None:
+                raise defect
+            frame.hold(self._services.uploads)
+        except ServiceError as error:
+            self._answer(frame, "error", problems.document(frame.record, error))
+            return
+        if self._in_work is None:
+            self._in_work = frame
+            self._changed.set()
+            return
+        superseded, self._waiting = self._waiting, frame
+        if superseded is not None:
+            self._answer(superseded, "superseded", {})
+
+    async def _work(self) -> None:
+        while True:
+            while self._in_work is None:
+                if self._closing:
+                    return
+                self._changed.clear()
+                await self._changed.wait()
+            frame = self._in_work
+            outcome, facts, mask = await self._segmented(frame)
+            await (
+                self._answers.join()
+            )  # the mask before it is out; until then newer frames take the place of the one that waits
+            self._answer(frame, outcome, facts, mask)
+            # The next one is in work before this answer is out: a caller who sends one frame an answer loses none.
+            self._in_work, self._waiting = self._waiting, None
+
+    async def _segmented(self, frame: _Frame) -> tuple[str, dict[str, Any], bytes | None]:
+        """The outcome of a frame, what is said of it, and its mask."""
+        record = frame.record
+        try:
+            order = self._order(record)
+            try:
+                async with asyncio.timeout(order.left_s()):
+                    (mask,) = await order.masks([frame.data])
+            except (TimeoutError, DeadlineExceeded):
+                late = f"not finished within {order.deadline_ms:g} ms"
+                raise DeadlineExceeded(late, deadline_ms=order.deadline_ms) from None
+        except ServiceError as error:
+            return "error", problems.document(record, error), None
+        except Exception:
+            log.exception("unhandled exception", extra={"fields": {"request_id": record.request_id}})
+            return "error", problems.internal_document(record), None
+        facts = {
+            "media_type": FORMATS[order.format].media_type,
+            "size": record.sizes[0],
+            "model": record.model,
+            "timing": {stage: round(spent_ms, 2) for stage, spent_ms in record.timing_ms.items()},
+        }
+        return "mask", facts, mask
+
+    def _answer(self, frame: _Frame, outcome: str, facts: dict[str, Any], mask: bytes | None = None) -> None:
+        frame.held.close()
+        self._record.frames[outcome] = self._record.frames.get(outcome, 0) + 1
+        self._services.metrics.observe_frame(outcome, frame.record)
+        text = json.dumps({"seq": frame.seq, **frame.about, "outcome": outcome, **facts})
+        try:
+            self._answers.put_nowait((text, mask))
+        except asyncio.QueueFull:
+            raise _Ended from None
+
+    async def _write(self) -> None:
+        while True:
+            text, mask = await self._answers.get()
+            try:
+                async with asyncio.timeout(REPLY_S):
+                    await self._socket.send_text(text)
+                    if mask is not None:
+                        await self._socket.send_bytes(mask)
+            except (WebSocketDisconnect, TimeoutError):  # gone, or not reading
+                raise _Ended from None
+            self._answers.task_done()
+
+
+_NOTHING_SAID: dict[str, str | None] = {"frame_id": None, "stamp": None}
+
+
+def _parse_metadata(text: str) -> tuple[dict[str, str | None], BadParameter | None]:
+    """What the text before a frame says; where it cannot be understood, why."""
+    try:
+        about = json.loads(text) if len(text) <= MAX_METADATA else None
+    except (ValueError, RecursionError):
+        about = None
+    if (
+        not isinstance(about, dict)
+        or not about.keys() <= _NOTHING_SAID.keys()
+        or not all(value is None or (isinstance(value, str) and len(value) <= MAX_FRAME_HEADER) for value in about.values())
+    ):
+        told = f'{{"frame_id": "...", "stamp": "..."}}, strings of at most {MAX_FRAME_HEADER} characters'
+        return _NOTHING_SAID, BadParameter(f"the text before a frame must be {told}", parameter="metadata")
+    return _NOTHING_SAID | about, None
+
+
+def _offered_key(connection: HTTPConnection) -> str:
+    """The caller's key: from a header, or from the protocols that a browser offers; empty if there is none."""
+    if key := connection.headers.get("x-api-key"):
+        return key
+    scheme, _, credentials = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return credentials.strip()
+    for protocol in connection.scope.get("subprotocols", ()):
+        if protocol.startswith(KEY_SUBPROTOCOL):
+            encoded = protocol.removeprefix(KEY_SUBPROTOCOL)
+            try:
+                return base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
+            except (binascii.Error, ValueError):
+                return ""
+    return ""
