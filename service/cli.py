@@ -1,15 +1,18 @@
 """``fcn-serve serve | segment | models | check``.
 
 Exit codes: 0 all went well; 1 a file or an artifact did not; 2 the command line or a setting cannot be used (a port that is
-taken, a folder that is not there); 130 Ctrl-C in ``segment``. What goes wrong is one line on the standard error, never a trace.
+taken, a folder that is not there); 130 Ctrl-C in ``segment``; 130 or 143 a second Ctrl-C or SIGTERM in ``serve``. What goes
+wrong is one line on the standard error, never a trace.
 
 May import: typer, rich, uvicorn, fastapi, and everything of ``service`` but ``client``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import statistics
@@ -60,6 +63,9 @@ FRAMES_AHEAD = 4
 
 TIMED_RUNS = 5
 
+DRAIN_LOOK_S = 0.02
+"""How often a server that drains looks whether it has finished."""
+
 _PIPE_WIDTH = 1000
 """A pipe has no width: nothing is folded for it."""
 
@@ -99,7 +105,12 @@ def serve(
     """Serve the models over HTTP until Ctrl-C or SIGTERM."""
     settings = Settings.load(host=host, port=port)
     _require_models(settings)
-    with _listening(settings.host, settings.port) as listener:
+    with contextlib.ExitStack() as open_sockets:
+        listener = open_sockets.enter_context(_listening(settings.host, settings.port, "FCN_PORT"))
+        listeners = [listener]
+        if settings.admin_port is not None:
+            address = _listening(settings.admin_host, settings.admin_port, "FCN_ADMIN_PORT")
+            listeners.append(open_sockets.enter_context(address))
         application = create_app(settings)
         startup = _Startup(application)
         config = uvicorn.Config(
@@ -117,7 +128,7 @@ def serve(
         # uvicorn raises the signal once more after it has shut down, for the handler that was there before: all is done then.
         signal.signal(signal.SIGTERM, _interrupt)
         try:
-            _Server(config, listener, application).run(sockets=[listener])
+            _Server(config, listener, application, settings.drain_s).run(sockets=listeners)
         except KeyboardInterrupt:
             return
         except SystemExit:
@@ -131,11 +142,14 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Says where it listens, once it does, and lets streams end in order: uvicorn itself would cut them off."""
+    """Says where it listens, once it does. Goes on listening while it drains, so that whoever comes then is told, and lets
+    streams end in order: uvicorn itself would cut them off. A second signal ends it at once.
+    """
 
-    def __init__(self, config: uvicorn.Config, listener: socket.socket, application: FastAPI) -> None:
+    def __init__(self, config: uvicorn.Config, listener: socket.socket, application: FastAPI, drain_s: float) -> None:
         super().__init__(config)
         self._application = application
+        self._drain_s = drain_s
         host, port = listener.getsockname()[:2]
         self._address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -145,9 +159,21 @@ class _Server(uvicorn.Server):
         log.info("fcn-serve %s listens on %s; Ctrl-C ends it", __version__, self._address)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the streams, then all else."""
-        await self._application.state.streams.drain(self.config.timeout_graceful_shutdown or 0)
+        """Finish what was there when the signal came, then close."""
+        inside = self._application.state.services.metrics.inside
+        waited_for = set(inside)
+        deadline = time.monotonic() + self._drain_s
+        await self._application.state.streams.drain(self._drain_s)
+        while waited_for & inside and time.monotonic() < deadline:  # noqa: ASYNC110 - nobody sets an event
+            await asyncio.sleep(DRAIN_LOOK_S)
+        self.config.timeout_graceful_shutdown = max(1, round(deadline - time.monotonic()))
         await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal. The first begins the end; the second is the end, and what is in work is lost."""
+        if self.should_exit:
+            os._exit(128 + sig)
+        super().handle_exit(sig, frame)
 
 
 class _Startup:
@@ -174,7 +200,7 @@ class _Startup:
 
 
 @contextlib.contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
+def _listening(host: str, port: int, setting: str) -> Iterator[socket.socket]:
     """A socket that listens at the address. Who calls while the models are being opened waits for them, and is not refused.
 
     Bound and listening before anything else starts: of two services that start at once on one port, the second would
@@ -183,14 +209,14 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except (OSError, UnicodeError) as error:
-        raise BadSetting(f"FCN_HOST: {host!r} is no address of this machine") from error
+        raise BadSetting(f"{setting.replace('PORT', 'HOST')}: {host!r} is no address of this machine") from error
     with socket.socket(family, kind) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)
             listener.listen()
         except OSError as error:
-            raise BadSetting(f"FCN_PORT: cannot listen on port {port} of {host}: {error.strerror}") from error
+            raise BadSetting(f"{setting}: cannot listen on port {port} of {host}: {error.strerror}") from error
         yield listener
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from service.errors import BadSetting
@@ -26,6 +26,11 @@ class Settings(BaseSettings):
     """The address to listen on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """The port to listen on; 0 takes a free one."""
+
+    admin_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """A port of their own for `/metrics` and for loading and unloading models, which are then not on the public one."""
+    admin_host: str = "127.0.0.1"
+    """The address of that port."""
 
     models_dir: Path = SHIPPED_MODELS
     """The folder whose ``*.onnx`` files are served."""
@@ -95,6 +100,12 @@ class Settings(BaseSettings):
     def _split_origins(cls, value: object) -> object:
         return tuple(word for word in map(str.strip, value.split(",")) if word) if isinstance(value, str) else value
 
+    @model_validator(mode="after")
+    def _two_ports(self) -> Self:
+        if self.admin_port == self.port:
+            raise ValueError(f"FCN_ADMIN_PORT: {self.port} is FCN_PORT; leave it unset to have both on one port")
+        return self
+
     @classmethod
     def load(cls, **flags: Any) -> Self:
         """Read the environment.
@@ -108,7 +119,8 @@ class Settings(BaseSettings):
             return cls(**{name: value for name, value in flags.items() if value is not None})
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            name = ".".join(str(part) for part in first["loc"])
-            raise BadSetting(f"{PREFIX}{name.upper()}: {first['msg']}") from error
+            reason = first["msg"].removeprefix("Value error, ")
+            name = f"{PREFIX}{'.'.join(map(str, first['loc'])).upper()}: " if first["loc"] else ""
+            raise BadSetting(f"{name}{reason}") from error
         except SettingsError as error:
             raise BadSetting(str(error)) from error

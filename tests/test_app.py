@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -17,12 +18,13 @@ from typing import Any
 import httpx
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from pydantic import SecretStr
 
 from service.api.app import create_app
-from service.errors import NotReady, UnknownModel
+from service.errors import InferenceFailed, NotReady, UnknownModel
 from service.pipeline.engine import Engine
 from service.settings import Settings
 from tests.conftest import STRIDE, encode_image, make_image, make_manifest, write_artifact
@@ -258,25 +260,145 @@ def test_more_than_the_queue_holds_is_shed_and_the_rest_is_served(slow_dir: Path
             assert int(reply.headers["retry-after"]) >= 1
 
 
+# Whom it is administered by --------------------------------------------------------------------------------------------------
+
+
+def test_operators_may_have_a_port_of_their_own(artifact_dir: Path, tmp_path: Path, png: bytes) -> None:
+    """Metrics and administration are there and not here; pictures are here and not there; both end together."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    settings = {"models_dir": artifact_dir, "admin_port": port, "admin_keys": "chief", "api_keys": "user"}
+    with live_process(tmp_path, settings) as server:
+        here, there = server.base_url, f"http://127.0.0.1:{port}"
+        chief, user = {"X-API-Key": "chief"}, {"X-API-Key": "user"}
+        assert httpx.post(f"{here}/segment", content=png, headers=user).status_code == 200
+        assert httpx.get(f"{here}/metrics").status_code == 404
+        for path in ("/models/colours/load", "/v2/repository/models/colours/load"):
+            assert httpx.post(f"{here}{path}", headers=chief).status_code == 404
+            assert httpx.post(f"{there}{path}", headers=chief).status_code == 200
+        assert "/metrics" not in httpx.get(f"{here}/openapi.json").json()["paths"]
+        assert 'route="/segment"' in httpx.get(f"{there}/metrics").text
+        assert httpx.post(f"{there}/models/colours/load", headers=user).status_code == 401
+        assert httpx.post(f"{there}/segment", content=png, headers=user).status_code == 404
+        assert httpx.get(f"{there}/", headers={"Host": here.removeprefix("http://")}).status_code == 404
+        for url in (here, there):
+            assert httpx.get(f"{url}/livez").status_code == httpx.get(f"{url}/readyz").status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=20) == 0
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{there}/livez")
+
+
+# What breaks for good --------------------------------------------------------------------------------------------------------
+
+
+def always_failing() -> onnx.ModelProto:
+    """A network that ONNX Runtime loads, and that fails on every image: it looks something up that is not there."""
+    nodes = [
+        helper.make_node("Shape", ["image"], ["shape"]),
+        helper.make_node("Mul", ["shape", "shape"], ["far"]),
+        helper.make_node("Gather", ["shape", "far"], ["missing"]),
+        helper.make_node("Cast", ["missing"], ["scores"], to=TensorProto.FLOAT),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "failing",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", "H", "W", 3])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, None)],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+async def test_a_gpu_that_fails_for_good_turns_liveness_red(artifact_dir: Path, png: bytes, tmp_path: Path) -> None:
+    """The engine fails on an image, then on black ones too: only a new process helps, and the probe says so, with the reason.
+
+    Without a GPU: the engine is told that it is on one, and its session is exchanged for one that fails from now on.
+    """
+    app = create_app(Settings(models_dir=artifact_dir))
+    transport = httpx.ASGITransport(app)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        engine: Engine = app.state.services.repository.get()
+        engine.provider = "cuda"
+        onnx.save(always_failing(), tmp_path / "failing.onnx")
+        engine._sessions[:] = [onnxruntime.InferenceSession(tmp_path / "failing.onnx", providers=["CPUExecutionProvider"])] * 2
+        assert (await client.get("/livez")).status_code == 200
+        assert (await client.post("/segment", content=png)).json()["code"] == "inference_failed"
+        for path in ("/livez", "/readyz"):
+            reply = await client.get(path)
+            assert reply.status_code == 503
+            assert "restart the service" in reply.json()["detail"]
+            assert "indices element out of data bounds" in reply.json()["detail"]
+        assert (await client.post("/segment", content=png)).status_code == 503
+
+
+async def test_an_image_that_breaks_the_network_does_not_turn_liveness_red(artifact_dir: Path) -> None:
+    """On a GPU too: a black image proves that the engine still runs."""
+    app = create_app(Settings(models_dir=artifact_dir))
+    async with app.router.lifespan_context(app):
+        engine: Engine = app.state.services.repository.get()
+        engine.provider = "cuda"
+        with pytest.raises(InferenceFailed):
+            engine.run(np.zeros((1, 8, 8, 4), np.uint8))
+        app.state.services.repository.check_alive()
+
+
 # How it ends -----------------------------------------------------------------------------------------------------------------
 
 
-def test_on_sigterm_readiness_turns_red_and_what_is_in_work_finishes(slow_dir: Path, tmp_path: Path) -> None:
-    """A rolling update loses no request: the process ends with 0, after its last reply."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_on_a_signal_readiness_turns_red_and_what_is_in_work_finishes(
+    number: signal.Signals, slow_dir: Path, tmp_path: Path
+) -> None:
+    """A rolling update loses no request: those inside are answered, those who come are told, and the process ends with 0."""
     body = encode_image(make_image(360, 480), "JPEG")
-    with live_process(tmp_path, {"models_dir": slow_dir}) as server, httpx.Client(base_url=server.base_url) as probe:
+    with live_process(tmp_path, {"models_dir": slow_dir}) as server:
         base_url, process = server.base_url, server.process
-        assert probe.get("/readyz").status_code == 200
         with ThreadPoolExecutor(4) as pool:
             calls = [pool.submit(httpx.post, f"{base_url}/segment", content=body, timeout=60) for _ in range(4)]
             while metric(base_url, "fcn_queue_depth") < 4 and not any(call.done() for call in calls):
                 time.sleep(0.01)
-            process.send_signal(signal.SIGTERM)
-            reply = probe.get("/readyz")
+            process.send_signal(number)
+            reply = httpx.get(f"{base_url}/readyz")
             assert reply.status_code == 503
             assert "about to end" in reply.json()["detail"]
+            reply = httpx.post(f"{base_url}/segment", content=body)
+            assert (reply.status_code, reply.json()["code"]) == (503, NotReady.code)
             assert [call.result().status_code for call in calls] == [200] * 4
         assert process.wait(timeout=20) == 0
+        assert "Traceback" not in server.log.read_text("utf-8")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_second_signal_ends_it_at_once(number: signal.Signals, code: int, slow_dir: Path, tmp_path: Path) -> None:
+    """With work inside that would take much longer; the exit code is the shell's for that signal."""
+    body = encode_image(make_image(2000, 3000), "JPEG")
+    with live_process(tmp_path, {"models_dir": slow_dir}) as server, ThreadPoolExecutor(8) as pool:
+        for _ in range(8):
+            pool.submit(httpx.post, f"{server.base_url}/segment", content=body, timeout=60)
+        while metric(server.base_url, "fcn_queue_depth") < 1:
+            time.sleep(0.01)
+        server.process.send_signal(number)
+        while httpx.get(f"{server.base_url}/readyz").status_code != 503:
+            time.sleep(0.01)
+        begun = time.monotonic()
+        server.process.send_signal(number)
+        assert server.process.wait(timeout=20) == code
+        assert time.monotonic() - begun < 1
+        assert "Traceback" not in server.log.read_text("utf-8")
+
+
+def test_the_grace_period_ends(slow_dir: Path, tmp_path: Path) -> None:
+    """What is not finished by then is given up: a caller who sends for ever does not keep the process alive."""
+    with live_process(tmp_path, {"models_dir": slow_dir, "drain_s": 1}) as server:
+        host, port = server.base_url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as endless:
+            endless.sendall(b"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx")
+            while metric(server.base_url, "fcn_requests_in_flight") < 2:
+                time.sleep(0.01)
+            begun = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(timeout=20) == 0
+            assert 1 <= time.monotonic() - begun < 5
 
 
 def test_the_log_is_one_json_line_a_request(artifact_dir: Path, tmp_path: Path, png: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from service.errors import BadArtifact, InferenceFailed, ProviderUnavailable
 from service.pipeline.engine import CUDA, Engine, EngineOptions
 from service.pipeline.manifest import InputPolicy
 from tests.conftest import make_graph, make_image, make_manifest, write_artifact
+
+MAPS = Path("/proc/self/maps")
 
 without_cuda = pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="this machine may have a GPU")
 
@@ -60,6 +63,17 @@ def test_weights_beside_the_file_are_served_and_hashed(artifact: Path, tmp_path:
     assert np.allclose(engine.run(batch), Engine.open(artifact).run(batch), atol=1e-6)
     data = tmp_path / "colours.onnx.data"
     assert engine.sha256 == hashlib.sha256(path.read_bytes() + data.read_bytes()).hexdigest()
+
+
+def test_weights_that_are_cut_off_under_a_running_engine_change_nothing(tmp_path: Path) -> None:
+    """ONNX Runtime would map the file, and the next run would end the process (SIGBUS); the engine has what it read."""
+    path = with_weights_beside(tmp_path)
+    engine = Engine.open(path)
+    before = engine.run(make_image()[None])
+    os.truncate(tmp_path / "colours.onnx.data", 0)
+    if MAPS.exists():
+        assert "colours.onnx.data" not in MAPS.read_text("utf-8")
+    assert np.array_equal(engine.run(make_image()[None]), before)
 
 
 def test_missing_weights_are_a_bad_artifact(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 Every model is opened and run once before the first connection is taken: whoever is answered is served. On SIGTERM readiness
 turns red, what is in work finishes, and the models are closed.
 
+Where operators have a port of their own, it leads to an application of its own: the same process, the same services.
+
 May import: everything of ``service`` but ``cli`` and ``client``.
 """
 
@@ -13,7 +15,7 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from types import FrameType
 from typing import Any
@@ -21,6 +23,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import SecretStr
 from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
 from service.api import admin, inference_v2, pages, problems, routes, schemas, schemas_v2, stream
@@ -50,22 +53,25 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         streams = Streams(settings.max_streams, Origins(settings.allowed_origins))
         async with _serving(settings, metrics, streams) as services:
-            app.state.services, app.state.streams = services, streams
+            app.state.services = operators.state.services = services
+            app.state.streams = streams
             yield {ON_REFUSAL: metrics.count_refusal}
 
+    telemetry = Middleware(Telemetry, metrics=metrics, on_crash=problems.internal_error)
     app = _Application(
-        title="fcn-serve",
-        version=__version__,
-        description="Semantic segmentation with fully convolutional networks: an image in, a label map of its size out.",
-        lifespan=lifespan,
-        docs_url=None,  # FastAPI's viewers come from a host of somebody else's; ours is part of the page
-        redoc_url=None,
-        middleware=[Middleware(Telemetry, metrics=metrics, on_crash=problems.internal_error)],
+        "Semantic segmentation with fully convolutional networks: an image in, a label map of its size out.",
+        [telemetry],
+        lifespan,
     )
-    problems.install(app)
+    operators = app
+    if settings.admin_port is not None:
+        operators = _Application("What operators call.", [telemetry])
+        operators.include_router(routes.open_router)
+        app.add_middleware(_Doors, port=settings.admin_port, behind=operators)
+    operators.include_router(admin.router)
+    operators.include_router(inference_v2.admin_router)
     app.include_router(routes.router)
     app.include_router(routes.open_router)
-    app.include_router(admin.router)
     app.include_router(inference_v2.router)
     app.include_router(inference_v2.open_router)
     app.include_router(stream.router)
@@ -76,6 +82,23 @@ def create_app(settings: Settings) -> FastAPI:
 class _Application(FastAPI):
     """FastAPI knows only the schemas of what it parses itself."""
 
+    def __init__(
+        self,
+        description: str,
+        middleware: Sequence[Middleware],
+        lifespan: Callable[[FastAPI], contextlib.AbstractAsyncContextManager[dict[str, Any]]] | None = None,
+    ) -> None:
+        super().__init__(
+            title="fcn-serve",
+            version=__version__,
+            description=description,
+            lifespan=lifespan,
+            docs_url=None,  # FastAPI's viewers come from a host of somebody else's; ours is part of the page
+            redoc_url=None,
+            middleware=middleware,
+        )
+        problems.install(self)
+
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document."""
         document = super().openapi()
@@ -84,6 +107,25 @@ class _Application(FastAPI):
             for call in path.values():
                 call["responses"].update(schemas.UNREADABLE)
         return document
+
+
+class _Doors:
+    """Sends those who came in through one port to another application.
+
+    Takes:
+        app: for all others
+        port: of this machine, as the connection has it: no header can pretend it
+        behind: what is behind that port
+    """
+
+    def __init__(self, app: ASGIApp, port: int, behind: ASGIApp) -> None:
+        self._app, self._port, self._behind = app, port, behind
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let somebody in."""
+        came_to = scope.get("server")
+        app = self._behind if came_to is not None and came_to[1] == self._port else self._app
+        await app(scope, receive, send)
 
 
 @contextlib.asynccontextmanager
@@ -126,11 +168,11 @@ async def _serving(settings: Settings, metrics: Metrics, streams: Streams) -> As
     )
     try:
         async with _kept_up(repository, settings.reload_s):
-            with _red_on_sigterm(readiness):
+            with _red_on_signals(readiness):
                 yield services
     finally:
         readiness.drain()
-        await segmenter.drain(settings.drain_s)
+        await segmenter.drain(max(1.0, settings.drain_s - readiness.draining_s))
 
 
 @contextlib.asynccontextmanager
@@ -163,20 +205,22 @@ def _model_labels(engine: Engine) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _red_on_sigterm(readiness: Readiness) -> Iterator[None]:
-    """Turn readiness red the moment that the signal comes, before the server begins to shut down."""
+def _red_on_signals(readiness: Readiness) -> Iterator[None]:
+    """Turn readiness red the moment that SIGTERM or Ctrl-C comes, before the server begins to shut down."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    server_handler = signal.getsignal(signal.SIGTERM)
+    server_handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def drain(number: int, frame: FrameType | None) -> None:
         readiness.drain()
-        if callable(server_handler):
+        if callable(server_handler := server_handlers[signal.Signals(number)]):
             server_handler(number, frame)
 
-    signal.signal(signal.SIGTERM, drain)
+    for number in server_handlers:
+        signal.signal(number, drain)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, server_handler)
+        for number, server_handler in server_handlers.items():
+            signal.signal(number, server_handler)

@@ -40,6 +40,7 @@ JSON_SIZE = "Inference-Header-Content-Length"
 
 router = APIRouter(prefix="/v2", dependencies=[Depends(authorise)], tags=["Open Inference Protocol"])
 open_router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
+admin_router = APIRouter(prefix="/v2", dependencies=[Administrator], tags=["Open Inference Protocol"])
 
 Name = Annotated[str, Path(max_length=64)]
 
@@ -310,9 +311,8 @@ async def index(request: Request, services: ServicesNow) -> list[wire.ModelIndex
     return [wire.ModelIndex.of(state) for state in states if state.state == "READY" or not asked.ready]
 
 
-@open_router.post(
+@admin_router.post(
     "/repository/models/{name}/load",
-    dependencies=[Administrator],
     responses=schemas.refusals(401, 403, 404, 413, 422, 503),
     openapi_extra={"requestBody": wire.optional_body(wire.LoadRequest)},
 )
@@ -323,9 +323,8 @@ async def load(request: Request, services: ServicesNow, name: Name) -> wire.Load
     return wire.Loaded(name=engine.manifest.name)
 
 
-@open_router.post(
+@admin_router.post(
     "/repository/models/{name}/unload",
-    dependencies=[Administrator],
     responses=schemas.refusals(401, 403, 404, 413, 422),
     openapi_extra={"requestBody": wire.optional_body(wire.UnloadRequest)},
 )

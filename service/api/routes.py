@@ -179,9 +179,10 @@ async def model(name: Annotated[str, Path(max_length=64)], services: ServicesNow
     return schemas.ServedModel.of(services.repository.get(name))
 
 
-@open_router.get("/livez")
-async def livez() -> schemas.Alive:
-    """The process answers."""
+@open_router.get("/livez", responses=schemas.refusals(503))
+async def livez(services: ServicesNow) -> schemas.Alive:
+    """The process answers, and need not be restarted: 503 if the GPU has failed for good."""
+    services.repository.check_alive()
     return schemas.Alive()
 
 

@@ -133,11 +133,17 @@ class Readiness:
 
     def __init__(self, check: Callable[[], None]) -> None:
         self._check = check
-        self._draining = False
+        self._drained_s: float | None = None
 
     def drain(self) -> None:
         """From now on no new request is welcome."""
-        self._draining = True
+        if self._drained_s is None:
+            self._drained_s = time.monotonic()
+
+    @property
+    def draining_s(self) -> float:
+        """Seconds since then; 0 before."""
+        return 0.0 if self._drained_s is None else time.monotonic() - self._drained_s
 
     def check(self) -> None:
         """Nothing, if requests are welcome.
@@ -145,7 +151,7 @@ class Readiness:
         Raises:
             NotReady: with the reason
         """
-        if self._draining:
+        if self._drained_s is not None:
             raise NotReady("the service is about to end, and finishes what it has; ask another instance")
         self._check()
 
@@ -180,6 +186,10 @@ class Metrics:
         self._bytes = Histogram(
             "fcn_image_bytes", "Sizes of the images as sent.", buckets=[4.0**n * 1024 for n in range(9)], registry=registry
         )
+        self.inside: set[RequestRecord] = set()
+        """The requests that are being answered."""
+        in_flight = Gauge("fcn_requests_in_flight", "Requests that are being answered.", registry=registry)
+        in_flight.set_function(lambda: len(self.inside))
         self._ready = Gauge("fcn_ready", "1 if requests are welcome.", registry=registry)
         self._depth = Gauge("fcn_queue_depth", "Images admitted, waiting and in work.", registry=registry)
         self._megapixels = Gauge("fcn_queue_megapixels", "Megapixels admitted, waiting and in work.", registry=registry)
@@ -303,6 +313,7 @@ class Telemetry:
             return
         record = _new_record(scope["headers"])
         scope.setdefault("state", {})["record"] = record
+        self._metrics.inside.add(record)
         method, status = scope.get("method", "GET"), 0
         if method == "HEAD":  # routed as GET; the server, who keeps the scope that it made, leaves the body out
             scope = {**scope, "method": "GET"}
@@ -328,6 +339,7 @@ class Telemetry:
             self._finish(scope, method, status, record)
 
     def _finish(self, scope: Scope, method: str, status: int, record: RequestRecord) -> None:
+        self._metrics.inside.discard(record)
         # The template of the route, never the path: a label must not grow with what callers send.
         route = getattr(scope.get("route"), "path", "unmatched")
         self._metrics.observe(route, method, status, record)

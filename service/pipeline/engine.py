@@ -6,6 +6,7 @@ May import: numpy, onnxruntime, ``service.errors``, and the pipeline's ``manifes
 from __future__ import annotations
 
 import logging
+import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": 
 
 SAME_AS_REQUESTED = 1
 """How the arena grows: by what is asked for. ONNX Runtime's default doubles it."""
+
+PROOFS, PROOF_PAUSE_S = 3, 0.5
+"""How often, and after which pauses, an engine that failed on the GPU must fail on a black image too until it is given up: a
+GPU whose memory is full for a moment recovers, a context that an error has broken never does."""
 
 ORT_FATAL = 4
 """ONNX Runtime writes to stderr by itself; everything that matters also reaches us as an exception."""
@@ -80,6 +85,9 @@ class Engine:
         self.path = path
         self.sha256 = sha256
         """Of the file, followed by its data files if it keeps its weights in some."""
+        self.fault: str | None = None
+        """Why this engine will never run again, once that is proven: only a new process helps."""
+        self._opened = False
         self._one_by_one = session.get_inputs()[0].shape[0] == 1
         self.provider: Literal["cpu", "cuda"] = "cuda" if session.get_providers()[0] == CUDA else "cpu"
 
@@ -129,6 +137,7 @@ class Engine:
             engine._check_multiple()
         except InferenceFailed as error:
             raise _refusal(path, error.message, on_cuda=on_cuda) from error
+        engine._opened = True
         return engine
 
     def run(self, batch: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
@@ -145,11 +154,15 @@ class Engine:
         sessions = self._sessions[:]
         if not sessions:
             raise InferenceFailed(f"{self.manifest.name} is closed")
+        if self.fault is not None:
+            raise InferenceFailed(self.fault)
         if self._one_by_one and len(batch) > 1:
             return np.concatenate([self.run(image[None], alone=alone) for image in batch])
         try:
             (scores,) = sessions[0 if alone else 1].run([OUTPUT], {INPUT: batch})
         except Exception as error:
+            if self.provider == "cuda" and self._opened:
+                self._prove(sessions[0])
             raise InferenceFailed(f"{self.manifest.name} failed on {batch.shape}: {_one_line(error)}") from error
         n, h, w, _ = batch.shape
         stride = self.manifest.stride
@@ -166,6 +179,23 @@ class Engine:
         """
         h, w = self._cells()
         self._run_black(h, w)
+
+    def _prove(self, session: ort.InferenceSession) -> None:
+        """After a failure: was it that image's, or will every other fail from now on?"""
+        reason = ""
+        multiple = self.manifest.input.multiple
+        h, w = self._cells()
+        black = np.zeros((1, h * multiple, w * multiple, 3), np.uint8)
+        for _ in range(PROOFS):
+            time.sleep(PROOF_PAUSE_S)
+            try:
+                session.run([OUTPUT], {INPUT: black})
+            except Exception as error:  # noqa: BLE001 - as in run
+                reason = _one_line(error)
+            else:
+                return
+        self.fault = f"{self.manifest.name} fails on the GPU whatever it is given; restart the service: {reason}"
+        log.critical(self.fault)
 
     def _check_multiple(self) -> None:
         """Run one black image both of whose sides are odd in multiples: a network that needs larger ones fails here, and not on
@@ -220,6 +250,10 @@ def _session(path: Path, threads: int, *, on_cuda: bool = False, arena: bool = T
     options.add_session_config_entry("session.use_env_allocators", str(int(arena)))
     options.enable_mem_pattern = False  # a plan for each shape, laid out in one block of its own: 40 MB more, no faster
     options.log_severity_level = ORT_FATAL
+    file = onnx_file.read(path)
+    if file.data_files:  # ONNX Runtime would map them, and whoever writes into one would end this process, or change its masks
+        weights = [np.fromfile(data_file, np.uint8) for data_file in file.data_files]
+        options.add_external_initializers_from_files_in_memory(file.locations, weights, [len(part) for part in weights])
     providers = [(CUDA, CUDA_OPTIONS), CPU] if on_cuda else [CPU]
     try:
         return ort.InferenceSession(path, options, providers=providers, enable_fallback=0)

@@ -62,6 +62,8 @@ class OnnxFile:
     """Who wrote it, and which version; may be empty."""
     data_files: tuple[Path, ...]
     """The files beside it that hold its weights, sorted; none if it is self-contained."""
+    locations: tuple[str, ...] = ()
+    """What the file itself calls them."""
 
     @property
     def size_bytes(self) -> int:
@@ -124,8 +126,9 @@ def read(path: Path) -> OnnxFile:
         BadArtifact: if it cannot be read, is no ONNX file, is damaged, or lacks a data file or a part of one
     """
     found = outline(path)
-    data_files = tuple(_data_file(path, location, end) for location, end in sorted(found.extents.items()))
-    return OnnxFile(path, found.ir_version, found.opset, found.producer, data_files)
+    locations = tuple(sorted(found.extents))
+    data_files = tuple(_data_file(path, location, found.extents[location]) for location in locations)
+    return OnnxFile(path, found.ir_version, found.opset, found.producer, data_files, locations)
 
 
 def outline(path: Path) -> Outline:

@@ -165,6 +165,16 @@ class Repository:
         ]
         return sorted(states, key=lambda state: (state.name, state.file))
 
+    def check_alive(self) -> None:
+        """Nothing, if every model can run, or could if it were loaded again.
+
+        Raises:
+            NotReady: with the reason, if only a new process helps
+        """
+        for engine in self._engines.values():
+            if engine.fault is not None:
+                raise NotReady(engine.fault)
+
     # --- how it changes ----------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:

@@ -305,6 +305,7 @@ class Segmenter:
             NotReady: with the reason
         """
         self.queue.check_open()
+        self.repository.check_alive()
         self.repository.get()
 
     async def drain(self, timeout_s: float) -> None:
