@@ -351,7 +351,7 @@ def test_on_a_signal_readiness_turns_red_and_what_is_in_work_finishes(
 ) -> None:
     """A rolling update loses no request: those inside are answered, those who come are told, and the process ends with 0."""
     body = encode_image(make_image(360, 480), "JPEG")
-    with live_process(tmp_path, {"models_dir": slow_dir}) as server:
+    with live_process(tmp_path, {"models_dir": slow_dir, "deadline_ms": 60_000}) as server:
         base_url, process = server.base_url, server.process
         with ThreadPoolExecutor(4) as pool:
             calls = [pool.submit(httpx.post, f"{base_url}/segment", content=body, timeout=60) for _ in range(4)]
@@ -372,7 +372,7 @@ def test_on_a_signal_readiness_turns_red_and_what_is_in_work_finishes(
 def test_a_second_signal_ends_it_at_once(number: signal.Signals, code: int, slow_dir: Path, tmp_path: Path) -> None:
     """With work inside that would take much longer; the exit code is the shell's for that signal."""
     body = encode_image(make_image(2000, 3000), "JPEG")
-    with live_process(tmp_path, {"models_dir": slow_dir}) as server, ThreadPoolExecutor(8) as pool:
+    with live_process(tmp_path, {"models_dir": slow_dir, "deadline_ms": 60_000}) as server, ThreadPoolExecutor(8) as pool:
         for _ in range(8):
             pool.submit(httpx.post, f"{server.base_url}/segment", content=body, timeout=60)
         while metric(server.base_url, "fcn_queue_depth") < 1:
