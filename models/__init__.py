@@ -17,13 +17,15 @@ In the order of a model's life:
 - :mod:`models.checkpoint`  what a checkpoint file holds, written whole, read without running code
 - :mod:`models.evaluate`  ``python -m models.evaluate``
 - :mod:`models.receptive_field`  stride, receptive field and halo, computed from the network
+- :mod:`models.folding`  batch normalisation into convolutions
+- :mod:`models.artifact`  a graph and its manifest on disk, in one file or with its weights beside it
 - :mod:`models.precision`  a graph in int8 or half precision
 - :mod:`models.export`  ``python -m models.export``: weights to ONNX artifact, refused where it disagrees with PyTorch
 - :mod:`models.adopt`  ``python -m models.adopt``: somebody else's ONNX file to an artifact
 - :mod:`models.card`  the model card beside the artifact
 
-May import the light half of ``service`` (manifest, geometry, decode, labels); :mod:`models.evaluate` also imports what serves,
-for what it scores is what is served. ``service`` never imports this package.
+May import the light half of ``service`` (errors, manifest, geometry, decode, labels, onnx_file); :mod:`models.evaluate` also
+imports what serves, for what it scores is what is served. ``service`` never imports this package.
 """
 
 import service.pipeline  # noqa: F401  # before onnxruntime is: it switches its reports off

@@ -9,7 +9,7 @@ file runs beside the old one: where they disagree, no artifact is written.
 Receptive field and halo of a foreign graph stay unknown: perturbing pixels gives a lower bound only, and a tile cut by that
 would be wrong at its seams without a sign.
 
-May import: numpy, onnx, onnxruntime, rich, ``service.pipeline``, ``models.classes`` and ``scenes``. No torch.
+May import: numpy, onnx, onnxruntime, rich, ``service.pipeline``, ``models.artifact``, ``classes`` and ``scenes``. No torch.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from onnx.external_data_helper import convert_model_to_external_data
 from pydantic import ValidationError
 from rich.console import Console
 
 from models.arguments import size_argument
+from models.artifact import move, write
 from models.classes import TABLES, ClassTable, ClassTableError, table
 from models.scenes import street_scene
 from service.errors import BadArtifact, InferenceFailed
+from service.pipeline import onnx_file
 from service.pipeline.engine import Engine, load
 from service.pipeline.geometry import fit_size
 from service.pipeline.inspection import Port, inspect, network_input, network_outputs
@@ -53,8 +54,6 @@ LARGEST_MULTIPLE = 256
 CERTAIN = 20.0
 """Score of the class that a network named, the others having 0: a probability of 1 after the softmax, however many they are."""
 LEAST_PROBABILITY = 1e-7
-SELF_CONTAINED_BYTES = 2**31 - 2**24
-"""A protobuf message ends at 2 GiB; beyond, weights lie in a file beside it."""
 
 QUANTISED = frozenset(("QuantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "QLinearConv"))
 
@@ -473,20 +472,15 @@ def adopt(
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise AdoptionError(f"the manifest's {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    beside = out.with_name(f"{out.name}.data")
-    if foreign.file.size_bytes > SELF_CONTAINED_BYTES:
-        convert_model_to_external_data(model, location=beside.name)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         candidate = Path(folder) / out.name
-        _save(model, manifest, candidate)
+        write(model, manifest, candidate)
         engine = Engine.open(candidate)
         manifest = manifest.model_copy(update={"parity": prove(foreign, engine, behaviour, classes)})
         engine.close()
-        _save(model, manifest, candidate)  # the weights, if they lie beside it, are not written again
-        if (weights := Path(folder) / beside.name).exists():
-            weights.replace(beside)
-        candidate.replace(out)
+        write(model, manifest, candidate)  # the weights, if they lie beside it, are not written again
+        move(candidate, out)
     return manifest, behaviour
 
 
@@ -494,12 +488,6 @@ def _precision(model: onnx.ModelProto, foreign: Foreign) -> Precision:
     if any(node.op_type in QUANTISED for node in model.graph.node):
         return "int8"
     return "fp16" if foreign.input.dtype == "float16" else "fp32"
-
-
-def _save(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
-    properties = {entry.key: entry.value for entry in model.metadata_props} | manifest.to_metadata()
-    helper.set_model_props(model, properties)
-    onnx.save(model, path)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -564,7 +552,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"takes {policy.fit} of {height} x {width}, sides multiples of {policy.multiple}, {batches}",
         f"gives {behaviour.kind} of {len(manifest.classes)} classes at stride {manifest.stride}",
         f"scores differ by {difference}, winners agree on {parity.argmax_agreement:.4%} of the cells; N x H x W: {shapes}",
-        f"wrote {args.out} ({args.out.stat().st_size / 1e6:.3g} MB); `fcn-serve check {args.out}` explains it",
+        f"wrote {args.out} ({onnx_file.read(args.out).size_bytes / 1e6:.3g} MB); `fcn-serve check {args.out}` explains it",
     ]
     console.print("\n".join(lines), markup=False)
     return 0

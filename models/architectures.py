@@ -1,6 +1,6 @@
 """The family: every network by its name, and what a user must know of it before choosing one.
 
-May import: torch, the networks of ``models``.
+May import: torch, the networks of ``models``, ``service.pipeline.manifest``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from models.fcn import FCN, FCNConfig
 from models.network import Network
 from models.resnet import FCNResNet
 from models.vgg import FCNVGG16
+from service.pipeline.manifest import InputPolicy
 
 LONG = "Long, Shelhamer, Darrell: Fully Convolutional Networks for Semantic Segmentation, CVPR 2015"
 HE = "He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, CVPR 2016"
@@ -27,8 +28,8 @@ class Architecture:
     """One row of the family's table."""
 
     name: str
-    make: Callable[[int, float], Network]
-    """Of the number of classes and the width multiplier."""
+    make: Callable[[int, float, bool], Network]
+    """Of the number of classes, the width multiplier, and whether with the auxiliary head."""
     stride: int
     """Input pixels a score cell."""
     coarsest: int
@@ -42,12 +43,27 @@ class Architecture:
     """The shortest side of the input."""
     fit: Literal["area", "stretch"] = "area"
     """How images are brought to the working size: see ``service.pipeline.manifest.InputPolicy``."""
+    auxiliary: bool = False
+    """Whether there is a second head, for training."""
+
+    def policy(self, working_size: tuple[int, int] | None = None) -> InputPolicy:
+        """How images are brought to the network.
+
+        Takes:
+            working_size: (height, width) in the place of the usual one
+        Raises:
+            ValueError: if a side is shorter than the network takes
+        """
+        size = working_size or self.working_size
+        if min(size) < self.smallest:
+            raise ValueError(f"{self.name} takes sides of {self.smallest} and more, not {size[0]} x {size[1]}")
+        return InputPolicy(working_size=size, fit=self.fit, multiple=self.multiple)
 
 
 def _vgg(name: str, finest: int, *, at_once: bool = False) -> Architecture:
     return Architecture(
         name=name,
-        make=lambda classes, width: FCNVGG16(classes, finest=finest, at_once=at_once, width=width),
+        make=lambda classes, width, _: FCNVGG16(classes, finest=finest, at_once=at_once, width=width),
         stride=1,
         coarsest=32,
         multiple=8,
@@ -59,17 +75,18 @@ def _vgg(name: str, finest: int, *, at_once: bool = False) -> Architecture:
 def _resnet(depth: int) -> Architecture:
     return Architecture(
         name=f"fcn-resnet{depth}",
-        make=lambda classes, width: FCNResNet(classes, depth=depth, width=width),
+        make=lambda classes, width, auxiliary: FCNResNet(classes, depth=depth, auxiliary=auxiliary, width=width),
         stride=8,
         coarsest=8,
         multiple=8,
         working_size=(520, 696),  # torchvision: the shorter side to 520
         papers=(LONG, HE),
+        auxiliary=True,
     )
 
 
 def _lite(config: FCNConfig, working_size: tuple[int, int]) -> Architecture:
-    def make(classes: int, width: float) -> Network:
+    def make(classes: int, width: float, _: bool) -> Network:
         if width != 1:
             raise ValueError(f"{config.name} has one width; choose a size instead: {', '.join(WIDTH_AND_DEPTH)}")
         return FCN(FCNConfig(**{**config.to_dict(), "classes": classes}))
@@ -96,7 +113,7 @@ _FAMILY = (
     *(_lite(FCNConfig(encoder=size, stride=4, width=48, context=3, smooth=True), (448, 600)) for size in WIDTH_AND_DEPTH),
     Architecture(
         name="deconvnet-vgg16",
-        make=lambda classes, width: DeconvNet(classes, width=width),
+        make=lambda classes, width, _: DeconvNet(classes, width=width),
         stride=1,
         coarsest=32,
         multiple=32,
@@ -111,14 +128,15 @@ ARCHITECTURES = {architecture.name: architecture for architecture in _FAMILY}
 """By name, in the order of the family's table."""
 
 
-def build(name: str, classes: int, *, width: float = 1.0) -> Network:
+def build(name: str, classes: int, *, width: float = 1.0, auxiliary: bool = False) -> Network:
     """A network of the family, its weights as they are before training.
 
     Takes:
         width: multiplier of every layer's channels, 1 as published; the light ones come in sizes instead
+        auxiliary: with the second head, for training, where the architecture has one
     Raises:
-        ValueError: if there is no such network, naming those there are
+        ValueError: if there is no such network, naming those there are, or it has one width
     """
     if name not in ARCHITECTURES:
         raise ValueError(f"no architecture '{name}'; there are: {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[name].make(classes, width)
+    return ARCHITECTURES[name].make(classes, width, auxiliary)

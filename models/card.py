@@ -1,13 +1,13 @@
 """The model card beside an artifact: its manifest, for people.
 
-May import: ``service.pipeline.manifest``.
+May import: ``service.pipeline.manifest`` and ``onnx_file``.
 """
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
+from service.pipeline import onnx_file
 from service.pipeline.manifest import Manifest, SplitScores
 
 
@@ -20,13 +20,15 @@ def card(manifest: Manifest, artifact: Path) -> str:
     """The card's text."""
     policy, training = manifest.input, manifest.training
     height, width = policy.working_size
+    file = onnx_file.read(artifact)
+    names = ", ".join(f"`{path.name}`" for path in (file.path, *file.data_files))
     lines = [f"# {manifest.name} {manifest.version}", ""]
     lines += [manifest.description, ""] if manifest.description else []
     lines += [
         "| | |",
         "|---|---|",
         f"| architecture | {manifest.architecture} |",
-        f"| file | `{artifact.name}`, {artifact.stat().st_size / 1e6:.1f} MB, sha256 `{_sha256(artifact)}` |",
+        f"| file | {names}, {file.size_bytes / 1e6:.1f} MB, sha256 `{file.sha256()}` |",
         f"| input | uint8 N x H x W x 3, RGB, `{policy.fit}` of {height} x {width}, sides multiples of {policy.multiple} |",
         f"| output | float32 N x {len(manifest.classes)} x H/{manifest.stride} x W/{manifest.stride} scores |",
         f"| receptive field, halo | {manifest.receptive_field}, {manifest.halo} pixels |",
@@ -65,7 +67,3 @@ def _score_table(scores: dict[str, SplitScores]) -> list[str]:
         rows.append((f"IoU {name}", ["-" if value is None else f"{value:.3f}" for value in values]))
     header = [f"| | {' | '.join(splits)} |", "|---" * (len(splits) + 1) + "|"]
     return header + [f"| {label} | {' | '.join(values)} |" for label, values in rows]
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

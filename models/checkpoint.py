@@ -1,6 +1,10 @@
 """Checkpoints: what a file holds, written whole or not at all, read without running any code of its own.
 
-May import: torch, ``models.fcn``.
+Two forms are read. In the one that is written the network is told by its ``architecture``, a name of the family, and ``width``,
+its multiplier of channels, and ``classes`` is a class table in JSON. In the older one it is told by ``config``, the fields of
+FCNConfig, and ``classes`` is a table's name.
+
+May import: torch, ``models.architectures``, ``models.classes``, ``models.fcn``, ``models.network``.
 """
 
 from __future__ import annotations
@@ -10,9 +14,14 @@ from typing import Any
 
 import torch
 
+from models.architectures import build
+from models.classes import TABLES, ClassTable, ClassTableError, from_json
 from models.fcn import FCN, FCNConfig
+from models.network import AUXILIARY, Network
 
-FORMAT = "fcn-serve-checkpoint-1"
+FORMAT, OLDER_FORMAT = "fcn-serve-checkpoint-2", "fcn-serve-checkpoint-1"
+_HELD = {FORMAT: {"architecture", "width", "classes", "weights"}, OLDER_FORMAT: {"config", "classes", "weights"}}
+"""What a file of each format holds at least."""
 
 
 class CheckpointError(ValueError):
@@ -43,43 +52,62 @@ def is_ours(path: Path) -> bool:
         content = torch.load(path, map_location="meta", weights_only=True, mmap=True)
     except Exception:  # noqa: BLE001  # whatever is wrong with it, the loader that is chosen then says
         return False
-    return isinstance(content, dict) and content.get("format") == FORMAT
+    return isinstance(content, dict) and content.get("format") in _HELD
 
 
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint.
 
     Gives:
-        a dictionary with at least ``config`` (FCNConfig's fields), ``classes`` (a class table's name) and ``weights``,
-        a state dict
+        a dictionary with at least ``architecture``, ``width``, ``classes`` and ``weights``, a state dict; an older file's has
+        ``config`` as well
     Raises:
         CheckpointError: if the file is missing, truncated, holds code, or was not written by :func:`save`
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises whatever its damage leads to, often without a word
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: not a readable checkpoint: {reason}") from error
-    if (
-        not isinstance(content, dict)
-        or content.get("format") != FORMAT
-        or not {"config", "classes", "weights"} <= content.keys()
-    ):
+    held = _HELD.get(content.get("format", "")) if isinstance(content, dict) else None
+    if held is None or not held <= content.keys():
         raise CheckpointError(f"{path}: not a checkpoint of models.train (format {FORMAT})")
-    return content
+    if content["format"] == OLDER_FORMAT:
+        try:
+            return {**content, "architecture": FCNConfig(**content["config"]).name, "width": 1.0}
+        except TypeError as error:
+            raise CheckpointError(f"{path}: of a network that this version does not know: {error}") from error
+    return dict(content)
 
 
-def network(content: dict[str, Any]) -> FCN:
-    """The network of a checkpoint, with its weights, ready to predict.
+def class_table(content: dict[str, Any]) -> ClassTable:
+    """The class table of a checkpoint.
 
     Raises:
-        CheckpointError: if the weights do not fit the configuration, or it is of no network that this version knows
+        CheckpointError: if it is none
     """
     try:
-        net = FCN(FCNConfig(**content["config"]))
-        net.load_state_dict(content["weights"])
+        return TABLES.get(content["classes"]) or from_json(content["classes"], "the checkpoint's classes")
+    except ClassTableError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def network(content: dict[str, Any]) -> Network:
+    """The network of a checkpoint, with its weights, ready to predict; the auxiliary head is left out.
+
+    Raises:
+        CheckpointError: if the weights do not fit the network, or it is none that this version knows
+    """
+    weights = {name: value for name, value in content["weights"].items() if not name.startswith(AUXILIARY)}
+    classes = len(class_table(content).entries)
+    try:
+        if "config" in content:
+            net: Network = FCN(FCNConfig(**content["config"]))
+        else:
+            net = build(content["architecture"], classes, width=content["width"])
+        net.load_state_dict(weights)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"weights do not fit {content['config']}: {error}") from error
+        raise CheckpointError(f"weights do not fit {content['architecture']}: {error}") from error
     return net.eval()

@@ -58,6 +58,14 @@ class ClassTable:
         if planes != classes:
             raise ClassTableError(f"class table '{self.name}' has {classes} classes, the network {planes} score planes")
 
+    def to_json(self) -> str:
+        """The table as :func:`from_json` reads it."""
+        rows = [
+            _Row(name=entry.name, color=entry.color, label_id=value)
+            for entry, value in zip(self.entries, self.label_ids, strict=True)
+        ]
+        return _File(name=self.name, classes=rows, ignored=list(self.ignored)).model_dump_json()
+
     def class_ids(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Translate a label file's pixels.
 
@@ -91,7 +99,10 @@ def table(name_or_path: str | Path) -> ClassTable:
     path = Path(name_or_path)
     if not path.is_file():
         raise ClassTableError(f"no class table '{name_or_path}': it is neither one of {', '.join(TABLES)} nor a JSON file")
-    return _read(path)
+    try:
+        return from_json(path.read_bytes(), str(path), path.stem)
+    except OSError as error:
+        raise ClassTableError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 class _Row(BaseModel):
@@ -110,26 +121,33 @@ class _File(BaseModel):
     ignored: list[Channel] = [255]
 
 
-def _read(path: Path) -> ClassTable:
+def from_json(text: str | bytes, source: str, name: str = "unnamed") -> ClassTable:
+    """Read a class table.
+
+    Takes:
+        text: JSON, as above
+        source: where it comes from, for the error
+        name: of the table, if it does not say
+    Raises:
+        ClassTableError: if it makes no sense
+    """
     try:
-        file = _File.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ClassTableError(f"{path}: cannot be read: {error.strerror}") from error
+        file = _File.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise ClassTableError(f"{path}: no class table: {where + ': ' if where else ''}{first['msg']}") from error
+        raise ClassTableError(f"{source}: no class table: {where + ': ' if where else ''}{first['msg']}") from error
     rows = list(enumerate(file.classes))
     entries = tuple(ClassEntry(id=k, name=row.name, color=row.color or voc_color(k)) for k, row in rows)
     label_ids = tuple(k if row.label_id is None else row.label_id for k, row in rows)
     for what, values in (("name", [row.name for row in file.classes]), ("label_id", list(map(str, label_ids)))):
         twice = [value for value in values if values.count(value) > 1]
         if twice:
-            raise ClassTableError(f"{path}: no class table: more than one class has the {what} {twice[0]}")
+            raise ClassTableError(f"{source}: no class table: more than one class has the {what} {twice[0]}")
     both = sorted(set(label_ids) & set(file.ignored))
     if both:
-        raise ClassTableError(f"{path}: no class table: the pixel value {both[0]} is a class and ignored")
-    return ClassTable(file.name or path.stem, entries, label_ids, tuple(file.ignored))
+        raise ClassTableError(f"{source}: no class table: the pixel value {both[0]} is a class and ignored")
+    return ClassTable(file.name or name, entries, label_ids, tuple(file.ignored))
 
 
 def voc_color(k: int) -> tuple[int, int, int]:

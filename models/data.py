@@ -1,9 +1,10 @@
 """Frames and labels: how they are read, and how training varies them.
 
 A data set is a folder with ``images/`` and ``labels/``: files of one stem, labels as 8-bit PNG whose pixel value is the class
-id. Frames are read, turned upright and resized by the service's own code, so that training sees what serving will see.
+id. Frames are decoded and resized by the service's own code, so that training sees what serving will see.
 
-May import: numpy, torch, cv2, PIL, ``service.pipeline`` (manifest, geometry), ``models.classes``, ``models.losses``.
+May import: numpy, torch, cv2, PIL, ``service.errors``, ``service.pipeline`` (manifest, geometry, decode), ``models.classes``,
+``models.losses``.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from models.classes import ClassTable, ClassTableError
 from models.losses import IGNORED
+from service.errors import ServiceError
+from service.pipeline.decode import Limits, decode
 from service.pipeline.geometry import fit_size, resize_image
 from service.pipeline.manifest import InputPolicy
 
@@ -29,7 +32,9 @@ GREY = 127
 """What lies outside an image."""
 
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
+LIMITS = Limits()
+"""Of a frame: the service's own."""
 
 
 class DataError(ValueError):
@@ -58,16 +63,17 @@ def frame_pairs(folder: Path) -> list[tuple[Path, Path]]:
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """H x W x 3 uint8 RGB, upright.
+    """H x W x 3 uint8 RGB, upright: what the service decodes from the same file, 16-bit and grey ones included.
 
     Raises:
-        DataError: if the file can't be read as an image
+        DataError: if the file can't be read, or the service would refuse it
     """
     try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        return decode(path.read_bytes(), LIMITS)
+    except ServiceError as error:
+        raise DataError(f"{path}: {error.message}") from error
     except OSError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{path}: {error.strerror}") from error
 
 
 def read_labels(path: Path, table: ClassTable) -> NDArray[np.uint8]:

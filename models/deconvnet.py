@@ -40,6 +40,7 @@ class DeconvNet(Network):
     coarsest = 32
     multiple = 32
     smallest = 224
+    pretrained = ("conv", "fc6.", "fc7.")
 
     def __init__(self, classes: int = 21, *, width: float = 1.0) -> None:
         super().__init__()

@@ -64,7 +64,7 @@ def conv_norm(inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups
 class InvertedResidual(nn.Module):
     """Expand, convolve each channel alone, project; with a shortcut where shapes allow (Sandler et al. 2018, figure 3)."""
 
-    def __init__(self, inputs: int, outputs: int, *, kernel: int, stride: int, expansion: int, drop: float) -> None:
+    def __init__(self, inputs: int, outputs: int, *, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
         hidden = inputs * expansion
         self.expand = conv_norm(inputs, hidden, 1) if expansion > 1 else None
@@ -72,7 +72,7 @@ class InvertedResidual(nn.Module):
         self.project = conv_norm(hidden, outputs, 1)
         self.activation = nn.ReLU6()
         self.shortcut = stride == 1 and inputs == outputs
-        self.drop = drop
+        self.drop = 0.0
         """Probability that a sample skips this block while training (stochastic depth, Huang et al. 2016)."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class EfficientNetLite(nn.Module):
 
     Takes:
         size: ``lite0``, ``lite1`` or ``lite2``
-        drop: stochastic depth of the last block; earlier blocks have proportionally less
+        drop: as for :meth:`set_drop`
     """
 
     mean = 127.0
@@ -108,27 +108,42 @@ class EfficientNetLite(nn.Module):
         width, depth = WIDTH_AND_DEPTH[size]
         inner = range(1, len(STAGES) - 1)
         repeats = [math.ceil(s.repeats * depth) if i in inner else s.repeats for i, s in enumerate(STAGES)]
-        total = sum(repeats)
 
         self.stem = conv_norm(3, 32, 3, stride=2)
         self.activation = nn.ReLU6()
         self.stages = nn.ModuleList()
-        inputs, block = 32, 0
+        inputs = 32
         for stage, count in zip(STAGES, repeats, strict=True):
             outputs = _round_channels(stage.channels * width)
             layers = []
             for index in range(count):
                 stride = stage.stride if index == 0 else 1
-                depth_drop = drop * block / total
-                layers.append(
-                    InvertedResidual(
-                        inputs, outputs, kernel=stage.kernel, stride=stride, expansion=stage.expansion, drop=depth_drop
-                    )
-                )
-                inputs, block = outputs, block + 1
+                layers.append(InvertedResidual(inputs, outputs, kernel=stage.kernel, stride=stride, expansion=stage.expansion))
+                inputs = outputs
             self.stages.append(nn.Sequential(*layers))
+        self.set_drop(drop)
         self.channels = tuple(_round_channels(STAGES[i].channels * width) for i in FEATURE_STAGES)
         """Channels of the four feature maps, finest first."""
+
+    def set_drop(self, drop: float) -> None:
+        """Set the stochastic depth of the last block; earlier blocks get proportionally less."""
+        blocks = [module for module in self.modules() if isinstance(module, InvertedResidual)]
+        for index, block in enumerate(blocks):
+            block.drop = drop * index / len(blocks)
+
+    def own_name(self, published: str) -> str | None:
+        """Our name of a published tensor; None where it is not the encoder's, as the classification head's."""
+        if stem := re.fullmatch(r"(_conv_stem|_bn0)\.(\w+)", published):
+            return f"stem.{0 if stem[1] == '_conv_stem' else 1}.{stem[2]}"
+        block = re.fullmatch(r"_blocks\.(\d+)\.(\w+?)\.(\w+)", published)
+        if block is None or block[2] not in _BLOCK_LAYERS:
+            return None
+        index = int(block[1])
+        for number, stage in enumerate(self.stages):
+            if index < len(stage):  # type: ignore[arg-type]
+                return f"stages.{number}.{index}.{_BLOCK_LAYERS[block[2]]}.{block[3]}"
+            index -= len(stage)  # type: ignore[arg-type]
+        return None
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """N x 3 x H x W float, normalised, to four maps N x C x ceil(H/s) x ceil(W/s), s = 4, 8, 16, 32."""
@@ -163,13 +178,8 @@ def load_imagenet(encoder: EfficientNetLite, file: Path | None = None) -> None:
         file: a state dict with the published names; the installed package's file where None
     """
     published = torch.load(file or imagenet_weights_file(encoder.size), map_location="cpu", weights_only=True)
-    counts = [len(stage) for stage in encoder.stages]  # type: ignore[arg-type]
-    renamed = {}
-    for key, value in published.items():
-        name = _encoder_name(key, counts)
-        if name is not None:
-            renamed[name] = value
-    encoder.load_state_dict(renamed, strict=True)
+    renamed = {encoder.own_name(key): value for key, value in published.items()}
+    encoder.load_state_dict({name: value for name, value in renamed.items() if name is not None}, strict=True)
 
 
 _BLOCK_LAYERS = {
@@ -180,20 +190,6 @@ _BLOCK_LAYERS = {
     "_project_conv": "project.0",
     "_bn2": "project.1",
 }
-
-
-def _encoder_name(published: str, blocks_a_stage: list[int]) -> str | None:
-    """Our name of a published tensor; None for the classification head's."""
-    if stem := re.fullmatch(r"(_conv_stem|_bn0)\.(\w+)", published):
-        return f"stem.{0 if stem[1] == '_conv_stem' else 1}.{stem[2]}"
-    block = re.fullmatch(r"_blocks\.(\d+)\.(\w+?)\.(\w+)", published)
-    if block is None:
-        return None
-    stage, index = 0, int(block[1])
-    while index >= blocks_a_stage[stage]:
-        index -= blocks_a_stage[stage]
-        stage += 1
-    return f"stages.{stage}.{index}.{_BLOCK_LAYERS[block[2]]}.{block[3]}"
 
 
 def _round_channels(channels: float, divisor: int = 8) -> int:

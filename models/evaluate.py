@@ -24,7 +24,9 @@ from rich.progress import track
 from rich.table import Table
 
 from models import checkpoint
+from models.architectures import ARCHITECTURES
 from models.classes import CAMVID, TABLES, ClassTable
+from models.classes import table as class_table
 from models.data import DataError, frame_pairs, read_image, read_labels
 from models.losses import IGNORED
 from models.metrics import confusion_matrix, scores
@@ -34,7 +36,7 @@ from service.errors import ServiceError
 from service.pipeline.decode import Limits
 from service.pipeline.geometry import fit_size, resize_image
 from service.pipeline.labels import label_map
-from service.pipeline.manifest import InputPolicy, SplitScores
+from service.pipeline.manifest import SplitScores
 from service.pipeline.repository import Repository
 from service.pipeline.segmenter import Segmenter
 
@@ -69,8 +71,8 @@ def predictor(model: str, table: ClassTable, resources: ExitStack) -> Predict:
         return lambda image: segmenter.segment_now(image.read_bytes()).labels
     content = checkpoint.load(path)
     net = checkpoint.network(content)
-    _check_classes(TABLES[content["classes"]].names, table, model)
-    policy = InputPolicy(working_size=tuple(content["working_size"]))
+    _check_classes(checkpoint.class_table(content).names, table, model)
+    policy = ARCHITECTURES[content["architecture"]].policy(tuple(content["working_size"]))
 
     def predict(image_path: Path) -> NDArray[np.uint8]:
         image = read_image(image_path)
@@ -126,10 +128,10 @@ def _row(
 
 def print_scores(found: SplitScores, console: Console) -> None:
     """The four scores and every class."""
-    table = Table("class", "IoU")
+    rows = Table("class", "IoU")
     for name, value in found.iou.items():
-        table.add_row(name, "-" if value is None else f"{value:.4f}")
-    console.print(table)
+        rows.add_row(name, "-" if value is None else f"{value:.4f}")
+    console.print(rows)
     console.print(
         f"{found.frames} frames: pixel accuracy {found.pixel_accuracy:.4f}, mean class accuracy {found.mean_accuracy:.4f}, "
         f"mean IoU {found.mean_iou:.4f}, frequency-weighted IoU {found.frequency_weighted_iou:.4f}",
@@ -142,7 +144,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m models.evaluate", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model", help="artifact (.onnx), checkpoint (.pt) or address of a running service")
     parser.add_argument("--data", type=Path, default=Path("../shared/camvid/val"), help="folder of images/ and labels/")
-    parser.add_argument("--classes", default=CAMVID.name, choices=sorted(TABLES), help="class table of the labels")
+    tables = f"{', '.join(TABLES)} or a JSON file"
+    parser.add_argument("--classes", default=CAMVID.name, metavar="TABLE", help=f"class table of the labels: {tables}")
     parser.add_argument("--picture", type=Path, metavar="FILE.png", help="draw a few frames beside their truth")
     parser.add_argument("--json", type=Path, metavar="FILE.json", help="write the scores, for models.export --scores")
     return parser.parse_args(arguments)
@@ -153,8 +156,9 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     try:
         with ExitStack() as resources:
-            predict = predictor(args.model, TABLES[args.classes], resources)
-            found = evaluate(predict, args.data, TABLES[args.classes], picture=args.picture)
+            table = class_table(args.classes)
+            predict = predictor(args.model, table, resources)
+            found = evaluate(predict, args.data, table, picture=args.picture)
     except (ServiceError, checkpoint.CheckpointError, DataError, ValueError, OSError) as error:
         Console(stderr=True, soft_wrap=True).print(str(error), style="red", markup=False, highlight=False)
         return 2

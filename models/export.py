@@ -5,7 +5,8 @@ N x K x H/stride x W/stride named ``scores``; batch, height and width are free. 
 written under the final name, ONNX Runtime and PyTorch run the same inputs over several shapes and batch sizes: where they
 disagree, no artifact is written.
 
-May import: torch, onnx, onnxruntime, numpy, rich, ``service.pipeline`` (manifest, geometry), the rest of ``models``.
+May import: torch, onnx, onnxruntime, numpy, rich, ``service.pipeline`` (manifest, geometry, onnx_file), the rest of
+``models``.
 """
 
 from __future__ import annotations
@@ -30,15 +31,18 @@ from torch import Tensor, nn
 from models import checkpoint
 from models.architectures import ARCHITECTURES, build
 from models.arguments import size_argument
+from models.artifact import is_large, move, write
 from models.card import write_card
 from models.classes import TABLES, ClassTable, table
 from models.evaluate import evaluate, predictor
+from models.folding import folded
 from models.network import Network
 from models.precision import calibration_frames, to_fp16, to_int8
 from models.quiet import quiet
 from models.receptive_field import measure_reach
 from models.scenes import street_scene
 from models.weights import load_weights, read_weights
+from service.pipeline import onnx_file
 from service.pipeline.geometry import fit_size
 from service.pipeline.manifest import INPUT, OUTPUT, InputPolicy, Manifest, Parity, SplitScores, Training
 
@@ -75,7 +79,7 @@ def to_onnx(net: Network, multiple: int) -> onnx.ModelProto:
     width = torch.export.Dim("width_cells", min=1, max=65536 // multiple) * multiple
     with quiet():
         program = torch.onnx.export(
-            Served(net).eval(),
+            Served(folded(net)).eval(),
             (example,),
             dynamo=True,
             opset_version=OPSET,
@@ -89,7 +93,6 @@ def to_onnx(net: Network, multiple: int) -> onnx.ModelProto:
         raise RuntimeError("torch.onnx.export gave nothing")
     model = program.model_proto
     _name_free_sides(model)
-    onnx.checker.check_model(model, full_check=True)
     return model
 
 
@@ -102,6 +105,7 @@ def _name_free_sides(model: onnx.ModelProto) -> None:
     height, width = model.graph.output[0].type.tensor_type.shape.dim[2:]
     height.dim_param, width.dim_param = "score_rows", "score_columns"
     del model.graph.value_info[:]
+    del model.metadata_props[:]
     for traced in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer):
         del traced.metadata_props[:]
         traced.doc_string = ""
@@ -257,34 +261,29 @@ def export(
         the manifest as written
     Raises:
         ParityError: if ONNX Runtime and PyTorch disagree, or a lower precision loses too much
+        ValueError: if a lower precision is asked for and the network is too large for the tools
     """
+    lower = manifest.precision != "fp32"
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        exact, candidate = Path(folder) / "exact.onnx", Path(folder) / out.name
+        exact = candidate = Path(folder) / "fp32" / out.name
         model = to_onnx(net, manifest.input.multiple)
+        if lower and is_large(model):
+            raise ValueError(f"weights beyond 2 GiB are exported in fp32 only, not in {manifest.precision}")
         write(model, manifest.model_copy(update={"precision": "fp32"}), exact)
+        onnx.checker.check_model(exact, full_check=True)
         parity = check_parity(net, exact, manifest.input)
-        if manifest.precision == "int8":
-            model = to_int8(model, frames or [])
-        elif manifest.precision == "fp16":
-            model = to_fp16(model)
-        if manifest.precision != "fp32":
+        if lower:
+            candidate = Path(folder) / out.name
+            model = to_int8(model, frames or []) if manifest.precision == "int8" else to_fp16(model)
             write(model, manifest, candidate)
             parity = check_parity(net, candidate, manifest.input, TOLERANCES[manifest.precision])
             if labelled:
                 check_loss(exact, candidate, labelled)
         complete = manifest.model_copy(update={"parity": parity})
-        write(model, complete, candidate)
-        candidate.replace(out)
+        write(model, complete, candidate)  # the weights, if they lie beside it, are not written again
+        move(candidate, out)
     return complete
-
-
-def write(model: onnx.ModelProto, manifest: Manifest, file: Path) -> None:
-    """Save a graph with a manifest inside, in the place of any that it had."""
-    del model.metadata_props[:]
-    for key, value in manifest.to_metadata().items():
-        model.metadata_props.add(key=key, value=value)
-    onnx.save(model, file)
 
 
 def check_loss(exact: Path, candidate: Path, labelled: Labelled) -> float:
@@ -361,7 +360,7 @@ def main(arguments: list[str] | None = None) -> int:
     if manifest.parity:
         report_parity(manifest.parity, console)
     console.print(f"stride {manifest.stride}, receptive field {manifest.receptive_field}, halo {manifest.halo} pixels")
-    console.print(f"wrote {args.out} ({args.out.stat().st_size / 1e6:.1f} MB) and {card}")
+    console.print(f"wrote {args.out} ({onnx_file.read(args.out).size_bytes / 1e6:.1f} MB) and {card}")
     return 0
 
 
@@ -395,10 +394,10 @@ def load_source(architecture: str, weights: Path, classes: str | None) -> Source
     """
     if checkpoint.is_ours(weights):
         content = checkpoint.load(weights)
+        if content["architecture"] != architecture:
+            raise checkpoint.CheckpointError(f"{weights}: a checkpoint of {content['architecture']}, not of {architecture}")
         trained = checkpoint.network(content)
-        if trained.config.name != architecture:
-            raise checkpoint.CheckpointError(f"{weights}: a checkpoint of {trained.config.name}, not of {architecture}")
-        known = table(classes or content["classes"])
+        known = table(classes) if classes else checkpoint.class_table(content)
         known.check_planes(trained.classes)
         return Source(trained, known, tuple(content["working_size"]), content["epoch"])
     if classes is None:
@@ -429,9 +428,7 @@ def build_manifest(args: argparse.Namespace, source: Source) -> Manifest:
         architecture=args.architecture,
         description=args.description,
         classes=source.table.entries,
-        input=InputPolicy(
-            working_size=args.input_size or source.working_size, fit=architecture.fit, multiple=architecture.multiple
-        ),
+        input=architecture.policy(args.input_size or source.working_size),
         stride=reach.stride,
         receptive_field=reach.receptive_field,
         halo=reach.halo,

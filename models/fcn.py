@@ -84,11 +84,12 @@ class FCN(Network):
 
     coarsest = STRIDES[-1]
     multiple = STRIDES[1]
+    pretrained = ("encoder.",)
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: FCNConfig, *, drop: float = 0.0, dropout: float = 0.0) -> None:
+    def __init__(self, config: FCNConfig, *, drop: float = 0.1, dropout: float = 0.1) -> None:
         super().__init__()
         if config.stride not in STRIDES[:2]:
             raise ValueError(f"stride must be one of {STRIDES[:2]}, not {config.stride}")

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 Triple = tuple[float, float, float]
 
+AUXILIARY = "aux_classifier."
+"""How the names of the tensors of a head begin that only training uses; torchvision's name."""
+
 
 class Network(nn.Module):
     """A fully convolutional network, from pixels to scores.
@@ -28,6 +31,12 @@ class Network(nn.Module):
     """Height and width of the input are multiples of this."""
     smallest: int = 1
     """The shortest side that the network takes, in pixels."""
+    pretrained: tuple[str, ...] = ()
+    """How the names of the tensors begin that an image classifier's weights can fill."""
+
+    def for_loss(self, x: Tensor) -> tuple[Tensor, ...]:
+        """While training: the scores, then those of the auxiliary heads, if there are any; shapes as of the call."""
+        return (self(x),)
 
 
 class Normalize(nn.Module):

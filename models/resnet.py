@@ -110,6 +110,7 @@ class FCNResNet(Network):
     stride = 8
     coarsest = 8
     multiple = 8
+    pretrained = ("backbone.",)
 
     def __init__(self, classes: int = 21, *, depth: int = 50, auxiliary: bool = False, width: float = 1.0) -> None:
         super().__init__()
@@ -129,6 +130,10 @@ class FCNResNet(Network):
         """N x 3 x H x W float, RGB 0..255, to N x K x ceil(H/8) x ceil(W/8) scores."""
         _, features = self.backbone(self.normalize(x))
         return self.classifier(features)  # type: ignore[no-any-return]
+
+    def for_loss(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The scores, and the auxiliary head's where there is one."""
+        return super().for_loss(x) if self.aux_classifier is None else self.both(x)
 
     def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The scores and the auxiliary head's, for a loss on both; shapes as :meth:`forward`.

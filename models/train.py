@@ -1,13 +1,14 @@
-"""``python -m models.train``: train a network on a folder of frames and labels.
+"""``python -m models.train``: train a network of the family on a folder of frames and labels.
 
-Needs nothing but the data: the encoder starts from the ImageNet weights of an installed package. Writes into ``--out``:
-``last.pt`` (everything that ``--resume`` needs), ``best.pt`` (the weights with the best validation score), ``log.csv`` and
-``curves.png``. Ctrl-C ends after a checkpoint.
+The light networks need nothing but the data: their encoder starts from the ImageNet weights of an installed package. The
+others start from ``--start FILE``, or from nothing. Writes into ``--out``: ``last.pt`` (everything that ``--resume`` needs),
+``best.pt`` (the weights with the best validation score), ``log.csv`` and ``curves.png``. Ctrl-C ends after a checkpoint.
 
-The recipe: AdamW, encoder at a lower rate, warm-up and cosine decay; weighted cross-entropy at full resolution plus the
-Lovasz surrogate of mean IoU; an exponential average of the weights is what is scored and kept.
+The recipe: AdamW, what was trained before at a lower rate, warm-up and cosine decay; weighted cross-entropy at full resolution
+plus the Lovasz surrogate of mean IoU, on an auxiliary head's scores as well where there is one; an exponential average of the
+weights is what is scored and kept.
 
-May import: torch, rich, matplotlib, ``service.pipeline.manifest``, the rest of ``models``.
+May import: torch, rich, matplotlib, ``service.pipeline`` (geometry, manifest), the rest of ``models``.
 """
 
 from __future__ import annotations
@@ -29,14 +30,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from models import checkpoint
+from models.architectures import ARCHITECTURES, Architecture, build
 from models.arguments import size_argument
-from models.classes import TABLES, ClassTable
+from models.classes import TABLES, ClassTable, ClassTableError
+from models.classes import table as class_table
 from models.data import Augmentation, DataError, Frames, load_frames
-from models.encoders import load_imagenet
-from models.fcn import FCN, FCNConfig
+from models.encoders import EfficientNetLite, imagenet_weights_file
 from models.losses import IGNORED, class_weights, lovasz_softmax
 from models.metrics import scores
-from service.pipeline.manifest import InputPolicy, SplitScores
+from models.network import AUXILIARY, Network
+from models.weights import start_from
+from service.pipeline.geometry import fit_size
+from service.pipeline.manifest import SplitScores
 
 
 class WeightAverage:
@@ -65,18 +70,17 @@ class Trainer:
         self.device = torch.device(args.device)
         self.train, self.val = train.to(self.device), val.to(self.device) if val else None
         torch.manual_seed(args.seed)
-        config = FCNConfig(
-            classes=len(table.entries), encoder=args.encoder, width=args.width, stride=args.stride,
-            context=args.context, refine=args.refine, smooth=args.smooth,
-        )  # fmt: skip
-        net = FCN(config, drop=args.drop, dropout=args.dropout)
-        load_imagenet(net.encoder, args.imagenet)
-        self.net = net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net = make_network(args, len(table.entries))
+        start = args.start or _imagenet(net)
+        self.fresh: list[str] | None = start_from(net, start) if start and not args.resume else None
+        """The tensors that start anew where the others come from a file."""
+        self.net: Network = net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = WeightAverage(self.net, args.average)
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and not has_auxiliary(self.net):
             self._capture()
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.net, args.lr, args.encoder_lr, args.weight_decay), fused=True)
-        pixels = torch.bincount(train.labels.flatten(), minlength=256)[: config.classes]
+        slower = args.encoder_lr if start else 1.0
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.net, args.lr, slower, args.weight_decay), fused=True)
+        pixels = torch.bincount(train.labels.flatten(), minlength=256)[: net.classes]
         self.weights = class_weights(pixels).to(self.device)
         self.generator = torch.Generator().manual_seed(args.seed)
         things = tuple(k for k, name in enumerate(table.names) if name in args.paste_classes)
@@ -102,8 +106,10 @@ class Trainer:
                 x, y = self.augment(self.train.images[chosen], self.train.labels[chosen], self.generator)
                 x = x.contiguous(memory_format=torch.channels_last)
             with self._precision():
-                scored = self.net(x)
-            loss = self._loss(scored.float(), y)
+                main, *auxiliary = self.net.for_loss(x)
+            loss = self._loss(main.float(), y)
+            for scored in auxiliary:
+                loss = loss + self.args.auxiliary * self._loss(scored.float(), y)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
@@ -163,11 +169,13 @@ class Trainer:
 
     def weights_only(self) -> dict[str, Any]:
         """What evaluation and export need."""
+        weights = self.average.net.state_dict()
         return {
-            "config": self.net.config.to_dict(),
-            "classes": self.table.name,
+            "architecture": self.args.architecture,
+            "width": self.args.width,
+            "classes": self.table.to_json(),
             "working_size": list(self.args.size),
-            "weights": checkpoint.compact(self.average.net.state_dict()),
+            "weights": checkpoint.compact({name: value for name, value in weights.items() if not name.startswith(AUXILIARY)}),
             "epoch": self.epoch,
             "epochs": self.args.epochs,
             "splits": list(self.args.train_splits),
@@ -179,15 +187,50 @@ class Trainer:
         Raises:
             CheckpointError: if the checkpoint is of another network or holds weights alone
         """
-        if "raw_weights" not in state or state["config"] != self.net.config.to_dict():
-            mine = self.net.config.to_dict()
-            raise checkpoint.CheckpointError(f"cannot resume: the checkpoint is of {state['config']}, this run of {mine}")
+        if "raw_weights" not in state:
+            raise checkpoint.CheckpointError("cannot resume: the checkpoint holds weights alone; OUT/last.pt holds the run")
+        found = _told(state["architecture"], state["width"], checkpoint.class_table(state), state["raw_weights"])
+        own = self.net.state_dict()
+        mine = _told(self.args.architecture, self.args.width, self.table, own)
+        if found != mine or any(state["raw_weights"][name].shape != value.shape for name, value in own.items()):
+            raise checkpoint.CheckpointError(f"cannot resume: the checkpoint is of {found}, this run of {mine}")
         self.net.load_state_dict(state["raw_weights"])
         self.average.net.load_state_dict(state["weights"])
         self.average.updates = state["updates"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.epoch, self.best, self.history = state["epoch"], state["best"], state["history"]
+
+
+def _told(architecture: str, width: float, table: ClassTable, weights: dict[str, Tensor]) -> str:
+    """A network in words that differ where networks do."""
+    return f"{architecture} at width {width:g}, {len(weights)} tensors, for the {len(table.entries)} classes of '{table.name}'"
+
+
+def make_network(args: argparse.Namespace, classes: int) -> Network:
+    """The network that was asked for, as it is before training.
+
+    Raises:
+        ValueError: if it does not come in this width
+    """
+    net = build(args.architecture, classes, width=args.width, auxiliary=args.auxiliary > 0)
+    for module in net.modules():
+        if isinstance(module, nn.Dropout | nn.Dropout2d) and args.dropout is not None:
+            module.p = args.dropout
+        if isinstance(module, EfficientNetLite) and args.drop is not None:
+            module.set_drop(args.drop)
+    return net
+
+
+def has_auxiliary(net: Network) -> bool:
+    """Whether a network has a head that only training uses."""
+    return any(name.startswith(AUXILIARY) for name, _ in net.named_parameters())
+
+
+def _imagenet(net: Network) -> Path | None:
+    """The ImageNet weights that an installed package has for a network; None where no package does."""
+    encoder = next((module for module in net.modules() if isinstance(module, EfficientNetLite)), None)
+    return imagenet_weights_file(encoder.size) if encoder else None
 
 
 @torch.no_grad()
@@ -205,11 +248,11 @@ def score_frames(net: nn.Module, frames: Frames, table: ClassTable, *, batch: in
     return scores(confusion.reshape(k, k + 1).cpu().numpy(), table.names, frames=len(frames))
 
 
-def parameter_groups(net: FCN, rate: float, encoder_factor: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Optimiser groups: the encoder learns slower, biases and normalisation are not decayed."""
+def parameter_groups(net: Network, rate: float, encoder_factor: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Optimiser groups: what a classifier's weights can fill learns slower, biases and normalisation are not decayed."""
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in net.named_parameters():
-        groups.setdefault((name.startswith("encoder."), parameter.ndim > 1), []).append(parameter)
+        groups.setdefault((name.startswith(net.pretrained), parameter.ndim > 1), []).append(parameter)
     return [
         {
             "params": parameters,
@@ -268,32 +311,39 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     data.add_argument(
         "--extra", nargs="*", type=Path, default=[], metavar="FOLDER", help="further folders of images/ and labels/ to train on"
     )
-    data.add_argument("--classes", default="camvid", choices=sorted(TABLES), help="class table")
-    data.add_argument("--size", type=size_argument, default=(448, 600), help="working size of the network, HEIGHTxWIDTH")
-    net = parser.add_argument_group("network")
-    net.add_argument("--encoder", default="lite0", choices=["lite0", "lite1", "lite2"])
-    net.add_argument(
-        "--imagenet", type=Path, default=None, help="the encoder's ImageNet weights; the installed package's where absent"
+    data.add_argument("--classes", default="camvid", metavar="TABLE", help=f"class table: {', '.join(TABLES)} or a JSON file")
+    data.add_argument(
+        "--size", type=size_argument, help="working size of the network, HEIGHTxWIDTH; the architecture's own where absent"
     )
-    net.add_argument("--width", type=int, default=48, help="channels fused; 0 fuses class scores, as in the paper")
-    net.add_argument("--stride", type=int, default=4, choices=[4, 8], help="input pixels a score")
-    net.add_argument("--context", type=int, default=3, help="dilated layers on the stride-32 features")
-    net.add_argument("--refine", type=int, default=0, help="3x3 layers before the scores")
-    net.add_argument("--smooth", action=argparse.BooleanOptionalAction, default=True, help="a 3x3 layer after every fusion")
+    net = parser.add_argument_group("network")
+    net.add_argument(
+        "--architecture", default="fcn4s-lite0", choices=list(ARCHITECTURES), metavar="ARCH", help=", ".join(ARCHITECTURES)
+    )
+    net.add_argument("--width", type=float, default=1.0, help="multiplier of every layer's channels; the light ones have one")
+    net.add_argument(
+        "--start",
+        type=Path,
+        metavar="FILE",
+        help="weights to begin with: of an earlier stage, of other classes, or of an image classifier; the light networks take "
+        "an installed package's where absent",
+    )
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("--epochs", type=int, default=300)
     recipe.add_argument("--batch", type=int, default=16)
-    recipe.add_argument("--crop", type=size_argument, default=(448, 600), help="HEIGHTxWIDTH of a training crop")
+    recipe.add_argument("--crop", type=size_argument, help="HEIGHTxWIDTH of a training crop; the working size where absent")
     recipe.add_argument("--scale", type=float, nargs=2, default=(0.6, 2.0), metavar=("LOW", "HIGH"))
     recipe.add_argument("--color", type=float, default=1.0, help="strength of the changes of colour")
     recipe.add_argument("--paste", type=float, default=0.5, help="probability of pasting another frame's objects")
     recipe.add_argument("--paste-classes", nargs="*", default=["pole", "sign", "fence", "car", "pedestrian", "bicyclist"])
     recipe.add_argument("--lr", type=float, default=1e-3)
-    recipe.add_argument("--encoder-lr", type=float, default=0.3, help="the encoder's share of --lr")
+    recipe.add_argument("--encoder-lr", type=float, default=0.3, help="share of --lr for what was trained as a classifier")
     recipe.add_argument("--weight-decay", type=float, default=0.02)
     recipe.add_argument("--warm-up-epochs", type=float, default=2.0)
-    recipe.add_argument("--drop", type=float, default=0.1, help="stochastic depth of the encoder")
-    recipe.add_argument("--dropout", type=float, default=0.1, help="fused channels dropped before the scores")
+    recipe.add_argument("--drop", type=float, help="stochastic depth of a light encoder (0.1)")
+    recipe.add_argument("--dropout", type=float, help="in the place of the network's own: 0.5 on VGG16, 0.1 on the others")
+    recipe.add_argument(
+        "--auxiliary", type=float, default=0.5, help="weight of the auxiliary head's loss (fcn-resnet); 0 leaves it out"
+    )
     recipe.add_argument("--lovasz", type=float, default=0.5, help="weight of the Lovasz loss beside cross-entropy")
     recipe.add_argument("--average", type=float, default=0.998, help="decay of the weight average")
     run = parser.add_argument_group("run")
@@ -309,23 +359,27 @@ def main(arguments: list[str] | None = None) -> int:
     """Train; gives the exit status."""
     args = parse(arguments)
     console = Console(stderr=True)
-    table = TABLES[args.classes]
-    policy = InputPolicy(working_size=args.size, multiple=8)
+    architecture = ARCHITECTURES[args.architecture]
     args.data_folders = [args.data / split for split in args.train_splits] + args.extra
     try:
+        table, policy = class_table(args.classes), architecture.policy(args.size)
+        args.size = policy.working_size
+        args.crop = check_crop(args.crop or fit_size(*policy.working_size, policy), architecture)
         train = load_frames(args.data_folders, table, policy)
         val = load_frames([args.data / args.val_split], table, policy) if (args.data / args.val_split).is_dir() else None
         args.batch = min(args.batch, len(train))
         trainer = Trainer(args, table, train, val)
         if args.resume:
             trainer.restore(checkpoint.load(args.out / "last.pt"))
-    except (DataError, checkpoint.CheckpointError, ModuleNotFoundError, OSError) as error:
+    except (DataError, ClassTableError, checkpoint.CheckpointError, ModuleNotFoundError, ValueError, OSError) as error:
         console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         return 2
     args.out.mkdir(parents=True, exist_ok=True)
     console.print(
-        f"{trainer.net.config.name}: {len(train)} frames, {len(val) if val else 0} to validate, {args.device}, into {args.out}"
+        f"{args.architecture}: {len(train)} frames, {len(val) if val else 0} to validate, {args.device}, into {args.out}"
     )
+    if trainer.fresh is not None:
+        console.print(f"starting anew: {', '.join(trainer.fresh) or 'nothing'}", soft_wrap=True)
     try:
         fit(trainer, console)
     except KeyboardInterrupt:
@@ -333,6 +387,18 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(f"stopped in epoch {trainer.epoch + 1}; go on with --resume")
         return 130
     return 0
+
+
+def check_crop(crop: tuple[int, int], architecture: Architecture) -> tuple[int, int]:
+    """A crop that a network takes.
+
+    Raises:
+        ValueError: if it is too small, or a side is no multiple of what the network wants
+    """
+    multiple, least = architecture.multiple, architecture.smallest
+    if any(side % multiple or side < least for side in crop):
+        raise ValueError(f"--crop: {architecture.name} takes sides of {least} and more that are multiples of {multiple}")
+    return crop
 
 
 def fit(trainer: Trainer, console: Console) -> None:

@@ -74,6 +74,7 @@ class FCNVGG16(Network):
     stride = 1
     coarsest = 32
     multiple = 8
+    pretrained = ("conv", "fc6.", "fc7.")
 
     def __init__(self, classes: int = 21, *, finest: int = 8, at_once: bool = False, width: float = 1.0) -> None:
         super().__init__()

@@ -8,7 +8,11 @@ plain containers and the few harmless types of :data:`BYSTANDERS`, and refuses t
 Weights load completely or not at all. Which network they belong to is told by their names and shapes; FCN8s and FCN8sAtOnce
 alone have the same, so that there the name that was asked for decides.
 
-May import: torch, numpy, safetensors, ``models.architectures``, ``models.checkpoint`` (for its error), ``models.network``.
+Training may also begin with less: :func:`start_from` takes what fits, as long as that is the whole of the classifier that a
+network grew out of.
+
+May import: torch, numpy, safetensors, ``models.architectures``, ``models.checkpoint``, ``models.encoders``, ``models.fcn``,
+``models.network``, ``models.vgg``.
 """
 
 from __future__ import annotations
@@ -26,9 +30,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from models import checkpoint
 from models.architectures import ARCHITECTURES, build
 from models.checkpoint import CheckpointError
-from models.network import Network
+from models.fcn import FCN
+from models.network import AUXILIARY, Network
+from models.vgg import BLOCKS
 
 WRAPPERS = ("model", "state_dict", "model_state_dict")
 """Where training scripts put the state dict."""
@@ -49,9 +56,22 @@ REFUSALS = ("GLOBAL", "Can only create", "Can only build", "unrecognized functio
 
 OPTIONAL = ".num_batches_tracked"
 """Counters of batch normalisation, which no score depends on; files from before 2018 have none."""
-AUXILIARY = "aux_classifier."
-"""Names of the head that torchvision's networks have for training only."""
 NAMED_IN_ERRORS = 8
+
+
+def _vgg16_names() -> dict[str, str]:
+    """A VGG16's tensors under their usual names, numbered through with ReLUs and poolings between, and under the paper's."""
+    layers = {"classifier.0": "fc6", "classifier.3": "fc7"}
+    number = 0
+    for block, (count, _) in enumerate(BLOCKS, 1):
+        for layer in range(1, count + 1):
+            layers[f"features.{number}"] = f"conv{block}_{layer}"
+            number += 2
+        number += 1
+    return {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in layers.items() for kind in ("weight", "bias")}
+
+
+_VGG16 = _vgg16_names()
 
 
 def load_weights(net: Network, architecture: str, path: Path) -> Network:
@@ -78,6 +98,45 @@ def load_weights(net: Network, architecture: str, path: Path) -> Network:
         raise CheckpointError(f"{path}: these weights do not fit {architecture}: {'; '.join(faults)}")
     net.load_state_dict(weights, strict=False)  # nothing but counters can be missing now
     return net.eval()
+
+
+def start_from(net: Network, path: Path) -> list[str]:
+    """Fill a network with what fits, to train on: weights of an earlier stage (FCN-16s for FCN-8s, as in section 4.2 of Long et
+    al.), of the same network for other classes, or of an image classifier.
+
+    Takes:
+        path: a checkpoint of ours, or a state dict as for :func:`read_weights`; a classifier's has its publisher's names:
+            torchvision's of ResNet, those that pytorch-fcn's Caffe VGG16 shares with torchvision, EfficientNet-Lite's
+    Gives:
+        the names of the tensors that start anew
+    Raises:
+        CheckpointError: if the file can't be read, or does not hold all of ``net.pretrained`` in the network's shapes
+    """
+    if checkpoint.is_ours(path):
+        weights: dict[str, Tensor] = checkpoint.load(path)["weights"]
+    else:
+        weights = read_weights(path)
+    wanted = net.state_dict()
+    renamed = {_in_network(name, net): value for name, value in weights.items()}
+    for name, value in renamed.items():
+        if name in ("fc6.weight", "fc7.weight") and value.ndim == 2 and value.numel() == wanted[name].numel():
+            renamed[name] = value.view_as(wanted[name])  # a fully connected layer as a convolution (section 3.1)
+    taken = {name: value for name, value in renamed.items() if name in wanted and value.shape == wanted[name].shape}
+    needed = {name: value for name, value in wanted.items() if name.startswith(net.pretrained)}
+    if faults := _faults({name: value for name, value in renamed.items() if name in needed}, needed):
+        raise CheckpointError(f"{path}: training can't start from these weights: {'; '.join(faults)}")
+    net.load_state_dict(taken, strict=False)
+    return [name for name in wanted if name not in taken and not name.endswith(OPTIONAL)]
+
+
+def _in_network(published: str, net: Network) -> str:
+    """What an image classifier's tensor is called in a network; the name itself where it is no classifier's."""
+    if published in _VGG16:
+        return _VGG16[published]
+    if isinstance(net, FCN):
+        own = net.encoder.own_name(published)
+        return f"encoder.{own}" if own else published
+    return f"backbone.{published}" if f"backbone.{published}" in net.state_dict() else published
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from models import adopt
+from models import artifact as on_disk
 from models.adopt import AdoptionError, Normalisation
 from models.quiet import quiet
 from service.errors import BadArtifact
@@ -304,10 +305,13 @@ def test_a_network_whose_weights_lie_beside_it_is_adopted_whole(
     assert not artifact.with_name("mine.onnx.data").exists()
     assert np.array_equal(segment(artifact, make_image(96, 120)).labels, make_labels(96, 120))
     artifact.unlink()
-    monkeypatch.setattr(adopt, "SELF_CONTAINED_BYTES", 0)
+    monkeypatch.setattr(on_disk, "SELF_CONTAINED_BYTES", 0)
     run(network, classes, *more)
     assert sorted(path.name for path in artifact.parent.iterdir()) == ["mine.onnx", "mine.onnx.data"]
     assert np.array_equal(segment(artifact, make_image(96, 120)).labels, make_labels(96, 120))
+    monkeypatch.undo()
+    run(network, classes, *more)
+    assert [path.name for path in artifact.parent.iterdir()] == ["mine.onnx"]  # no weights of the older one stay behind
 
 
 # Networks that PyTorch exported ----------------------------------------------------------------------------------------------

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
+import onnx
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
+from models import artifact
 from models.architectures import ARCHITECTURES, build
-from models.export import to_onnx
+from models.artifact import write
+from models.export import OPSET, to_onnx
 from models.network import Network
 from models.receptive_field import influences, measure_reach
+from models.scenes import street_scene
+from service.pipeline.decode import Limits
+from service.pipeline.engine import Engine
+from service.pipeline.geometry import fit_size, resize_image
+from service.pipeline.repository import Repository
+from service.pipeline.segmenter import Segmenter
+from tests.conftest import make_manifest
 from tests.networks import make_images, make_lively
 
 NAMES = list(ARCHITECTURES)
@@ -73,31 +84,82 @@ def test_the_light_networks_come_in_sizes_not_in_widths() -> None:
         build("fcn8s-lite1", 3, width=0.5)
 
 
-TRACED = [name for name in NAMES if "lite" not in name or name == "fcn8s-lite0"]
-"""The light networks' graphs differ in numbers alone, and tests/test_export.py is about them."""
-ALWAYS = {"fcn8s-vgg16-atonce", "deconvnet-vgg16"}
-"""Those with all that is special in a graph: skips, crops and scales, switches. Tracing takes fifteen seconds each."""
+def check_clean(model: onnx.ModelProto) -> None:
+    """Nothing costs and does nothing: no padding, no identity, no normalisation left, no branch that leads nowhere."""
+    graph = model.graph
+    wasteful = {"Pad", "Identity", "Dropout", "BatchNormalization", "If", "Constant", "MaxUnpool"}
+    operators = [node.op_type for node in graph.node]
+    assert not wasteful & set(operators)
+    assert operators.count("Cast") == 1  # from bytes to floats
+    read = [name for node in graph.node for name in node.input] + [value.name for value in graph.output]
+    assert all(set(node.output) & set(read) for node in graph.node)
+    assert {tensor.name for tensor in graph.initializer} <= set(read)
+    assert not graph.value_info
+    assert not model.functions
+    assert not model.metadata_props
+    assert all(not node.doc_string and not node.metadata_props for node in graph.node)
+    assert [(entry.domain, entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")] == [("", OPSET)]
+    assert {node.domain for node in graph.node} == {""}
 
 
-@pytest.mark.parametrize("name", [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in TRACED])
-def test_onnx_runtime_and_pytorch_agree(name: str) -> None:
-    """On batches, on odd shapes and on the smallest: one graph, traced once, for all of them."""
-    net = make_lively(make_net(name))
-    model = to_onnx(net, net.multiple)
-    assert {node.op_type for node in model.graph.node}.isdisjoint({"Pad", "Identity", "MaxUnpool", "BatchNormalization", "If"})
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    least = -(-net.smallest // net.multiple) * net.multiple
-    shapes = [(1, least, least), (3, least, least + 2 * net.multiple), (2, least + 5 * net.multiple, least + net.multiple)]
-    if name.endswith(("vgg16", "atonce")) and net.smallest == 1:
-        shapes += [(1, 1, 1), (2, 37, 61)]  # padded by a hundred and cropped: any size goes
-    for n, height, width in shapes:
+def check_scores(net: Network, engine: Engine) -> None:
+    """The same scores from PyTorch and the service's engine: alone and in batches, the smallest, odd multiples, no square."""
+    least, m = -(-net.smallest // net.multiple) * net.multiple, net.multiple
+    for n, height, width in [(1, least, least), (3, least, least + 2 * m), (2, least + 5 * m, least + m)]:
         images = make_images(n, height, width)
         with torch.no_grad():
             expected = net(images).numpy()
-        (found,) = session.run(None, {"image": images.permute(0, 2, 3, 1).to(torch.uint8).numpy()})
+        found = engine.run(images.permute(0, 2, 3, 1).to(torch.uint8).numpy())
         assert found.shape == (n, CLASSES, height // net.stride, width // net.stride)
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
         assert expected.std() > 1e-3
+
+
+def check_masks(net: Network, segmenter: Segmenter) -> None:
+    """The mask of PyTorch, by textbook steps, and of the service's pipeline: images of odd size to labels of that size."""
+    policy = segmenter.repository.get().manifest.input
+    for height, width in [(97, 131), (61, 37)]:
+        image = street_scene(height, width, seed=5)[0]
+        found = segmenter.segment_array(image).labels
+        fitted = resize_image(image, fit_size(height, width, policy))
+        with torch.no_grad():
+            scores = net(torch.from_numpy(fitted).permute(2, 0, 1)[None].float())
+            pixels = interpolate(scores, size=(height, width), mode="bilinear", align_corners=False)[0]
+        best = pixels.topk(2, 0)
+        clear = (best.values[0] - best.values[1] > 2e-3).numpy()
+        assert found.shape == (height, width)
+        assert clear.mean() > 0.5
+        np.testing.assert_array_equal(found[clear], best.indices[0].numpy()[clear])
+
+
+ALWAYS = ("fcn32s-vgg16", "fcn16s-vgg16", "fcn8s-vgg16", "fcn8s-vgg16-atonce", "fcn-resnet50", "fcn8s-lite0", "deconvnet-vgg16")
+"""Every kind of graph. The others differ from one of these by the number and the width of their blocks alone, and tracing each
+takes ten seconds; tests/test_export.py is about ``fcn4s-lite0``."""
+
+
+@pytest.mark.parametrize("name", [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in NAMES])
+def test_pytorch_onnx_runtime_and_the_service_agree(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores and masks, on odd sizes and batches, from one clean graph that was traced once; with its weights beside it too."""
+    net = make_lively(make_net(name))
+    model = to_onnx(net, net.multiple)
+    check_clean(model)
+    size = (net.smallest, net.smallest) if net.smallest > 1 else (64, 88)
+    manifest = make_manifest(
+        name=name,
+        classes=[{"id": k, "name": f"class {k}", "color": (k, k, k)} for k in range(CLASSES)],
+        input=ARCHITECTURES[name].policy(size),
+        stride=net.stride,
+    )
+    write(model, manifest, tmp_path / "one" / "file.onnx")
+    monkeypatch.setattr(artifact, "SELF_CONTAINED_BYTES", 0)
+    write(model, manifest, tmp_path / "two" / "file.onnx")
+    assert (tmp_path / "two" / "file.onnx.data").stat().st_size > 0.5 * (tmp_path / "one" / "file.onnx").stat().st_size
+    for folder in ("one", "two"):
+        segmenter = Segmenter(Repository(tmp_path / folder), Limits())
+        if folder == "one":
+            check_scores(net, segmenter.repository.get())
+        check_masks(net, segmenter)
+        segmenter.close()
 
 
 @pytest.mark.parametrize(

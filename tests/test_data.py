@@ -16,6 +16,7 @@ from models.classes import CAMVID
 from models.data import GREY, Augmentation, DataError, frame_pairs, load_frames, read_image, read_labels
 from models.losses import IGNORED
 from service.pipeline import geometry
+from service.pipeline.decode import Limits, decode
 from service.pipeline.manifest import InputPolicy
 
 PALETTE = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (11, 3)))
@@ -140,6 +141,26 @@ def test_an_image_is_read_upright_and_in_colour(tmp_path: Path) -> None:
     found = read_image(tmp_path / "a.png")
     assert found.shape == (3, 2, 3)
     assert found[:, :, 0].tolist() == [[0, 0], [0, 0], [255, 255]]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_a_deep_image_is_scaled_as_the_service_scales_it(suffix: str, tmp_path: Path) -> None:
+    """16 bits become 8 over their whole range, not clipped to the lowest."""
+    deep = np.linspace(0, 65535, 48).astype(np.uint16).reshape(6, 8)
+    Image.fromarray(deep).save(tmp_path / f"a{suffix}")
+    found = read_image(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(found, decode((tmp_path / f"a{suffix}").read_bytes(), Limits()))
+    np.testing.assert_allclose(found[..., 0], deep / 257, atol=0.5)
+    assert found.flags.writeable
+
+
+def test_what_the_service_would_refuse_is_refused_here_too(tmp_path: Path) -> None:
+    """By the file's name, with the service's own reason; a folder in a file's place as well."""
+    Image.new("RGB", (20000, 1)).save(tmp_path / "wide.png")
+    with pytest.raises(DataError, match=r"wide\.png: the image is 20000 x 1; a side has at most 16384 pixels"):
+        read_image(tmp_path / "wide.png")
+    with pytest.raises(DataError, match=r".*: Is a directory"):
+        read_image(tmp_path)
 
 
 # --- loading ---------------------------------------------------------------------------------------------------------

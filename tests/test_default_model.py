@@ -48,7 +48,9 @@ def manifest(segmenter: Segmenter) -> Manifest:
 @pytest.fixture(scope="module")
 def net() -> FCN:
     """The network that the artifact was made of."""
-    return checkpoint.network(checkpoint.load(CHECKPOINTS / "fcn4s-lite0-camvid.pt"))
+    found = checkpoint.network(checkpoint.load(CHECKPOINTS / "fcn4s-lite0-camvid.pt"))
+    assert isinstance(found, FCN)
+    return found
 
 
 def test_the_manifest_is_complete(manifest: Manifest, net: FCN) -> None:

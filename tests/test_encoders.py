@@ -98,7 +98,8 @@ def test_the_features_are_those_of_an_independent_implementation(size: str, side
 def test_a_block_is_skipped_at_its_rate_while_training_and_never_after() -> None:
     """Stochastic depth: a sample keeps the whole block, scaled up, or its input alone; predicting always uses the block."""
     torch.manual_seed(0)
-    block = InvertedResidual(8, 8, kernel=3, stride=1, expansion=6, drop=0.25).eval()
+    block = InvertedResidual(8, 8, kernel=3, stride=1, expansion=6).eval()
+    block.drop = 0.25
     x = torch.randn(4000, 8, 1, 1)
     with torch.no_grad():
         whole = block(x) - x

@@ -35,19 +35,24 @@ SCORES = SplitScores(pixel_accuracy=0.5, mean_accuracy=0.4, mean_iou=0.3, freque
 @pytest.fixture(scope="module")
 def net(weights: Path) -> FCN:
     """The network of the checkpoint, as exported."""
-    return checkpoint.network(checkpoint.load(weights))
+    loaded = checkpoint.network(checkpoint.load(weights))
+    assert isinstance(loaded, FCN)
+    return loaded
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of an untrained network whose masks are lively: ImageNet's features under random scores."""
+    """A checkpoint of an untrained network whose masks are lively: ImageNet's features under random scores.
+
+    It is of the older form, in which the network is told by its fields: with fewer channels than any of the family's.
+    """
     torch.manual_seed(0)
     net = FCN(CONFIG)
     load_imagenet(net.encoder)
     torch.nn.init.normal_(net.score.weight, std=2.0)  # type: ignore[arg-type]
     path = tmp_path_factory.mktemp("checkpoints") / "random.pt"
     content = {"config": CONFIG.to_dict(), "classes": "camvid", "working_size": [64, 96], "epoch": 7}
-    checkpoint.save(path, {**content, "weights": net.state_dict()})
+    torch.save({"format": checkpoint.OLDER_FORMAT, **content, "weights": net.state_dict()}, path)
     return path
 
 
@@ -249,7 +254,7 @@ def test_a_class_table_that_does_not_fit_is_refused(tmp_path: Path, capsys: pyte
     """Three score planes cannot be eleven classes."""
     net = FCN(FCNConfig(classes=3, stride=4))
     content = {"config": net.config.to_dict(), "classes": "camvid", "working_size": [64, 96], "epoch": 1}
-    checkpoint.save(tmp_path / "three.pt", {**content, "weights": net.state_dict()})
+    torch.save({"format": checkpoint.OLDER_FORMAT, **content, "weights": net.state_dict()}, tmp_path / "three.pt")
     out = tmp_path / "out.onnx"
     assert main(["fcn4s-lite0", "--weights", str(tmp_path / "three.pt"), "--name", "x", "--out", str(out)]) == 2
     assert "class table 'camvid' has 11 classes, the network 3" in capsys.readouterr().err

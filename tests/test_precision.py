@@ -10,9 +10,10 @@ import onnx
 import pytest
 from PIL import Image
 
+from models.artifact import write
 from models.classes import CAMVID
 from models.data import DataError
-from models.export import Labelled, ParityError, check_loss, main, write
+from models.export import Labelled, ParityError, check_loss, main
 from models.precision import MOST_FRAMES, calibration_frames, to_fp16, to_int8
 from models.scenes import street_scene
 from service.pipeline.decode import Limits

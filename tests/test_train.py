@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import math
 import re
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,10 @@ from PIL import Image
 from torch import Tensor
 
 from models import checkpoint
+from models.architectures import ARCHITECTURES, build
 from models.classes import CAMVID
 from models.data import Frames, load_frames
-from models.fcn import FCN, FCNConfig
+from models.evaluate import evaluate, predictor
 from models.losses import IGNORED
 from models.metrics import confusion_matrix, scores
 from models.scenes.__main__ import main as write_scenes
@@ -30,22 +33,9 @@ from service.pipeline.manifest import InputPolicy
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = (64, 80)
-SMALL = [
-    "--size",
-    "64x80",
-    "--crop",
-    "64x80",
-    "--batch",
-    "2",
-    "--width",
-    "8",
-    "--context",
-    "1",
-    "--seed",
-    "3",
-    "--device",
-    "cpu",
-]
+RUN = ["--size", "64x80", "--batch", "2", "--seed", "3", "--device", "cpu"]
+SMALL = [*RUN, "--architecture", "fcn-resnet50", "--width", "0.0625"]
+"""A run of seconds: of the smallest network that has everything, an encoder, normalisation and an auxiliary head."""
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +71,7 @@ def make_trainer(data: Path, *more: str) -> Trainer:
     """A trainer as the command makes it."""
     args = parse(arguments(data, Path("unused"), *more))
     policy = InputPolicy(working_size=SIZE)
+    args.crop = args.crop or SIZE
     return Trainer(args, CAMVID, load_frames([data / "train"], CAMVID, policy), load_frames([data / "val"], CAMVID, policy))
 
 
@@ -95,8 +86,10 @@ def test_a_run_leaves_its_checkpoints_its_log_and_its_curves(finished: Path) -> 
         assert min(picture.size) > 200
     last, best = (checkpoint.load(finished / name) for name in ("last.pt", "best.pt"))
     assert last["epoch"] == 2
-    assert (best["classes"], best["working_size"], best["splits"]) == ("camvid", list(SIZE), ["train"])
-    assert checkpoint.network(best).config == FCNConfig(width=8, stride=4, context=1, smooth=True)
+    assert checkpoint.class_table(best) == CAMVID
+    assert (best["working_size"], best["splits"]) == (list(SIZE), ["train"])
+    assert (best["architecture"], best["width"]) == ("fcn-resnet50", 0.0625)
+    assert checkpoint.network(best).state_dict().keys() == build("fcn-resnet50", 11, width=0.0625).state_dict().keys()
     assert (finished / "best.pt").stat().st_size < (finished / "last.pt").stat().st_size / 4
 
 
@@ -203,9 +196,13 @@ def test_ctrl_c_leaves_a_checkpoint_that_resumes(data: Path, tmp_path: Path) -> 
         (["--data", "[no]/where"], r"\[no\]/where/train: no images in images/; expected .*"),
         (["--train-splits", "train", "night"], r".*/night: no images in images/; expected .*"),
         (["--resume"], r".*/last\.pt: no such file"),
-        (["--imagenet", "nowhere.pth"], r".*nowhere\.pth.*"),
+        (["--start", "nowhere.pth"], r"nowhere\.pth: no such file"),
+        (["--classes", "nowhere.json"], r"no class table 'nowhere\.json': it is neither one of voc, .* nor a JSON file"),
+        (["--architecture", "fcn8s-lite0"], r"fcn8s-lite0 has one width; choose a size instead: lite0, lite1, lite2"),
+        (["--architecture", "deconvnet-vgg16"], r"deconvnet-vgg16 takes sides of 224 and more, not 64 x 80"),
+        (["--crop", "60x80"], r"--crop: fcn-resnet50 takes sides of 1 and more that are multiples of 8"),
     ],
-    ids=["data", "split", "resume", "imagenet"],
+    ids=["data", "split", "resume", "start", "classes", "width", "size", "crop"],
 )
 def test_what_cannot_be_trained_on_is_one_line_and_status_2(
     more: list[str], reason: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -218,8 +215,13 @@ def test_what_cannot_be_trained_on_is_one_line_and_status_2(
 
 def test_a_checkpoint_of_another_network_is_not_resumed(finished: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nor one that holds weights alone."""
-    assert main(arguments(data, finished, "--resume", "--refine", "1")) == 2
-    assert "cannot resume: the checkpoint is of" in capsys.readouterr().err
+    for more in (["--width", "0.125"], ["--architecture", "fcn8s-vgg16"], ["--auxiliary", "0"]):
+        assert main(arguments(data, finished, "--resume", *more)) == 2
+        assert re.search(
+            r"cannot resume: the checkpoint is of fcn-resnet50 at width 0\.0625, \d+ tensors, for the 11 classes of 'camvid', "
+            r"this run of fcn",
+            capsys.readouterr().err,
+        )
     trainer = make_trainer(data)
     with pytest.raises(checkpoint.CheckpointError, match="cannot resume"):
         trainer.restore(checkpoint.load(finished / "best.pt"))
@@ -232,6 +234,95 @@ def test_a_size_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture
         parse([f"--size={text}"])
     assert stop.value.code == 2
     assert "expected HEIGHTxWIDTH, e.g. 360x480" in capsys.readouterr().err
+
+
+# --- every network of the family -------------------------------------------------------------------------------------
+
+ONE_EACH = ["fcn32s-vgg16", "fcn8s-vgg16-atonce", "fcn8s-lite0", "deconvnet-vgg16"]
+"""One of each kind. FCN-ResNet, FCN-16s and FCN-8s are trained elsewhere in this file; the others differ in numbers alone."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in ONE_EACH else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES]
+)
+def test_every_architecture_trains_resumes_and_is_scored(name: str, data: Path, tmp_path: Path) -> None:
+    """By the command: an epoch, another one with ``--resume``, and the scores of what it left; its weights have moved."""
+    large = ["--size", "224x224", "--epochs", "1"] if name == "deconvnet-vgg16" else ["--size", "64x80", "--epochs", "1"]
+    width = [] if "lite" in name else ["--width", "0.03125"]
+    command = [*RUN, *large, "--architecture", name, *width, "--data", str(data), "--out", str(tmp_path / "run")]
+    assert main(command) == 0
+    first = checkpoint.load(tmp_path / "run" / "last.pt")
+    assert first["architecture"] == name
+    assert main([*command, "--epochs", "2", "--resume"]) == 0
+    second = checkpoint.load(tmp_path / "run" / "last.pt")
+    assert second["epoch"] == 2
+    kernels = [key for key, value in first["raw_weights"].items() if value.ndim == 4]
+    assert any(not torch.equal(first["raw_weights"][key], second["raw_weights"][key]) for key in kernels)
+    with ExitStack() as resources:
+        found = evaluate(predictor(str(tmp_path / "run" / "best.pt"), CAMVID, resources), data / "val", CAMVID)
+    best = max(float(row["pixel_accuracy"]) for row in read_log(tmp_path / "run"))
+    assert found.frames == 2
+    assert 0 <= found.pixel_accuracy <= best + 0.05
+
+
+def test_the_auxiliary_head_is_trained_and_left_out(data: Path, finished: Path) -> None:
+    """It learns, as the rest does; what is kept for serving has no trace of it, and a run may do without."""
+    trainer = make_trainer(data, "--epochs", "1")
+    before = trainer.net.state_dict()["aux_classifier.4.weight"].clone()
+    trainer.run_epoch(lambda: None)
+    assert not torch.equal(trainer.net.state_dict()["aux_classifier.4.weight"], before)
+    assert "aux_classifier.4.weight" in checkpoint.load(finished / "last.pt")["raw_weights"]
+    assert not any(name.startswith("aux") for name in checkpoint.load(finished / "best.pt")["weights"])
+    plain = make_trainer(data, "--auxiliary", "0")
+    assert not any(name.startswith("aux") for name in plain.net.state_dict())
+
+
+def test_the_loss_is_the_scores_and_a_share_of_the_auxiliary_heads(data: Path) -> None:
+    """Half of it, as torchvision trains."""
+    losses = []
+    for share in ("0.5", "0.25"):
+        trainer = make_trainer(data, "--auxiliary", share, "--epochs", "1", "--lr", "0", "--dropout", "0")
+        losses.append(trainer.run_epoch(lambda: None))
+        generator = torch.Generator().manual_seed(3)
+        main_loss = auxiliary = torch.zeros(())
+        order = torch.randperm(6, generator=generator)
+        trainer.net.train()
+        for step in range(3):
+            chosen = order[2 * step : 2 * step + 2]
+            x, y = trainer.augment(trainer.train.images[chosen], trainer.train.labels[chosen], generator)
+            with torch.no_grad():
+                scored, other = trainer.net.for_loss(x)
+            main_loss, auxiliary = main_loss + trainer._loss(scored, y) / 3, auxiliary + trainer._loss(other, y) / 3
+        assert losses[-1] == pytest.approx(float(main_loss + float(share) * auxiliary), rel=1e-3)
+
+
+def test_a_class_table_of_ones_own_is_trained_kept_and_exported_by(data: Path, tmp_path: Path) -> None:
+    """From JSON into the checkpoint, whole: nobody has to say it again."""
+    table = tmp_path / "halves.json"
+    rows = [{"name": "above", "label_id": 0}, {"name": "below", "color": [1, 2, 3], "label_id": 3}]
+    table.write_text(json.dumps({"name": "halves", "classes": rows, "ignored": [1, 2, *range(4, 12), 255]}))
+    assert main(arguments(data, tmp_path / "run", "--epochs", "1", "--classes", str(table))) == 0
+    content = checkpoint.load(tmp_path / "run" / "best.pt")
+    table.unlink()
+    kept = checkpoint.class_table(content)
+    assert kept.names == ("above", "below")
+    assert kept.label_ids == (0, 3)
+    assert checkpoint.network(content).classes == 2
+
+
+def test_training_starts_from_another_networks_weights(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """FCN-8s from FCN-16s, as in the paper; what is new is named, and the rest learns at its own rate."""
+    sixteen = [*RUN, "--architecture", "fcn16s-vgg16", "--width", "0.03125", "--data", str(data)]
+    assert main([*sixteen, "--out", str(tmp_path / "sixteen"), "--epochs", "1"]) == 0
+    start = str(tmp_path / "sixteen" / "best.pt")
+    eight = [*sixteen, "--architecture", "fcn8s-vgg16", "--start", start]
+    capsys.readouterr()
+    assert main([*eight, "--out", str(tmp_path / "eight"), "--epochs", "1", "--lr", "0"]) == 0
+    said = capsys.readouterr().err
+    assert "starting anew: score_pool3.weight, score_pool3.bias, upscore8.weight, upscore_pool4.weight" in said
+    weights = checkpoint.load(tmp_path / "eight" / "last.pt")["raw_weights"]
+    assert torch.equal(weights["fc6.weight"], checkpoint.load(Path(start))["weights"]["fc6.weight"].float())
+    assert not weights["score_pool3.weight"].any()
 
 
 # --- the parts -------------------------------------------------------------------------------------------------------
@@ -279,7 +370,7 @@ def test_the_weight_average_is_a_moving_average() -> None:
 
 def test_the_encoder_learns_slower_and_only_kernels_decay() -> None:
     """Every parameter is in exactly one group, with the rate and the decay that are its own."""
-    net = FCN(FCNConfig(classes=3, width=8))
+    net = build("fcn8s-lite0", 3)
     groups = parameter_groups(net, 0.01, 0.3, 0.02)
     names = {id(parameter): name for name, parameter in net.named_parameters()}
     found = {names[id(parameter)]: group for group in groups for parameter in group["params"]}
@@ -311,16 +402,10 @@ def test_the_recipe_of_the_shipped_model_is_the_default() -> None:
     """``python -m models.train`` alone trains what is shipped: the same network at the same size."""
     args: argparse.Namespace = parse([])
     shipped: dict[str, Any] = checkpoint.load(ROOT / "models" / "checkpoints" / "fcn4s-lite0-camvid.pt")
-    config = FCNConfig(
-        classes=11,
-        encoder=args.encoder,
-        width=args.width,
-        stride=args.stride,
-        context=args.context,
-        refine=args.refine,
-        smooth=args.smooth,
-    )
-    assert config.to_dict() == shipped["config"]
-    assert list(args.size) == shipped["working_size"]
+    architecture = ARCHITECTURES[args.architecture]
+    assert args.architecture == shipped["architecture"]
+    assert args.width == 1
+    assert args.size is None
+    assert list(architecture.working_size) == shipped["working_size"]
     assert args.epochs == shipped["epochs"]
     assert args.data == Path("../shared/camvid")

@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from models import checkpoint
 from models.architectures import ARCHITECTURES, build
 from models.checkpoint import CheckpointError
 from models.network import Network
 from models.resnet import FCNResNet
-from models.weights import load_weights, read_weights, recognise
+from models.weights import load_weights, read_weights, recognise, start_from
 
 CLASSES = 3
 NARROW = 1 / 32
@@ -254,3 +255,100 @@ def test_a_text_file_and_no_file_are_refused(tmp_path: Path) -> None:
         read_weights(tmp_path / "page.pth")
     with pytest.raises(CheckpointError, match="no such file"):
         read_weights(tmp_path / "none.pth")
+
+
+# --- weights to train on from ----------------------------------------------------------------------------------------
+
+
+def check_started(net: Network, before: dict[str, Tensor], source: dict[str, Tensor], fresh: list[str]) -> None:
+    """What is named as fresh is as it was, the rest is the source's."""
+    state = net.state_dict()
+    for name, value in state.items():
+        assert torch.equal(value, before[name] if name in fresh else source[name]), name
+
+
+def test_a_finer_network_starts_from_the_coarser_one(tmp_path: Path) -> None:
+    """Section 4.2: FCN-8s from FCN-16s; the new skip's scores start at zero, the new upsamplings bilinear."""
+    source = make_weights("fcn16s-vgg16")
+    torch.save(source, tmp_path / "sixteen.pth")
+    net = make_net(VGG)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    fresh = start_from(net, tmp_path / "sixteen.pth")
+    assert fresh == ["score_pool3.weight", "score_pool3.bias", "upscore8.weight", "upscore_pool4.weight"]
+    check_started(net, before, source, fresh)
+
+
+@pytest.mark.parametrize("name", [VGG, RESNET, "deconvnet-vgg16", "fcn8s-lite0"])
+def test_a_checkpoint_for_other_classes_is_a_start(name: str, tmp_path: Path) -> None:
+    """Everything but what has a plane for each class."""
+    torch.manual_seed(1)
+    width = 1.0 if "lite" in name else NARROW
+    other = build(name, 11, width=width)
+    content = {"architecture": name, "width": width, "classes": "camvid", "weights": other.state_dict()}
+    checkpoint.save(tmp_path / "camvid.pt", content)
+    net = make_net(name)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    fresh = start_from(net, tmp_path / "camvid.pt")
+    assert 0 < len(fresh) <= 9
+    assert {key.split(".")[0] for key in fresh} <= {
+        *(
+            "score_fr",
+            "score_pool4",
+            "score_pool3",
+            "upscore2",
+            "upscore_pool4",
+            "upscore8",
+            "classifier",
+            "seg_score",
+            "lateral",
+        )
+    }
+    check_started(net, before, other.state_dict(), fresh)
+
+
+def test_a_classifiers_resnet_is_a_start(tmp_path: Path) -> None:
+    """torchvision's names: without ``backbone.``, and with a head that is not taken."""
+    source = {key: value for key, value in make_weights(RESNET).items() if key.startswith("backbone.")}
+    published = {key.removeprefix("backbone."): value for key, value in source.items()}
+    torch.save({**published, "fc.weight": torch.zeros(1000, 64), "fc.bias": torch.zeros(1000)}, tmp_path / "resnet50.pth")
+    net = make_net(RESNET)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    fresh = start_from(net, tmp_path / "resnet50.pth")
+    assert {key.split(".")[0] for key in fresh} == {"classifier"}
+    counters = {key: value for key, value in before.items() if key.endswith("num_batches_tracked")}
+    check_started(net, before, {**counters, **source}, fresh)
+
+
+VGG16_FEATURES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+"""The places of VGG16's convolutions among its layers, as published."""
+
+
+def test_a_classifiers_vgg16_is_a_start(tmp_path: Path) -> None:
+    """Its convolutions by their numbers; its two fully connected layers become convolutions (section 3.1)."""
+    net = make_net(VGG)
+    layers = [f"conv{block}_{layer}" for block, count in enumerate((2, 2, 3, 3, 3), 1) for layer in range(1, count + 1)]
+    source = {key: torch.rand(value.shape) for key, value in net.state_dict().items() if key.startswith(net.pretrained)}
+    published = {
+        f"features.{place}.{kind}": source[f"{layer}.{kind}"]
+        for place, layer in zip(VGG16_FEATURES, layers, strict=True)
+        for kind in ("weight", "bias")
+    }
+    for theirs, ours in (("classifier.0", "fc6"), ("classifier.3", "fc7")):
+        published[f"{theirs}.weight"] = source[f"{ours}.weight"].flatten(1)
+        published[f"{theirs}.bias"] = source[f"{ours}.bias"]
+    published["classifier.6.weight"], published["classifier.6.bias"] = torch.zeros(1000, 128), torch.zeros(1000)
+    torch.save(published, tmp_path / "vgg16_from_caffe.pth")
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    fresh = start_from(net, tmp_path / "vgg16_from_caffe.pth")
+    assert all(key.startswith(("score", "upscore")) for key in fresh)
+    check_started(net, before, source, fresh)
+
+
+def test_weights_without_the_whole_classifier_are_no_start(tmp_path: Path) -> None:
+    """What is missing or misshapen is named: half a pretrained network would train as if it were none."""
+    torch.save(make_weights(RESNET), tmp_path / "resnet.pth")
+    with pytest.raises(CheckpointError, match=r"resnet\.pth: training can't start from these weights: missing: conv1_1\.w"):
+        start_from(make_net(VGG), tmp_path / "resnet.pth")
+    torch.manual_seed(0)
+    with pytest.raises(CheckpointError, match=r"of another shape: backbone\.conv1\.weight is 2x3x7x7, not 4x3x7x7, "):
+        start_from(build(RESNET, 3, width=1 / 16), tmp_path / "resnet.pth")
