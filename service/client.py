@@ -99,6 +99,10 @@ class ClassPresent:
     pixels: int
     share: float
     """Of all pixels, 0..1."""
+    bbox: tuple[int, int, int, int] | None = None
+    """(x, y, width, height) in pixels, where statistics were asked for."""
+    confidence: float | None = None
+    """The mean over its pixels, 0..1, where statistics were asked for."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +197,8 @@ class Client:
         *,
         classes: Iterable[str | int] | None = None,
         min_confidence: float | None = None,
+        ids: str | None = None,
+        statistics: bool = False,
         deadline_ms: float | None = None,
         frame_id: str | None = None,
         frame_stamp: str | None = None,
@@ -205,6 +211,8 @@ class Client:
             model: the server's default by default
             classes: names or ids to keep; pixels of other classes become 255
             min_confidence: 0..1; pixels of which the network is less sure become 255
+            ids: whose the labels are, ``cityscapes-train``, ``cityscapes-label`` or ``autoware``; the model's own by default
+            statistics: whether the bounding box and the mean confidence of each class come with the mask
             deadline_ms: when the mask is of no use any more, counted from now
             frame_id, frame_stamp: come back with the mask
         Gives:
@@ -214,7 +222,9 @@ class Client:
             OSError: if the file cannot be read
             TypeError, ValueError: if ``image`` is nothing of the above, or a text cannot travel in a header
         """
-        call = segment_call(image_bytes(image), model, classes, min_confidence, deadline_ms, frame_id, frame_stamp)
+        call = segment_call(
+            image_bytes(image), model, classes, min_confidence, deadline_ms, frame_id, frame_stamp, ids, statistics
+        )
         return parse_mask(self._exchange(call))
 
     def models(self) -> Catalogue:
@@ -289,13 +299,15 @@ class AsyncClient:
         *,
         classes: Iterable[str | int] | None = None,
         min_confidence: float | None = None,
+        ids: str | None = None,
+        statistics: bool = False,
         deadline_ms: float | None = None,
         frame_id: str | None = None,
         frame_stamp: str | None = None,
     ) -> Mask:
         """Segment one image: see :meth:`Client.segment`."""
         body = await asyncio.to_thread(image_bytes, image)
-        call = segment_call(body, model, classes, min_confidence, deadline_ms, frame_id, frame_stamp)
+        call = segment_call(body, model, classes, min_confidence, deadline_ms, frame_id, frame_stamp, ids, statistics)
         return await asyncio.to_thread(parse_mask, await self._exchange(call))
 
     async def models(self) -> Catalogue:
@@ -413,6 +425,8 @@ def segment_call(
     deadline_ms: float | None = None,
     frame_id: str | None = None,
     frame_stamp: str | None = None,
+    ids: str | None = None,
+    statistics: bool = False,
 ) -> Call:
     """Describe ``POST /segment`` for one image file; the mask is asked for as the contract's run-length encoding."""
     kept = [classes] if isinstance(classes, str) else classes or ()
@@ -421,6 +435,10 @@ def segment_call(
         params.append(("model", model))
     if min_confidence is not None:
         params.append(("min_confidence", str(min_confidence)))
+    if ids is not None:
+        params.append(("ids", ids))
+    if statistics:
+        params.append(("statistics", "true"))
     headers = {"Content-Type": "application/octet-stream"}
     if frame_id is not None:
         headers["X-Frame-Id"] = _sendable("frame_id", frame_id)
@@ -441,7 +459,15 @@ def parse_mask(reply: Reply) -> Mask:
         return Mask(
             labels=rle.decode(document),
             classes=tuple(
-                ClassPresent(entry["id"], entry["name"], entry["pixels"], entry["share"]) for entry in document["classes"]
+                ClassPresent(
+                    id=entry["id"],
+                    name=entry["name"],
+                    pixels=entry["pixels"],
+                    share=entry["share"],
+                    bbox=tuple(entry["bbox"]) if "bbox" in entry else None,
+                    confidence=entry.get("confidence"),
+                )
+                for entry in document["classes"]
             ),
             model=ModelIdentity(model["name"], model["version"], model["sha256"]),
             timing=parse_server_timing(reply.headers.get("Server-Timing", "")),

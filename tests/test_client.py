@@ -36,7 +36,7 @@ from service.errors import (
     UnsupportedImage,
 )
 from service.settings import Settings
-from tests.conftest import encode_image, make_image, make_labels, make_manifest
+from tests.conftest import encode_image, make_image, make_labels, make_manifest, write_artifact
 from tests.live import live_server
 
 Segment = Callable[..., Mask]
@@ -115,6 +115,21 @@ def test_filters_travel(server: str, segment: Segment) -> None:
     assert [present.name for present in kept.classes] == ["red", "blue"]
     assert set(np.unique(segment(server, make_image(), KEY, classes="red").labels)) == {0, 255}
     assert (segment(server, make_image(), KEY, min_confidence=1.0).labels == 255).all()
+
+
+def test_other_ids_and_statistics_travel(tmp_path: Path, segment: Segment) -> None:
+    """Labels and classes are those of the table that was asked for, each with its box and its confidence."""
+    street = [{"id": k, "name": name, "color": (k, k, k)} for k, name in enumerate(["road", "car", "crate"])]
+    write_artifact(tmp_path / "street.onnx", make_manifest(name="street", classes=street))
+    with live_server(Settings(models_dir=tmp_path)) as url:
+        mask = segment(url, make_image(), {}, ids="cityscapes-label", statistics=True)
+        plain = segment(url, make_image(), {})
+    np.testing.assert_array_equal(mask.labels, np.array([7, 26, 255])[plain.labels])
+    assert [(present.id, present.name) for present in mask.classes] == [(7, "road"), (26, "car")]
+    assert mask.classes[0].bbox is not None
+    assert mask.classes[0].bbox[:2] == (0, 0)
+    assert all(present.confidence is not None and 0 < present.confidence < 1 for present in mask.classes)
+    assert all(present.bbox is None and present.confidence is None for present in plain.classes)
 
 
 @pytest.mark.parametrize(

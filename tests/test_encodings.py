@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from service.encodings import MaskView, runs, selection
 from service.errors import BadParameter, UnknownClass, UnsupportedFormat
 from service.pipeline import manifest
 from tests.conftest import BLUE, GREEN, RED, make_image, make_labels, make_manifest
+from tests.maps import STREET_CLASSES, streets
 
 MANIFEST = make_manifest()
 
@@ -73,6 +75,130 @@ def test_every_document_says_which_model_made_it(name: str, view: MaskView) -> N
     document = json.loads(encodings.encode(name, view).body)
     assert document["model"] == {"name": "colours", "version": "1.0.0", "sha256": "ab" * 32}
     assert [entry["name"] for entry in document["classes"]] == ["red", "green", "blue"]
+
+
+STREET = MaskView(
+    labels=streets()[0],
+    image=np.zeros((*streets()[0].shape, 3), np.uint8),
+    manifest=make_manifest(classes=[entry.model_dump() for entry in STREET_CLASSES]),
+    sha256="ab" * 32,
+    confidence=lambda: np.where(np.arange(streets()[0].size) % 3, 240, 20).astype(np.uint8).reshape(streets()[0].shape),
+)
+"""A drawn street; every third pixel is uncertain."""
+
+DECODABLE = [name for name, form in encodings.FORMATS.items() if form.decode]
+
+
+def written(name: str, **query: Any) -> bytes:
+    """The street in a format, with what a query asks for."""
+    options = encodings.understood(name, STREET.manifest.classes, **query)
+    return encodings.encode(name, replace(STREET, options=options)).body
+
+
+@pytest.mark.parametrize("name", [*DECODABLE, "autoware"])
+def test_filters_and_ids_compose_in_every_format_that_holds_labels(name: str) -> None:
+    """Uncertain pixels go, then other classes, then the ids change; what comes back is exactly that."""
+    body = written(name, classes=["car,road", "tree"], min_confidence=0.5, ids="cityscapes-label")
+    expected = np.full(STREET.labels.shape, 255, np.uint8)
+    for own, theirs in ((8, 26), (3, 7), (5, 21)):
+        expected[(STREET.labels == own) & (STREET.confidence() > 127)] = theirs
+    assert np.array_equal(encodings.decode(name, body, (180, 240)), expected)
+
+
+@pytest.mark.parametrize("name", [name for name, form in encodings.FORMATS.items() if form.document])
+def test_unlabelled_pixels_are_no_class(name: str) -> None:
+    """255 is listed nowhere, and the shares say how much is missing."""
+    document = json.loads(written(name, classes=["car", "road"], ids="autoware", statistics=True))
+    assert [(entry["id"], entry["name"]) for entry in document["classes"]] == [(7, "vehicle"), (9, "road")]
+    kept = np.isin(STREET.labels, [8, 3])
+    assert sum(entry["share"] for entry in document["classes"]) == pytest.approx(kept.mean())
+    assert sum(entry["pixels"] for entry in document["classes"]) == kept.sum()
+    for entry, own in zip(document["classes"], (8, 3), strict=True):
+        assert entry["confidence"] == pytest.approx(STREET.confidence()[STREET.labels == own].mean() / 255, abs=1e-4)
+        assert len(entry["bbox"]) == 4
+
+
+def test_palettes_follow_the_ids() -> None:
+    """Indexed and coloured pictures show a table's ids in the table's colours, and unlabelled pixels in black."""
+    indexed = Image.open(io.BytesIO(written("png", classes=["car"], ids="cityscapes-train")))
+    colored = Image.open(io.BytesIO(written("color", classes=["car"], ids="cityscapes-train")))
+    car = STREET.labels == 8
+    assert (np.asarray(indexed)[car] == 13).all()
+    for picture in (np.asarray(indexed.convert("RGB")), np.asarray(colored)):
+        assert (picture[car] == (0, 0, 142)).all()
+        assert (picture[~car] == 0).all()
+
+
+@pytest.mark.parametrize("name", [name for name, form in encodings.FORMATS.items() if "instances" in form.takes])
+def test_instances_are_masks_of_their_own_and_still_the_same_map(name: str) -> None:
+    """Each component of a thing is an entry; small ones are dropped; what is left decodes to the labels."""
+    document = json.loads(written(name, instances=True, statistics=True))
+    assert np.array_equal(encodings.decode(name, json.dumps(document).encode()), STREET.labels)
+    for entry in document["classes"]:
+        assert ("component" in entry) == (entry["name"] in ("car", "pedestrian", "bicyclist"))
+        assert sum(other["pixels"] for other in document["classes"] if other["id"] == entry["id"]) == np.count_nonzero(
+            STREET.labels == entry["id"]
+        )
+    big = json.loads(written(name, instances=True, min_area=60))["classes"]
+    sizes = [entry["pixels"] for entry in document["classes"] if "component" in entry]
+    assert min(sizes) < 60 <= max(sizes)
+    assert [entry["pixels"] for entry in big if "component" in entry] == [size for size in sizes if size >= 60]
+
+
+def test_a_legend_names_the_classes_present() -> None:
+    """Drawn over the picture, of its own size, with a line for what is unlabelled."""
+    plain = np.asarray(Image.open(io.BytesIO(written("overlay", classes=["car"]))))
+    drawn = np.asarray(Image.open(io.BytesIO(written("overlay", classes=["car"], legend=True))))
+    assert drawn.shape == plain.shape == STREET.image.shape
+    changed = np.argwhere((drawn != plain).any(-1))
+    assert 0 < len(changed) < 0.3 * plain[..., 0].size
+    assert (drawn == (64, 0, 128)).all(-1).any()
+
+
+def test_a_tolerance_reaches_the_polygons() -> None:
+    """The document says it, and is smaller."""
+    exact, rough = (json.loads(written("polygons", tolerance=tolerance)) for tolerance in (0.0, 1.5))
+    assert (exact["tolerance"], rough["tolerance"]) == (0.0, 1.5)
+    assert len(json.dumps(rough)) < 0.6 * len(json.dumps(exact))
+
+
+@pytest.mark.parametrize(
+    ("name", "query", "error", "match"),
+    [
+        ("png", {"instances": True}, UnsupportedFormat, "coco, coco-uncompressed, labelstudio, cvat, polygons"),
+        ("rle", {"instances": True}, UnsupportedFormat, "coco"),
+        ("png", {"statistics": True}, UnsupportedFormat, "rle, coco"),
+        ("color", {"legend": True}, UnsupportedFormat, "overlay"),
+        ("coco", {"tolerance": 1.0}, UnsupportedFormat, "polygons"),
+        ("coco", {"min_area": 5}, BadParameter, "instances=true"),
+        ("coco", {"ids": "kitti"}, BadParameter, "cityscapes-train"),
+        ("coco", {"classes": ["unicorn"]}, UnknownClass, "pedestrian"),
+        ("jpeg", {}, UnsupportedFormat, "png, rle"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_beforehand(
+    name: str, query: dict[str, Any], error: type[Exception], match: str
+) -> None:
+    """The message says what would have worked."""
+    with pytest.raises(error, match=match):
+        encodings.understood(name, STREET.manifest.classes, **query)
+
+
+def test_what_holds_no_labels_cannot_be_decoded() -> None:
+    """Pictures are for people; Autoware's runs need to be told their size."""
+    for name in ("overlay", "color", "confidence"):
+        with pytest.raises(UnsupportedFormat, match="png, rle"):
+            encodings.decode(name, written(name))
+    with pytest.raises(UnsupportedFormat, match="needs a size"):
+        encodings.decode("autoware", written("autoware"))
+
+
+@pytest.mark.parametrize("name", DECODABLE)
+@pytest.mark.parametrize("body", [b"", b"{}", b"nonsense", b"[1, 2]", b'{"size": [2, 2]}'])
+def test_what_is_not_of_a_format_is_a_value_error(name: str, body: bytes) -> None:
+    """One kind of error, whatever came over the wire."""
+    with pytest.raises(ValueError, match=r"."):
+        encodings.decode(name, body)
 
 
 def test_confidence_is_computed_only_for_its_own_format(view: MaskView) -> None:

@@ -33,10 +33,12 @@ MAX_PIXELS = 1_000_000
 
 @pytest.fixture(scope="module")
 def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server with two models: ``colours``, the default, and ``again``."""
+    """A server with three models: ``colours``, the default, ``again``, and ``street``, for which red is road, green a car."""
     folder = tmp_path_factory.mktemp("models")
     write_artifact(folder / "colours.onnx")
     write_artifact(folder / "again.onnx", make_manifest(name="again", version="2.0.0"))
+    street = [{"id": k, "name": name, "color": (k, k, k)} for k, name in enumerate(["road", "car", "crate"])]
+    write_artifact(folder / "street.onnx", make_manifest(name="street", classes=street))
     settings = Settings(
         models_dir=folder, default_model="colours", max_image_pixels=MAX_PIXELS, max_image_side=4000, max_image_bytes=2_000_000
     )
@@ -143,6 +145,33 @@ def test_coco_masks_are_read_by_cocos_own_tools(client: httpx.Client, png: bytes
     assert len(document["classes"]) == 3
 
 
+def test_ids_and_filters_and_statistics_compose(client: httpx.Client, png: bytes) -> None:
+    """Road and car in Cityscapes' label ids, the crate in none; the PNG says the same as the runs."""
+    query = {"model": "street", "ids": "cityscapes-label"}
+    own = pixels(client.post("/segment", params={"model": "street"}, content=png).content)
+    expected = np.array([7, 26, 255])[own]
+    np.testing.assert_array_equal(pixels(client.post("/segment", params=query, content=png).content), expected)
+    document = client.post("/segment", params=query | {"format": "rle", "statistics": "true"}, content=png).json()
+    np.testing.assert_array_equal(rle.decode(document), expected)
+    assert [(row["id"], row["name"]) for row in document["classes"]] == [(7, "road"), (26, "car")]
+    assert all(0.3 < row["confidence"] < 1 and row["bbox"][3] == 96 for row in document["classes"])
+    only = client.post("/segment", params=query | {"classes": "car"}, content=png)
+    np.testing.assert_array_equal(pixels(only.content), np.where(expected == 26, 26, 255))
+
+
+def test_components_are_masks_of_their_own(client: httpx.Client) -> None:
+    """Two cars in one picture are two entries, the larger first, and a road in two parts stays one."""
+    image = np.full((96, 128, 3), RED, np.uint8)
+    image[16:48, 16:32] = image[16:80, 80:112] = GREEN
+    query = {"model": "street", "format": "coco", "instances": "true"}
+    document = client.post("/segment", params=query, content=encode_image(image)).json()
+    assert [(row["name"], row.get("component")) for row in document["classes"]] == [("road", None), ("car", 1), ("car", 2)]
+    _, large, small = document["classes"]
+    large_only = client.post("/segment", params=query | {"min_area": large["pixels"]}, content=encode_image(image)).json()
+    assert [row["pixels"] for row in large_only["classes"] if row["name"] == "car"] == [large["pixels"]]
+    assert small["pixels"] < large["pixels"]
+
+
 def test_accept_chooses_the_format_where_the_query_does_not(client: httpx.Client, png: bytes) -> None:
     """``Accept: application/json`` is run lengths; the query wins."""
     accept = {"Accept": "application/json"}
@@ -245,7 +274,7 @@ def test_the_models_are_listed_with_their_manifests(client: httpx.Client) -> Non
     """``GET /models``: the default, and of each model its classes, its policy, its hash."""
     document = client.get("/models").json()
     assert document["default"] == "colours"
-    assert [model["name"] for model in document["models"]] == ["again", "colours"]
+    assert [model["name"] for model in document["models"]] == ["again", "colours", "street"]
     model = document["models"][1]
     assert model["classes"][0] == {"id": 0, "name": "red", "color": [255, 0, 0]}
     assert model["stride"] == 8
@@ -285,6 +314,8 @@ def test_openapi_says_what_can_be_sent_and_what_comes_back(client: httpx.Client)
     parameters = {parameter["name"]: parameter for parameter in call["parameters"]}
     assert parameters["format"]["schema"]["enum"] == list(FORMATS)
     assert parameters["x-deadline-ms"]["schema"]["exclusiveMinimum"] == 0
+    assert parameters["ids"]["schema"]["enum"] == ["cityscapes-train", "cityscapes-label", "autoware"]
+    assert {"statistics", "legend", "instances", "min_area", "tolerance"} <= set(parameters)
     assert {"model", "format", "classes", "min_confidence", "x-deadline-ms", "x-frame-id", "x-frame-stamp"} <= set(parameters)
     assert set(call["responses"]) == {"200", "400", "431", "401", "404", "413", "415", "422", "429", "500", "503", "504"}
     for status, response in call["responses"].items():
@@ -363,9 +394,31 @@ BAD = {
     ),
     "an unknown format": Bad(422, "unsupported_format", GOOD, "/segment?format=jpeg", facts={"allowed": list(FORMATS)}),
     "nothing acceptable": Bad(422, "unsupported_format", lambda good: {"content": good, "headers": {"Accept": "text/html"}}),
-    "an unknown model": Bad(404, "unknown_model", GOOD, "/segment?model=nobody", facts={"allowed": ["again", "colours"]}),
+    "an unknown model": Bad(
+        404, "unknown_model", GOOD, "/segment?model=nobody", facts={"allowed": ["again", "colours", "street"]}
+    ),
     "a model that is a path": Bad(404, "unknown_model", GOOD, "/segment?model=../colours"),
     "an unknown class": Bad(422, "unknown_class", GOOD, "/segment?classes=road", facts={"allowed": ["red", "green", "blue"]}),
+    "ids that nobody has": Bad(422, "bad_parameter", GOOD, "/segment?ids=kitti&model=street", facts={"parameter": "ids"}),
+    "ids for other classes": Bad(422, "bad_parameter", GOOD, "/segment?ids=autoware", facts={"parameter": "ids"}),
+    "instances in a picture": Bad(422, "unsupported_format", GOOD, "/segment?instances=true&model=street"),
+    "instances of colours": Bad(
+        422, "bad_parameter", GOOD, "/segment?instances=true&format=coco", facts={"parameter": "instances"}
+    ),
+    "a negative area": Bad(
+        422, "bad_parameter", GOOD, "/segment?instances=true&format=coco&min_area=-1", facts={"parameter": "min_area"}
+    ),
+    "an area without instances": Bad(
+        422, "bad_parameter", GOOD, "/segment?format=coco&min_area=5", facts={"parameter": "min_area"}
+    ),
+    "statistics in a picture": Bad(422, "unsupported_format", GOOD, "/segment?statistics=true"),
+    "a legend in a document": Bad(
+        422, "unsupported_format", GOOD, "/segment?legend=1&format=rle", facts={"allowed": ["overlay"]}
+    ),
+    "a tolerance for runs": Bad(
+        422, "unsupported_format", GOOD, "/segment?tolerance=1&format=rle", facts={"allowed": ["polygons"]}
+    ),
+    "a tolerance that is no number": Bad(422, "bad_parameter", GOOD, "/segment?tolerance=nan&format=polygons"),
     "no class at all": Bad(422, "bad_parameter", GOOD, "/segment?classes=", facts={"parameter": "classes"}),
     "a confidence of two": Bad(422, "bad_parameter", GOOD, "/segment?min_confidence=2", facts={"parameter": "min_confidence"}),
     "a confidence that is no number": Bad(422, "bad_parameter", GOOD, "/segment?min_confidence=nan"),

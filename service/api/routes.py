@@ -19,7 +19,8 @@ from service.api.keys import Keys
 from service.api.negotiation import chosen_format
 from service.api.telemetry import Metrics, Readiness, RequestRecord, record_of
 from service.api.upload import UPLOAD_S, TimelyResponse, Uploads, read_images, unless_gone
-from service.encodings import FORMATS, MaskView, encode, selection
+from service.encodings import FORMATS, MaskView, Options, encode
+from service.encodings import understood as understood_options
 from service.errors import DeadlineExceeded, UnsupportedFormat
 from service.pipeline.engine import Engine
 from service.pipeline.repository import Repository
@@ -79,8 +80,7 @@ class Order:
     engine: Engine
     """Held to the end: what is said of the model is said of the one that answers, even if it is replaced meanwhile."""
     format: str
-    keep: frozenset[int] | None
-    min_confidence: float
+    options: Options
     deadline_ms: float
 
     def left_s(self) -> float:
@@ -103,12 +103,8 @@ class Order:
         """On a thread: a mask's bytes, its size, and the milliseconds of every stage."""
         begun = time.perf_counter()
         height, width = result.labels.shape
-        labels = result.labels
-        if self.min_confidence > 0:
-            labels = selection.drop_uncertain(labels, result.confidence(), self.min_confidence)
-        if self.keep is not None:
-            labels = selection.keep_classes(labels, self.keep)
-        body = encode(self.format, MaskView(labels, result.image, result.manifest, result.sha256, result.confidence)).body
+        view = MaskView(result.labels, result.image, result.manifest, result.sha256, result.confidence, self.options)
+        body = encode(self.format, view).body
         return body, (height, width), result.timing | {"encode": (time.perf_counter() - begun) * 1000}
 
 
@@ -124,14 +120,13 @@ def understood(
     engine = services.repository.get(query.model)
     manifest = engine.manifest
     record.model, record.sha256 = f"{manifest.name}@{manifest.version}", engine.sha256
-    keep = selection.class_ids(query.classes, manifest.classes) if query.classes else None
+    name = chosen_format(query.format, headers.accept)
     return Order(
         services=services,
         record=record,
         engine=engine,
-        format=chosen_format(query.format, headers.accept),
-        keep=keep,
-        min_confidence=query.min_confidence,
+        format=name,
+        options=understood_options(name, manifest.classes, **query.model_dump(exclude={"model", "format"})),
         deadline_ms=headers.x_deadline_ms or services.deadline_ms,
     )
 

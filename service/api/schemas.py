@@ -14,6 +14,7 @@ from service.api import problems
 from service.api.telemetry import MAX_FRAME_HEADER
 from service.api.upload import FIELD, MAX_PARTS
 from service.encodings import FORMATS
+from service.encodings.tables import TABLES
 from service.pipeline.engine import Engine
 from service.pipeline.manifest import Manifest
 from service.pipeline.repository import ModelState
@@ -32,9 +33,22 @@ class SegmentQuery(BaseModel):
     format: Annotated[str | SkipJsonSchema[None], Field(max_length=64, json_schema_extra={"enum": [*FORMATS]})] = None
     """The form of the reply; left out, `Accept` decides, and an indexed PNG is the default."""
     classes: list[str] = []
-    """Classes to keep, by name or id, repeated or separated by commas; every other pixel becomes 255, unlabelled."""
+    """Classes to keep, by the model's names or ids, repeated or separated by commas; other pixels become 255, unlabelled."""
     min_confidence: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Pixels of which the network is less sure than this become 255, unlabelled."""
+    ids: Annotated[str | SkipJsonSchema[None], Field(max_length=64, json_schema_extra={"enum": [*TABLES]})] = None
+    """Whose class ids, names and colours the reply has; left out, the model's own. What they lack becomes 255, unlabelled."""
+    statistics: bool = False
+    """JSON formats: add the bounding box and the mean confidence of each entry of `classes`."""
+    legend: bool = False
+    """`overlay`: draw the names and colours of the classes present into the picture."""
+    instances: bool = False
+    """`coco`, `coco-uncompressed`, `labelstudio`, `cvat`, `polygons`: a mask for each connected component of countable classes,
+    such as cars and persons. They are components, not a detector's instances: things that touch are one."""
+    min_area: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    """With `instances`: components of fewer pixels are dropped."""
+    tolerance: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """`polygons`: how far outlines may stray, in pixels, to have fewer points; 0 is exact."""
 
 
 class SegmentHeaders(BaseModel):
@@ -108,10 +122,16 @@ class Ready(BaseModel):
 class ClassShare(BaseModel):
     """One class that occurs in a mask."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     id: int
     name: str
     pixels: int
     share: float
+    bbox: tuple[int, int, int, int] | SkipJsonSchema[None] = None
+    """With `statistics`: `[x, y, width, height]` in pixels."""
+    confidence: float | SkipJsonSchema[None] = None
+    """With `statistics`: the mean over the mask's pixels, 0..1."""
 
 
 class ModelId(BaseModel):
@@ -209,7 +229,7 @@ def mask_reply() -> dict[int | str, dict[str, Any]]:
     """What OpenAPI says of a mask: every media type that a format has."""
     content: dict[str, Any] = {form.media_type: _BINARY for form in FORMATS.values() if form.document is None}
     lengths = {"$ref": "#/components/schemas/RunLengths"}
-    other = {"type": "object", "description": "`format=coco`: one compressed COCO run-length encoding a class"}
+    other = {"type": "object", "description": "The other JSON formats: see docs/formats.md"}
     content["application/json"] = {"schema": {"anyOf": [lengths, other, {"type": "array", "items": {"type": "object"}}]}}
     return {200: {"description": "The mask, of exactly the upright image's size", "headers": _TIMED_REPLY, "content": content}}
 

@@ -2,23 +2,55 @@
 
 ``FORMATS`` is what ``format=`` may say. To add a format, write its file and add its line.
 
-May import: numpy, isal, ``service.errors``: whoever decodes a mask needs nothing else.
+May import: numpy, isal, ``service.errors``: whoever decodes a mask needs nothing else. Legends, PNG files and polygons with a
+tolerance need Pillow or OpenCV, which are imported there and then.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from service.encodings import autoware, coco, color, cvat, labelstudio, npy, overlay, png, polygons, rle
-from service.encodings.view import MaskView
-from service.errors import UnsupportedFormat
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["DEFAULT_FORMAT", "FORMATS", "Encoded", "Format", "MaskView", "encode", "to_json"]
+from service.encodings import (
+    autoware,
+    coco,
+    color,
+    cvat,
+    labelstudio,
+    npy,
+    overlay,
+    png,
+    polygons,
+    rle,
+    selection,
+    statistics,
+    tables,
+)
+from service.encodings.options import Options
+from service.encodings.runs import UNLABELLED, ClassRow, ValueMap
+from service.encodings.view import MaskView
+from service.errors import BadParameter, UnsupportedFormat
+
+__all__ = [
+    "DEFAULT_FORMAT",
+    "FORMATS",
+    "Encoded",
+    "Format",
+    "MaskView",
+    "Options",
+    "decode",
+    "encode",
+    "to_json",
+    "understood",
+]
 
 Document = dict[str, Any]
+Labels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -35,8 +67,12 @@ class Format:
 
     media_type: str
     encode: Callable[[MaskView], bytes]
+    decode: Callable[[bytes], Labels] | None = None
+    """Where it can be read back into labels without being told their size."""
     document: Callable[[MaskView], Document] | None = None
     """For a JSON format: the same before it becomes text, so that several masks can share a reply."""
+    takes: frozenset[str] = field(default=frozenset())
+    """Those of the options that mean something to it alone, or to it and a few others."""
 
 
 def to_json(document: object) -> bytes:
@@ -44,46 +80,154 @@ def to_json(document: object) -> bytes:
     return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
-def _json(document: Callable[[MaskView], Document]) -> Format:
-    return Format("application/json", lambda view: to_json(document(view)), document)
+def _json(
+    encode: Callable[[ValueMap, Sequence[ClassRow], MaskView], Document],
+    decode: Callable[[Any], Labels],
+    *takes: str,
+) -> Format:
+    def document(view: MaskView) -> Document:
+        labels, rows = view.masks()
+        made = encode(labels, rows, view)
+        if view.options.statistics:
+            for entry, more in zip(made["classes"], statistics.describe(labels, rows, view.confidence()), strict=True):
+                entry.update(more)
+        return made | {"model": view.model}
+
+    return Format(
+        "application/json",
+        lambda view: to_json(document(view)),
+        lambda body: decode(json.loads(body)),
+        document,
+        frozenset(("statistics", *takes)),
+    )
+
+
+def _label_studio(labels: ValueMap, rows: Sequence[ClassRow], view: MaskView) -> Document:
+    return labelstudio.encode(labels, rows) | {"model_version": f"{view.manifest.name}@{view.manifest.version}"}
+
+
+def _overlay(view: MaskView) -> bytes:
+    picture = overlay.blend(view.image, view.labels, view.palette())
+    if view.options.legend:
+        from service.encodings import legend  # noqa: PLC0415 - brings Pillow, which a client need not have
+
+        present = frozenset(np.flatnonzero(np.bincount(view.labels.reshape(-1))).tolist())
+        rows = [(row.name, row.color) for row in view.classes if row.id in present]
+        if UNLABELLED in present:
+            rows.append(("unlabelled", (0, 0, 0)))
+        picture = legend.draw(picture, rows)
+    return png.encode_rgb(picture)
 
 
 DEFAULT_FORMAT = "png"
 
 FORMATS: dict[str, Format] = {
-    "png": Format("image/png", lambda view: png.encode_indexed(view.labels, view.manifest.palette())),
-    "rle": _json(lambda view: rle.encode(view.labels, view.manifest.classes) | {"model": view.model}),
-    "coco": _json(lambda view: coco.encode(view.labels, view.manifest.classes) | {"model": view.model}),
-    "coco-uncompressed": _json(
-        lambda view: coco.encode(view.labels, view.manifest.classes, compressed=False) | {"model": view.model}
+    "png": Format("image/png", lambda view: png.encode_indexed(view.labels, view.palette()), png.decode),
+    "rle": _json(lambda labels, rows, _: rle.encode(labels, rows), rle.decode),
+    "coco": _json(lambda labels, rows, _: coco.encode(labels, rows), coco.decode, "instances"),
+    "coco-uncompressed": _json(lambda labels, rows, _: coco.encode(labels, rows, compressed=False), coco.decode, "instances"),
+    "labelstudio": _json(_label_studio, labelstudio.decode, "instances"),
+    "cvat": _json(lambda labels, rows, _: cvat.encode(labels, rows), cvat.decode, "instances"),
+    "polygons": _json(
+        lambda labels, rows, view: polygons.encode(labels, rows, tolerance=view.options.tolerance),
+        polygons.decode,
+        "instances",
+        "tolerance",
     ),
-    "labelstudio": _json(
-        lambda view: (
-            labelstudio.encode(view.labels, view.manifest.classes)
-            | {"model": view.model, "model_version": f"{view.manifest.name}@{view.manifest.version}"}
-        )
-    ),
-    "cvat": _json(lambda view: cvat.encode(view.labels, view.manifest.classes) | {"model": view.model}),
-    "polygons": _json(lambda view: polygons.encode(view.labels, view.manifest.classes) | {"model": view.model}),
     "autoware": Format("application/x-autoware-rle", lambda view: autoware.encode(view.labels)),
-    "overlay": Format(
-        "image/png", lambda view: png.encode_rgb(overlay.blend(view.image, view.labels, view.manifest.palette()))
-    ),
-    "color": Format("image/png", lambda view: png.encode_rgb(color.colorize(view.labels, view.manifest.palette()))),
-    "gray": Format("image/png", lambda view: png.encode_gray(view.labels)),
-    "npy": Format("application/x-npy", lambda view: npy.encode(view.labels)),
+    "overlay": Format("image/png", _overlay, takes=frozenset(("legend",))),
+    "color": Format("image/png", lambda view: png.encode_rgb(color.colorize(view.labels, view.palette()))),
+    "gray": Format("image/png", lambda view: png.encode_gray(view.labels), png.decode),
+    "npy": Format("application/x-npy", lambda view: npy.encode(view.labels), npy.decode),
     "confidence": Format("image/png", lambda view: png.encode_gray(view.confidence())),
 }
 """Every format by name; where several share a media type, the first one is what ``Accept`` gets."""
 
 
+def understood(
+    name: str,
+    table: Sequence[ClassRow],
+    *,
+    classes: Iterable[str] = (),
+    min_confidence: float = 0.0,
+    ids: str | None = None,
+    statistics: bool = False,
+    legend: bool = False,
+    instances: bool = False,
+    min_area: int = 0,
+    tolerance: float = 0.0,
+) -> Options:
+    """Understand what a caller wants, before anything is computed.
+
+    Takes:
+        name: of the format
+        table: the model's class table
+        the others: as the query of ``POST /segment`` has them
+    Raises:
+        UnsupportedFormat: if there is no such format, or if it cannot do what is wanted; naming those that can
+        UnknownClass, BadParameter: if a class, a table or a number makes no sense
+    """
+    wanted = {"statistics": statistics, "legend": legend, "instances": instances, "tolerance": tolerance > 0}
+    chosen = _format(name)
+    for option, asked in wanted.items():
+        if asked and option not in chosen.takes:
+            able = [other for other, form in FORMATS.items() if option in form.takes]
+            raise UnsupportedFormat(f"{option} means nothing to {name}; it is for format={', '.join(able)}", allowed=able)
+    if min_area and not instances:
+        raise BadParameter("min_area is for the components of instances=true", parameter="min_area")
+    translation = None if ids is None else tables.translation(ids, table)
+    if instances:
+        from service.encodings import components  # noqa: PLC0415 - brings OpenCV, which a client need not have
+
+        components.countable(table if translation is None else [row for row in translation.targets if row is not None])
+    words = list(classes)
+    return Options(
+        min_confidence=min_confidence,
+        keep=selection.class_ids(words, table) if words else None,
+        translation=translation,
+        statistics=statistics,
+        legend=legend,
+        instances=instances,
+        min_area=min_area,
+        tolerance=tolerance,
+    )
+
+
 def encode(name: str, view: MaskView) -> Encoded:
-    """Write a mask in the format of that name.
+    """Write a mask in the format of that name, with what the view's options ask for.
 
     Raises:
         UnsupportedFormat: naming those that exist
     """
+    chosen = _format(name)
+    return Encoded(chosen.encode(view.selected()), chosen.media_type)
+
+
+def decode(name: str, body: bytes, size: tuple[int, int] | None = None) -> Labels:
+    """Read a mask back.
+
+    Takes:
+        name: of the format
+        body: what was written
+        size: (height, width), for a format that does not say it: ``autoware``
+    Gives:
+        H x W uint8; 255 is unlabelled
+    Raises:
+        UnsupportedFormat: if there is no such format, or if it does not hold labels
+        ValueError: if the body is not of that format
+    """
+    chosen = _format(name)
+    if name == "autoware" and size is not None:
+        return autoware.decode(body, size)
+    if chosen.decode is None:
+        able = [other for other, form in FORMATS.items() if form.decode]
+        hint = "; autoware needs a size" if name == "autoware" else ""
+        raise UnsupportedFormat(f"{name} holds no labels and their size{hint}; {', '.join(able)} do", allowed=able)
+    return chosen.decode(body)
+
+
+def _format(name: str) -> Format:
     chosen = FORMATS.get(name)
     if chosen is None:
         raise UnsupportedFormat(f"no format {name!r}; there are {', '.join(FORMATS)}", allowed=list(FORMATS))
-    return Encoded(chosen.encode(view), chosen.media_type)
+    return chosen

@@ -3,11 +3,12 @@
 Its own chunk writer, because a general encoder spends longer on looking for a smaller file than the rest of the service on
 the whole frame. All rows carry one filter and are compressed at level 1, by ISA-L where it is installed, else by zlib.
 
-May import: numpy, isal.
+May import: numpy, isal; Pillow only where a file is read.
 """
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 
@@ -66,6 +67,27 @@ def encode_rgb(image: NDArray[np.uint8]) -> bytes:
         the PNG file
     """
     return _file(image, _RGB, _FILTER_UP)
+
+
+def decode(data: bytes) -> NDArray[np.uint8]:
+    """Read a label map back, from an indexed or a grey file.
+
+    Takes:
+        data: the file
+    Gives:
+        H x W uint8: the pixel values, whatever the palette
+    Raises:
+        ValueError: if it is not a PNG file of one channel of 8 bits
+    """
+    from PIL import Image  # noqa: PLC0415 - whoever writes files, or reads other formats, need not have it
+
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            if picture.mode not in ("P", "L"):
+                raise ValueError(f"a PNG file of mode {picture.mode}: a label map is indexed or grey")
+            return np.array(picture)
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"not a whole PNG file: {error}") from error
 
 
 def _file(array: NDArray[np.uint8], color_type: int, row_filter: int, palette: bytes = b"") -> bytes:

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.encodings.runs import ClassRow, find_runs, masks_present, rows_present
+from service.encodings.runs import ClassRow, ValueMap, find_runs, masks_present, rows_present
 
 ORDER = "row-major"
 
 
-def encode(labels: NDArray[np.uint8], classes: Iterable[ClassRow]) -> dict[str, Any]:
+def encode(labels: ValueMap, classes: Iterable[ClassRow]) -> dict[str, Any]:
     """Encode a label map.
 
     Takes:
-        labels: H x W uint8, H and W at least 1
+        labels: H x W, H and W at least 1
         classes: the class table
     Gives:
         the document, ready for JSON; ``labels[i]`` fills the next ``lengths[i]`` pixels, left to right, top to bottom

@@ -1,19 +1,25 @@
 """What a format may know of a mask.
 
-May import: numpy; ``service.pipeline.manifest`` for its type alone, so that a client need not install what it imports.
+May import: numpy; ``service.pipeline.manifest`` for its type alone, so that a client need not install what it imports;
+``service.encodings.components``, and with it cv2, only where components are asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.encodings import selection
+from service.encodings.options import NO_OPTIONS, Options
+from service.encodings.runs import ClassRow, ValueMap
+
 if TYPE_CHECKING:
-    from service.pipeline.manifest import Manifest
+    from service.encodings.tables import Row
+    from service.pipeline.manifest import ClassEntry, Manifest
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +36,45 @@ class MaskView:
     """Of the model's file."""
     confidence: Callable[[], NDArray[np.uint8]]
     """Computes, when a format asks for it, the winner's probability: H x W uint8, 255 is certainty."""
+    options: Options = NO_OPTIONS
 
     @property
     def model(self) -> dict[str, str]:
         """Which model made it, as the JSON formats say it."""
         return {"name": self.manifest.name, "version": self.manifest.version, "sha256": self.sha256}
+
+    @property
+    def classes(self) -> Sequence[ClassEntry | Row]:
+        """The class table of the ids that are written."""
+        translation = self.options.translation
+        return self.manifest.classes if translation is None else translation.rows
+
+    def palette(self) -> NDArray[np.uint8]:
+        """The colour of every pixel value that is written: 256 x 3 uint8 RGB; values without a class are black."""
+        table = np.zeros((256, 3), np.uint8)
+        for row in self.classes:
+            table[row.id] = row.color
+        return table
+
+    def selected(self) -> MaskView:
+        """The view of those pixels that the options leave, in the ids that they ask for."""
+        options, labels = self.options, self.labels
+        if options.min_confidence > 0:
+            labels = selection.drop_uncertain(labels, self.confidence(), options.min_confidence)
+        if options.keep is not None:
+            labels = selection.keep_classes(labels, options.keep)
+        if options.translation is not None:
+            labels = options.translation.apply(labels)
+        return replace(self, labels=labels)
+
+    def masks(self) -> tuple[ValueMap, Sequence[ClassRow]]:
+        """The masks that a document holds: the classes, or the components of those that can be counted.
+
+        Gives:
+            the value map and its rows: see ``runs``
+        """
+        if not self.options.instances:
+            return self.labels, self.classes
+        from service.encodings import components  # noqa: PLC0415 - brings OpenCV, which a client need not have
+
+        return components.split(self.labels, self.classes, self.options.min_area)

@@ -1,0 +1,86 @@
+"""The connected components of countable classes as masks of their own.
+
+A component is a region of one class whose pixels touch by a side or a corner. It is no instance of a detector: two cars, one
+before the other, are one component, and a car behind a pole is two.
+
+May import: numpy, cv2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from service.encodings.runs import UNLABELLED, ClassRow, Component
+from service.errors import BadParameter
+
+_CITYSCAPES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle", "caravan", "trailer")
+_CAMVID_AND_AUTOWARE = ("pedestrian", "bicyclist", "vehicle", "bike")
+_VOC = (
+    *("aeroplane", "bird", "boat", "bottle", "cat", "chair", "cow", "diningtable", "dog", "horse"),
+    *("motorbike", "pottedplant", "sheep", "sofa", "tvmonitor"),
+)
+_ADE20K = ("van", "minibike", "airplane", "ship", "animal")
+COUNTABLE = frozenset((*_CITYSCAPES, *_CAMVID_AND_AUTOWARE, *_VOC, *_ADE20K))
+"""Names of classes whose things can be counted: what Cityscapes and VOC annotate one by one, and their like."""
+
+
+def countable(classes: Sequence[ClassRow]) -> frozenset[int]:
+    """Which classes of a table are countable.
+
+    Takes:
+        classes: the class table
+    Gives:
+        their ids
+    Raises:
+        BadParameter: if none is
+    """
+    ids = frozenset(row.id for row in classes if row.name.casefold() in COUNTABLE)
+    if not ids:
+        names = ", ".join(row.name for row in classes)[:200]
+        raise BadParameter(
+            f"instances: none of the classes ({names}) is countable, as car or person would be", parameter="instances"
+        )
+    return ids
+
+
+def split(
+    labels: NDArray[np.uint8], classes: Sequence[ClassRow], min_area: int = 0
+) -> tuple[NDArray[np.int32], list[ClassRow]]:
+    """Cut the countable classes of a map into their components; the others stay whole.
+
+    Takes:
+        labels: H x W uint8
+        classes: the class table
+        min_area: pixels; smaller components are dropped
+    Gives:
+        H x W int32: 0..255 as in ``labels``, 256 and more in components; 255 where one was dropped
+        the rows of the other classes, and one of each component, in the table's order, the largest component first
+    """
+    ids = countable(classes)
+    parts = labels.astype(np.int32)
+    rows: list[ClassRow] = []
+    value = 256
+    for row in classes:
+        if row.id not in ids:
+            rows.append(row)
+            continue
+        mask = (labels == row.id).view(np.uint8)
+        left, top, width, height = cv2.boundingRect(mask)
+        if not width:
+            continue
+        box = slice(top, top + height), slice(left, left + width)
+        count, found, stats, _ = cv2.connectedComponentsWithStats(mask[box], connectivity=8)
+        areas = stats[1:, cv2.CC_STAT_AREA]
+        order = np.argsort(-areas, kind="stable")
+        kept = order[areas[order] >= min_area]
+        new = np.full(count, UNLABELLED, np.int32)
+        new[1 + kept] = value + np.arange(len(kept))
+        inside = found > 0
+        parts[box][inside] = new[found[inside]]
+        rows += [Component(value + place, row.id, row.name, place + 1) for place in range(len(kept))]
+        value += len(kept)
+    return parts, rows

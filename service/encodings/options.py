@@ -1,0 +1,36 @@
+"""What a caller wants of a mask beside its format, understood and checked.
+
+May import: numpy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from service.encodings.tables import Translation
+
+
+@dataclass(frozen=True)
+class Options:
+    """What becomes of a mask before and while it is written. ``encodings.understood`` makes one of a query."""
+
+    min_confidence: float = 0.0
+    """0..1: pixels of which the network is less sure become 255."""
+    keep: frozenset[int] | None = None
+    """The model's ids that stay; every other pixel becomes 255."""
+    translation: Translation | None = None
+    """To somebody else's ids."""
+    statistics: bool = False
+    """Bounding box and mean confidence of each mask in a document."""
+    legend: bool = False
+    """Names and colours in the picture."""
+    instances: bool = False
+    """Connected components of countable classes as masks of their own."""
+    min_area: int = 0
+    """Pixels of a component, below which it is dropped."""
+    tolerance: float = 0.0
+    """Pixels by which polygons may stray."""
+
+
+NO_OPTIONS = Options()
+"""The mask as it is."""
