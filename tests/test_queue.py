@@ -293,6 +293,31 @@ def test_admission_counts_only_the_work_that_goes_before() -> None:
     run(test)
 
 
+def test_what_the_queue_would_let_in_it_lets_in() -> None:
+    """Asking for room and taking it are one decision; asking takes nothing."""
+
+    async def scenario() -> None:
+        queue = WorkQueue[int, int](doubled, capacity=2.0, measured=(1.0, 1.0))
+        try:
+            soon = time.monotonic() + 2.5
+            queue.check_room(100.0, work=100.0, deadline=soon)  # nobody is inside
+            with queue.admit(1.0, deadline=soon):
+                queue.check_room(1.0, work=0.5, deadline=soon)
+                for cost, work in ((1.1, 0.1), (1.0, 1.0)):
+                    with pytest.raises(Overloaded) as asked:
+                        queue.check_room(cost, work=work, deadline=soon)
+                    with pytest.raises(Overloaded) as taken, queue.admit(cost, work=work, deadline=soon):
+                        raise AssertionError
+                    assert asked.value.facts["retry_after_s"] == pytest.approx(taken.value.facts["retry_after_s"], abs=0.1)
+                assert (queue.admitted, queue.load) == (1, 1.0)
+        finally:
+            queue.close()
+        with pytest.raises(NotReady):
+            queue.check_room(1.0, work=1.0)
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("max_batch", [1, 3])
 def test_an_exception_belongs_to_its_item(max_batch: int) -> None:
     """The others of its batch are served, and so is the next."""

@@ -22,6 +22,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from service.api.telemetry import (
+    GATHER_S,
     MAX_FRAME_HEADER,
     MAX_KINDS,
     MAX_WAITING_LINES,
@@ -332,8 +333,9 @@ def test_a_log_that_nobody_reads_stops_nobody() -> None:
     filled = fill(write_end)
     handler = StandardError(write_end, lines_a_second=10**6)
     handler.handle(log_record("first"))
-    while not handler._lines.empty():  # until the writer has it in hand, and is stuck
+    while not handler._lines.empty():  # until the writer has it in hand,
         time.sleep(0.001)
+    time.sleep(10 * GATHER_S)  # and is stuck
     lines = 3 * MAX_WAITING_LINES
     begun = time.perf_counter()
     for number in range(lines):

@@ -70,6 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.add_middleware(_Doors, port=settings.admin_port, behind=operators)
     operators.include_router(admin.router)
     operators.include_router(inference_v2.admin_router)
+    app.include_router(routes.image_router)
     app.include_router(routes.router)
     app.include_router(routes.open_router)
     app.include_router(inference_v2.router)

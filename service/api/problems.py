@@ -124,18 +124,18 @@ def phrase(status: int) -> str:
 
 async def _answer(connection: Request | WebSocket, error: Exception) -> Response:
     """The reply to any error that :func:`install` names."""
-    reply = _reply_to(record_of(connection.scope), error)
+    reply = _reply_to(record_of(connection.scope), error, connection.headers)
     if isinstance(connection, WebSocket):  # errors get here before it is accepted: its opening is refused, as a request is
         await connection.send_denial_response(Response(reply.body, reply.status_code, reply.headers))
     return reply
 
 
-def _reply_to(record: RequestRecord, error: Exception) -> Response:
+def _reply_to(record: RequestRecord, error: Exception, asked: Mapping[str, str]) -> Response:
     match error:
         case ServiceError():
-            return _service_problem(record, error)
+            return _service_problem(record, error, asked)
         case RequestValidationError() | WebSocketRequestValidationError():
-            return _service_problem(record, _bad_parameter(error))
+            return _service_problem(record, _bad_parameter(error), asked)
         case HTTPException():
             title = phrase(error.status_code)
             record.code = title.lower().replace(" ", "_")
@@ -145,7 +145,7 @@ def _reply_to(record: RequestRecord, error: Exception) -> Response:
             return Response(status_code=CLIENT_GONE)
 
 
-def _service_problem(record: RequestRecord, error: ServiceError) -> Response:
+def _service_problem(record: RequestRecord, error: ServiceError, asked: Mapping[str, str]) -> Response:
     record.code = error.code
     status, title = KINDS[type(error)]
     headers = {}
@@ -153,8 +153,9 @@ def _service_problem(record: RequestRecord, error: ServiceError) -> Response:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     elif isinstance(error, NotReady):
         headers["Retry-After"] = "1"
-    uploading = isinstance(error, BodyTooLarge | Overloaded) and not record.bytes_in  # the rest of it is still on its way
-    shape = LingeringResponse if uploading else Response
+    # What is still on its way is dropped as it comes, and the connection lives on; unless it is too much, or nobody knows.
+    endless = isinstance(error, BodyTooLarge) or (isinstance(error, Overloaded) and "content-length" not in asked)
+    shape = LingeringResponse if endless and not record.bytes_in else Response
     return _reply(status, title, error.message, error.code, record.request_id, error.facts, headers, shape)
 
 

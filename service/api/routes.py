@@ -17,6 +17,7 @@ from starlette.requests import HTTPConnection
 from service.api import schemas
 from service.api.keys import Keys
 from service.api.negotiation import chosen_format
+from service.api.shedding import SheddingRoute
 from service.api.telemetry import Metrics, Readiness, RequestRecord, record_of
 from service.api.upload import UPLOAD_S, TimelyResponse, Uploads, read_images, unless_gone
 from service.encodings import FORMATS, MaskView, Options, encode
@@ -67,6 +68,7 @@ async def authorise(services: ServicesNow, key: OfferedKey) -> None:
     services.keys.check(key)
 
 
+image_router = APIRouter(dependencies=[Depends(authorise)], route_class=SheddingRoute)
 router = APIRouter(dependencies=[Depends(authorise)])
 open_router = APIRouter()
 
@@ -131,7 +133,7 @@ def understood(
     )
 
 
-@router.post(
+@image_router.post(
     "/segment",
     response_class=Response,
     responses=schemas.mask_reply() | schemas.refusals(401, 404, 413, 415, 422, 429, 500, 503, 504),

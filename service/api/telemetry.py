@@ -55,6 +55,9 @@ LINES_A_SECOND = 200
 """Log lines of one kind that are written in a second; a kind is a logger's message and a problem's code."""
 MAX_KINDS = 64
 """Kinds that are told apart in a second; whatever comes beyond them is one more."""
+GATHER_S = 0.02
+"""How long a line waits for others that are written together with it."""
+LINES_AT_ONCE = 100
 FLUSH_S = 1.0
 """How long the end of the process waits for them."""
 
@@ -465,11 +468,18 @@ class StandardError(logging.Handler):
     def _write(self) -> None:
         # Straight to the descriptor: a buffer of Python's would be locked while a full pipe blocks, and end the process badly.
         while True:
-            line = f"{self._lines.get()}\n".encode(errors="backslashreplace")
+            lines = [self._lines.get()]
+            # Not one by one: waking this thread for each costs the event loop more than a request's refusal does.
+            time.sleep(GATHER_S)
+            with contextlib.suppress(queue.Empty):
+                while len(lines) < LINES_AT_ONCE:
+                    lines.append(self._lines.get_nowait())
+            rest = "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace")
             with contextlib.suppress(OSError):
-                while line:
-                    line = line[os.write(self._descriptor, line) :]
-            self._lines.task_done()
+                while rest:
+                    rest = rest[os.write(self._descriptor, rest) :]
+            for _ in lines:
+                self._lines.task_done()
 
 
 def _kind(record: logging.LogRecord) -> str:

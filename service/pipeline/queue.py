@@ -199,13 +199,10 @@ class WorkQueue(Generic[Item, Answer]):
             Overloaded: if the capacity is taken, or the deadline would be missed; with the time after which to come back
             NotReady: if the queue drains or is dead
         """
-        self.check_open()
         work = cost if work is None else work
-        now = time.monotonic()
-        if self._admitted:  # whoever is alone is let in: what he takes is the next measurement
-            self._check_room(cost, work, None if deadline is None else deadline - now, priority)
-        else:
-            self._measured = now  # idle time is no measure
+        self.check_room(cost, work=work, deadline=deadline, priority=priority)
+        if not self._admitted:
+            self._measured = time.monotonic()  # idle time is no measure
         self._admitted += 1
         self._load += cost
         self._todo[priority] += work
@@ -217,7 +214,18 @@ class WorkQueue(Generic[Item, Answer]):
         finally:
             place.leave()
 
-    def _check_room(self, cost: float, work: float, left_s: float | None, priority: Priority) -> None:
+    def check_room(
+        self, cost: float, *, work: float, deadline: float | None = None, priority: Priority = Priority.NORMAL
+    ) -> None:
+        """Nothing, if :meth:`admit` would let in who asks for the same at this moment.
+
+        Raises:
+            Overloaded, NotReady: as :meth:`admit`
+        """
+        self.check_open()
+        if not self._admitted:  # whoever is alone is let in: what he takes is the next measurement
+            return
+        left_s = None if deadline is None else deadline - time.monotonic()
         pace_s = HEADROOM * self.pace_s
         excess = self._load + cost - self.capacity
         if excess > 0:

@@ -34,7 +34,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import DeadlineExceeded, InferenceFailed, NotReady
+from service.errors import DeadlineExceeded, InferenceFailed, NotReady, ServiceError
 from service.pipeline import decode, geometry, labels, memory
 from service.pipeline.cpus import available_cpus
 from service.pipeline.engine import Engine
@@ -180,6 +180,22 @@ class Segmenter:
         engine = self._engine(model)
         with self.statistics(engine.manifest).request():
             return await self._serve(images, finish, engine, deadline_s, priority)
+
+    def check_room(self, head: bytes, *, deadline_s: float) -> None:
+        """Refuse an image by its first bytes, if they say enough of it: so would :meth:`serve`, once all of it has come.
+
+        Takes:
+            head: the beginning of the file
+            deadline_s: seconds from now after which the answer is of no use
+        Raises:
+            Overloaded: if the queue is full, or too full for the deadline
+        """
+        try:
+            image, net = self._fit_of(head, self.repository.get())
+        except ServiceError:  # of the image, or of what has come of it so far
+            return
+        deadline = time.monotonic() + deadline_s
+        self.queue.check_room(max(image, net), work=net + PIXEL_WORK * image, deadline=deadline)
 
     def statistics(self, manifest: Manifest) -> ModelStatistics:
         """What a version of a model has served through :meth:`serve` so far."""
