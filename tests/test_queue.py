@@ -293,6 +293,93 @@ def test_admission_counts_only_the_work_that_goes_before() -> None:
     run(test)
 
 
+@pytest.mark.parametrize(
+    ("cost", "work", "left_s", "wait_s"),
+    [
+        (1.5, 0.1, None, 1.4 * 2.0 * 3.0 * 1.0 / 2.0),  # one of the two inside must go, and its share of the work
+        (4.0, 0.1, None, 1.4 * 2.0 * 3.0),  # everything must go
+        (0.5, 1.0, 11.0, 1.4 * 2.0 * 4.0 - 11.0),  # a little too late
+        (0.5, 9.0, 11.0, 1.4 * 2.0 * 3.0),  # too late even alone: when nobody is there
+        (0.5, 1.0, 11.19, 0.1),  # hardly too late, but nobody comes back at once
+    ],
+)
+def test_who_is_refused_is_told_when_there_will_be_room(cost: float, work: float, left_s: float | None, wait_s: float) -> None:
+    """A queue of 2.5 with 2 inside, whose work of 3 takes 2 s a unit, and 1.4 times that to be safe."""
+
+    async def test() -> None:
+        queue = WorkQueue[int, int](doubled, capacity=2.5, measured=(200.0, 100.0))
+        with queue.admit(2.0, work=3.0):
+            deadline = None if left_s is None else time.monotonic() + left_s
+            with pytest.raises(Overloaded) as refused:
+                queue.check_room(cost, work=work, deadline=deadline)
+            assert refused.value.facts["retry_after_s"] == pytest.approx(wait_s, abs=0.02)
+            queue.check_room(0.5, work=1.0, deadline=time.monotonic() + 11.3)
+        queue.close()
+
+    run(test)
+
+
+def test_what_was_measured_long_ago_is_forgotten() -> None:
+    """A start that took a thousand seconds a unit is history after a hundred callers."""
+
+    async def test() -> None:
+        queue = WorkQueue[int, int](doubled, capacity=10.0, measured=(1000.0, 1.0))
+        assert queue.pace_s == 1000
+        for _ in range(100):
+            with queue.admit(1.0):
+                await queue.submit(1)
+        assert 0 < queue.pace_s < 1
+        queue.close()
+        fresh = WorkQueue[int, int](doubled, capacity=1.0)
+        assert fresh.pace_s == 0
+        with fresh.admit(1.0, work=5.0), pytest.raises(Overloaded) as refused:
+            fresh.check_room(1.0, work=5.0)
+        assert refused.value.facts["retry_after_s"] == 0.1
+        fresh.close()
+
+    run(test)
+
+
+def test_an_answer_says_how_long_it_was_worked_on_and_with_how_many() -> None:
+    """For the caller's own timing."""
+
+    def slow(items: Sequence[int]) -> list[int]:
+        time.sleep(0.05)
+        return list(items)
+
+    async def test() -> None:
+        queue = WorkQueue[int, int](slow, capacity=1.0)
+        served = await queue.submit(1)
+        assert 0.05 <= served.worked_s < 5
+        assert served.batch == 1
+        queue.close()
+
+    run(test)
+
+
+def test_what_expires_while_its_caller_cannot_be_told_is_not_computed() -> None:
+    """The worker looks at the clock itself: an event loop that is busy has not yet noticed the deadline."""
+
+    async def test() -> None:
+        gate = Gate()
+        queue = WorkQueue[int, int](gate, capacity=10.0)
+        first = asyncio.ensure_future(queue.submit(1))
+        await gate.busy()
+        second = asyncio.ensure_future(queue.submit(2, deadline=time.monotonic() + 0.05))
+        await waiting(queue, 1)
+        time.sleep(0.1)  # noqa: ASYNC251  (the point of it)
+        gate.open.set()
+        while queue.waiting:
+            time.sleep(0.001)  # noqa: ASYNC251
+        with pytest.raises(DeadlineExceeded):
+            await second
+        assert (await first).answer == 2
+        assert gate.batches == [[1]]
+        queue.close()
+
+    run(test)
+
+
 def test_what_the_queue_would_let_in_it_lets_in() -> None:
     """Asking for room and taking it are one decision; asking takes nothing."""
 
@@ -318,7 +405,7 @@ def test_what_the_queue_would_let_in_it_lets_in() -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("max_batch", [1, 3])
+@pytest.mark.parametrize("max_batch", [1, 2, 3])
 def test_an_exception_belongs_to_its_item(max_batch: int) -> None:
     """The others of its batch are served, and so is the next."""
     gate = Gate()
