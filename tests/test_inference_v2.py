@@ -302,6 +302,15 @@ def test_bodies_that_are_not_what_they_say_are_refused(client: httpx.Client, cod
     assert reply.json()["error"] == reply.json()["detail"]
 
 
+def test_a_body_names_the_model_of_its_address_or_none(client: httpx.Client) -> None:
+    """KServe's client names it twice; another one would be a mistake of somebody's."""
+    named = body_of(make_image(), model_name="again", model_version="2.0.0")
+    assert client.post("/models/again/infer", json=named).status_code == 200
+    for body, parameter in ((named, "model_name"), (body_of(make_image(), model_version="2.0.0"), "model_version")):
+        reply = client.post("/models/colours/infer", json=body)
+        assert (reply.status_code, reply.json()["parameter"]) == (422, parameter)
+
+
 def test_a_header_length_that_is_none_is_refused(client: httpx.Client) -> None:
     """By its name."""
     for value in ("-1", "x", "9" * 5000, "3"):

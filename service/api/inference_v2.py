@@ -228,6 +228,7 @@ async def infer(
                     timeout_ms=order.timeout_ms, header_ms=headers.x_deadline_ms, default_ms=services.deadline_ms
                 )
                 timer.reschedule(asyncio.get_running_loop().time() + left_s())
+                _check_model(order, engine)
                 _check_sizes(order, services.segmenter.limits)
                 inference = _Inference(services, record, engine, headers, order)
                 return await unless_gone(request, inference.answer(left_s()))
@@ -240,6 +241,14 @@ def _deadline_ms(*, timeout_ms: float | None, header_ms: float | None, default_m
         reason = f"timeout: at most {1000 * schemas.MAX_DEADLINE_MS} microseconds"
         raise BadParameter(reason, parameter="timeout")
     return min((given for given in (timeout_ms, header_ms) if given is not None), default=default_ms)
+
+
+def _check_model(order: tensors.Order, engine: Engine) -> None:
+    """Refuse a body that names another model than the address does."""
+    served = (engine.manifest.name, engine.manifest.version)
+    for parameter, said, meant in zip(("model_name", "model_version"), order.model, served, strict=True):
+        if said not in (None, meant):
+            raise BadParameter(f"{parameter}: {str(said)[:64]!r} is not {meant!r}, which was asked", parameter=parameter)
 
 
 def _check_sizes(order: tensors.Order, limits: decode.Limits) -> None:

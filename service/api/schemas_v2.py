@@ -33,7 +33,7 @@ SizeInt = Annotated[int, Field(ge=0, lt=2**63)]
 class _Strict(BaseModel):
     """A name that is not here is refused: what is asked for must not be passed over silently."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
 
 class InputParameters(_Strict):
@@ -84,6 +84,10 @@ class InferRequest(_Strict):
 
     id: str | None = None
     """Comes back untouched."""
+    model_name: str | None = None
+    """As in the address, where KServe's client says it once more."""
+    model_version: str | None = None
+    """Likewise."""
     parameters: RequestParameters = RequestParameters()
     inputs: Annotated[list[InputTensor], Field(max_length=64)]
     outputs: Annotated[list[RequestedOutput], Field(max_length=64)] = []

@@ -99,6 +99,8 @@ class Order:
     is_batch: bool = True
     """Whether outputs have a first dimension that counts images."""
     id: str | None = None
+    model: tuple[str | None, str | None] = (None, None)
+    """Name and version, where they are said."""
     timeout_ms: float | None = None
     priority: Priority = Priority.NORMAL
 
@@ -141,6 +143,7 @@ def read(body: bytes, json_size: int | None) -> Order:
         _wanted(request),
         is_batch,
         request.id,
+        (request.model_name, request.model_version),
         request.parameters.timeout / 1000 or None,
         Priority(min(request.parameters.priority, Priority.LOW) or Priority.NORMAL),
     )
