@@ -29,7 +29,7 @@ INSTALL = $(PIP) install --no-input
 # The one tool that is not in a lock file: it writes them.
 UV := uv==0.13.9
 
-.PHONY: help run install test slow soak fuzz check format coverage train evaluate export image lock clean
+.PHONY: help run install test slow bench soak fuzz check format coverage train evaluate export image lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -60,6 +60,9 @@ check: $(VENV)/.dev ## lint, format, types, import rules
 format: $(VENV)/.dev ## format the code and sort its imports
 	$(BIN)/ruff check --select I --fix .
 	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev ## how much of a request is the network itself, less than five minutes; needs wrk
+	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 coverage: $(VENV)/.dev ## the test suite with branch coverage
 	$(BIN)/coverage run -m pytest -m 'not slow' $(ARGS)

@@ -10,24 +10,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import socket
-import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402  (after the path)
-import simplejpeg  # noqa: E402
 
-from models.scenes import street_scene  # noqa: E402
+from benchmarks.harness import cpu_s, resident_mb, sample, server  # noqa: E402
 
 CALLERS = 4
 CONNECTIONS = 256
@@ -47,6 +42,8 @@ class Tally:
     late: int = 0
     """Masks and refusals that came after the deadline."""
     statuses: Counter[int] = field(default_factory=Counter)
+    good_ms: list[float] = field(default_factory=list)
+    """How long each mask took."""
     refused_ms: list[float] = field(default_factory=list)
     """How long each 429 took."""
 
@@ -56,6 +53,8 @@ class Tally:
         in_time = spent_s <= deadline_s + GRACE_S
         self.good += status == 200 and in_time
         self.late += not in_time
+        if status == 200:
+            self.good_ms.append(1000 * spent_s)
         if status == 429:
             self.refused_ms.append(1000 * spent_s)
 
@@ -122,56 +121,6 @@ class Target:
         return tally
 
 
-@contextmanager
-def server(log_level: str = "warning") -> Iterator[tuple[int, int]]:
-    """``fcn-serve serve`` on a free port, ready.
-
-    Takes:
-        log_level: the least severe lines that are shown
-    Gives:
-        port, process id
-    """
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
-    environment = {**os.environ, "FCN_LOG_LEVEL": log_level}
-    with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
-        try:
-            _await_ready(port, process)
-            yield port, process.pid
-        finally:
-            process.terminate()
-
-
-def _await_ready(port: int, process: subprocess.Popen[bytes]) -> None:
-    while process.poll() is None:  # whoever connects before it listens is refused; afterwards he waits until it is ready
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
-                connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-                if connection.recv(64).startswith(b"HTTP/1.1 200"):
-                    return
-        except ConnectionError:
-            time.sleep(0.1)
-    raise SystemExit("the server did not start")
-
-
-def resident_mb(pid: int, field_name: str = "VmRSS") -> float:
-    """Megabytes of memory: now, or at the most so far (``VmHWM``)."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return float(next(line for line in lines if line.startswith(field_name)).split()[1]) / 1024
-
-
-def cpu_s(pid: int) -> float:
-    """Processor time used so far."""
-    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def sample(height: int, width: int) -> bytes:
-    """A street scene as a camera would send it."""
-    return bytes(simplejpeg.encode_jpeg(street_scene(height, width, seed=0)[0], quality=90, colorsubsampling="420"))
-
-
 async def measure(port: int, pid: int, image: bytes, deadline_s: float, factor: float, seconds: float) -> bool:
     """Run the phases, print the table. Gives: whether the promises hold."""
     target = Target(port, image, deadline_s)
@@ -207,9 +156,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=15.0, help="of overload")
     parser.add_argument("--size", type=int, nargs=2, default=(720, 1280), metavar=("HEIGHT", "WIDTH"))
     options = parser.parse_args()
-    with server() as (port, pid):
+    with server() as served:
         image = sample(*options.size)
-        kept = asyncio.run(measure(port, pid, image, options.deadline_ms / 1000, options.factor, options.seconds))
+        kept = asyncio.run(
+            measure(
+                urlsplit(served.url).port or 0, served.pid, image, options.deadline_ms / 1000, options.factor, options.seconds
+            )
+        )
     return 0 if kept else 1
 
 

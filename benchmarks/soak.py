@@ -24,6 +24,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -32,7 +33,7 @@ import httpx  # noqa: E402  (after the path)
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from benchmarks.overload import resident_mb, server  # noqa: E402
+from benchmarks.harness import resident_mb, server  # noqa: E402
 from models.scenes import street_scene  # noqa: E402
 
 ROUND_S = 20.0
@@ -319,8 +320,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0, help="of what is sent")
     options = parser.parse_args()
-    with server("error") as (port, pid):
-        kept = asyncio.run(soak(port, pid, options.minutes, options.seed))
+    with server(environment={"FCN_LOG_LEVEL": "error"}) as served:
+        kept = asyncio.run(soak(urlsplit(served.url).port or 0, served.pid, options.minutes, options.seed))
     return 0 if kept else 1
 
 

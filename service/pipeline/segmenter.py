@@ -8,7 +8,7 @@ decode bytes -> upright RGB -> the net's size  the pixel pool
 queue  wait for the engine                     none
 infer  images -> scores                        the queue's worker
 labels scores -> label map at the image's size the pixel pool
-finish whatever the caller makes of it         the pixel pool
+finish whatever the caller makes of it         the same
 ====== ======================================= ==========================================
 
 Nothing computes on the event loop, and nothing large outlives the admission: an image's room is given back when its last
@@ -54,7 +54,7 @@ PIXEL_WORK = 1 / 8
 """What a pixel costs in decoding, labelling and encoding, over what one costs the network. Measured with the shipped network on
 2 cores: 1/7 for a PNG of 50 megapixels that comes back as an overlay, 1/50 for a camera's JPEG."""
 
-TIDY_MEGAPIXELS = 32.0
+TIDY_MEGAPIXELS = 8.0
 """Images served since memory was last given back to the system, beyond which it is done again."""
 
 
@@ -134,6 +134,8 @@ class Segmenter:
         self._statistics: defaultdict[tuple[str, str], ModelStatistics] = defaultdict(ModelStatistics)
         self._used_megapixels = 0.0
         self._pixels = ThreadPoolExecutor(pixel_threads or available_cpus(), thread_name_prefix="fcn-pixels")
+        memory.give_back()  # what the opening of the models took
+        memory.give_back()  # what the opening of models took
 
     async def segment(self, data: bytes, model: str | Engine | None = None, *, deadline_s: float | None = None) -> Segmentation:
         """Segment one image file: :meth:`serve` for whoever wants the arrays themselves.
@@ -250,11 +252,9 @@ class Segmenter:
         scores, infer_s, batch = await self.queue.submit(
             _Job(engine, fitted), key=(engine, fitted.shape), deadline=deadline, priority=priority, place=place
         )
-        mask, labels_s = await self._offload(place, _label, scores, image.shape[:2])
-        result = _result(engine, image, mask, scores, start, decode_s, infer_s, labels_s)
-        made, made_s = await self._offload(place, _timed, finish, result)
+        made, queue_s, finish_s = await self._offload(place, _finish, finish, engine, image, scores, start, decode_s, infer_s)
         self.statistics(engine.manifest).add_image(
-            batch, decode_s=decode_s, queue_s=result.timing["queue"] / 1000, infer_s=infer_s, finish_s=labels_s + made_s
+            batch, decode_s=decode_s, queue_s=queue_s, infer_s=infer_s, finish_s=finish_s
         )
         return made
 
@@ -395,41 +395,37 @@ def _infer(jobs: Sequence[_Job], *, alone: bool) -> Sequence[Scores]:
     return list(jobs[0].engine.run(np.stack(images) if len(images) > 1 else images[0][None], alone=alone))
 
 
-def _label(scores: Scores, size: tuple[int, ...]) -> tuple[Labels, float]:
-    """K x h x w scores -> (H x W labels, seconds)."""
-    start = time.monotonic()
+def _label(engine: Engine, image: Image, scores: Scores, start: float, decode_s: float, infer_s: float) -> Segmentation:
+    """K x h x w scores -> labels at the image's size, and all that is known of it."""
+    begun = time.monotonic()
     if not np.isfinite(scores).all():
         raise InferenceFailed("the network's scores are not finite numbers; its weights or this image break it")
-    height, width = size
-    return labels.label_map(scores, (height, width)), time.monotonic() - start
+    height, width, _ = image.shape
+    mask = labels.label_map(scores, (height, width))
+    ended = time.monotonic()
+    waited_s = max(0.0, begun - start - decode_s - infer_s)
+    seconds = {"decode": decode_s, "queue": waited_s, "infer": infer_s, "labels": ended - begun}
+    timing = {step: 1000 * value for step, value in seconds.items()}
+    return Segmentation(image, mask, scores, engine.manifest, engine.sha256, engine.provider, timing)
 
 
-def _timed(finish: Callable[[Segmentation], T], result: Segmentation) -> tuple[T, float]:
-    """What the caller makes of a result, and the seconds that it took."""
-    start = time.monotonic()
-    return finish(result), time.monotonic() - start
+def _finish(
+    finish: Callable[[Segmentation], T],
+    engine: Engine,
+    image: Image,
+    scores: Scores,
+    start: float,
+    decode_s: float,
+    infer_s: float,
+) -> tuple[T, float, float]:
+    """Label, and make of it what the caller wants; with the seconds waited before, and those spent here."""
+    begun = time.monotonic()
+    result = _label(engine, image, scores, start, decode_s, infer_s)
+    return finish(result), result.timing["queue"] / 1000, time.monotonic() - begun
 
 
 def _straight(engine: Engine, image: Image, fitted: Image, decode_s: float, start: float) -> Segmentation:
     """Infer and label at once, on this thread."""
     inferring = time.monotonic()
     (scores,) = _infer([_Job(engine, fitted)], alone=True)
-    infer_s = time.monotonic() - inferring
-    mask, labels_s = _label(scores, image.shape[:2])
-    return _result(engine, image, mask, scores, start, decode_s, infer_s, labels_s)
-
-
-def _result(
-    engine: Engine,
-    image: Image,
-    mask: Labels,
-    scores: Scores,
-    start: float,
-    decode_s: float,
-    infer_s: float,
-    labels_s: float,
-) -> Segmentation:
-    queue_s = max(0.0, time.monotonic() - start - decode_s - infer_s - labels_s)
-    seconds = {"decode": decode_s, "queue": queue_s, "infer": infer_s, "labels": labels_s}
-    timing = {step: 1000 * value for step, value in seconds.items()}
-    return Segmentation(image, mask, scores, engine.manifest, engine.sha256, engine.provider, timing)
+    return _label(engine, image, scores, start, decode_s, time.monotonic() - inferring)

@@ -1,0 +1,64 @@
+"""The network and nothing else: ``session.run`` in a loop, on lines of standard input, for ``bench.py`` to compare with.
+
+``alone SECONDS``: one caller, all processors, ONNX Runtime's own defaults, which are its fastest when nobody else computes.
+``lanes SECONDS``: one caller and one session a processor, one thread each. ``together``: one caller a processor, one session.
+Each gives a line of JSON: ``rate`` a second and ``median_ms``.
+
+May import: numpy, onnxruntime.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import threading
+import time
+from os import sched_getaffinity
+
+import numpy as np
+import onnxruntime as ort
+
+
+def opened(path: str, threads: int) -> ort.InferenceSession:
+    """A session with ONNX Runtime's defaults, but for the threads."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    session: ort.InferenceSession = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return session
+
+
+def loop(sessions: list[ort.InferenceSession], image: np.ndarray, seconds: float) -> dict[str, float]:
+    """One caller for each session, without a pause."""
+    spent: list[float] = []
+    begun = time.perf_counter()
+
+    def caller(session: ort.InferenceSession) -> None:
+        while (before := time.perf_counter()) < begun + seconds:
+            session.run(["scores"], {"image": image})
+            spent.append(time.perf_counter() - before)
+
+    callers = [threading.Thread(target=caller, args=(session,)) for session in sessions]
+    for one in callers:
+        one.start()
+    for one in callers:
+        one.join()
+    return {"rate": len(spent) / (time.perf_counter() - begun), "median_ms": 1000 * statistics.median(spent)}
+
+
+def main(path: str, height: str, width: str) -> None:
+    """Serve the standard input."""
+    cores = len(sched_getaffinity(0))
+    image = np.random.default_rng(0).integers(0, 256, (1, int(height), int(width), 3), np.uint8)
+    whole = opened(path, cores)
+    ways = {"alone": [whole], "lanes": [opened(path, 1) for _ in range(cores)], "together": [whole] * cores}
+    for sessions in ways.values():
+        loop(sessions, image, 0.2)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        way, seconds = line.split()
+        print(json.dumps(loop(ways[way], image, float(seconds))), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

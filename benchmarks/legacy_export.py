@@ -1,0 +1,36 @@
+"""The shipped weights as a straightforward service gets them: ``python benchmarks/legacy_export.py CHECKPOINT OUT.onnx``.
+
+PyTorch's legacy exporter, N x 3 x H x W float32 in, normalised outside.
+
+May import: torch, ``models``.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from models import checkpoint
+
+
+def main(source: str, target: str) -> None:
+    """Load, take the normalisation out, export."""
+    network = checkpoint.network(checkpoint.load(Path(source)))
+    network.mean = torch.zeros(1, 3, 1, 1)
+    network.std = torch.ones(1, 3, 1, 1)
+    free = {0: "batch", 2: "height", 3: "width"}
+    torch.onnx.export(
+        network,
+        (torch.zeros(1, 3, 448, 608),),
+        target,
+        dynamo=False,
+        input_names=["input"],
+        output_names=["scores"],
+        dynamic_axes={"input": free, "scores": free},
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
