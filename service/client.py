@@ -8,6 +8,8 @@
     mask.classes     # what was found: id, name, pixels, share
     mask.timing      # milliseconds by stage, as the server measured them
 
+    for mask in client.stream(camera):  # frames as they come: the newest wins
+
 What goes wrong on the server is raised here as the same class, found by its ``code`` (``service.errors``), with the problem's
 facts, ``status`` and ``request_id`` as attributes; a code that this version does not know is a plain ``ServiceError``. Two
 more classes are the wire's own: ``ConnectionFailed`` and ``TimedOut``.
@@ -16,21 +18,27 @@ Segmentation is pure: the same image gives the same mask and leaves nothing behi
 repeated when the server sheds it or is not ready (429 and 503 with ``Retry-After``) and when the connection cannot be made or
 breaks, for as long as the call's time allows.
 
-May import: httpx, numpy, ``service.errors``, ``service.encodings``; Pillow only where the caller has already done so.
+May import: httpx, numpy, ``service.errors``, ``service.encodings``; Pillow only where the caller has already done so,
+websockets only where he streams.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
+import importlib
 import io
 import json
 import os
+import queue
 import random
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -41,12 +49,15 @@ from numpy.typing import NDArray
 
 from service import __version__
 from service.encodings import png, rle
-from service.errors import BY_CODE, ServiceError
+from service.errors import BY_CODE, BodyTooLarge, NotReady, ServiceError
 
 if TYPE_CHECKING:
     from PIL import Image
+    from websockets.asyncio.client import ClientConnection as AsyncConnection
+    from websockets.sync.client import ClientConnection
 
     ImageLike = str | os.PathLike[str] | bytes | bytearray | memoryview | NDArray[np.uint8] | Image.Image
+    StampedFrame = tuple[ImageLike, str | None, str | None]
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -59,6 +70,7 @@ _GRACE_S = 0.25
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 1.0
 """Pauses between attempts to reach a server that cannot be reached: each twice the one before."""
 
+_USER_AGENT = f"fcn-serve-client/{__version__}"
 _SHED = frozenset((429, 503))
 _PROSE = frozenset(("type", "title", "detail", "error"))
 _PNG_MODES = frozenset(("1", "L", "LA", "P", "RGB", "RGBA", "I;16"))
@@ -136,6 +148,16 @@ class Mask:
 
 
 @dataclass(frozen=True)
+class FrameWithoutMask:
+    """A frame of a stream that has no mask."""
+
+    frame_id: str | None
+    frame_stamp: str | None
+    error: ServiceError | None
+    """What went wrong with it; None if it was superseded by a newer one."""
+
+
+@dataclass(frozen=True)
 class ClassEntry:
     """One row of a model's class table."""
 
@@ -188,7 +210,8 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._timeouts, self._retries = timeouts, retries
-        self._http = httpx.Client(transport=transport, **_http_options(url, api_key, connections))
+        self._auth = None if api_key is None else _ApiKey(api_key)
+        self._http = httpx.Client(transport=transport, **_http_options(url, self._auth, connections))
 
     def segment(
         self,
@@ -226,6 +249,52 @@ class Client:
             image_bytes(image), model, classes, min_confidence, deadline_ms, frame_id, frame_stamp, ids, statistics
         )
         return parse_mask(self._exchange(call))
+
+    def stream(
+        self,
+        frames: Iterable[ImageLike | StampedFrame],
+        model: str | None = None,
+        *,
+        classes: Iterable[str | int] | None = None,
+        min_confidence: float | None = None,
+        deadline_ms: float | None = None,
+        every: bool = False,
+        without_mask: Callable[[FrameWithoutMask], object] | None = None,
+    ) -> Iterator[Mask]:
+        """Segment the frames of a camera through one connection (``WS /stream``): the newest frame wins.
+
+        Frames are taken on a thread, as fast as they come. While one is in work and a newer one comes, the one that
+        waits is superseded: it is never computed. So no mask is older than it must be, however slow the server is.
+
+        A stream is not resumed: where the connection breaks, ``ConnectionFailed`` is raised, and the frames under way are lost.
+        Call again with the same iterator to go on with the next frame. Opening it is tried again, as a request is.
+
+        Takes:
+            frames: images as ``segment`` takes them, or ``(image, frame_id, frame_stamp)`` of each, which come back
+            model, classes, min_confidence: as for ``segment``
+            deadline_ms: of each frame, from its arrival at the server
+            every: wait for the server, so that no frame is superseded: for files, not for cameras
+            without_mask: called, where the masks are taken, with each frame that was superseded or failed. Left out, a
+                superseded frame is passed over, and one that failed raises its error, which ends the stream
+        Gives:
+            the masks, as they come: in the order of their frames
+        Raises:
+            ServiceError: see the module, and ``without_mask``
+            ModuleNotFoundError: where the package ``websockets`` is missing
+            whatever ``frames`` raises, when the frames before it are answered
+        """
+        return _streamed(self._stream_call(model, classes, min_confidence, deadline_ms), frames, every, without_mask)
+
+    def _stream_call(
+        self,
+        model: str | None,
+        classes: Iterable[str | int] | None,
+        min_confidence: float | None,
+        deadline_ms: float | None,
+    ) -> StreamCall:
+        return stream_call(
+            self._http.base_url, self._auth, self._timeouts, self._retries, model, classes, min_confidence, deadline_ms
+        )
 
     def models(self) -> Catalogue:
         """What the server offers."""
@@ -290,7 +359,8 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._timeouts, self._retries = timeouts, retries
-        self._http = httpx.AsyncClient(transport=transport, **_http_options(url, api_key, connections))
+        self._auth = None if api_key is None else _ApiKey(api_key)
+        self._http = httpx.AsyncClient(transport=transport, **_http_options(url, self._auth, connections))
 
     async def segment(
         self,
@@ -309,6 +379,23 @@ class AsyncClient:
         body = await asyncio.to_thread(image_bytes, image)
         call = segment_call(body, model, classes, min_confidence, deadline_ms, frame_id, frame_stamp, ids, statistics)
         return await asyncio.to_thread(parse_mask, await self._exchange(call))
+
+    def stream(
+        self,
+        frames: Iterable[ImageLike | StampedFrame] | AsyncIterable[ImageLike | StampedFrame],
+        model: str | None = None,
+        *,
+        classes: Iterable[str | int] | None = None,
+        min_confidence: float | None = None,
+        deadline_ms: float | None = None,
+        every: bool = False,
+        without_mask: Callable[[FrameWithoutMask], object] | None = None,
+    ) -> AsyncIterator[Mask]:
+        """Segment a camera's frames: see :meth:`Client.stream`. ``frames`` may be asynchronous; if not, it runs on a thread."""
+        call = stream_call(
+            self._http.base_url, self._auth, self._timeouts, self._retries, model, classes, min_confidence, deadline_ms
+        )
+        return _streamed_async(call, frames, every, without_mask)
 
     async def models(self) -> Catalogue:
         """What the server offers."""
@@ -429,12 +516,7 @@ def segment_call(
     statistics: bool = False,
 ) -> Call:
     """Describe ``POST /segment`` for one image file; the mask is asked for as the contract's run-length encoding."""
-    kept = [classes] if isinstance(classes, str) else classes or ()
-    params = [("format", "rle"), *(("classes", str(wanted)) for wanted in kept)]
-    if model is not None:
-        params.append(("model", model))
-    if min_confidence is not None:
-        params.append(("min_confidence", str(min_confidence)))
+    params = _mask_params(model, classes, min_confidence)
     if ids is not None:
         params.append(("ids", ids))
     if statistics:
@@ -447,6 +529,16 @@ def segment_call(
     return Call("POST", "/segment", tuple(params), headers, body, deadline_ms)
 
 
+def _mask_params(model: str | None, classes: Iterable[str | int] | None, min_confidence: float | None) -> list[tuple[str, str]]:
+    kept = [classes] if isinstance(classes, str) else classes or ()
+    params = [("format", "rle"), *(("classes", str(wanted)) for wanted in kept)]
+    if model is not None:
+        params.append(("model", model))
+    if min_confidence is not None:
+        params.append(("min_confidence", str(min_confidence)))
+    return params
+
+
 def parse_mask(reply: Reply) -> Mask:
     """Read a mask from a good reply.
 
@@ -454,29 +546,39 @@ def parse_mask(reply: Reply) -> Mask:
         ServiceError: if the reply holds none
     """
     try:
-        document = json.loads(reply.content)
-        model = document["model"]
-        return Mask(
-            labels=rle.decode(document),
-            classes=tuple(
-                ClassPresent(
-                    id=entry["id"],
-                    name=entry["name"],
-                    pixels=entry["pixels"],
-                    share=entry["share"],
-                    bbox=tuple(entry["bbox"]) if "bbox" in entry else None,
-                    confidence=entry.get("confidence"),
-                )
-                for entry in document["classes"]
-            ),
-            model=ModelIdentity(model["name"], model["version"], model["sha256"]),
-            timing=parse_server_timing(reply.headers.get("Server-Timing", "")),
-            request_id=reply.headers.get("X-Request-ID", ""),
-            frame_id=reply.headers.get("X-Frame-Id"),
-            frame_stamp=reply.headers.get("X-Frame-Stamp"),
+        return _mask_of(
+            reply.content,
+            parse_server_timing(reply.headers.get("Server-Timing", "")),
+            reply.headers.get("X-Request-ID", ""),
+            reply.headers.get("X-Frame-Id"),
+            reply.headers.get("X-Frame-Stamp"),
         )
     except (ValueError, LookupError, TypeError) as error:
         raise _misunderstood(reply) from error
+
+
+def _mask_of(body: bytes, timing: dict[str, float], request_id: str, frame_id: str | None, frame_stamp: str | None) -> Mask:
+    document = json.loads(body)
+    model = document["model"]
+    return Mask(
+        labels=rle.decode(document),
+        classes=tuple(
+            ClassPresent(
+                id=entry["id"],
+                name=entry["name"],
+                pixels=entry["pixels"],
+                share=entry["share"],
+                bbox=tuple(entry["bbox"]) if "bbox" in entry else None,
+                confidence=entry.get("confidence"),
+            )
+            for entry in document["classes"]
+        ),
+        model=ModelIdentity(model["name"], model["version"], model["sha256"]),
+        timing=timing,
+        request_id=request_id,
+        frame_id=frame_id,
+        frame_stamp=frame_stamp,
+    )
 
 
 def parse_catalogue(reply: Reply) -> Catalogue:
@@ -526,9 +628,7 @@ def raise_for_problem(reply: Reply) -> None:
     if reply.status == httpx.codes.OK:
         return
     try:
-        problem = json.loads(reply.content)
-        error = BY_CODE.get(problem["code"], ServiceError)(problem["detail"])
-        error.facts.update({name: fact for name, fact in problem.items() if name not in _PROSE})
+        error = _error_of(json.loads(reply.content))
     except (ValueError, LookupError, TypeError):
         error = _misunderstood(reply)  # a proxy's page, or another server's
     error.facts["status"] = reply.status
@@ -536,6 +636,12 @@ def raise_for_problem(reply: Reply) -> None:
     if wait_s is not None:
         error.facts.setdefault("retry_after_s", wait_s)  # the body's figure is not rounded to whole seconds
     raise error
+
+
+def _error_of(problem: Mapping[str, Any]) -> ServiceError:
+    error = BY_CODE.get(problem["code"], ServiceError)(problem["detail"])
+    error.facts.update({name: fact for name, fact in problem.items() if name not in _PROSE})
+    return error
 
 
 def parse_retry_after(header: str) -> float | None:
@@ -621,8 +727,11 @@ class _ApiKey(httpx.Auth):
     def __init__(self, key: str) -> None:
         self._key = _sendable("api_key", key)
 
+    def headers(self) -> dict[str, str]:
+        return {"X-API-Key": self._key}
+
     def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:  # type: ignore[override]
-        request.headers["X-API-Key"] = self._key
+        request.headers.update(self.headers())
         yield request
 
     def __repr__(self) -> str:
@@ -632,14 +741,14 @@ class _ApiKey(httpx.Auth):
 _OUT_OF_TIME = "no answer in the time given: see Timeouts and deadline_ms"
 
 
-def _http_options(url: str, api_key: str | None, connections: int) -> dict[str, Any]:
+def _http_options(url: str, auth: _ApiKey | None, connections: int) -> dict[str, Any]:
     if not url.startswith(("http://", "https://")):
         better = f"http://{url.rpartition('://')[2]}"
         raise ValueError(f"an address begins with http:// or https://; try {better!r}, not {url!r}")
     return {
         "base_url": url,
-        "auth": None if api_key is None else _ApiKey(api_key),
-        "headers": {"User-Agent": f"fcn-serve-client/{__version__}"},
+        "auth": auth,
+        "headers": {"User-Agent": _USER_AGENT},
         "limits": httpx.Limits(
             max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=_KEEP_ALIVE_S
         ),
@@ -672,3 +781,290 @@ def _picture_to_png(picture: Image.Image) -> bytes:
 def _misunderstood(reply: Reply) -> ServiceError:
     kind = reply.headers.get("Content-Type", "no type")
     return ServiceError(f"HTTP {reply.status} ({kind}) that is not fcn-serve's: is the address right?", status=reply.status)
+
+
+# Streams: how the twins speak on a WebSocket.
+
+_UNANSWERED = 2
+"""Frames under way where none may be superseded: one in work, and one that waits."""
+
+_GLANCE_S = 0.1
+"""How often a quiet stream looks whether its frames have come to an end."""
+
+
+@dataclass(frozen=True)
+class StreamCall:
+    """A stream before it is opened."""
+
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    timeouts: Timeouts
+    retries: int
+
+    def options(self, budget: _Budget) -> dict[str, Any]:
+        """For the next attempt."""
+        return {
+            "additional_headers": self.headers,
+            "user_agent_header": _USER_AGENT,
+            "compression": None,  # images are compressed, and so are masks, nearly
+            "max_size": None,
+            "open_timeout": min(self.timeouts.connect_s, budget.left_s()),
+            "close_timeout": self.timeouts.connect_s,
+        }
+
+
+def stream_call(
+    base_url: httpx.URL,
+    auth: _ApiKey | None,
+    timeouts: Timeouts,
+    retries: int,
+    model: str | None,
+    classes: Iterable[str | int] | None,
+    min_confidence: float | None,
+    deadline_ms: float | None,
+) -> StreamCall:
+    """Describe ``WS /stream``."""
+    headers = auth.headers() if auth is not None else {}
+    if deadline_ms is not None:
+        headers["X-Deadline-Ms"] = f"{deadline_ms:g}"
+    scheme = "wss" if base_url.scheme == "https" else "ws"
+    url = base_url.copy_with(scheme=scheme, path=base_url.path + "stream", params=_mask_params(model, classes, min_confidence))
+    return StreamCall(str(url), headers, timeouts, retries)
+
+
+class _Dialogue:
+    """What was said on a stream so far, and what that means."""
+
+    def __init__(self, request_id: str, without_mask: Callable[[FrameWithoutMask], object] | None) -> None:
+        self._request_id, self._without_mask = request_id, without_mask
+        self.sent = self.answered = 0
+
+    def about(self, frame: ImageLike | StampedFrame) -> tuple[bytes, str | None]:
+        """A frame's file, and what to say of it."""
+        if not isinstance(frame, tuple):
+            return image_bytes(frame), None
+        image, frame_id, frame_stamp = frame
+        return image_bytes(image), json.dumps({"frame_id": frame_id, "stamp": frame_stamp})
+
+    def meaning(self, header: Mapping[str, Any], body: bytes) -> Mask | None:
+        """The mask, or None where that frame has none and its caller was told."""
+        self.answered += 1
+        frame_id, frame_stamp = header["frame_id"], header["stamp"]
+        if header["outcome"] == "mask":
+            return _mask_of(body, header["timing"], f"{self._request_id}/{header['seq']}", frame_id, frame_stamp)
+        error = None
+        if header["outcome"] == "error":
+            error = _error_of({name: fact for name, fact in header.items() if name not in ("seq", "outcome")})
+        if self._without_mask is not None:
+            self._without_mask(FrameWithoutMask(frame_id, frame_stamp, error))
+        elif error is not None:
+            raise error
+        return None
+
+
+def _streamed(
+    call: StreamCall,
+    frames: Iterable[ImageLike | StampedFrame],
+    every: bool,
+    without_mask: Callable[[FrameWithoutMask], object] | None,
+) -> Iterator[Mask]:
+    until = contextlib.ExitStack()
+    socket = _opened(call, until)
+    dialogue = _Dialogue(_request_id(socket), without_mask)
+    leave, room = threading.Event(), threading.Semaphore(_UNANSWERED)
+    ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def send() -> None:
+        try:
+            for frame in frames:
+                image, about = dialogue.about(frame)
+                if every:
+                    room.acquire()
+                if leave.is_set():
+                    break
+                if about is not None:
+                    socket.send(about)
+                socket.send(image)
+                dialogue.sent += 1
+        except BaseException as error:  # noqa: BLE001 - the caller's, and raised there
+            ended.put(error)
+        else:
+            ended.put(None)
+
+    sender = threading.Thread(target=send, name="fcn-stream", daemon=True)
+    sender.start()
+    waiting_since = time.monotonic()
+    try:
+        while True:
+            finished = not ended.empty()
+            if finished and dialogue.answered >= dialogue.sent:
+                break
+            try:
+                text = socket.recv(timeout=_GLANCE_S)
+            except TimeoutError:
+                if dialogue.answered >= dialogue.sent:
+                    waiting_since = time.monotonic()
+                elif time.monotonic() - waiting_since > call.timeouts.read_s:
+                    raise TimedOut(_OUT_OF_TIME) from None
+                continue
+            waiting_since = time.monotonic()
+            header = _header(text)
+            body = socket.recv(timeout=call.timeouts.read_s) if header["outcome"] == "mask" else b""
+            room.release()
+            mask = dialogue.meaning(header, body if isinstance(body, bytes) else b"")
+            if mask is not None:
+                yield mask
+                waiting_since = time.monotonic()
+        error = ended.get()
+        if error is not None:
+            raise error
+    except _closed() as error:
+        raise _broken(error) from error
+    except TimeoutError as error:
+        raise TimedOut(_OUT_OF_TIME) from error
+    finally:
+        leave.set()
+        room.release()
+        until.close()
+
+
+async def _streamed_async(
+    call: StreamCall,
+    frames: Iterable[ImageLike | StampedFrame] | AsyncIterable[ImageLike | StampedFrame],
+    every: bool,
+    without_mask: Callable[[FrameWithoutMask], object] | None,
+) -> AsyncIterator[Mask]:
+    until = contextlib.AsyncExitStack()
+    socket = await _opened_async(call, until)
+    dialogue = _Dialogue(_request_id(socket), without_mask)
+    room = asyncio.Semaphore(_UNANSWERED)
+
+    async def send() -> None:
+        async for frame in _asynchronous(frames):
+            image, about = await asyncio.to_thread(dialogue.about, frame)
+            if every:
+                await room.acquire()
+            if about is not None:
+                await socket.send(about)
+            await socket.send(image)
+            dialogue.sent += 1
+
+    sender = asyncio.ensure_future(send())
+    waiting_since = time.monotonic()
+    try:
+        while not (sender.done() and dialogue.answered >= dialogue.sent):
+            try:
+                async with asyncio.timeout(_GLANCE_S):
+                    text = await socket.recv()
+            except TimeoutError:
+                if dialogue.answered >= dialogue.sent:
+                    waiting_since = time.monotonic()
+                elif time.monotonic() - waiting_since > call.timeouts.read_s:
+                    raise TimedOut(_OUT_OF_TIME) from None
+                continue
+            waiting_since = time.monotonic()
+            header = _header(text)
+            body: str | bytes = b""
+            if header["outcome"] == "mask":
+                async with asyncio.timeout(call.timeouts.read_s):
+                    body = await socket.recv()
+            room.release()
+            mask = dialogue.meaning(header, body if isinstance(body, bytes) else b"")
+            if mask is not None:
+                yield mask
+                waiting_since = time.monotonic()
+        await sender
+    except _closed() as error:
+        raise _broken(error) from error
+    except TimeoutError as error:
+        raise TimedOut(_OUT_OF_TIME) from error
+    finally:
+        sender.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await sender
+        await until.aclose()
+
+
+async def _asynchronous(
+    frames: Iterable[ImageLike | StampedFrame] | AsyncIterable[ImageLike | StampedFrame],
+) -> AsyncIterator[ImageLike | StampedFrame]:
+    if isinstance(frames, AsyncIterable):
+        async for frame in frames:
+            yield frame
+        return
+    iterator = iter(frames)
+    while taken := await asyncio.to_thread(lambda: [*islice(iterator, 1)]):
+        yield taken[0]
+
+
+def _opened(call: StreamCall, until: contextlib.ExitStack) -> ClientConnection:
+    connect = _websockets("websockets.sync.client").connect
+    budget = _Budget(call.timeouts, call.retries)
+    while True:
+        try:
+            with _as_ours(call.url):
+                opened: ClientConnection = until.enter_context(connect(call.url, **call.options(budget)))
+        except ServiceError as error:
+            time.sleep(budget.pause_after(error))
+        else:
+            return opened
+
+
+async def _opened_async(call: StreamCall, until: contextlib.AsyncExitStack) -> AsyncConnection:
+    connect = _websockets("websockets.asyncio.client").connect
+    budget = _Budget(call.timeouts, call.retries)
+    while True:
+        try:
+            with _as_ours(call.url):
+                opened: AsyncConnection = await until.enter_async_context(connect(call.url, **call.options(budget)))
+        except ServiceError as error:
+            await asyncio.sleep(budget.pause_after(error))
+        else:
+            return opened
+
+
+@contextlib.contextmanager
+def _as_ours(url: str) -> Iterator[None]:
+    """What goes wrong with the opening of a stream, as errors of ours."""
+    exceptions = _websockets("websockets.exceptions")
+    try:
+        yield
+    except exceptions.InvalidStatus as error:
+        response = error.response
+        raise_for_problem(Reply(response.status_code, response.headers, response.body or b""))
+    except (OSError, TimeoutError, exceptions.InvalidHandshake, exceptions.ConnectionClosed) as error:
+        parts = httpx.URL(url)
+        raise ConnectionFailed(f"no stream from {parts.scheme}://{parts.netloc.decode('ascii')}: {error}") from error
+
+
+def _request_id(socket: ClientConnection | AsyncConnection) -> str:
+    return socket.response.headers.get("X-Request-ID", "") if socket.response is not None else ""
+
+
+def _header(text: str | bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(text)
+        if header["outcome"] in ("mask", "superseded", "error"):
+            return dict(header)
+    except (ValueError, LookupError, TypeError):
+        pass
+    raise ServiceError("an answer that is not fcn-serve's: is the address right?")
+
+
+def _closed() -> type[Exception]:
+    kind: type[Exception] = _websockets("websockets.exceptions").ConnectionClosed
+    return kind
+
+
+def _broken(error: Any) -> ServiceError:
+    """What the other end said when it closed the connection."""
+    code, reason = (error.rcvd.code, error.rcvd.reason) if error.rcvd is not None else (1006, "the connection broke")
+    kinds: dict[int, type[ServiceError]] = {1009: BodyTooLarge, 1012: NotReady}
+    return kinds.get(code, ConnectionFailed)(f"the stream was closed: {reason or 'no reason given'} ({code})", close_code=code)
+
+
+def _websockets(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("a stream needs the package websockets: pip install websockets", name=error.name) from error
