@@ -21,7 +21,7 @@ from starlette.types import Message
 
 from service.api.negotiation import chosen_format
 from service.api.upload import read_images
-from service.encodings import coco, npy, rle
+from service.encodings import autoware, coco, cvat, labelstudio, npy, png, polygons, rle
 from service.errors import BadArtifact, ServiceError, UnsupportedFormat
 from service.pipeline import decode, manifest, onnx_file
 
@@ -153,19 +153,16 @@ def _is_huge(document: dict[str, object]) -> bool:
     return any(abs(side) > 4096 for side in sides)
 
 
-def _rle(document: dict[str, object]) -> None:
-    rle.decode(document)
+def _labels(read: Callable[[bytes], object]) -> Callable[[bytes], None]:
+    """A mask that is no document."""
 
+    def run(data: bytes) -> None:
+        try:
+            read(data)
+        except ValueError:
+            return
 
-def _coco(document: dict[str, object]) -> None:
-    coco.decode(document)
-
-
-def _npy(data: bytes) -> None:
-    try:
-        npy.decode(data)
-    except ValueError:
-        return
+    return run
 
 
 def _manifest(data: bytes) -> None:
@@ -193,9 +190,19 @@ TARGETS: dict[str, Target] = {
         _content_type, lambda: [b"multipart/form-data; boundary=frontier", b"multipart/mixed; a=b; c*=utf-8''x"]
     ),
     "accept": Target(_accept, lambda: [b"image/png;q=0.5, application/json, */*;q=0.1"]),
-    "rle": Target(_document(_rle), lambda: [json.dumps(rle.encode(LABELS, CLASSES)).encode()]),
-    "coco": Target(_document(_coco), lambda: [json.dumps(coco.encode(LABELS, CLASSES)).encode()]),
-    "npy": Target(_npy, lambda: [npy.encode(LABELS)]),
+    "rle": Target(_document(rle.decode), lambda: [json.dumps(rle.encode(LABELS, CLASSES)).encode()]),
+    "coco": Target(_document(coco.decode), lambda: [json.dumps(coco.encode(LABELS, CLASSES)).encode()]),
+    "coco-uncompressed": Target(
+        _document(coco.decode), lambda: [json.dumps(coco.encode(LABELS, CLASSES, compressed=False)).encode()]
+    ),
+    "labelstudio": Target(_document(labelstudio.decode), lambda: [json.dumps(labelstudio.encode(LABELS, CLASSES)).encode()]),
+    "cvat": Target(_document(cvat.decode), lambda: [json.dumps(cvat.encode(LABELS, CLASSES)).encode()]),
+    "polygons": Target(_document(polygons.decode), lambda: [json.dumps(polygons.encode(LABELS, CLASSES)).encode()]),
+    "autoware": Target(
+        _labels(lambda data: autoware.decode(data, (LABELS.shape[0], LABELS.shape[1]))), lambda: [autoware.encode(LABELS)]
+    ),
+    "png": Target(_labels(png.decode), lambda: [png.encode_gray(LABELS)]),
+    "npy": Target(_labels(npy.decode), lambda: [npy.encode(LABELS)]),
     "manifest": Target(
         _manifest, lambda: [b'{"name": "a", "version": "1", "classes": [{"id": 0, "name": "b", "color": [1, 2, 3]}]}']
     ),

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
+import pytest
+
+from service.encodings.tables import SENSES, TABLES
 from service.settings import PREFIX, Settings
+from tests.live import ROOT, live_server
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SETTINGS = DOCS / "settings.md"
+FORMATS_PAGE = DOCS / "formats.md"
 
 
 def settings_page() -> str:
@@ -32,5 +39,49 @@ def test_every_setting_has_a_sentence() -> None:
     assert all(field.description and field.description.endswith(".") for field in Settings.model_fields.values())
 
 
+def formats_page() -> str:
+    """The page of formats, with the table of class names from the code."""
+    labels, trains, autoware = (
+        {row.name: row.id for row in TABLES[name]} for name in ("cityscapes-label", "cityscapes-train", "autoware")
+    )
+    lines = ["| class names | Cityscapes: label id, train id | Autoware | why |", "|---|---|---|---|"]
+    for sense in SENSES:
+        city = (
+            f"{sense.cityscapes}: {labels[sense.cityscapes]}, {trains.get(sense.cityscapes, '255')}"
+            if sense.cityscapes
+            else "255"
+        )
+        car = f"{sense.autoware}: {autoware[sense.autoware]}" if sense.autoware else "255"
+        lines.append(f"| {', '.join(sense.names)} | {city} | {car} | {sense.reason} |")
+    table = "\n".join(lines)
+    return re.sub(
+        r"(<!-- senses -->\n).*?(<!-- /senses -->)", rf"\1{table}\n\2", FORMATS_PAGE.read_text("utf-8"), flags=re.DOTALL
+    )
+
+
+def test_the_page_of_formats_has_every_row_of_the_code() -> None:
+    """Which class goes where, and why, is written once."""
+    assert FORMATS_PAGE.read_text("utf-8") == formats_page(), "write it anew: python tests/test_documentation.py"
+
+
+# pycocotools 2.0.11 with numpy 2 says this of itself on each decode.
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+def test_every_snippet_of_the_page_of_formats_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after another, with the shipped network and the documented street; their own assertions judge."""
+    snippets = re.findall(r"```python\n(.*?)```", FORMATS_PAGE.read_text("utf-8"), re.DOTALL)
+    assert len(snippets) > 8
+    (tmp_path / "street.jpg").write_bytes((DOCS / "images" / "street.jpg").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    with live_server(Settings(models_dir=ROOT / "models" / "artifacts")) as url:
+        for number, snippet in enumerate(snippets):
+            assert "assert" in snippet or "def " in snippet or "file.write" in snippet
+            code = compile(snippet.replace("http://127.0.0.1:8000", url), f"formats.md, snippet {number}", "exec")
+            exec(code, names)
+    assert (tmp_path / "overlay.png").stat().st_size > 10_000
+
+
 if __name__ == "__main__":
+    os.chdir(ROOT)
     SETTINGS.write_text(settings_page(), "utf-8")
+    FORMATS_PAGE.write_text(formats_page(), "utf-8")

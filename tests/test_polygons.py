@@ -158,5 +158,5 @@ def test_any_polygon_is_drawn_by_the_centres_of_pixels(quarters: list[tuple[int,
 )
 def test_what_is_no_document_is_refused(document: dict[str, Any]) -> None:
     """A ``ValueError`` that says so, whatever is missing."""
-    with pytest.raises(ValueError, match=r"not polygons|size is|inhomogeneous|finite|unpack"):
+    with pytest.raises(ValueError, match=r"not polygons|size is|inhomogeneous|beyond|unpack"):
         polygons.decode(document)

@@ -80,6 +80,13 @@ def to_json(document: object) -> bytes:
     return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
+def _from_json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except RecursionError as error:
+        raise ValueError("JSON nested deeper than any document") from error
+
+
 def _json(
     encode: Callable[[ValueMap, Sequence[ClassRow], MaskView], Document],
     decode: Callable[[Any], Labels],
@@ -96,7 +103,7 @@ def _json(
     return Format(
         "application/json",
         lambda view: to_json(document(view)),
-        lambda body: decode(json.loads(body)),
+        lambda body: decode(_from_json(body)),
         document,
         frozenset(("statistics", *takes)),
     )

@@ -86,7 +86,7 @@ def decode(data: bytes) -> NDArray[np.uint8]:
             if picture.mode not in ("P", "L"):
                 raise ValueError(f"a PNG file of mode {picture.mode}: a label map is indexed or grey")
             return np.array(picture)
-    except (OSError, SyntaxError) as error:
+    except (OSError, EOFError, SyntaxError, struct.error, zlib.error, Image.DecompressionBombError) as error:
         raise ValueError(f"not a whole PNG file: {error}") from error
 
 

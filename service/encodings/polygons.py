@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.encodings.document import reading, size_of
+from service.encodings.document import MAX_PIXELS, reading, size_of
 from service.encodings.runs import (
     UNLABELLED,
     ClassRow,
@@ -307,8 +307,8 @@ def _draw(labels: NDArray[np.uint8], rings: list[NDArray[np.float64]], value: in
     """Give every pixel whose centre is inside by the even-odd rule a value, in place."""
     height, width = labels.shape
     edges = np.concatenate([np.stack((ring, np.roll(ring, -1, 0)), 1) for ring in rings])
-    if not np.isfinite(edges).all():
-        raise ValueError("a point is not finite")
+    if not (np.abs(edges) < MAX_PIXELS).all():  # so written, NaN is refused too
+        raise ValueError("a point lies beyond any image, or is no number")
     edges = np.take_along_axis(edges, np.argsort(edges[..., 1:], axis=1), axis=1)  # downwards
     (x0, y0), (x1, y1) = edges[:, 0].T, edges[:, 1].T
     top, bottom = (np.clip(np.ceil(y - 0.5), 0, height).astype(np.int64) for y in (y0, y1))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.encodings.runs import UNLABELLED, ClassRow
+from service.encodings.runs import UNLABELLED, ClassRow, look_up
 from service.errors import BadParameter, UnknownClass
 
 
@@ -51,7 +51,7 @@ def keep_classes(labels: NDArray[np.uint8], ids: Iterable[int]) -> NDArray[np.ui
     table = np.full(256, UNLABELLED, np.uint8)
     for kept in ids:
         table[kept] = kept
-    return np.take(table, labels, mode="clip")  # no index can be out of range: "clip" only saves the check for it
+    return look_up(table, labels)
 
 
 def drop_uncertain(labels: NDArray[np.uint8], confidence: NDArray[np.uint8], min_confidence: float) -> NDArray[np.uint8]:

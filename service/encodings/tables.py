@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.encodings.runs import UNLABELLED, ClassRow
+from service.encodings.runs import UNLABELLED, ClassRow, look_up
 from service.errors import BadParameter
 
 
@@ -117,7 +117,7 @@ class Translation:
         Gives:
             H x W uint8, a new array: the table's ids; 255 where it has none
         """
-        return np.take(self.table, labels, mode="clip")  # no index can be out of range: "clip" only saves the check for it
+        return look_up(self.table, labels)
 
 
 def translation(ids: str, classes: Sequence[ClassRow]) -> Translation:
