@@ -145,7 +145,7 @@ async def _serving(settings: Settings, metrics: Metrics, streams: Streams) -> As
         Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side),
         queue_megapixels=settings.queue_megapixels,
         concurrency=options.lanes,
-        max_batch=settings.max_batch,
+        max_batch=settings.max_batch or (8 if settings.provider == "cuda" else 1),
     )
     readiness = Readiness(segmenter.check_ready)
     metrics.watch(
