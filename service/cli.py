@@ -42,7 +42,9 @@ from service import __version__
 from service.api.app import create_app
 from service.api.connection import Connection, StreamConnection
 from service.api.telemetry import log_config
-from service.encodings import MaskView, encode
+from service.encodings import DEFAULT_FORMAT, FORMATS, MaskView, Options, encode, understood
+from service.encodings.options import NO_OPTIONS
+from service.encodings.tables import TABLES
 from service.errors import BadArtifact, BadSetting, BodyTooLarge, ServiceError
 from service.pipeline import decode
 from service.pipeline.decode import Limits
@@ -56,7 +58,7 @@ from service.settings import Settings
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
-MASK_SUFFIX, OVERLAY_SUFFIX = ".mask.png", ".overlay.png"
+MASK_SUFFIX, OVERLAY_SUFFIX = ".mask", ".overlay.png"
 
 FRAMES_AHEAD = 4
 """Images decoded before, and masks written behind, the one that the network works on."""
@@ -232,21 +234,36 @@ class Job:
     overlay: Path
 
 
+@dataclass(frozen=True)
+class Writing:
+    """How masks are written."""
+
+    format: str = DEFAULT_FORMAT
+    options: Options = NO_OPTIONS
+
+
 @app.command()
 def segment(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Image files, and folders of them.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the results; beside each image by default.")] = None,
     model: Annotated[str | None, typer.Option(help="The model's name; the default one if left out.")] = None,
+    name: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help=f"Of the masks: {', '.join(FORMATS)}.")
+    ] = DEFAULT_FORMAT,
+    ids: Annotated[
+        str | None, typer.Option(help=f"Whose class ids the masks have: {', '.join(TABLES)}; the model's own if left out.")
+    ] = None,
 ) -> None:
-    """Segment image files without a server: writes NAME.mask.png and NAME.overlay.png of each."""
+    """Segment image files without a server: writes NAME.mask.png (or .json, ...) and NAME.overlay.png of each."""
     settings = Settings.load()
     with _opened(settings) as segmenter:
         identity = segmenter.repository.get(model).manifest
-        jobs, failures = plan(paths, out)
+        writing = Writing(name, understood(name, identity.classes, ids=ids))
+        jobs, failures = plan(paths, out, FORMATS[name].suffix)
         begun = time.monotonic()
         done = 0
         try:
-            with _progress(len(jobs)) as advance, contextlib.closing(work(jobs, segmenter, model)) as finished:
+            with _progress(len(jobs)) as advance, contextlib.closing(work(jobs, segmenter, model, writing)) as finished:
                 for job, failure in finished:
                     if failure is None:
                         done += 1
@@ -265,12 +282,13 @@ def segment(
         raise typer.Exit(FAILED)
 
 
-def plan(paths: Sequence[Path], out: Path | None) -> tuple[list[Job], list[tuple[Path, str]]]:
+def plan(paths: Sequence[Path], out: Path | None, suffix: str = ".png") -> tuple[list[Job], list[tuple[Path, str]]]:
     """Find the images, and decide where the results go.
 
     Takes:
         paths: image files, and folders, which are searched to the bottom
         out: the results' folder, in which a folder's own shape is kept; beside each image if None
+        suffix: of the masks' format
     Gives:
         a job for each image, each image once, no two writing the same file and none writing over an input
         the paths that cannot be worked on, each with its reason
@@ -290,7 +308,7 @@ def plan(paths: Sequence[Path], out: Path | None) -> tuple[list[Job], list[tuple
     for image, folder in found.values():
         # a.jpg and a.png beside one another become a.jpg.mask.png and a.png.mask.png
         stem = image.name if stems[folder / image.stem] > 1 else image.stem
-        job = Job(image, folder / f"{stem}{MASK_SUFFIX}", folder / f"{stem}{OVERLAY_SUFFIX}")
+        job = Job(image, folder / f"{stem}{MASK_SUFFIX}{suffix}", folder / f"{stem}{OVERLAY_SUFFIX}")
         targets = {job.mask.resolve(), job.overlay.resolve()}
         if targets & taken:
             failures.append((image, f"{min(targets & taken)} is an input, or the result of another one: use another --out"))
@@ -300,7 +318,9 @@ def plan(paths: Sequence[Path], out: Path | None) -> tuple[list[Job], list[tuple
     return jobs, failures
 
 
-def work(jobs: Sequence[Job], segmenter: Segmenter, model: str | None = None) -> Generator[tuple[Job, str | None], None, None]:
+def work(
+    jobs: Sequence[Job], segmenter: Segmenter, model: str | None = None, writing: Writing = Writing()
+) -> Generator[tuple[Job, str | None], None, None]:
     """Do the jobs: the network runs on the caller's thread, while a small pool decodes ahead of it and writes behind it.
 
     Gives:
@@ -319,7 +339,7 @@ def work(jobs: Sequence[Job], segmenter: Segmenter, model: str | None = None) ->
                 except (ServiceError, OSError) as error:
                     yield job, _reason(job, error)
                 else:
-                    saving.append((job, pool.submit(_save, job, result)))
+                    saving.append((job, pool.submit(_save, job, result, writing)))
                 while saving and (len(saving) > FRAMES_AHEAD or saving[0][1].done()):
                     yield _saved(*saving.popleft())
             while saving:
@@ -337,10 +357,10 @@ def _load(job: Job, limits: Limits) -> NDArray[np.uint8]:
     return decode.decode(job.source.read_bytes(), limits)
 
 
-def _save(job: Job, result: Segmentation) -> None:
+def _save(job: Job, result: Segmentation, writing: Writing) -> None:
     job.mask.parent.mkdir(parents=True, exist_ok=True)
-    view = MaskView(result.labels, result.image, result.manifest, result.sha256, result.confidence)
-    for path, name in ((job.mask, "png"), (job.overlay, "overlay")):
+    view = MaskView(result.labels, result.image, result.manifest, result.sha256, result.confidence, writing.options)
+    for path, name in ((job.mask, writing.format), (job.overlay, "overlay")):
         unfinished = path.with_name(f".{path.name}.part")
         try:
             unfinished.write_bytes(encode(name, view).body)
@@ -363,7 +383,9 @@ def _images_in(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.endswith((MASK_SUFFIX, OVERLAY_SUFFIX)) and path.is_file()
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not path.name.endswith((f"{MASK_SUFFIX}.png", OVERLAY_SUFFIX))
+        and path.is_file()
     )
 
 

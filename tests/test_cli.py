@@ -24,7 +24,7 @@ from PIL import Image
 
 from service import cli
 from service.client import Client
-from service.encodings import overlay
+from service.encodings import decode, overlay
 from service.pipeline.manifest import SplitScores
 from tests.conftest import encode_image, make_graph, make_image, make_labels, make_manifest, write_artifact
 
@@ -94,6 +94,28 @@ def test_mask_and_overlay_are_written_beside_each_image(run: Run, folder: Path) 
     assert np.mean(mask == make_labels()) > 0.9
     blended = overlay.blend(make_image(), mask, make_manifest().palette())
     assert np.array_equal(np.asarray(Image.open(folder / "b.overlay.png")), blended)
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("rle", "json"), ("polygons", "json"), ("npy", "npy"), ("autoware", "rle")])
+def test_masks_are_written_in_any_format(run: Run, folder: Path, name: str, suffix: str) -> None:
+    """What --format names, in a file that is called so; the overlays stay as they are."""
+    assert run("segment", folder / "b.PNG", "--format", name).code == 0
+    mask = decode(name, (folder / f"b.mask.{suffix}").read_bytes(), (96, 128))
+    assert np.mean(mask == make_labels()) > 0.9
+    assert (folder / "b.overlay.png").exists()
+    assert not (folder / "b.mask.png").exists()
+
+
+@pytest.mark.parametrize(("option", "value", "hint"), [("--format", "tiff", "png, rle"), ("--ids", "kitti", "autoware")])
+def test_a_format_or_ids_that_do_not_exist_are_refused_before_any_work(
+    run: Run, folder: Path, option: str, value: str, hint: str
+) -> None:
+    """The message names those that do, and nothing is written."""
+    before = files(folder)
+    outcome = run("segment", folder, option, value)
+    assert outcome.code == 1
+    assert hint in outcome.err
+    assert files(folder) == before
 
 
 def test_a_second_run_does_not_take_the_results_for_images(run: Run, folder: Path) -> None:

@@ -74,6 +74,11 @@ class Format:
     takes: frozenset[str] = field(default=frozenset())
     """Those of the options that mean something to it alone, or to it and a few others."""
 
+    @property
+    def suffix(self) -> str:
+        """Of a file."""
+        return _SUFFIXES[self.media_type]
+
 
 def to_json(document: object) -> bytes:
     """Write JSON without spaces, as UTF-8."""
@@ -127,6 +132,13 @@ def _overlay(view: MaskView) -> bytes:
 
 
 DEFAULT_FORMAT = "png"
+
+_SUFFIXES = {
+    "image/png": ".png",
+    "application/json": ".json",
+    "application/x-npy": ".npy",
+    "application/x-autoware-rle": ".rle",
+}
 
 FORMATS: dict[str, Format] = {
     "png": Format("image/png", lambda view: png.encode_indexed(view.labels, view.palette()), png.decode),
