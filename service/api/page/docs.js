@@ -8,6 +8,7 @@ function element(tag, ...children) {
   return made;
 }
 
+const card = (...children) => Object.assign(element("details", ...children), { className: "card" });
 const code = (text) => element("code", text);
 const prose = (text) => text.split("`").map((part, at) => (at % 2 ? code(part) : part));
 
@@ -25,7 +26,7 @@ function table(title, rows) {
   if (!rows.length) return "";
   const body = rows.map(([name, text, note]) =>
     element("tr", element("td", code(name)), element("td", ...prose(text), note ? element("small", note) : "")));
-  return element("section", element("h2", title), element("table", element("tbody", ...body)));
+  return element("section", element("h3", title), element("table", element("tbody", ...body)));
 }
 
 function forms(content = {}) {
@@ -34,8 +35,7 @@ function forms(content = {}) {
 
 function call(path, method, { summary, description, parameters = [], requestBody, responses }) {
   const head = element("summary", code(`${method.toUpperCase()} ${path}`), element("span", (description ?? summary).split("\n")[0]));
-  const shown = element(
-    "details",
+  const shown = card(
     head,
     table("Parameters", parameters.map(({ name, in: place, description: text = "", required, schema }) =>
       [name, text, `${place}${required ? ", required" : ""}: ${kind(schema)}`])),
@@ -48,13 +48,14 @@ function call(path, method, { summary, description, parameters = [], requestBody
 
 function schema(name, { description = "", properties = {} }) {
   const rows = Object.entries(properties).map(([field, type]) => [field, type.description ?? "", kind(type)]);
-  return element("details", element("summary", code(name), element("span", description.split("\n")[0])), table("Fields", rows));
+  return card(element("summary", code(name), element("span", description.split("\n")[0])), table("Fields", rows));
 }
 
 const openapi = await (await fetch("openapi.json")).json();
 $("version").textContent = openapi.info.version;
 $("about").textContent = openapi.info.description;
 $("calls").append(
+  element("h2", "Calls"),
   ...Object.entries(openapi.paths).flatMap(([path, calls]) => Object.entries(calls).map(([method, one]) => call(path, method, one))),
   element("h2", "What travels"),
   ...Object.entries(openapi.components.schemas).map(([name, one]) => schema(name, one)),
