@@ -163,6 +163,7 @@ function showMask(fresh, source, note) {
 
 // What is switched on, in the colours of the model.
 function refresh() {
+  if (!mask) return;
   const strong = (id) => (pointed === null || pointed === id ? 1 : FAINT);
   view.paint(classes().filter(({ id }) => !hidden.has(id)).map(({ id, color }) => [id, color, strong(id)]));
   showLegend();

@@ -75,7 +75,7 @@ export class View {
       const row = Math.min(Math.floor(this.top + (y + 0.5) / this.scaleY), mask.height - 1) * mask.width;
       for (let x = 0; x < width; x += 1, at += 1) pixels[at] = colors[mask.shown[row + columns[x]]];
     }
-    layer.getContext("2d", { willReadFrequently: true }).putImageData(new ImageData(new Uint8ClampedArray(pixels.buffer), width, height), 0, 0);
+    layer.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(pixels.buffer), width, height), 0, 0);
   }
 
   // The image pixel under a point of the window.
