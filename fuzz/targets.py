@@ -19,6 +19,7 @@ from PIL import Image
 from starlette.requests import Request
 from starlette.types import Message
 
+from service.api import tensors
 from service.api.negotiation import chosen_format
 from service.api.upload import read_images
 from service.encodings import autoware, coco, cvat, labelstudio, npy, png, polygons, rle
@@ -32,6 +33,7 @@ CLASSES = [
     manifest.ClassEntry(id=number, name=name, color=(number, 0, 0)) for number, name in enumerate(("sky", "car", "road"))
 ]
 BOUNDARY = b"frontier"
+NO_SIZE = 0xFFFF
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,31 @@ def _labels(read: Callable[[bytes], object]) -> Callable[[bytes], None]:
     return run
 
 
+def _tensors(data: bytes) -> None:
+    """A body of the Open Inference Protocol, behind two bytes that say how much of it is JSON."""
+    size = int.from_bytes(data[:2], "little")
+    try:
+        tensors.read(data[2:], None if size == NO_SIZE else size)
+    except ServiceError:
+        return
+
+
+def _inference_requests() -> list[bytes]:
+    """Two elements of BYTES behind the JSON and in it, pixels in JSON, one file."""
+    files: dict[str, Any] = {"name": "image", "shape": [2], "datatype": "BYTES"}
+    pixels = {"name": "image", "shape": [1, 2, 3], "datatype": "UINT8", "data": [[[1, 2, 3], [4, 5, 6]]]}
+    elements = b"".join(len(file).to_bytes(4, "little") + file for file in (b"one", b"three"))
+    head = json.dumps({"inputs": [files | {"parameters": {"binary_data_size": len(elements)}}]}).encode()
+    texts = json.dumps({"id": "7", "inputs": [files | {"data": ["b25l", "dGhyZWU="]}], "outputs": [{"name": "labels"}]})
+    none = NO_SIZE.to_bytes(2, "little")
+    return [
+        len(head).to_bytes(2, "little") + head + elements,
+        none + texts.encode(),
+        none + json.dumps({"inputs": [pixels]}).encode(),
+        b"\0\0one file",
+    ]
+
+
 def _manifest(data: bytes) -> None:
     try:
         manifest.read_manifest({manifest.METADATA_KEY: data.decode("utf-8", "replace")})
@@ -203,6 +230,7 @@ TARGETS: dict[str, Target] = {
     ),
     "png": Target(_labels(png.decode), lambda: [png.encode_gray(LABELS)]),
     "npy": Target(_labels(npy.decode), lambda: [npy.encode(LABELS)]),
+    "tensors": Target(_tensors, _inference_requests),
     "manifest": Target(
         _manifest, lambda: [b'{"name": "a", "version": "1", "classes": [{"id": 0, "name": "b", "color": [1, 2, 3]}]}']
     ),
