@@ -7,8 +7,11 @@ import json
 import os
 import signal
 import socket
+import struct
 import threading
 import time
+import zlib
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -25,10 +28,12 @@ from pydantic import SecretStr
 
 from service.api.app import create_app
 from service.errors import InferenceFailed, NotReady, UnknownModel
+from service.pipeline.decode import FORMATS
 from service.pipeline.engine import Engine
 from service.settings import Settings
 from tests.conftest import STRIDE, encode_image, make_image, make_manifest, write_artifact
 from tests.live import live_process, live_server
+from tests.test_decode import claiming
 
 pytestmark = pytest.mark.anyio
 
@@ -457,6 +462,38 @@ def test_other_sites_may_not_call_from_a_browser(artifact_dir: Path, png: bytes)
         assert asked.status_code == 405
         for headers in (reply.headers, asked.headers):
             assert not [name for name in headers if name.startswith("access-control")]
+
+
+def hidden_bombs() -> list[bytes]:
+    """Small pictures with a bomb beside the pixels: 50 MB of zeros as a text or a colour profile, a giant in the EXIF."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    png, zeros = encode_image(make_image(8, 8)), zlib.compress(bytes(50_000_000), 9)
+    hidden = [chunk(b"zTXt", b"a\0\0" + zeros), chunk(b"iCCP", b"a\0\0" + zeros), chunk(b"iTXt", b"a\0\1\0\0\0" + zeros)]
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 1) + struct.pack("<HHII", 0x0112, 1, 2**31, 8) + bytes(4)
+    return [png[:33] + bomb + png[33:] for bomb in hidden] + [encode_image(make_image(8, 8), "JPEG", exif=exif)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_a_thousand_bombs_of_every_format_take_no_memory_of_a_real_server(artifact_dir: Path, tmp_path: Path) -> None:
+    """Sizes that are lies in every format, and bombs beside the pixels: resident memory never grows by 50 MB."""
+    bombs = [claiming(kind, width, height) for kind in FORMATS for width, height in ((16000, 16000), (16384, 3052))]
+    bombs += [claiming(kind, 60_000, 60_000) for kind in FORMATS if kind != "WEBP"] + hidden_bombs()
+    with live_process(tmp_path, {"models_dir": artifact_dir}) as server, httpx.Client(base_url=server.base_url) as client:
+
+        def resident_mb(field: str) -> float:
+            lines = Path(f"/proc/{server.process.pid}/status").read_text("ascii").splitlines()
+            return float(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
+
+        client.post("/segment", content=encode_image(make_image(8, 8)))
+        before = resident_mb("VmRSS")
+        statuses = Counter(client.post("/segment", content=bombs[number % len(bombs)]).status_code for number in range(1000))
+        assert resident_mb("VmHWM") - before < 50
+        assert set(statuses) <= {200, 413, 422}
+        assert statuses[413] > 800
+        assert client.get("/readyz").status_code == 200
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")

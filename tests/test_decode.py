@@ -388,6 +388,23 @@ def test_a_jpeg_of_countless_scans_is_refused() -> None:
         decode(data[:-2] + scan * 200 + data[-2:], LIMITS)
 
 
+def test_neither_is_one_with_arithmetic_coding() -> None:
+    """The other progressive kind."""
+    data = encode_image(NOISE, "JPEG", progressive=True).replace(b"\xff\xc2", b"\xff\xca")
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    with pytest.raises(CorruptImage, match="scans"):
+        decode(data[:-2] + scan * 200 + data[-2:], LIMITS)
+
+
+def test_the_oldest_bmps_tell_their_size() -> None:
+    """A header of 12 bytes has 16-bit sides."""
+    head = struct.pack("<IHHHH", 12, 3, 2, 1, 24)
+    rows = bytes([0, 0, 255] * 3 + [0] * 3) * 2
+    data = b"BM" + struct.pack("<IHHI", 14 + len(head) + len(rows), 0, 0, 14 + len(head)) + head + rows
+    assert probe(data, LIMITS) == Header("BMP", 3, 2)
+    assert decode(data, LIMITS).tolist() == [[[255, 0, 0]] * 3] * 2
+
+
 def test_a_jpeg_of_countless_segments_is_refused() -> None:
     """Walking through them ends."""
     with pytest.raises(CorruptImage):
@@ -483,7 +500,11 @@ def test_a_tiff_in_which_0_is_white_is_turned(bits: int, sample_format: int, pix
 
 
 def test_12_bit_grey_is_scaled_too() -> None:
-    """4095 is white: it came out as 16."""
+    """4095 is white: it came out as 16. Every number is rounded, not cut off."""
+    numbers = np.arange(4096)
+    pairs = numbers.reshape(-1, 2)
+    packed = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], 1).astype(np.uint8)
+    assert np.array_equal(decode(tiff(12, 1, packed.tobytes()), LIMITS)[0, :, 0], np.rint(numbers * 255 / 4095))
     assert decode(tiff(12, 1, bytes([0x00, 0x08, 0x00, 0xFF, 0xF0, 0x10])), LIMITS)[0, :, 0].tolist() == [0, 128, 255, 1]
 
 

@@ -432,6 +432,24 @@ def test_images_that_do_not_fit_together_take_turns(artifact_dir: Path) -> None:
     run(test)
 
 
+def test_a_form_that_is_larger_than_the_room_left_is_served_beside_others(artifact_dir: Path) -> None:
+    """It takes turns within that room, and is refused only where one of its images would be: it cannot starve behind them."""
+    segmenter = Segmenter(Repository(artifact_dir), Limits(), queue_megapixels=0.1)
+    loads: list[float] = []
+
+    async def test() -> None:
+        image = encode_image(make_image(150, 200))
+        with segmenter.queue.admit(0.05):
+            made = await segmenter.serve([image] * 10, lambda _: loads.append(segmenter.queue.load))
+            assert len(made) == 10
+            assert max(loads) <= 0.1
+            with pytest.raises(Overloaded):
+                await segmenter.serve([encode_image(make_image(300, 200))] * 2, lambda _: None)
+        await segmenter.drain(WAIT_S)
+
+    run(test)
+
+
 def test_room_is_held_until_the_thread_is_done_whoever_has_left(segmenter: Segmenter, png: bytes) -> None:
     """A caller who gives up while his image is decoded or encoded cannot be followed by the next one at once."""
     go_on = threading.Event()

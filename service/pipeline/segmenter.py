@@ -163,7 +163,7 @@ class Segmenter:
 
         Takes:
             images: files' bytes, or H x W x 3 uint8 RGB where they are decoded already; admitted together, and those
-                that do not fit into the queue together take turns
+                that do not fit together into the room that the queue has left take turns
             finish: called with each result on a thread of the pixel pool
             model: its name, or the engine itself; None is the default
             deadline_s: seconds from now after which the answer is of no use
@@ -215,12 +215,15 @@ class Segmenter:
         costs = [max(image, net) for image, net in fits]
         work = sum(net + PIXEL_WORK * image for image, net in fits)
         deadline = None if deadline_s is None else time.monotonic() + deadline_s
-        with self.queue.admit(sum(costs), work=work, deadline=deadline, priority=priority) as place:
+        # A form takes the room that there is, but that of its largest image at least: where it finds no room, no image of its
+        # would have found any either, and a queue that is never empty does not keep it out for ever.
+        room = max(*costs, min(sum(costs), self.queue.capacity - self.queue.load), 0.0)
+        with self.queue.admit(room, work=work, deadline=deadline, priority=priority) as place:
             self._used_megapixels += sum(costs)
             try:
                 async with asyncio.timeout(deadline_s):
                     made: list[T] = []
-                    for turn in _turns(costs, self.queue.capacity):
+                    for turn in _turns(costs, room):
                         made += await _all(
                             self._serve_one(images[at], finish, engine, deadline, priority, place) for at in turn
                         )
