@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as pycoco  # type: ignore[import-untyped]
 
 from service.encodings import components, statistics
-from service.encodings.runs import rows_present, value_of
+from service.encodings.runs import find_runs, rows_present, value_of
 from tests.conftest import make_manifest
 from tests.maps import STREET_CLASSES, maps, streets
 
@@ -35,7 +35,7 @@ def test_components_are_described_one_by_one() -> None:
     labels = streets()[0]
     confidence = np.random.default_rng(0).integers(0, 256, labels.shape).astype(np.uint8)
     parts, rows = components.split(labels, STREET_CLASSES)
-    present = rows_present(np.unique(parts), rows)
+    present = rows_present(find_runs(parts.reshape(-1))[0], rows)
     for row, entry in zip(present, statistics.describe(parts, rows, confidence), strict=True):
         y, x = np.nonzero(parts == value_of(row))
         assert entry["bbox"] == [x.min(), y.min(), x.max() - x.min() + 1, y.max() - y.min() + 1]

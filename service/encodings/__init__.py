@@ -32,7 +32,7 @@ from service.encodings import (
     tables,
 )
 from service.encodings.options import Options
-from service.encodings.runs import UNLABELLED, ClassRow, ValueMap
+from service.encodings.runs import UNLABELLED, ClassRow, ValueMap, find_runs
 from service.encodings.view import MaskView
 from service.errors import BadParameter, UnsupportedFormat
 
@@ -123,11 +123,11 @@ def _overlay(view: MaskView) -> bytes:
     if view.options.legend:
         from service.encodings import legend  # noqa: PLC0415 - brings Pillow, which a client need not have
 
-        present = frozenset(np.flatnonzero(np.bincount(view.labels.reshape(-1))).tolist())
+        present = frozenset(np.unique(find_runs(view.labels.reshape(-1))[0]).tolist())
         rows = [(row.name, row.color) for row in view.classes if row.id in present]
         if UNLABELLED in present:
             rows.append(("unlabelled", (0, 0, 0)))
-        picture = legend.draw(picture, rows)
+        legend.draw(picture, rows)
     return png.encode_rgb(picture)
 
 

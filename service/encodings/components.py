@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service.encodings.runs import UNLABELLED, ClassRow, Component
+from service.encodings.runs import UNLABELLED, ClassRow, Component, ValueMap
 from service.errors import BadParameter
 
 _CITYSCAPES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle", "caravan", "trailer")
@@ -47,9 +47,7 @@ def countable(classes: Sequence[ClassRow]) -> frozenset[int]:
     return ids
 
 
-def split(
-    labels: NDArray[np.uint8], classes: Sequence[ClassRow], min_area: int = 0
-) -> tuple[NDArray[np.int32], list[ClassRow]]:
+def split(labels: NDArray[np.uint8], classes: Sequence[ClassRow], min_area: int = 0) -> tuple[ValueMap, list[ClassRow]]:
     """Cut the countable classes of a map into their components; the others stay whole.
 
     Takes:
@@ -57,7 +55,8 @@ def split(
         classes: the class table
         min_area: pixels; smaller components are dropped
     Gives:
-        H x W int32: 0..255 as in ``labels``, 256 and more in components; 255 where one was dropped
+        H x W, uint16 where it is enough, else int32: 0..255 as in ``labels``, 256 and more in components; 255 where one was
+            dropped
         the rows of the other classes, and one of each component, in the table's order, the largest component first
     """
     ids = countable(classes)
@@ -83,4 +82,4 @@ def split(
         parts[box][inside] = new[found[inside]]
         rows += [Component(value + place, row.id, row.name, place + 1) for place in range(len(kept))]
         value += len(kept)
-    return parts, rows
+    return (parts.astype(np.uint16) if value <= 1 << 16 else parts), rows

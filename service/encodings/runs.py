@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 UNLABELLED = 255
 """The value of a pixel that belongs to no mask; the same as in ``pipeline.manifest``."""
 
-ValueMap = NDArray[np.uint8] | NDArray[np.int32]
+ValueMap = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int32]
 """H x W: of each pixel the mask that it belongs to. A label map is one; the other is ``components.split``'s."""
 
 

@@ -5,13 +5,15 @@ May import: numpy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.encodings.runs import ClassRow, ValueMap, rows_present, value_of
+
+_BAND_ROWS = 64
 
 
 def describe(labels: ValueMap, classes: Iterable[ClassRow], confidence: NDArray[np.uint8]) -> list[dict[str, Any]]:
@@ -32,8 +34,13 @@ def describe(labels: ValueMap, classes: Iterable[ClassRow], confidence: NDArray[
     ends = np.flatnonzero(last)
     starts = np.append(0, ends[:-1] + 1)
     values = flat[ends]
-    # Sums of whole numbers: exact.
-    sums = np.add.reduceat(confidence.reshape(-1), starts, dtype=np.int64)
+    # Sums of whole numbers: exact. In bands of rows, because reduceat makes int64 of all that it is given.
+    sums = np.concatenate(
+        [
+            np.add.reduceat(confidence[top : top + _BAND_ROWS].reshape(-1), starts[first:end] - top * width, dtype=np.int64)
+            for top, first, end in _bands(starts, height, width)
+        ]
+    )
     size = int(values.max()) + 1
     pixels = np.bincount(values, weights=ends - starts + 1, minlength=size)
     means = np.bincount(values, weights=sums, minlength=size) / np.maximum(pixels, 1) / 255
@@ -47,3 +54,10 @@ def describe(labels: ValueMap, classes: Iterable[ClassRow], confidence: NDArray[
     boxes = np.stack((left, top, right - left, bottom - top), 1)
     present = [value_of(row) for row in rows_present(values, classes)]
     return [{"bbox": boxes[value].tolist(), "confidence": round(float(means[value]), 4)} for value in present]
+
+
+def _bands(starts: NDArray[np.intp], height: int, width: int) -> Iterator[tuple[int, int, int]]:
+    """The first row of each band, and which of the runs, that end with their rows, lie in it."""
+    tops = range(0, height, _BAND_ROWS)
+    cuts = [*np.searchsorted(starts, np.array(tops) * width).tolist(), len(starts)]
+    return zip(tops, cuts[:-1], cuts[1:], strict=True)
