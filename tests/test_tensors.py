@@ -225,6 +225,17 @@ def test_numbers_in_json_are_what_json_says(numbers: list[int], indent: int | No
         assert tensors._numbers(data or b"").tolist() == numbers
 
 
+def test_tensors_of_many_blocks_are_read_whole() -> None:
+    """A large image in JSON, as pixels and as a file."""
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    for data in (pixels.tolist(), pixels.ravel().tolist()):
+        body, _ = request(shape=[300, 400, 3], data=data)
+        assert len(body) > 4 * tensors.BLOCK // 3
+        np.testing.assert_array_equal(tensors.read(body, None).images[0], pixels)
+    body, _ = request(datatype="BYTES", shape=[1], data=[base64.b64encode(pixels.tobytes()).decode()])
+    assert tensors.read(body, None).images == [pixels.tobytes()]
+
+
 @given(st.text("0123456789,[] x", max_size=12))
 def test_what_json_would_not_read_as_small_numbers_is_refused(text: str) -> None:
     """Compared with Python's own reader; it alone also minds zeros in front and where brackets stand."""
