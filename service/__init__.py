@@ -15,7 +15,7 @@ The rooms, in the order in which a request walks through them:
 
 - ``encodings``   label map -> PNG, RLE, npy, overlay, and back
 - ``client``      the other end of the wire
-- ``cli``         ``fcn-serve serve | segment | models | check``
+- ``cli``         ``fcn-serve serve | segment | models | check``; ``opening`` and ``server`` are behind the first
 - ``settings``    the environment, read once at the rim; ``errors``: the one tree that all of them raise
 
 Nothing in here imports torch or the ``models`` package.

@@ -4,12 +4,11 @@ Exit codes: 0 all went well; 1 a file or an artifact did not; 2 the command line
 taken, a folder that is not there); 130 Ctrl-C in ``segment``; 130 or 143 a second Ctrl-C or SIGTERM in ``serve``. What goes
 wrong is one line on the standard error, never a trace.
 
-May import: typer, rich, uvicorn, fastapi, and everything of ``service`` but ``client``.
+May import: typer, rich, and everything of ``service`` but ``client``; what needs the web's libraries only when it is served.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -23,29 +22,23 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from logging.handlers import MemoryHandler
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import numpy as np
 import typer
-import uvicorn
-from fastapi import FastAPI
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import __version__
-from service.api.app import create_app
-from service.api.connection import Connection, StreamConnection
-from service.api.telemetry import log_config
 from service.encodings import DEFAULT_FORMAT, FORMATS, MaskView, Options, encode, understood
 from service.encodings.options import NO_OPTIONS
 from service.encodings.tables import TABLES
 from service.errors import BadArtifact, BadSetting, BodyTooLarge, ServiceError
+from service.opening import open_repository
 from service.pipeline import decode
 from service.pipeline.decode import Limits
 from service.pipeline.engine import Engine, EngineOptions
@@ -64,9 +57,6 @@ FRAMES_AHEAD = 4
 """Images decoded before, and masks written behind, the one that the network works on."""
 
 TIMED_RUNS = 5
-
-DRAIN_LOOK_S = 0.02
-"""How often a server that drains looks whether it has finished."""
 
 _PIPE_WIDTH = 1000
 """A pipe has no width: nothing is folded for it."""
@@ -94,6 +84,9 @@ def main() -> None:
     except ServiceError as error:
         typer.echo(f"fcn-serve: {error.message}", err=True)
         sys.exit(MISUSED if isinstance(error, BadSetting) else FAILED)
+    except OSError as error:  # the standard output's disk is full, say
+        typer.echo(f"fcn-serve: {error.strerror or error}", err=True)
+        os._exit(FAILED)  # a buffer that cannot be written would be tried once more, with a trace
 
 
 # serve -----------------------------------------------------------------------------------------------------------------------
@@ -113,92 +106,23 @@ def serve(
         if settings.admin_port is not None:
             address = _listening(settings.admin_host, settings.admin_port, "FCN_ADMIN_PORT")
             listeners.append(open_sockets.enter_context(address))
-        application = create_app(settings)
-        startup = _Startup(application)
-        config = uvicorn.Config(
-            startup,
-            http=Connection,
-            log_config=log_config(settings.log_format, settings.log_level),
-            access_log=False,
-            server_header=False,
-            lifespan="on",
-            timeout_graceful_shutdown=round(settings.drain_s),
-            ws=StreamConnection,
-            ws_max_size=settings.max_image_bytes,
-            ws_per_message_deflate=False,  # images and masks are compressed already; a window a stream would cost memory
-        )
-        # uvicorn raises the signal once more after it has shut down, for the handler that was there before: all is done then.
-        signal.signal(signal.SIGTERM, _interrupt)
-        try:
-            _Server(config, listener, application, settings.drain_s).run(sockets=listeners)
-        except KeyboardInterrupt:
-            return
-        except SystemExit:
-            if startup.failure is not None:
-                raise startup.failure from None
-            raise
+        # Lines of before the log is set up wait for it.
+        early = MemoryHandler(1000, flushLevel=logging.CRITICAL + 1)
+        logging.getLogger("service").addHandler(early)
+        # The web's libraries take as long to import as the models to open: the one beside the other.
+        with ThreadPoolExecutor(1, thread_name_prefix="fcn-opening") as opener:
+            opening = opener.submit(_opened_for_serving, settings)
+            from service.server import run  # noqa: PLC0415
+
+            opening.result()  # what cannot be opened is one line, before a server says that it starts
+            run(settings, listeners, opening.result, early)
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-class _Server(uvicorn.Server):
-    """Says where it listens, once it does. Goes on listening while it drains, so that whoever comes then is told, and lets
-    streams end in order: uvicorn itself would cut them off. A second signal ends it at once.
-    """
-
-    def __init__(self, config: uvicorn.Config, listener: socket.socket, application: FastAPI, drain_s: float) -> None:
-        super().__init__(config)
-        self._application = application
-        self._drain_s = drain_s
-        host, port = listener.getsockname()[:2]
-        self._address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then speak."""
-        await super().startup(sockets)
-        log.info("fcn-serve %s listens on %s; Ctrl-C ends it", __version__, self._address)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Finish what was there when the signal came, then close."""
-        inside = self._application.state.services.metrics.inside
-        waited_for = set(inside)
-        deadline = time.monotonic() + self._drain_s
-        await self._application.state.streams.drain(self._drain_s)
-        while waited_for & inside and time.monotonic() < deadline:  # noqa: ASYNC110 - nobody sets an event
-            await asyncio.sleep(DRAIN_LOOK_S)
-        self.config.timeout_graceful_shutdown = max(1, round(deadline - time.monotonic()))
-        await super().shutdown(sockets)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal. The first begins the end; the second is the end, and what is in work is lost."""
-        if self.should_exit:
-            os._exit(128 + sig)
-        super().handle_exit(sig, frame)
-
-
-class _Startup:
-    """Keeps a start that failed for a reason of ours to its one line: servers print a trace of it."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self.failure: ServiceError | None = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
-            await self._app(scope, receive, send)
-            return
-
-        async def send_without_trace(message: Message) -> None:
-            failed_for_a_reason = message["type"] == "lifespan.startup.failed" and isinstance(sys.exception(), ServiceError)
-            await send({"type": message["type"]} if failed_for_a_reason else message)
-
-        try:
-            await self._app(scope, receive, send_without_trace)
-        except ServiceError as error:
-            self.failure = error
-            raise
+def _opened_for_serving(settings: Settings) -> Repository:
+    """A start needs one model that can be served; who runs already may lose the last one, and waits for the next."""
+    repository = open_repository(settings)
+    repository.get()
+    return repository
 
 
 @contextlib.contextmanager
@@ -559,9 +483,11 @@ def _print(table: Table) -> None:
 
 def _require_models(settings: Settings) -> None:
     folder = settings.models_dir
-    if not folder.is_dir():
-        raise BadSetting(f"FCN_MODELS_DIR: there is no folder {folder}")
-    if not any(folder.glob("*.onnx")):
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except OSError as error:
+        raise BadSetting(f"FCN_MODELS_DIR: cannot read the folder {folder}: {error.strerror}") from error
+    if not any(name.endswith(".onnx") for name in names):
         raise BadSetting(f"FCN_MODELS_DIR: there is no artifact (*.onnx) in {folder}")
 
 

@@ -1,6 +1,6 @@
 """Settings, read once from the environment (prefix ``FCN_``) and passed on as plain values.
 
-May import: pydantic, pydantic-settings, ``service.errors``. Imported by ``cli`` and ``api.app`` only.
+May import: pydantic, pydantic-settings, ``service.errors``. Imported by ``cli``, ``opening``, ``server`` and ``api.app`` only.
 """
 
 from __future__ import annotations

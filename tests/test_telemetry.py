@@ -89,7 +89,7 @@ def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], f
 def watch(metrics: Metrics, **sources: Any) -> None:
     """Give the gauges some of their sources."""
     numbers = dict.fromkeys(("queue_depth", "queue_megapixels", "streams"), float)
-    quiet: dict[str, Any] = {"ready": bool, "models": list, "refused": list, **numbers}
+    quiet: dict[str, Any] = {"ready": bool, "models": list, "refused": list, "artifacts": dict, **numbers}
     metrics.watch(**quiet | sources)
 
 
@@ -233,10 +233,7 @@ def test_the_models_served_now_are_an_info_metric() -> None:
 def test_artifacts_are_counted_by_what_became_of_them() -> None:
     """Refusals by cause; and which files are refused now."""
     metrics, refused = Metrics(), ["a.onnx"]
-    watch(metrics, refused=lambda: refused)
-    metrics.count_artifact("served", "")
-    metrics.count_artifact("refused", "truncated")
-    metrics.count_artifact("refused", "truncated")
+    watch(metrics, refused=lambda: refused, artifacts=lambda: {("served", ""): 1, ("refused", "truncated"): 2})
     found = samples(metrics)
     assert found["fcn_artifacts_total", (("cause", "truncated"), ("outcome", "refused"))] == 2
     assert found["fcn_artifacts_total", (("cause", ""), ("outcome", "served"))] == 1

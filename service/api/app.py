@@ -16,7 +16,7 @@ import logging
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -32,8 +32,9 @@ from service.api.keys import Keys, Origins
 from service.api.stream import Streams
 from service.api.telemetry import Metrics, Readiness, Telemetry
 from service.api.upload import UPLOADS_AT_ONCE, Uploads
+from service.opening import lanes, open_repository
 from service.pipeline.decode import Limits
-from service.pipeline.engine import Engine, EngineOptions
+from service.pipeline.engine import Engine
 from service.pipeline.repository import Repository
 from service.pipeline.segmenter import Segmenter
 from service.settings import Settings
@@ -41,18 +42,19 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, opening: Callable[[], Repository] | None = None) -> FastAPI:
     """The application, complete; nothing is opened before its lifespan begins.
 
     Takes:
         settings: read by the caller
+        opening: gives the models when they are open, where somebody has begun to open them already
     """
     metrics = Metrics()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         streams = Streams(settings.max_streams, Origins(settings.allowed_origins))
-        async with _serving(settings, metrics, streams) as services:
+        async with _serving(settings, metrics, streams, opening or partial(open_repository, settings)) as services:
             app.state.services = operators.state.services = services
             app.state.streams = streams
             yield {ON_REFUSAL: metrics.count_refusal}
@@ -130,21 +132,15 @@ class _Doors:
 
 
 @contextlib.asynccontextmanager
-async def _serving(settings: Settings, metrics: Metrics, streams: Streams) -> AsyncIterator[routes.Services]:
-    options = EngineOptions(settings.provider, settings.threads)
-    options = replace(options, lanes=settings.concurrency or (1 if settings.provider == "cuda" else options.threads_alone))
-    repository = await asyncio.to_thread(
-        Repository,
-        settings.models_dir,
-        options,
-        default=settings.default_model,
-        on_outcome=metrics.count_artifact,
-    )
+async def _serving(
+    settings: Settings, metrics: Metrics, streams: Streams, opening: Callable[[], Repository]
+) -> AsyncIterator[routes.Services]:
+    repository = await asyncio.to_thread(opening)
     segmenter = Segmenter(
         repository,
         Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side),
         queue_megapixels=settings.queue_megapixels,
-        concurrency=options.lanes,
+        concurrency=lanes(settings),
         max_batch=settings.max_batch or (8 if settings.provider == "cuda" else 1),
     )
     readiness = Readiness(segmenter.check_ready)
@@ -155,6 +151,7 @@ async def _serving(settings: Settings, metrics: Metrics, streams: Streams) -> As
         streams=lambda: streams.open,
         models=lambda: map(_model_labels, repository.engines()),
         refused=lambda: repository.broken,
+        artifacts=lambda: repository.outcomes,
     )
     services = routes.Services(
         repository=repository,

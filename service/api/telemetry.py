@@ -34,6 +34,8 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -167,6 +169,17 @@ class Readiness:
         return True
 
 
+class _Collector(Collector):
+    """A function that gives metrics, as the registry wants it."""
+
+    def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
+        self._collect = collect
+
+    def collect(self) -> Iterable[Metric]:
+        """Give them."""
+        return self._collect()
+
+
 class Metrics:
     """The Prometheus metrics, in a registry of their own, so that two applications in a process do not share them."""
 
@@ -209,9 +222,8 @@ class Metrics:
             "fcn_artifact_refused", "A file whose content is not served; always 1.", ("file",), registry=registry
         )
         self._list_refused: Callable[[], Iterable[str]] = tuple
-        self._artifacts = Counter(
-            "fcn_artifacts", "Artifacts taken up, by what became of them.", ("outcome", "cause"), registry=registry
-        )
+        self._artifacts: Callable[[], Mapping[tuple[str, str], int]] = dict
+        registry.register(_Collector(self._count_artifacts))
 
     def watch(
         self,
@@ -221,6 +233,7 @@ class Metrics:
         queue_megapixels: Callable[[], float],
         models: Callable[[], Iterable[Mapping[str, str]]],
         refused: Callable[[], Iterable[str]],
+        artifacts: Callable[[], Mapping[tuple[str, str], int]],
         streams: Callable[[], float],
     ) -> None:
         """Give the gauges their sources, which are asked when the metrics are read.
@@ -228,16 +241,21 @@ class Metrics:
         Takes:
             models: gives the :data:`MODEL_LABELS` of each that is served
             refused: gives the names of the files that are not
+            artifacts: gives how many were served, refused or removed so far, by outcome and cause
         """
         self._ready.set_function(ready)
         self._depth.set_function(queue_depth)
         self._megapixels.set_function(queue_megapixels)
-        self._describe_models, self._list_refused = models, refused
+        self._describe_models, self._list_refused, self._artifacts = models, refused, artifacts
         self._streams.set_function(streams)
 
-    def count_artifact(self, outcome: str, cause: str) -> None:
-        """Count an artifact that was served, refused for a cause, or removed."""
-        self._artifacts.labels(outcome, cause).inc()
+    def _count_artifacts(self) -> Iterable[Metric]:
+        counter = CounterMetricFamily(
+            "fcn_artifacts", "Artifacts taken up, by what became of them.", labels=("outcome", "cause")
+        )
+        for labels, count in self._artifacts().items():
+            counter.add_metric(labels, count)
+        return [counter]
 
     def count_refusal(self, code: str) -> None:
         """Count what was refused before it was a request."""

@@ -22,6 +22,7 @@ from service.errors import BadArtifact, InferenceFailed, ProviderUnavailable
 from service.pipeline import onnx_file
 from service.pipeline.cpus import available_cpus
 from service.pipeline.manifest import INPUT, OUTPUT, Manifest, read_manifest
+from service.pipeline.onnx_file import OnnxFile
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
@@ -102,13 +103,14 @@ class Engine:
             BadArtifact: if it is no ONNX file, or incomplete, or has no good manifest, or its graph contradicts the manifest
             ProviderUnavailable: if ``cuda`` was asked for and the network does not run there
         """
-        sha256 = onnx_file.read(path).sha256()
+        file = onnx_file.read(path)
+        sha256 = file.sha256()
         if options.provider == "cpu":
-            return cls._open(path, sha256, options, on_cuda=False)
+            return cls._open(file, sha256, options, on_cuda=False)
         try:
-            return cls._open(path, sha256, options, on_cuda=True)
+            return cls._open(file, sha256, options, on_cuda=True)
         except ProviderUnavailable as error:
-            engine = cls._open(path, sha256, options, on_cuda=False)  # if this fails too, it is the artifact's fault
+            engine = cls._open(file, sha256, options, on_cuda=False)  # if this fails too, it is the artifact's fault
             if options.provider == "cuda":
                 engine.close()
                 raise
@@ -116,22 +118,23 @@ class Engine:
             return engine
 
     @classmethod
-    def _open(cls, path: Path, sha256: str, options: EngineOptions, *, on_cuda: bool) -> Self:
+    def _open(cls, file: OnnxFile, sha256: str, options: EngineOptions, *, on_cuda: bool) -> Self:
         """Compiled-in providers say nothing of what runs here: only the session itself does, and only once it has run."""
         if on_cuda and CUDA not in ort.get_available_providers():
             raise ProviderUnavailable("CUDA was asked for, but this ONNX Runtime has none; install onnxruntime-gpu")
         if on_cuda:
             ort.preload_dlls()  # the wheels bring CUDA's libraries where the dynamic linker does not look
-        session = _session(path, options.threads_alone, on_cuda=on_cuda)
+        path = file.path
+        session = _session(file, options.threads_alone, on_cuda=on_cuda)
         if on_cuda and session.get_providers()[0] != CUDA:
             raise ProviderUnavailable("CUDA was asked for, but ONNX Runtime left it out; check driver, CUDA and cuDNN")
         manifest = read_manifest(session.get_modelmeta().custom_metadata_map, source=path.name)
         check_graph(session, manifest, path.name)
         bounded = manifest.input.fit != "native"
         if not (bounded or on_cuda):
-            session = _session(path, options.threads_alone, arena=False)
+            session = _session(file, options.threads_alone, arena=False)
         in_lanes = not on_cuda and options.threads_in_lane < options.threads_alone
-        lane = _session(path, options.threads_in_lane, arena=bounded, alone=False) if in_lanes else session
+        lane = _session(file, options.threads_in_lane, arena=bounded, alone=False) if in_lanes else session
         engine = cls(session, lane, manifest, path, sha256)
         try:
             engine._check_multiple(options.lanes if in_lanes else 0)
@@ -236,7 +239,7 @@ class Engine:
 
 
 def _session(
-    path: Path, threads: int, *, on_cuda: bool = False, arena: bool = True, alone: bool = True
+    file: OnnxFile, threads: int, *, on_cuda: bool = False, arena: bool = True, alone: bool = True
 ) -> ort.InferenceSession:
     """Load an ONNX file.
 
@@ -258,15 +261,14 @@ def _session(
     options.add_session_config_entry("session.use_env_allocators", str(int(arena)))
     options.enable_mem_pattern = False  # a plan for each shape, laid out in one block of its own: 40 MB more, no faster
     options.log_severity_level = ORT_FATAL
-    file = onnx_file.read(path)
     if file.data_files:  # ONNX Runtime would map them, and whoever writes into one would end this process, or change its masks
         weights = [np.fromfile(data_file, np.uint8) for data_file in file.data_files]
         options.add_external_initializers_from_files_in_memory(file.locations, weights, [len(part) for part in weights])
     providers = [(CUDA, CUDA_OPTIONS), CPU] if on_cuda else [CPU]
     try:
-        return ort.InferenceSession(path, options, providers=providers, enable_fallback=0)
+        return ort.InferenceSession(file.path, options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's errors have no class in common
-        raise _refusal(path, _one_line(error), on_cuda=on_cuda) from error
+        raise _refusal(file.path, _one_line(error), on_cuda=on_cuda) from error
 
 
 def load(path: Path) -> ort.InferenceSession:
@@ -275,7 +277,7 @@ def load(path: Path) -> ort.InferenceSession:
     Raises:
         BadArtifact: if ONNX Runtime cannot
     """
-    return _session(path, ON_CPU.threads_alone, arena=False)
+    return _session(onnx_file.read(path), ON_CPU.threads_alone, arena=False)
 
 
 def check_graph(session: ort.InferenceSession, manifest: Manifest, source: str) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,9 +32,6 @@ UNLOADED = "unloaded by an administrator, until it is loaded again"
 
 Mark = tuple[int, int, int] | None
 """A file's inode, size and time of change: another content has another mark. None where there is no file."""
-
-Outcome = Literal["served", "refused", "removed"]
-"""What became of an artifact."""
 
 log = logging.getLogger(__name__)
 
@@ -78,23 +76,17 @@ class Repository:
         folder: where the artifacts (``*.onnx``) lie, or one artifact; they are known by the names in their manifests
         options: how each is opened
         default: the name of the model that answers when none is named; the first by name if None
-        on_outcome: told what became of an artifact, and of one that was refused the cause
     Raises:
         UnknownModel: if there is no ``default``
         ProviderUnavailable: if ``cuda`` was asked for and does not run here: no artifact would do better
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        options: EngineOptions = ON_CPU,
-        default: str | None = None,
-        on_outcome: Callable[[Outcome, str], None] = lambda _outcome, _cause: None,
-    ) -> None:
+    def __init__(self, folder: Path, options: EngineOptions = ON_CPU, default: str | None = None) -> None:
         self.folder = folder
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+        """How many artifacts were ``served``, ``refused`` or ``removed`` so far, and of those refused the cause."""
         self._options = options
         self._default = default
-        self._on_outcome = on_outcome
         self._engines: Mapping[str, Engine] = {}  # never changed, only exchanged: readers need no lock
         self._files: dict[Path, _File] = {}
         self._seen: dict[Path, tuple[Mark, ...]] = {}
@@ -277,13 +269,13 @@ class Repository:
             engine = self._opened(path, known, old)
         except (BadArtifact, ProviderUnavailable) as error:
             known.reason = error.message
-            self._on_outcome("refused", str(error.facts.get("cause", error.code)))
+            self.outcomes["refused", str(error.facts.get("cause", error.code))] += 1
             goes_on = f"; {old.manifest.name}@{old.manifest.version} goes on" if old else ""
             log.warning("artifact refused: %s%s", error.message, goes_on)
             raise
         known.name, known.engine = engine.manifest.name, engine
         self._publish(old, engine)
-        self._on_outcome("served", "")
+        self.outcomes["served", ""] += 1
         log.info("%s@%s (%s) is served from %s", known.name, engine.manifest.version, engine.sha256[:12], path.name)
         return engine
 
@@ -303,7 +295,7 @@ class Repository:
         known = self._files.pop(path)
         if known.engine is not None and self._engines.get(known.engine.manifest.name) is known.engine:
             self._publish(known.engine, None)
-            self._on_outcome("removed", "")
+            self.outcomes["removed", ""] += 1
             log.info("%s@%s is gone with %s", known.name, known.engine.manifest.version, path.name)
 
     def _publish(self, old: Engine | None, new: Engine | None) -> None:

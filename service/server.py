@@ -1,0 +1,137 @@
+"""The application behind uvicorn, from the first request to the last signal.
+
+May import: uvicorn, fastapi, starlette, ``service.api``, ``errors`` and ``settings``, the pipeline's ``repository``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from logging.handlers import MemoryHandler
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service import __version__
+from service.api.app import create_app
+from service.api.connection import Connection, StreamConnection
+from service.api.telemetry import log_config
+from service.errors import ServiceError
+from service.pipeline.repository import Repository
+from service.settings import Settings
+
+DRAIN_LOOK_S = 0.02
+"""How often a server that drains looks whether it has finished."""
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    settings: Settings, listeners: Sequence[socket.socket], opening: Callable[[], Repository], early: MemoryHandler
+) -> None:
+    """Serve until Ctrl-C or SIGTERM.
+
+    Takes:
+        listeners: sockets that listen; the first is the public one
+        opening: gives the models, when they are open
+        early: has the log's lines of before it was set up
+    Raises:
+        ServiceError: whatever kept it from starting
+    """
+    application = create_app(settings, opening)
+    startup = _Startup(application)
+    config = uvicorn.Config(
+        startup,
+        http=Connection,
+        log_config=log_config(settings.log_format, settings.log_level),
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        timeout_graceful_shutdown=round(settings.drain_s),
+        ws=StreamConnection,
+        ws_max_size=settings.max_image_bytes,
+        ws_per_message_deflate=False,  # images and masks are compressed already; a window a stream would cost memory
+    )
+    early.setTarget(logging.getLogger().handlers[0])
+    logging.getLogger("service").removeHandler(early)
+    early.close()
+    # uvicorn raises the signal once more after it has shut down, for the handler that was there before: all is done then.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        _Server(config, listeners[0], application, settings.drain_s).run(sockets=list(listeners))
+    except KeyboardInterrupt:
+        return
+    except SystemExit:
+        if startup.failure is not None:
+            raise startup.failure from None
+        raise
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+class _Server(uvicorn.Server):
+    """Says where it listens, once it does. Goes on listening while it drains, so that whoever comes then is told, and lets
+    streams end in order: uvicorn itself would cut them off. A second signal ends it at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket, application: FastAPI, drain_s: float) -> None:
+        super().__init__(config)
+        self._application = application
+        self._drain_s = drain_s
+        host, port = listener.getsockname()[:2]
+        self._address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then speak."""
+        await super().startup(sockets)
+        log.info("fcn-serve %s listens on %s; Ctrl-C ends it", __version__, self._address)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish what was there when the signal came, then close."""
+        inside = self._application.state.services.metrics.inside
+        waited_for = set(inside)
+        deadline = time.monotonic() + self._drain_s
+        await self._application.state.streams.drain(self._drain_s)
+        while waited_for & inside and time.monotonic() < deadline:  # noqa: ASYNC110 - nobody sets an event
+            await asyncio.sleep(DRAIN_LOOK_S)
+        self.config.timeout_graceful_shutdown = max(1, round(deadline - time.monotonic()))
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal. The first begins the end; the second is the end, and what is in work is lost."""
+        if self.should_exit:
+            os._exit(128 + sig)
+        super().handle_exit(sig, frame)
+
+
+class _Startup:
+    """Keeps a start that failed for a reason of ours to its one line: servers print a trace of it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.failure: ServiceError | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_without_trace(message: Message) -> None:
+            failed_for_a_reason = message["type"] == "lifespan.startup.failed" and isinstance(sys.exception(), ServiceError)
+            await send({"type": message["type"]} if failed_for_a_reason else message)
+
+        try:
+            await self._app(scope, receive, send_without_trace)
+        except ServiceError as error:
+            self.failure = error
+            raise
