@@ -259,7 +259,13 @@ def test_what_is_on_the_screen_can_be_taken_away(browser: Browser, base_url: str
         assert page.locator("#format option").all_inner_texts() == formats
         page.get_by_role("button", name="blue").click()
         page.locator("#sure").fill("40")
-        page.locator("#format").select_option("npy")
+        page.locator("#format").select_option("coco")
+        page.get_by_label("instances").check()
+        page.get_by_label("ids").select_option("autoware")
+        expect(page.locator("#curl")).to_contain_text(re.compile(r"format=coco&.*ids=autoware&instances=true"))
+        page.get_by_label("ids").select_option("as the model")
+        page.locator("#format").select_option("npy")  # has no instances
+        expect(page.locator("#curl")).not_to_contain_text("instances")
         with page.expect_download() as waiting:
             page.click("#download")
         wanted = segmented(base_url, png, format="npy", classes="red,green", min_confidence=0.4).content

@@ -1,5 +1,6 @@
 // Shows /openapi.json. Written here because the usual viewers are fetched from somebody else's host, and a car has no internet.
 
+const MAIN = "/segment"; // stands first, and open
 const $ = (id) => document.getElementById(id);
 
 function element(tag, ...children) {
@@ -42,7 +43,7 @@ function call(path, method, { summary, description, parameters = [], requestBody
     table("Body", requestBody ? Object.keys(requestBody.content).map((type) => [type, requestBody.description ?? ""]) : []),
     table("Replies", Object.entries(responses).map(([status, { description: text, content }]) => [status, text, forms(content)])),
   );
-  shown.open = path === "/segment";
+  shown.open = path === MAIN;
   return shown;
 }
 
@@ -56,7 +57,7 @@ $("version").textContent = openapi.info.version;
 $("about").textContent = openapi.info.description;
 $("calls").append(
   element("h2", "Calls"),
-  ...Object.entries(openapi.paths).flatMap(([path, calls]) => Object.entries(calls).map(([method, one]) => call(path, method, one))),
+  ...Object.entries(openapi.paths).sort(([a], [b]) => (b === MAIN) - (a === MAIN)).flatMap(([path, calls]) => Object.entries(calls).map(([method, one]) => call(path, method, one))),
   element("h2", "What travels"),
   ...Object.entries(openapi.components.schemas).map(([name, one]) => schema(name, one)),
 );

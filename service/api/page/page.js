@@ -322,8 +322,19 @@ function showQuery(parameters) {
       : made("select", {}, new Option("as the model", ""), ...choices(schema).map((value) => new Option(value, value)));
     control.dataset.query = name;
     control.addEventListener("change", showCurl);
-    return made("label", { title: description.replaceAll("`", "") }, control, made("span", { textContent: name.replaceAll("_", " ") }));
+    const label = made("label", { title: description.replaceAll("`", "") }, control, made("span", { textContent: name.replaceAll("_", " ") }));
+    label.dataset.only = description.match(/^(`[^:]+|JSON formats):/)?.[1] ?? "";
+    return label;
   }));
+}
+
+// What belongs to other formats than the chosen one is out of the way, and out of the query.
+function showOptions() {
+  const format = $("format").value;
+  for (const label of $("options").children) {
+    const { only } = label.dataset;
+    label.hidden = only === "JSON formats" ? FORMATS[format]?.[0] !== "json" : Boolean(only) && !only.includes(`\`${format}\``);
+  }
 }
 
 // The query for what is on the screen, in the format that was chosen.
@@ -335,7 +346,7 @@ function wanted() {
     query.push(["classes", kept.map(({ name, id }) => (byName ? name : id)).join(",")]);
   }
   if (Number($("sure").value)) query.push(["min_confidence", String(Number($("sure").value) / 100)]);
-  for (const control of $("options").querySelectorAll("[data-query]")) {
+  for (const control of $("options").querySelectorAll("label:not([hidden]) [data-query]")) {
     const value = control.type === "checkbox" ? (control.checked ? "true" : "") : control.value;
     query.push([control.dataset.query, value]);
   }
@@ -352,6 +363,7 @@ function outName() {
 
 function showCurl() {
   const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+  showOptions();
   const empty = classes().length > 0 && classes().every(({ id }) => hidden.has(id));
   $("download").disabled = empty || !file;
   $("format-note").textContent = empty ? "Every class is switched off: there is nothing to take." : FORMATS[$("format").value]?.[1] ?? "";
