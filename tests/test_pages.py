@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,14 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def visit(browser: Browser, address: str, *, refused: bool = False, **options: Any) -> Iterator[Page]:
+def visit(
+    browser: Browser, address: str, *, refused: bool = False, before: Callable[[Page], object] = lambda _: None, **options: Any
+) -> Iterator[Page]:
     """A page in a profile of its own; afterwards, what it did to others and what went wrong in it is judged.
 
     Takes:
         refused: whether the service is to refuse something, which the browser's console repeats
+        before: what to do with the page before it goes anywhere
     """
     context = browser.new_context(**{"viewport": DESK, **options})
     context.set_default_timeout(PATIENCE_MS)
@@ -70,6 +73,7 @@ def visit(browser: Browser, address: str, *, refused: bool = False, **options: A
         "console",
         lambda line: complaints.append(f"{line.text} {line.location['url']}") if line.type in ("error", "warning") else None,
     )
+    before(page)
     try:
         page.goto(address)
         yield page
@@ -346,9 +350,8 @@ def test_a_camera_is_segmented_frame_by_frame(browser: Browser, base_url: str) -
 @in_a_browser
 def test_a_page_that_may_have_no_camera_says_why(browser: Browser, base_url: str) -> None:
     """Over plain http from another machine there is none, and the button does not pretend."""
-    with visit(browser, f"{base_url}/docs") as page:
-        page.context.add_init_script("Object.defineProperty(globalThis, 'isSecureContext', { value: false });")
-        page.goto(base_url)
+    script = "Object.defineProperty(globalThis, 'isSecureContext', { value: false });"
+    with visit(browser, base_url, before=lambda page: page.add_init_script(script)) as page:
         expect(page.locator("#camera")).to_be_disabled()
         expect(page.locator("#camera-note")).to_contain_text("https or from localhost")
 
@@ -364,6 +367,7 @@ def test_a_key_is_asked_for_where_the_service_wants_one(browser: Browser, artifa
         visit(browser, url, refused=True) as page,
     ):
         expect(page.locator("#key")).to_be_focused()
+        expect(page.locator("#problem")).to_be_hidden()
         page.keyboard.type("guess")
         page.keyboard.press("Enter")
         expect(page.locator("#problem")).to_contain_text("wants a key")
@@ -484,15 +488,14 @@ def test_a_phone_never_scrolls_sideways(browser: Browser, base_url: str, png: by
 @in_a_browser
 def test_the_page_works_wherever_it_is_mounted(browser: Browser, base_url: str) -> None:
     """Behind a proxy, under a path: every address that it asks for lies under that path."""
-    with visit(browser, f"{base_url}/docs", refused=True) as page:  # a tab's icon is fetched past the route below
-        asked: list[str] = []
+    asked: list[str] = []
 
-        def under_a_path(route: Route) -> None:
-            asked.append(urlsplit(route.request.url).path)
-            route.fulfill(response=route.fetch(url=route.request.url.replace("/deep/er/", "/")))
+    def under_a_path(route: Route) -> None:
+        asked.append(urlsplit(route.request.url).path)
+        route.fulfill(response=route.fetch(url=route.request.url.replace("/deep/er/", "/")))
 
-        page.route("**/*", under_a_path)
-        page.goto(f"{base_url}/deep/er/")
+    # A tab's icon is fetched past the route, and refused.
+    with visit(browser, f"{base_url}/deep/er/", refused=True, before=lambda page: page.route("**/*", under_a_path)) as page:
         ready(page)
         page.click("[data-sample]")
         expect(page.locator("#curl")).to_contain_text("/deep/er/segment?")

@@ -53,6 +53,7 @@ const rgb = ([red, green, blue]) => `rgb(${red} ${green} ${blue})`;
 
 function setState(state, said) {
   document.body.dataset.state = state;
+  if (state !== "busy") document.body.classList.toggle("had", ["result", "live"].includes(state)); // keeps its place for the next
   $("busy").hidden = state !== "busy";
   $("problem").hidden = state !== "problem";
   $("view").hidden = !["result", "live"].includes(state) && !(state === "busy" && mask);
@@ -86,6 +87,10 @@ function fail(problem, about = "") {
   if (problem.status === 401) {
     $("key-form").hidden = false;
     $("key").focus();
+    if (!key()) { // nobody did anything wrong yet
+      setState("empty", "");
+      return;
+    }
   }
   $("problem-title").textContent = [about, problem.title || "That did not work"].filter(Boolean).join(": ");
   $("problem-detail").textContent = `${problem.message[0]?.toUpperCase() ?? ""}${problem.message.slice(1)}`;
