@@ -66,6 +66,7 @@ bench: $(VENV)/.dev ## how much of a request is the network itself, less than fi
 
 coverage: $(VENV)/.dev ## the test suite with branch coverage
 	$(BIN)/coverage run -m pytest -m 'not slow' $(ARGS)
+	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
 train: $(VENV)/.dev ## train a network: python -m models.train ARGS
@@ -95,7 +96,7 @@ lock: .venv-lock/bin/uv ## write the lock files anew from pyproject.toml
 
 clean: ## remove what the targets made, .venv too
 	rm -rf $(VENV) .venv-lock out build dist htmlcov .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find service models tests benchmarks deploy -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	find service models tests fuzz benchmarks deploy -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(VENV)/.serve: $(LOCKS)/serve.txt
 	@test -n '$(PYTHON)' || { echo 'make: no Python 3.11 or later was found; name one with PYTHON=/path/to/python3.11' >&2; exit 1; }

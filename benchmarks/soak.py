@@ -164,8 +164,9 @@ class Soak:
             (413, {"content": bytes(33 * 2**20)}),
         ]
         status, call = self._random.choice(sent)
-        # What is announced to be too large is refused before it is sent: httpx may find the connection closed by then.
-        await self._ask("mistake", {status}, **call)
+        # What is announced to be too large is refused before it is sent: httpx may find the connection closed by then. And who
+        # finds no room is told so before anything else is looked at.
+        await self._ask("mistake", {status, 429}, **call)
 
     async def impatient(self) -> None:
         """A caller who goes away before his answer comes."""
