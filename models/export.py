@@ -48,7 +48,10 @@ from service.pipeline.manifest import INPUT, OUTPUT, InputPolicy, Manifest, Pari
 
 OPSET = 20
 SCORE_TOLERANCE = 1e-3
-"""Largest difference of a score between ONNX Runtime and PyTorch."""
+"""Largest difference of a score between ONNX Runtime and PyTorch, where no score is beyond :data:`USUAL_SCORE`."""
+USUAL_SCORE = 10.0
+"""Roundings grow with the scores: where the largest is beyond this, so many times more may differ. ResNet-101 with random
+weights and scores of 55 was 1.2e-3 apart, 2e-5 of a score."""
 
 
 class ParityError(Exception):
@@ -116,7 +119,7 @@ class Tolerance:
     """What may differ between ONNX Runtime and PyTorch."""
 
     score: float
-    """Largest difference of a score."""
+    """Largest difference of a score, as :data:`SCORE_TOLERANCE`."""
     agreement: float
     """Least share of score cells whose winner agrees, ties within the score tolerance left out."""
 
@@ -160,14 +163,20 @@ def compare(
     if not (np.isfinite(found).all() and np.isfinite(expected).all()):
         raise ParityError(f"input {n} x {height} x {width}: scores that are not finite")
     difference = np.abs(found - expected)
+    scale = max(1.0, float(np.abs(expected).max()) / USUAL_SCORE)
+    allowed = tolerance.score * scale
     where = tuple(int(index) for index in np.unravel_index(int(difference.argmax()), difference.shape))
-    if difference.max() > tolerance.score:
+    if difference.max() > allowed:
         raise ParityError(
             f"input {n} x {height} x {width}, image {where[0]}, class {where[1]}, score cell {where[2]}, {where[3]}: "
-            f"{found[where]:.6f}, PyTorch gives {expected[where]:.6f}; at most {tolerance.score} apart is allowed"
+            f"{found[where]:.6f}, PyTorch gives {expected[where]:.6f}; at most {allowed:.2g} apart is allowed"
         )
     ranked = np.sort(expected, axis=1)
-    ties = (ranked[:, -1] - ranked[:, -2] <= 2 * SCORE_TOLERANCE) if ranked.shape[1] > 1 else np.ones_like(ranked[:, 0], bool)
+    ties = (
+        (ranked[:, -1] - ranked[:, -2] <= 2 * scale * SCORE_TOLERANCE)
+        if ranked.shape[1] > 1
+        else np.ones_like(ranked[:, 0], bool)
+    )
     agrees = (found.argmax(1) == expected.argmax(1)) | ties
     if agrees.mean() < tolerance.agreement:
         image, row, column = (int(index[0]) for index in np.nonzero(~agrees))

@@ -132,9 +132,9 @@ def check_masks(net: Network, segmenter: Segmenter) -> None:
         np.testing.assert_array_equal(found[clear], best.indices[0].numpy()[clear])
 
 
-ALWAYS = ("fcn32s-vgg16", "fcn16s-vgg16", "fcn8s-vgg16", "fcn8s-vgg16-atonce", "fcn-resnet50", "fcn8s-lite0", "deconvnet-vgg16")
-"""Every kind of graph. The others differ from one of these by the number and the width of their blocks alone, and tracing each
-takes ten seconds; tests/test_export.py is about ``fcn4s-lite0``."""
+ALWAYS = ("fcn8s-vgg16-atonce", "fcn-resnet50", "deconvnet-vgg16")
+"""Those with all that is special in a graph: skips, crops and scales; dilation; switches. Tracing takes ten seconds each, so
+the others, which have less of the same, are marked slow; tests/test_export.py is about a light one."""
 
 
 @pytest.mark.parametrize("name", [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in NAMES])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -15,17 +16,24 @@ import torch
 from onnx import helper, numpy_helper
 from torch.nn.functional import interpolate
 
+from models import artifact as on_disk
 from models import checkpoint, export
+from models.card import card
 from models.encoders import load_imagenet
 from models.export import ParityError, Served, check_parity, compare, main, parity_inputs
 from models.fcn import FCN, FCNConfig
+from models.network import Network
 from models.receptive_field import measure_reach
 from models.scenes import street_scene
+from service.client import Client
 from service.pipeline.decode import Limits
 from service.pipeline.geometry import fit_size, resize_image
 from service.pipeline.manifest import InputPolicy, Manifest, SplitScores, read_manifest
 from service.pipeline.repository import Repository
 from service.pipeline.segmenter import Segmenter
+from service.settings import Settings
+from tests.conftest import encode_image
+from tests.live import live_server
 
 CONFIG = FCNConfig(width=16, stride=4, context=2, smooth=True)
 POLICY = InputPolicy(working_size=(64, 96))
@@ -168,6 +176,41 @@ def test_the_card_lies_beside_the_artifact(artifact: Path) -> None:
     assert artifact.with_suffix(".md").read_text("utf-8").startswith("# random 0.1")
 
 
+def test_weights_too_large_for_one_file_lie_beside_it_and_are_served(
+    artifact: Path, net: FCN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The external-data form, once the limit is reached: proven like any other, known by both files, served by the service;
+    an artifact that fits takes the place of both.
+    """
+    graph = onnx.load(artifact)
+    manifest = read_manifest({entry.key: entry.value for entry in graph.metadata_props})
+    monkeypatch.setattr(export, "to_onnx", lambda *_: onnx.load(artifact))  # tracing again would give the same
+    out = tmp_path / "models" / "large.onnx"
+    with monkeypatch.context() as lowered:
+        lowered.setattr(on_disk, "SELF_CONTAINED_BYTES", 1000)
+        written = export.export(net, manifest, out)
+        with pytest.raises(ValueError, match="weights beyond 2 GiB are exported in fp32 only, not in int8"):
+            export.export(net, manifest.model_copy(update={"precision": "int8"}), tmp_path / "int8.onnx")
+    assert written.parity is not None
+    assert written.parity.argmax_agreement == 1
+    assert sorted(path.name for path in out.parent.iterdir()) == ["large.onnx", "large.onnx.data"]
+    assert out.stat().st_size < artifact.stat().st_size / 10
+    image = np.ascontiguousarray(street_scene(97, 131, seed=5)[0])
+    expected = Segmenter(Repository(artifact), Limits())
+    with live_server(Settings(models_dir=out.parent)) as url, Client(url) as client:
+        served = client.segment(encode_image(image))
+        np.testing.assert_array_equal(served.labels, expected.segment_array(image).labels)
+        assert served.labels.shape == (97, 131)
+    expected.close()
+    text = card(written, out)
+    both = hashlib.sha256(out.read_bytes() + out.with_name("large.onnx.data").read_bytes()).hexdigest()
+    assert "`large.onnx`, `large.onnx.data`" in text
+    assert both in text
+    export.export(net, manifest, out)
+    assert [path.name for path in out.parent.iterdir()] == ["large.onnx"]
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -177,7 +220,7 @@ def test_a_tampered_graph_is_refused_with_the_place(artifact: Path, net: FCN, tm
         ParityError,
         match=(
             r"input \d+ x \d+ x \d+, image \d, class \d+, score cell \d+, \d+: "
-            r"-?\d+\.\d{6}, PyTorch gives -?\d+\.\d{6}; at most 0\.001 apart is allowed"
+            r"-?\d+\.\d{6}, PyTorch gives -?\d+\.\d{6}; at most 0\.\d+ apart is allowed"
         ),
     ):
         check_parity(net, tampered(artifact, tmp_path / "bad.onnx", 1.0), POLICY)
@@ -196,6 +239,43 @@ def test_the_place_named_is_where_they_differ_most(artifact: Path, net: FCN, tmp
     session = ort.InferenceSession(tmp_path / "bumped.onnx", providers=["CPUExecutionProvider"])
     with pytest.raises(ParityError, match=r"input 2 x 16 x 24, image 1, class 9, score cell 2, 4: "):
         compare(net, session, np.zeros((2, 16, 24, 3), np.uint8))
+
+
+class Known(Network):
+    """Gives scores that are known."""
+
+    def __init__(self, scores: torch.Tensor) -> None:
+        super().__init__()
+        self.scores = scores
+
+    def forward(self, _: torch.Tensor) -> torch.Tensor:
+        """Whatever goes in."""
+        return self.scores
+
+
+@pytest.mark.parametrize(("scale", "apart", "agrees"), [(5, 9e-4, True), (5, 2e-3, False), (50, 4e-3, True), (50, 9e-3, False)])
+def test_what_may_differ_grows_with_the_scores(scale: float, apart: float, agrees: bool) -> None:
+    """Roundings are a share of a number: a thousandth is allowed up to ten, a ten-thousandth of the largest score beyond."""
+    kernel = np.full((2, 4, 1, 1), scale / 4, np.float32)
+    kernel[1] -= 0.25
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["image"], ["real"], to=1), helper.make_node("Conv", ["real", "kernel"], ["scores"])],
+        "known",
+        [helper.make_tensor_value_info("image", 2, [1, 4, 4, 3])],
+        [helper.make_tensor_value_info("scores", 1, None)],
+        [numpy_helper.from_array(kernel, "kernel")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    known = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    expected = torch.full((1, 2, 4, 3), float(scale))
+    expected[0, 1] -= 1
+    expected[0, 0, 2, 1] += apart
+    batch = np.ones((1, 4, 4, 3), np.uint8)
+    if agrees:
+        assert compare(Known(expected), known, batch).max_difference == pytest.approx(apart, rel=0.1)
+    else:
+        with pytest.raises(ParityError, match="class 0, score cell 2, 1: "):
+            compare(Known(expected), known, batch)
 
 
 def test_scores_that_are_no_numbers_are_refused(artifact: Path, net: FCN, tmp_path: Path) -> None:
