@@ -39,6 +39,9 @@ Indices = NDArray[np.intp]
 BLOCK_PIXELS = 1 << 16
 """Pixels worked on at a time: a few float32 planes of this many stay in a core's own cache, and memory stays flat."""
 
+BAND_PIXELS = 1 << 14
+"""The same where all classes are looked at together."""
+
 
 class _Axis(NamedTuple):
     """How one side is sampled: n scores -> as many positions as the image has pixels on that side."""
@@ -107,18 +110,20 @@ def confidence_map(scores: Scores, labels: Labels) -> Labels:
     height, width = labels.shape
     scores = _at_least_two_by_two(scores)
     rows = _axis(scores.shape[1], height)
-    wide = [np.asarray(cv2.resize(plane, (width, len(plane)), interpolation=cv2.INTER_LINEAR), np.float32) for plane in scores]
+    wide = np.stack([cv2.resize(plane, (width, len(plane)), interpolation=cv2.INTER_LINEAR) for plane in scores])  # K x h x W
     confidence = np.empty((height, width), np.uint8)
-    step = max(1, BLOCK_PIXELS // width)
+    step = max(1, BAND_PIXELS // width)
     for start in range(0, height, step):
         band = slice(start, start + step)
-        above, share = rows.cell[band], rows.fraction[band, None]
-        planes = [plane[above] * (1 - share) + plane[above + 1] * share for plane in wide]  # K of rows x W
-        best = np.maximum.reduce(planes)
-        total = np.zeros_like(best)
-        for plane in planes:
-            total += np.exp(plane - best)
-        confidence[band] = np.rint(255 / total)
+        above, share = rows.cell[band], rows.fraction[band]
+        top, row = int(above[0]), np.arange(len(above))
+        weights = np.zeros((len(above), int(above[-1]) + 2 - top), np.float32)
+        weights[row, above - top] = 1 - share
+        weights[row, above - top + 1] = share
+        planes = weights @ wide[:, top : top + weights.shape[1]]  # K x rows x W
+        planes -= planes.max(0)
+        np.exp(planes, out=planes)
+        confidence[band] = np.rint(255 / planes.sum(0))
     return confidence
 
 
