@@ -10,6 +10,9 @@ May import: typer, rich, and everything of ``service`` but ``client``; what need
 from __future__ import annotations
 
 import contextlib
+import enum
+import glob
+import json
 import logging
 import os
 import signal
@@ -24,7 +27,7 @@ from dataclasses import dataclass
 from itertools import islice
 from logging.handlers import MemoryHandler
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated, Self, TypeVar
 
 import numpy as np
 import typer
@@ -34,7 +37,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from service.encodings import DEFAULT_FORMAT, FORMATS, MaskView, Options, encode, understood
+from service import bags
+from service.encodings import DEFAULT_FORMAT, FORMATS, MaskView, Options, encode, to_json, understood
 from service.encodings.options import NO_OPTIONS
 from service.encodings.tables import TABLES
 from service.errors import BadArtifact, BadSetting, BodyTooLarge, ServiceError
@@ -47,16 +51,20 @@ from service.pipeline.manifest import Manifest
 from service.pipeline.repository import Repository
 from service.pipeline.segmenter import Segmentation, Segmenter
 from service.settings import Settings
+from service.video import VIDEO_SUFFIXES, Results, segment_video
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
-MASK_SUFFIX, OVERLAY_SUFFIX = ".mask", ".overlay.png"
+MASK_SUFFIX, OVERLAY_SUFFIX, FILM_SUFFIX = ".mask", ".overlay.png", ".overlay.mp4"
+LINES_NAME = "masks.jsonl"
 
 FRAMES_AHEAD = 4
 """Images decoded before, and masks written behind, the one that the network works on."""
 
 TIMED_RUNS = 5
+
+T = TypeVar("T")
 
 _PIPE_WIDTH = 1000
 """A pipe has no width: nothing is folded for it."""
@@ -149,13 +157,35 @@ def _listening(host: str, port: int, setting: str) -> Iterator[socket.socket]:
 # segment ---------------------------------------------------------------------------------------------------------------------
 
 
+class Write(enum.StrEnum):
+    """What may be written of an image or a frame."""
+
+    MASKS = "masks"
+    OVERLAYS = "overlays"
+    RLE = "rle"
+
+
 @dataclass(frozen=True)
 class Job:
-    """One image file and what becomes of it."""
+    """One image file and what becomes of it; None is not wanted."""
 
     source: Path
-    mask: Path
-    overlay: Path
+    mask: Path | None
+    overlay: Path | None
+    line: bool = False
+    """Whether its mask is wanted as a line of JSON."""
+
+    def results(self) -> list[Path]:
+        """The files that are written."""
+        return [path for path in (self.mask, self.overlay) if path is not None]
+
+    def is_done(self) -> bool:
+        """Whether an earlier run has written them all, from the image as it is now."""
+        try:
+            oldest = min((path.stat().st_mtime_ns for path in self.results()), default=None)
+            return oldest is not None and oldest >= self.source.stat().st_mtime_ns
+        except OSError:
+            return False
 
 
 @dataclass(frozen=True)
@@ -168,8 +198,13 @@ class Writing:
 
 @app.command()
 def segment(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Image files, and folders of them.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for the results; beside each image by default.")] = None,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH...", help="Images, folders of them, videos, bags of ROS 2; or patterns of such."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results, or the .mcap of a bag; beside each file by default.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="The model's name; the default one if left out.")] = None,
     name: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help=f"Of the masks: {', '.join(FORMATS)}.")
@@ -177,41 +212,231 @@ def segment(
     ids: Annotated[
         str | None, typer.Option(help=f"Whose class ids the masks have: {', '.join(TABLES)}; the model's own if left out.")
     ] = None,
+    write: Annotated[
+        list[Write] | None,
+        typer.Option(help="What to write; may be repeated. Left out: masks and overlays, of videos rle and overlays."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do again what is finished.")] = False,
+    topic: Annotated[list[str] | None, typer.Option(help="Image topic of a bag; may be repeated. All by default.")] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy a bag's other topics beside its masks.")] = False,
 ) -> None:
-    """Segment image files without a server: writes NAME.mask.png (or .json, ...) and NAME.overlay.png of each."""
+    """Segment image files, videos and bags without a server. Run again, it goes on where it stopped."""
     settings = Settings.load()
+    images, videos, recordings = sorted_out(paths)
     with _opened(settings) as segmenter:
-        identity = segmenter.repository.get(model).manifest
-        writing = Writing(name, understood(name, identity.classes, ids=ids))
-        jobs, failures = plan(paths, out, FORMATS[name].suffix)
-        begun = time.monotonic()
-        done = 0
+        engine = segmenter.repository.get(model)
+        writing = Writing(name, understood(name, engine.manifest.classes, ids=ids))
+        if (videos or recordings) and writing != Writing():
+            raise BadSetting("--format and --ids are for images: the masks of videos and bags have the model's own ids")
+        run = _Run(segmenter, engine, out, overwrite)
         try:
-            with _progress(len(jobs)) as advance, contextlib.closing(work(jobs, segmenter, model, writing)) as finished:
-                for job, failure in finished:
-                    if failure is None:
-                        done += 1
-                    else:
-                        failures.append((job.source, failure))
-                    advance()
+            if images:
+                _segment_images(run, images, write or [Write.MASKS, Write.OVERLAYS], writing)
+            for path in videos:
+                _segment_video(run, path, write or [Write.RLE, Write.OVERLAYS])
+            for path in recordings:
+                _segment_bag(run, path, topic or [], copy=copy)
         except KeyboardInterrupt:
-            typer.echo(f"interrupted after {done} of {len(jobs)} images; what was written is whole", err=True)
+            typer.echo(f"interrupted after {run.progress()}; what was written is whole, {run.next_time}", err=True)
             raise typer.Exit(INTERRUPTED) from None
-        seconds = time.monotonic() - begun
-    rate = f" in {seconds:.1f} s, {done / seconds:.1f} frames/s" if done else ""
-    typer.echo(f"{done} of {done + len(failures)} segmented with {identity.name}@{identity.version}{rate}")
-    for path, reason in failures:
-        typer.echo(f"  {path}: {reason}", err=True)
-    if failures:
-        raise typer.Exit(FAILED)
+    run.summarise()
 
 
-def plan(paths: Sequence[Path], out: Path | None, suffix: str = ".png") -> tuple[list[Job], list[tuple[Path, str]]]:
+class _Run:
+    """One run of ``segment``: what it works with, and what became of it so far."""
+
+    def __init__(self, segmenter: Segmenter, engine: Engine, out: Path | None, overwrite: bool) -> None:
+        self.segmenter, self.engine, self.out, self.overwrite = segmenter, engine, out, overwrite
+        self.done = self.total = self.skipped = 0
+        self.what = "images"
+        self.next_time = "and the same command goes on from here"
+        self.failures: list[tuple[Path, str]] = []
+        self._begun = time.monotonic()
+
+    def progress(self) -> str:
+        """How far it got."""
+        return f"{self.done} of {self.total} images" if self.what == "images" else f"{self.done} {self.what}"
+
+    def summarise(self) -> None:
+        """Say what became of it, and end with its exit code."""
+        seconds = time.monotonic() - self._begun
+        manifest = self.engine.manifest
+        rate = f" in {seconds:.1f} s, {self.done / seconds:.1f} frames/s" if self.done else ""
+        skipped = f"; {self.skipped} were finished before" if self.skipped else ""
+        typer.echo(f"{self.done} of {self.total} segmented with {manifest.name}@{manifest.version}{rate}{skipped}")
+        for path, reason in self.failures:
+            typer.echo(f"  {path}: {reason}", err=True)
+        if self.failures:
+            raise typer.Exit(FAILED)
+
+
+def sorted_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path], list[Path]]:
+    """Tell images and folders of them, videos and bags apart; patterns that the shell has left are resolved.
+
+    Gives:
+        images (whatever is neither of the others), videos, bags
+    """
+    named = [match for path in paths for match in _matching(path)]
+    films = [path for path in named if path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir()]
+    for folder in (path for path in named if path.is_dir() and not bags.is_bag(path)):
+        films += sorted(
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.endswith(FILM_SUFFIX) and path.is_file()
+        )
+    recordings = [path for path in named if bags.is_bag(path)]
+    images = [path for path in named if path not in films and path not in recordings]
+    # A folder of videos alone is no folder without images.
+    images = [
+        path for path in images if not path.is_dir() or _images_in(path) or not any(path in film.parents for film in films)
+    ]
+    return images, list(dict.fromkeys(films)), recordings
+
+
+def _matching(path: Path) -> list[Path]:
+    if path.exists() or not any(character in str(path) for character in "*?["):
+        return [path]
+    return [Path(match) for match in sorted(glob.glob(str(path), recursive=True))] or [path]  # noqa: PTH207 - absolute ones too
+
+
+def _segment_images(run: _Run, paths: Sequence[Path], write: Sequence[Write], writing: Writing) -> None:
+    jobs, failures = plan(paths, run.out, write, FORMATS[writing.format].suffix)
+    run.failures += failures
+    run.total += len(jobs) + len(failures)
+    with _Lines((run.out or Path()) / LINES_NAME if Write.RLE in write else None, run) as lines:
+        todo = [job for job in jobs if run.overwrite or not (job.is_done() or lines.has(job))]
+        run.skipped += len(jobs) - len(todo)
+        with (
+            _progress(len(todo)) as bar,
+            contextlib.closing(work(todo, run.segmenter, run.engine.manifest.name, writing)) as finished,
+        ):
+            for job, failure, line in finished:
+                if failure is None:
+                    lines.add(line)
+                    run.done += 1
+                else:
+                    run.failures.append((job.source, failure))
+                bar.advance()
+    run.total -= run.skipped
+
+
+class _Lines:
+    """The one file with a line of JSON for each image; lines are only ever added, each as a whole."""
+
+    def __init__(self, path: Path | None, run: _Run) -> None:
+        self._file: IO[bytes] | None = None
+        self._known: set[str] = set()
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        whole = 0
+        for line in path.read_bytes().splitlines(keepends=True):
+            if run.overwrite or not line.endswith(b"\n"):
+                break
+            whole += len(line)
+            with contextlib.suppress(ValueError, LookupError, TypeError):
+                document = json.loads(line)
+                if document["model"]["sha256"] == run.engine.sha256:
+                    self._known.add(document["file"])
+        self._file = path.open("r+b")
+        self._file.truncate(whole)
+        self._file.seek(whole)
+
+    def has(self, job: Job) -> bool:
+        """Whether a job's line is here, and it wants nothing else."""
+        return str(job.source) in self._known and not job.results()
+
+    def add(self, line: bytes | None) -> None:
+        """Write a line."""
+        if self._file is not None and line is not None:
+            self._file.write(line + b"\n")
+            self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _segment_video(run: _Run, path: Path, write: Sequence[Write]) -> None:
+    run.what, folder = "frames", path.parent if run.out is None else run.out
+    results = Results(
+        lines=folder / f"{path.stem}.masks.jsonl" if Write.RLE in write else None,
+        masks=folder / f"{path.stem}.masks" if Write.MASKS in write else None,
+        overlay=folder / f"{path.stem}{FILM_SUFFIX}" if Write.OVERLAYS in write else None,
+        journal=folder / f".{path.stem}.masks.jsonl.part",
+    )
+    if run.overwrite:
+        results.journal.unlink(missing_ok=True)
+    elif results.finished():
+        run.skipped += 1
+        return
+    try:
+        with _progress(None) as bar:
+            damage = yield_from(
+                segment_video(path, results, run.segmenter, run.engine, bar.expect), lambda frame: _count(run, bar, frame.line)
+            )
+    except (ServiceError, OSError) as error:
+        if isinstance(error, BadSetting):
+            raise
+        damage = _reason(path, error)
+        run.total += 1
+    if damage is not None:
+        run.failures.append((path, damage))
+
+
+def _segment_bag(run: _Run, path: Path, topics: Sequence[str], *, copy: bool) -> None:
+    run.what, run.next_time = "messages", "and the bag in work is begun anew by the same command"
+    target = bags.target_of(path, run.out)
+    if target.exists() and not run.overwrite:
+        run.skipped += 1
+        return
+    try:
+        with _progress(None) as bar:
+            damage = yield_from(
+                bags.segment_bag(path, target, topics, run.segmenter, run.engine, bar.expect, copy=copy),
+                lambda failure: _count(run, bar, None if failure else b""),
+            )
+    except (ServiceError, OSError) as error:
+        if isinstance(error, BadSetting):
+            raise
+        damage = _reason(path, error)
+        run.total += 1
+    if damage is not None:
+        run.failures.append((path, damage))
+
+
+def _count(run: _Run, bar: _Bar, line: bytes | None) -> None:
+    """One more is written; those of an earlier run are not counted as done."""
+    bar.advance()
+    if line is not None:
+        run.total += 1
+        run.done += 1
+
+
+def yield_from(frames: Generator[T, None, str | None], each: Callable[[T], None]) -> str | None:
+    """Take all of a generator, and what it returns; closed in order if that is interrupted."""
+    with contextlib.closing(frames):
+        while True:
+            try:
+                each(next(frames))
+            except StopIteration as end:
+                said: str | None = end.value
+                return said
+
+
+def plan(
+    paths: Sequence[Path], out: Path | None, write: Sequence[Write], suffix: str = ".png"
+) -> tuple[list[Job], list[tuple[Path, str]]]:
     """Find the images, and decide where the results go.
 
     Takes:
         paths: image files, and folders, which are searched to the bottom
         out: the results' folder, in which a folder's own shape is kept; beside each image if None
+        write: what is wanted
         suffix: of the masks' format
     Gives:
         a job for each image, each image once, no two writing the same file and none writing over an input
@@ -232,8 +457,10 @@ def plan(paths: Sequence[Path], out: Path | None, suffix: str = ".png") -> tuple
     for image, folder in found.values():
         # a.jpg and a.png beside one another become a.jpg.mask.png and a.png.mask.png
         stem = image.name if stems[folder / image.stem] > 1 else image.stem
-        job = Job(image, folder / f"{stem}{MASK_SUFFIX}{suffix}", folder / f"{stem}{OVERLAY_SUFFIX}")
-        targets = {job.mask.resolve(), job.overlay.resolve()}
+        mask = folder / f"{stem}{MASK_SUFFIX}{suffix}" if Write.MASKS in write else None
+        overlay = folder / f"{stem}{OVERLAY_SUFFIX}" if Write.OVERLAYS in write else None
+        job = Job(image, mask, overlay, Write.RLE in write)
+        targets = {path.resolve() for path in job.results()}
         if targets & taken:
             failures.append((image, f"{min(targets & taken)} is an input, or the result of another one: use another --out"))
         else:
@@ -244,16 +471,16 @@ def plan(paths: Sequence[Path], out: Path | None, suffix: str = ".png") -> tuple
 
 def work(
     jobs: Sequence[Job], segmenter: Segmenter, model: str | None = None, writing: Writing = Writing()
-) -> Generator[tuple[Job, str | None], None, None]:
+) -> Generator[tuple[Job, str | None, bytes | None], None, None]:
     """Do the jobs: the network runs on the caller's thread, while a small pool decodes ahead of it and writes behind it.
 
     Gives:
-        each job when it is done, and why it failed, or None
+        each job when it is done; why it failed, or None; its line of JSON, where that is wanted
     """
     todo = iter(jobs)
     with ThreadPoolExecutor(2, thread_name_prefix="fcn-files") as pool:
         loading = deque((job, pool.submit(_load, job, segmenter.limits)) for job in islice(todo, FRAMES_AHEAD))
-        saving: deque[tuple[Job, Future[None]]] = deque()
+        saving: deque[tuple[Job, Future[bytes | None]]] = deque()
         try:
             while loading:
                 job, image = loading.popleft()
@@ -261,7 +488,7 @@ def work(
                 try:
                     result = segmenter.segment_array(image.result(), model)
                 except (ServiceError, OSError) as error:
-                    yield job, _reason(job, error)
+                    yield job, _reason(job.source, error), None
                 else:
                     saving.append((job, pool.submit(_save, job, result, writing)))
                 while saving and (len(saving) > FRAMES_AHEAD or saving[0][1].done()):
@@ -281,10 +508,12 @@ def _load(job: Job, limits: Limits) -> NDArray[np.uint8]:
     return decode.decode(job.source.read_bytes(), limits)
 
 
-def _save(job: Job, result: Segmentation, writing: Writing) -> None:
-    job.mask.parent.mkdir(parents=True, exist_ok=True)
+def _save(job: Job, result: Segmentation, writing: Writing) -> bytes | None:
     view = MaskView(result.labels, result.image, result.manifest, result.sha256, result.confidence, writing.options)
     for path, name in ((job.mask, writing.format), (job.overlay, "overlay")):
+        if path is None:
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.part")
         try:
             unfinished.write_bytes(encode(name, view).body)
@@ -292,14 +521,17 @@ def _save(job: Job, result: Segmentation, writing: Writing) -> None:
         except OSError:
             unfinished.unlink(missing_ok=True)
             raise
+    if not job.line:
+        return None
+    # The format's own object, with the file's name before the rest.
+    return b'{"file":' + to_json(str(job.source)) + b"," + encode("rle", view).body[1:]
 
 
-def _saved(job: Job, future: Future[None]) -> tuple[Job, str | None]:
+def _saved(job: Job, future: Future[bytes | None]) -> tuple[Job, str | None, bytes | None]:
     try:
-        future.result()
+        return job, None, future.result()
     except OSError as error:
-        return job, _reason(job, error)
-    return job, None
+        return job, _reason(job.source, error), None
 
 
 def _images_in(folder: Path) -> list[Path]:
@@ -313,10 +545,10 @@ def _images_in(folder: Path) -> list[Path]:
     )
 
 
-def _reason(job: Job, error: ServiceError | OSError) -> str:
+def _reason(path: Path, error: ServiceError | OSError) -> str:
     if isinstance(error, ServiceError):
         return error.message
-    where = "" if error.filename in (None, str(job.source)) else f": {error.filename}"
+    where = "" if error.filename in (None, str(path)) else f": {error.filename}"
     return f"{error.strerror or error}{where}"
 
 
@@ -328,14 +560,28 @@ class _Speed(ProgressColumn):
         return Text(f"{task.speed:.1f} frames/s" if task.speed else "")
 
 
+class _Bar:
+    """A progress bar that somebody may look at."""
+
+    def __init__(self, progress: Progress, total: int | None) -> None:
+        self._progress, self._task = progress, progress.add_task("segment", total=total)
+
+    def advance(self) -> None:
+        """One more is done."""
+        self._progress.advance(self._task)
+
+    def expect(self, total: int | None) -> None:
+        """How many there will be, as far as known."""
+        self._progress.update(self._task, total=total)
+
+
 @contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar on the standard error, where that is a terminal; gives what advances it by one."""
+def _progress(total: int | None) -> Iterator[_Bar]:
+    """A progress bar on the standard error, where that is a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("segment"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("segment", total=total)
-        yield lambda: progress.advance(task)
+        yield _Bar(progress, total)
 
 
 # models, check ---------------------------------------------------------------------------------------------------------------

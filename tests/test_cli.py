@@ -119,10 +119,11 @@ def test_a_format_or_ids_that_do_not_exist_are_refused_before_any_work(
 
 
 def test_a_second_run_does_not_take_the_results_for_images(run: Run, folder: Path) -> None:
-    """Running again does the same again, and no more."""
+    """Running again does no more, and with --overwrite the same again."""
     run("segment", folder)
     once = files(folder)
-    outcome = run("segment", folder)
+    assert "0 of 0 segmented with colours@1.0.0; 3 were finished before" in run("segment", folder).out
+    outcome = run("segment", folder, "--overwrite")
     assert "3 of 3" in outcome.out
     assert files(folder) == once
 
@@ -223,7 +224,7 @@ def test_the_model_is_chosen_by_name(run: Run, folder: Path, tmp_path: Path) -> 
     write_artifact(models / "b.onnx", make_manifest(name="backwards"), make_graph(np.eye(3, dtype=np.float32)[::-1].copy()))
     assert run("segment", folder / "b.PNG", "--model", "colours", FCN_MODELS_DIR=models).code == 0
     plain = np.asarray(Image.open(folder / "b.mask.png")).copy()
-    assert "backwards@1.0.0" in run("segment", folder / "b.PNG", FCN_MODELS_DIR=models).out
+    assert "backwards@1.0.0" in run("segment", folder / "b.PNG", "--overwrite", FCN_MODELS_DIR=models).out
     assert np.array_equal(np.asarray(Image.open(folder / "b.mask.png")), 2 - plain)
     unknown = run("segment", folder / "b.PNG", "--model", "missing", FCN_MODELS_DIR=models)
     assert unknown.code == 1
@@ -273,7 +274,9 @@ def test_ctrl_c_leaves_whole_files_only(tmp_path: Path, artifact_dir: Path) -> N
         out, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert out == ""
-    assert re.fullmatch(r"interrupted after \d+ of 400 images; what was written is whole\n", err)
+    assert re.fullmatch(
+        r"interrupted after \d+ of 400 images; what was written is whole, and the same command goes on from here\n", err
+    )
     written = [path for path in tmp_path.iterdir() if path.suffix == ".png"]
     assert 6 <= len(written) < 800
     for path in written:

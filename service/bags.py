@@ -1,0 +1,306 @@
+"""Bags of ROS 2 and MCAP files: image topics in, mask topics out.
+
+Of each image topic ``/camera/image_raw`` comes ``/camera/image_raw/mask``, ``sensor_msgs/Image`` in mono8 whose pixel is the
+class id and whose header is the image's, and ``/camera/image_raw/label_info``, a latched ``vision_msgs/LabelInfo``.
+
+A bag is written under another name and renamed when it is complete; one that was interrupted is begun anew.
+
+May import: numpy, cv2, ``service.errors``, ``service.pipeline``, ``service.overlap``; rosbags (the extra ``bags``) only where a
+bag is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import shutil
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import BadParameter, BadSetting, CorruptImage, ServiceError, UnsupportedImage
+from service.overlap import overlapped
+from service.pipeline import decode
+from service.pipeline.engine import Engine
+from service.pipeline.segmenter import Segmenter
+
+IMAGE, COMPRESSED, LABEL_INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "vision_msgs/msg/LabelInfo"
+
+LABEL_INFO_DEFINITION = """\
+std_msgs/Header header
+vision_msgs/VisionClass[] class_map
+float32 threshold
+"""
+VISION_CLASS_DEFINITION = """\
+uint16 class_id
+string class_name
+"""
+
+CONVERSIONS: dict[str, tuple[np.dtype[Any], int, int | None]] = {
+    "rgb8": (np.dtype(np.uint8), 3, None),
+    "bgr8": (np.dtype(np.uint8), 3, cv2.COLOR_BGR2RGB),
+    "rgba8": (np.dtype(np.uint8), 4, cv2.COLOR_RGBA2RGB),
+    "bgra8": (np.dtype(np.uint8), 4, cv2.COLOR_BGRA2RGB),
+    "8UC3": (np.dtype(np.uint8), 3, cv2.COLOR_BGR2RGB),
+    "mono8": (np.dtype(np.uint8), 1, cv2.COLOR_GRAY2RGB),
+    "8UC1": (np.dtype(np.uint8), 1, cv2.COLOR_GRAY2RGB),
+    "mono16": (np.dtype(np.uint16), 1, cv2.COLOR_GRAY2RGB),
+    "16UC1": (np.dtype(np.uint16), 1, cv2.COLOR_GRAY2RGB),
+    # OpenCV names a mosaic by its second row's second and third pixel, ROS by its first row's first two.
+    "bayer_rggb8": (np.dtype(np.uint8), 1, cv2.COLOR_BayerBG2RGB),
+    "bayer_bggr8": (np.dtype(np.uint8), 1, cv2.COLOR_BayerRG2RGB),
+    "bayer_gbrg8": (np.dtype(np.uint8), 1, cv2.COLOR_BayerGR2RGB),
+    "bayer_grbg8": (np.dtype(np.uint8), 1, cv2.COLOR_BayerGB2RGB),
+    "yuv422": (np.dtype(np.uint8), 2, cv2.COLOR_YUV2RGB_UYVY),
+    "uyvy": (np.dtype(np.uint8), 2, cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422_yuy2": (np.dtype(np.uint8), 2, cv2.COLOR_YUV2RGB_YUY2),
+    "yuyv": (np.dtype(np.uint8), 2, cv2.COLOR_YUV2RGB_YUY2),
+}
+"""Encoding of a ``sensor_msgs/Image`` to its element, its channels, and how OpenCV makes RGB of it."""
+
+
+class _Message(NamedTuple):
+    connection: Any
+    time_ns: int
+    raw: bytes
+    message: Any
+    """None where it is only copied."""
+
+
+class _Result(NamedTuple):
+    source: _Message
+    labels: NDArray[np.uint8] | None
+    failure: str | None
+
+
+def is_bag(path: Path) -> bool:
+    """Whether this is an MCAP file, a database of rosbag2, or a folder of such."""
+    return path.suffix.lower() in (".mcap", ".db3") or (path / "metadata.yaml").is_file()
+
+
+def target_of(path: Path, out: Path | None) -> Path:
+    """Where the masks of a bag go: an MCAP file for a file, a rosbag2 folder for a folder, or whatever ``out`` says."""
+    if out is not None and out.suffix.lower() == ".mcap":
+        return out
+    name = f"{path.stem}.masks.mcap" if path.is_file() else f"{path.name}.masks"
+    return (path.parent if out is None else out) / name
+
+
+def to_rgb(message: Any, limits: decode.Limits) -> NDArray[np.uint8]:
+    """The picture of a ``sensor_msgs`` message.
+
+    Takes:
+        message: an ``Image`` of one of :data:`CONVERSIONS`, or a ``CompressedImage`` of any format that the service reads
+    Gives:
+        H x W x 3 uint8 RGB; 16 bits are brought to 8 by their upper half
+    Raises:
+        UnsupportedImage, CorruptImage, and what ``decode.decode`` raises
+    """
+    data = np.asarray(message.data, np.uint8)
+    if message.__msgtype__ == COMPRESSED:
+        return decode.decode(data.tobytes(), limits)
+    if message.encoding not in CONVERSIONS:
+        raise UnsupportedImage(f"images in {message.encoding!r} are not read; {', '.join(CONVERSIONS)} are")
+    element, channels, conversion = CONVERSIONS[message.encoding]
+    row = message.width * channels * element.itemsize
+    if not (message.height and message.width) or message.step < row or data.size < message.step * message.height:
+        raise CorruptImage(f"{data.size} bytes are no {message.height} x {message.width} pixels of {message.encoding}")
+    rows = np.ascontiguousarray(data[: message.step * message.height].reshape(message.height, message.step)[:, :row])
+    pixels = rows.view(element.newbyteorder(">" if message.is_bigendian else "<")).reshape(
+        message.height, message.width, channels
+    )
+    if element.itemsize == 2:
+        pixels = (pixels >> 8).astype(np.uint8)
+    return np.ascontiguousarray(pixels) if conversion is None else np.asarray(cv2.cvtColor(pixels, conversion), np.uint8)
+
+
+def segment_bag(
+    path: Path,
+    target: Path,
+    topics: Sequence[str],
+    segmenter: Segmenter,
+    engine: Engine,
+    expect: Callable[[int | None], None] = lambda _: None,
+    *,
+    copy: bool = False,
+) -> Generator[str | None, None, str | None]:
+    """Segment the images of a bag. Left early, nothing is left.
+
+    Takes:
+        target: an ``.mcap`` file, or a folder
+        topics: image topics; all of them if there is none
+        expect: called with the number of images
+        copy: whether every other message is copied, the images too
+    Gives:
+        for each image why it has no mask, or None; at the end how many have none, or None
+    Raises:
+        ServiceError, OSError: if nothing can be made of it
+    """
+    rosbags = _Rosbags()
+    with contextlib.ExitStack() as until:
+        reader = rosbags.opened(path, until)
+        chosen = _chosen(reader, topics)
+        expect(sum(connection.msgcount for connection in chosen))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_name(f".{target.name}.part")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        until.callback(shutil.rmtree, unfinished, ignore_errors=True)
+        failures, worst = 0, ""
+        with contextlib.closing(_Writer(rosbags, unfinished, reader, chosen, engine, copy=copy)) as writer:
+            ids = {connection.id for connection in chosen}
+
+            def messages() -> Iterator[_Message]:
+                for connection, time_ns, raw in reader.messages(connections=() if copy else chosen):
+                    message = reader.deserialize(raw, connection.msgtype) if connection.id in ids else None
+                    yield _Message(connection, time_ns, raw, message)
+
+            def segment(source: _Message) -> _Result:
+                if source.message is None:
+                    return _Result(source, None, None)
+                try:
+                    image = to_rgb(source.message, segmenter.limits)
+                    return _Result(source, segmenter.segment_array(image, engine.manifest.name).labels, None)
+                except ServiceError as error:
+                    return _Result(source, None, error.message)
+
+            for done in overlapped(messages(), segment, writer.write):
+                if done.source.message is not None:
+                    if done.failure is not None:
+                        failures, worst = failures + 1, worst or done.failure
+                    yield done.failure
+        if target.suffix.lower() == ".mcap":
+            (made,) = unfinished.glob("*.mcap")
+            made.replace(target)
+        else:
+            shutil.rmtree(target, ignore_errors=True)
+            unfinished.replace(target)
+    return f"{failures} images have no mask; the first: {worst}" if failures else None
+
+
+def _chosen(reader: Any, topics: Sequence[str]) -> list[Any]:
+    images = [connection for connection in reader.connections if connection.msgtype in (IMAGE, COMPRESSED)]
+    known = sorted({connection.topic for connection in images})
+    for topic in topics:
+        if topic not in known:
+            raise BadParameter(
+                f"no image topic {topic!r} in this bag; there are {', '.join(known) or 'none'}", parameter="topic"
+            )
+    chosen = [connection for connection in images if not topics or connection.topic in topics]
+    if not chosen:
+        raise BadParameter("there is no image topic in this bag", parameter="topic")
+    return chosen
+
+
+class _Writer:
+    """Writes masks, and what is copied, into a new bag."""
+
+    def __init__(
+        self, rosbags: _Rosbags, path: Path, reader: Any, chosen: Sequence[Any], engine: Engine, *, copy: bool
+    ) -> None:
+        self._rosbags, self._types = rosbags, rosbags.types()
+        self._engine = engine
+        plugin = rosbags.module("rosbags.rosbag2").StoragePlugin.MCAP
+        self._bag = rosbags.module("rosbags.rosbag2").Writer(path, version=9, storage_plugin=plugin)
+        self._bag.open()
+        add = self._bag.add_connection
+        self._copies = {
+            connection.id: add(
+                connection.topic,
+                connection.msgtype,
+                typestore=reader.typestore,
+                offered_qos_profiles=connection.ext.offered_qos_profiles,
+            )
+            for connection in (reader.connections if copy else ())
+        }
+        self._masks = {connection.id: add(f"{connection.topic}/mask", IMAGE, typestore=self._types) for connection in chosen}
+        latched = [rosbags.latched()]
+        self._infos = {
+            connection.id: add(
+                f"{connection.topic}/label_info", LABEL_INFO, typestore=self._types, offered_qos_profiles=latched
+            )
+            for connection in chosen
+        }
+        self._told: set[int] = set()
+
+    def write(self, done: _Result) -> None:
+        """Write what became of one message."""
+        source = done.source
+        if source.connection.id in self._copies:
+            self._bag.write(self._copies[source.connection.id], source.time_ns, source.raw)
+        if done.labels is None:
+            return
+        number, types, header = source.connection.id, self._types, source.message.header
+        if number not in self._told:
+            self._told.add(number)
+            kind = types.types["vision_msgs/msg/VisionClass"]
+            classes = [kind(class_id=entry.id, class_name=entry.name) for entry in self._engine.manifest.classes]
+            info = types.types[LABEL_INFO](header=_header(types, header), class_map=classes, threshold=0.0)
+            self._bag.write(self._infos[number], source.time_ns, types.serialize_cdr(info, LABEL_INFO))
+        height, width = done.labels.shape
+        mask = types.types[IMAGE](
+            header=_header(types, header),
+            height=height,
+            width=width,
+            encoding="mono8",
+            is_bigendian=0,
+            step=width,
+            data=done.labels.reshape(-1),
+        )
+        self._bag.write(self._masks[number], source.time_ns, types.serialize_cdr(mask, IMAGE))
+
+    def close(self) -> None:
+        """Complete the bag."""
+        self._bag.close()
+
+
+def _header(types: Any, header: Any) -> Any:
+    """The same header, in the types that we write with."""
+    stamp = types.types["builtin_interfaces/msg/Time"](sec=header.stamp.sec, nanosec=header.stamp.nanosec)
+    return types.types["std_msgs/msg/Header"](stamp=stamp, frame_id=header.frame_id)
+
+
+class _Rosbags:
+    """The package rosbags, loaded where a bag is worked on."""
+
+    def module(self, name: str) -> Any:
+        """One of its modules."""
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise BadSetting("bags need the package rosbags: pip install 'fcn-serve[bags]'") from error
+
+    def types(self) -> Any:
+        """The messages of ROS 2, and the two of vision_msgs that are not among them."""
+        typesys = self.module("rosbags.typesys")
+        store = typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
+        found = typesys.get_types_from_msg(VISION_CLASS_DEFINITION, "vision_msgs/msg/VisionClass")
+        store.register(found | typesys.get_types_from_msg(LABEL_INFO_DEFINITION, LABEL_INFO))
+        return store
+
+    def opened(self, path: Path, until: contextlib.ExitStack) -> Any:
+        """A reader of a bag; messages without a definition are taken for those of ROS 2 Humble."""
+        reading = self.module("rosbags.highlevel.anyreader")
+        try:
+            return until.enter_context(reading.AnyReader([path], default_typestore=self.types()))
+        except (reading.AnyReaderError, self.module("rosbags.rosbag2").ReaderError) as error:
+            raise UnsupportedImage(f"not a bag that can be read: {error}") from error
+
+    def latched(self) -> Any:
+        """What a late subscriber still gets: reliable, transient local, the last one."""
+        face = self.module("rosbags.interfaces")
+        zero = face.QosTime(0, 0)
+        return face.Qos(
+            face.QosHistory.KEEP_LAST,
+            1,
+            face.QosReliability.RELIABLE,
+            face.QosDurability.TRANSIENT_LOCAL,
+            zero,
+            zero,
+            face.QosLiveliness.SYSTEM_DEFAULT,
+            zero,
+            avoid_ros_namespace_conventions=False,
+        )

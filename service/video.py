@@ -1,0 +1,339 @@
+"""Videos: frames in with their time stamps, upright; masks out as JSON Lines of run lengths, PNGs, and a video with overlays.
+
+Everything that is being written has another name until it is finished. What an interrupted run leaves is a journal, the JSON
+Lines so far: the next run takes the masks of those frames from it, and goes on where it ends.
+
+May import: numpy, ``service.encodings``, ``service.errors``, ``service.pipeline``, ``service.overlap``; av (the extra
+``video``) only where a video is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import shutil
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.encodings import MaskView, overlay, png, rle, to_json
+from service.errors import BadSetting, CorruptImage, UnsupportedImage
+from service.overlap import overlapped
+from service.pipeline.engine import Engine
+from service.pipeline.segmenter import Segmenter
+
+VIDEO_SUFFIXES = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"))
+
+ENCODERS = ("libx264", "libvpx-vp9", "mpeg4")
+"""What overlays are encoded with: the first one that the installed FFmpeg has."""
+
+
+HIDDEN = 8
+"""Frames of an MP4 that may be missing without being lost: an edit list can hide those before its first cut."""
+
+
+class Frame(NamedTuple):
+    """One frame of a video."""
+
+    number: int
+    pts: int
+    """In units of the stream's time base, from the first frame on."""
+    time_s: float
+    image: NDArray[np.uint8]
+    """H x W x 3 uint8 RGB, upright."""
+
+
+class Segmented(NamedTuple):
+    """A frame and its mask."""
+
+    frame: Frame
+    labels: NDArray[np.uint8]
+    """H x W uint8."""
+    line: bytes | None
+    """For the journal; None if it is there already."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Where the results of one video go; None is not wanted."""
+
+    lines: Path | None
+    """A JSON object a frame."""
+    masks: Path | None
+    """A folder with an indexed PNG a frame."""
+    overlay: Path | None
+    """The video with its masks laid over it."""
+    journal: Path
+    """The lines of an unfinished run."""
+
+    def all(self) -> list[Path]:
+        """Those that are wanted."""
+        return [path for path in (self.lines, self.masks, self.overlay) if path is not None]
+
+    def finished(self) -> bool:
+        """Whether an earlier run has written them all."""
+        return all(path.exists() for path in self.all())
+
+
+class Video:
+    """A video file, opened for reading.
+
+    Takes:
+        path: the file
+    Raises:
+        BadSetting: if PyAV is not installed
+        UnsupportedImage: if it is no video
+        OSError: if it cannot be read
+    """
+
+    def __init__(self, path: Path) -> None:
+        av = _av()
+        path.open("rb").close()
+        try:
+            self._container = av.open(str(path))
+        except av.FFmpegError as error:
+            raise UnsupportedImage(
+                f"not a video that can be read: {error.strerror}; if it was cut short, try to remux it"
+            ) from error
+        if not self._container.streams.video:
+            self._container.close()
+            raise UnsupportedImage("there is no picture in this file")
+        self._stream = self._container.streams.video[0]
+        self._stream.thread_type = "AUTO"
+        self.time_base: Fraction = self._stream.time_base
+        self.rate: Fraction | None = self._stream.average_rate
+        self.announced: int = self._stream.frames if "mp4" in self._container.format.name else 0
+        """Frames that the file says it has; 0 if it says nothing, or nothing reliable (AVI counts empty places in)."""
+        self.damaged = 0
+        """Packets that could not be decoded, so far."""
+
+    @property
+    def expected(self) -> int | None:
+        """How many frames there are, as far as can be told beforehand."""
+        if self.announced:
+            return self.announced
+        duration, rate = self._container.duration, self.rate
+        return round(duration / 1e6 * rate) if duration and rate else None
+
+    def frames(self) -> Iterator[Frame]:
+        """Every frame that can be decoded, in the order in which they are shown."""
+        av = _av()
+        first = last = None
+        number = 0
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets, None)
+                if packet is None:
+                    return
+                decoded = packet.decode()
+            except av.FFmpegError:
+                self.damaged += 1
+                if self.damaged > 1000:  # nothing more will come of it
+                    return
+                continue
+            for picture in decoded:
+                pts = picture.pts if picture.pts is not None else (0 if last is None else last + 1)
+                first = pts if first is None else first
+                if last is not None and pts <= last:  # players would drop it, and so would an encoder
+                    pts = last + 1
+                last = pts
+                image = np.ascontiguousarray(np.rot90(picture.to_ndarray(format="rgb24"), round(picture.rotation / 90) % 4))
+                yield Frame(number, pts - first, float((pts - first) * self.time_base), image)
+                number += 1
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+
+def segment_video(
+    path: Path, results: Results, segmenter: Segmenter, engine: Engine, expect: Callable[[int | None], None] = lambda _: None
+) -> Generator[Segmented, None, str | None]:
+    """Segment a video, or go on with it. Left early, what is finished so far is kept for the next run.
+
+    Takes:
+        expect: called with the number of frames, as far as known
+    Gives:
+        each frame when its mask is written; at the end what was wrong with the file, or None
+    Raises:
+        ServiceError, OSError: if nothing can be made of it
+    """
+    for folder in {target.parent for target in results.all()}:
+        folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(Video(path)) as video:
+        expect(video.expected)
+        with contextlib.closing(_Writer(results, video, engine)) as writer:
+
+            def segment(frame: Frame) -> Segmented:
+                known = writer.known(frame)
+                if known is not None:
+                    return Segmented(frame, known, None)
+                made = segmenter.segment_array(frame.image, engine.manifest.name)
+                line = {"frame": frame.number, "pts": frame.pts, "time_s": round(frame.time_s, 6)}
+                line |= rle.encode(made.labels, engine.manifest.classes)
+                view = MaskView(made.labels, made.image, made.manifest, made.sha256, made.confidence)
+                return Segmented(frame, made.labels, to_json(line | {"model": view.model}))
+
+            count = 0
+            for done in overlapped(video.frames(), segment, writer.write):
+                count += 1
+                yield done
+            if not count:
+                raise CorruptImage("no frame of it can be decoded")
+            writer.finish()
+        cut_short = count < video.announced - HIDDEN
+        if video.damaged or cut_short:
+            missing = f", of {video.announced}" if cut_short else ""
+            return f"damaged: {count} frames could be read{missing}, and are done"
+    return None
+
+
+class _Writer:
+    """Writes what becomes of a video, under other names until it is finished."""
+
+    def __init__(self, results: Results, video: Video, engine: Engine) -> None:
+        self._results = results
+        self._known = _Journal(results.journal, engine.sha256)
+        self._lines = results.journal.open("ab")
+        self._palette = engine.manifest.palette()
+        self._film = None if results.overlay is None else _Film(_unfinished(results.overlay), video)
+
+    def known(self, frame: Frame) -> NDArray[np.uint8] | None:
+        """The mask of a frame that an earlier run has made."""
+        labels = self._known.next()
+        return labels if labels is not None and labels.shape == frame.image.shape[:2] else None
+
+    def write(self, done: Segmented) -> None:
+        """Write one frame."""
+        if done.line is not None:
+            self._lines.write(done.line + b"\n")
+            self._lines.flush()
+        if self._results.masks is not None:
+            folder = _unfinished(self._results.masks)
+            folder.mkdir(exist_ok=True)
+            target = folder / f"{done.frame.number:06d}.png"
+            unfinished = _unfinished(target)
+            unfinished.write_bytes(png.encode_indexed(done.labels, self._palette))
+            unfinished.replace(target)
+        if self._film is not None:
+            self._film.write(overlay.blend(done.frame.image, done.labels, self._palette), done.frame.pts)
+
+    def finish(self) -> None:
+        """All is written: give everything its name."""
+        results = self._results
+        if self._film is not None and results.overlay is not None:
+            self._film.finish()
+            _unfinished(results.overlay).replace(results.overlay)
+        if results.masks is not None:
+            if results.masks.exists():
+                shutil.rmtree(results.masks)
+            _unfinished(results.masks).replace(results.masks)
+        self._lines.close()
+        if results.lines is not None:
+            results.journal.replace(results.lines)
+        else:
+            results.journal.unlink()
+
+    def close(self) -> None:
+        """Leave what cannot be gone on with."""
+        self._known.close()
+        self._lines.close()
+        if self._film is not None:
+            self._film.close()
+            if self._results.overlay is not None:
+                _unfinished(self._results.overlay).unlink(missing_ok=True)
+
+
+class _Journal:
+    """The lines of an unfinished run, one after another; the last one may be torn, and is cut off."""
+
+    def __init__(self, path: Path, sha256: str) -> None:
+        path.touch()
+        whole = 0
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines):
+                if not line.endswith(b"\n") or not _is_of(line, number, sha256):
+                    break
+                whole += len(line)
+        with path.open("r+b") as lines:
+            lines.truncate(whole)
+        self._lines = path.open("rb")
+        self._left = whole
+
+    def next(self) -> NDArray[np.uint8] | None:
+        """The mask of the next frame, if it is here."""
+        if self._left <= 0:
+            return None
+        line = self._lines.readline()
+        self._left -= len(line)
+        return rle.decode(json.loads(line))
+
+    def close(self) -> None:
+        self._lines.close()
+
+
+def _is_of(line: bytes, number: int, sha256: str) -> bool:
+    try:
+        document = json.loads(line)
+        return bool(document["frame"] == number and document["model"]["sha256"] == sha256)
+    except (ValueError, LookupError, TypeError):
+        return False
+
+
+class _Film:
+    """A video that is being written, with the time stamps of the one that it is made of."""
+
+    def __init__(self, path: Path, source: Video) -> None:
+        av = _av()
+        name = next(name for name in ENCODERS if name in av.codecs_available)
+        self._container = av.open(str(path), "w", format="mp4")
+        self._stream = self._container.add_stream(name, rate=source.rate or 30)
+        self._stream.pix_fmt = "yuv420p"
+        self._time_base = source.time_base
+        self._stream.time_base = self._stream.codec_context.time_base = source.time_base
+        self._size: tuple[int, int] | None = None
+
+    def write(self, image: NDArray[np.uint8], pts: int) -> None:
+        """Add a frame; one of another size is scaled to that of the first."""
+        if self._size is None:
+            height, width = image.shape[:2]
+            self._size = height + height % 2, width + width % 2  # the colour planes have half the size
+            self._stream.height, self._stream.width = self._size
+        frame = _av().VideoFrame.from_ndarray(_evened(image), format="rgb24")
+        if (frame.height, frame.width) != self._size:
+            frame = frame.reformat(height=self._size[0], width=self._size[1])
+        frame.pts, frame.time_base = pts, self._time_base
+        self._container.mux(self._stream.encode(frame))
+
+    def finish(self) -> None:
+        """Write what the encoder still holds."""
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+
+    def close(self) -> None:
+        """Close the file, whatever state it is in."""
+        with contextlib.suppress(_av().FFmpegError, ValueError):
+            self._container.close()
+
+
+def _evened(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    height, width = image.shape[:2]
+    return np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), "edge") if height % 2 or width % 2 else image
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
+def _av() -> Any:
+    try:
+        return importlib.import_module("av")
+    except ModuleNotFoundError as error:
+        raise BadSetting("videos need PyAV: pip install 'fcn-serve[video]'") from error

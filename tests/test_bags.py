@@ -1,0 +1,175 @@
+"""Bags through the command line, read back with the reference tools: rosbags and mcap-ros2-support."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from mcap.reader import make_reader
+from mcap_ros2.decoder import DecoderFactory
+from rosbags.highlevel import AnyReader
+from rosbags.interfaces import QosDurability
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from service.bags import CONVERSIONS, to_rgb
+from service.errors import CorruptImage, UnsupportedImage
+from service.pipeline.decode import Limits
+from tests.conftest import encode_image, make_image, make_labels
+from tests.test_video import run
+
+TYPES = get_typestore(Stores.ROS2_HUMBLE)
+LIMITS = Limits(2**20, 2**20, 4096)
+IMAGE, COMPRESSED, TEXT = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "std_msgs/msg/String"
+
+
+def header(number: int) -> Any:
+    """A stamp of its own for each message."""
+    time = TYPES.types["builtin_interfaces/msg/Time"](sec=1_700_000_000, nanosec=number)
+    return TYPES.types["std_msgs/msg/Header"](stamp=time, frame_id="camera_front")
+
+
+def image(data: np.ndarray, encoding: str, width: int, number: int = 0, padding: int = 0, *, big: int = 0) -> Any:
+    """An ``Image`` message from rows of bytes, each perhaps with some padding at its end."""
+    rows = np.ascontiguousarray(data).view(np.uint8).reshape(len(data), -1)
+    rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=77)
+    return TYPES.types[IMAGE](
+        header=header(number),
+        height=len(rows),
+        width=width,
+        encoding=encoding,
+        is_bigendian=big,
+        step=rows.shape[1],
+        data=rows.reshape(-1),
+    )
+
+
+def make_bag(path: Path, plugin: StoragePlugin = StoragePlugin.MCAP, frames: int = 4) -> Path:
+    """A rosbag2 folder: a raw camera, a compressed one, and a topic of text."""
+    with Writer(path, version=9, storage_plugin=plugin) as bag:
+        raw = bag.add_connection("/raw", IMAGE, typestore=TYPES)
+        small = bag.add_connection("/small", COMPRESSED, typestore=TYPES)
+        text = bag.add_connection("/text", TEXT, typestore=TYPES)
+        for number in range(frames):
+            message = image(make_image(), "rgb8", 128, number, 5)
+            bag.write(raw, 1000 + number, TYPES.serialize_cdr(message, IMAGE))
+            data = np.frombuffer(encode_image(make_image(), "JPEG", quality=95), np.uint8)
+            packed = TYPES.types[COMPRESSED](header=header(number), format="jpeg", data=data)
+            bag.write(small, 1000 + number, TYPES.serialize_cdr(packed, COMPRESSED))
+            bag.write(text, 1000 + number, TYPES.serialize_cdr(TYPES.types[TEXT](data=f"hello {number}"), TEXT))
+    return path
+
+
+@pytest.mark.parametrize("plugin", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+def test_a_folder_of_rosbag2_becomes_one_of_masks(tmp_path: Path, artifact_dir: Path, plugin: StoragePlugin) -> None:
+    """A mask for each image with the image's own header and time; the classes are latched; a second run does nothing."""
+    bag = make_bag(tmp_path / "drive", plugin)
+    outcome = run(artifact_dir, bag)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert outcome.stdout.startswith("8 of 8 segmented")
+    with AnyReader([tmp_path / "drive.masks"]) as reader:
+        topics = {connection.topic: connection for connection in reader.connections}
+        assert set(topics) == {"/raw/mask", "/raw/label_info", "/small/mask", "/small/label_info"}
+        for source in ("/raw", "/small"):
+            found = list(reader.messages([topics[f"{source}/mask"]]))
+            assert [time for _, time, _ in found] == [1000, 1001, 1002, 1003]
+            masks = [reader.deserialize(raw, IMAGE) for _, _, raw in found]
+            assert [mask.header.stamp.nanosec for mask in masks] == [0, 1, 2, 3]  # type: ignore[attr-defined]
+            for mask in masks:
+                got: Any = mask
+                assert (got.encoding, got.header.frame_id, got.step) == ("mono8", "camera_front", 128)
+                assert np.mean(got.data.reshape(got.height, got.width) == make_labels()) > 0.9
+            info = topics[f"{source}/label_info"]
+            ((_, _, raw),) = reader.messages([info])
+            classes: Any = reader.deserialize(raw, info.msgtype)
+            assert [(row.class_id, row.class_name) for row in classes.class_map] == [(0, "red"), (1, "green"), (2, "blue")]
+            (qos,) = info.ext.offered_qos_profiles  # type: ignore[union-attr]
+            assert qos.durability == QosDurability.TRANSIENT_LOCAL
+    assert "0 of 0" in run(artifact_dir, bag).stdout
+
+
+def test_an_mcap_file_becomes_one_that_the_reference_reader_reads(tmp_path: Path, artifact_dir: Path) -> None:
+    """One topic by name, a file by name, everything else copied."""
+    (source,) = make_bag(tmp_path / "bag").glob("*.mcap")
+    target = tmp_path / "out" / "masks.mcap"
+    assert run(artifact_dir, source, "--topic", "/raw", "--out", target, "--copy").returncode == 0
+    found: dict[str, list[Any]] = {}
+    with target.open("rb") as file:
+        for _, channel, _, message in make_reader(file, decoder_factories=[DecoderFactory()]).iter_decoded_messages():
+            found.setdefault(channel.topic, []).append(message)
+    assert {topic: len(messages) for topic, messages in found.items()} == {
+        "/raw": 4,
+        "/small": 4,
+        "/text": 4,
+        "/raw/mask": 4,
+        "/raw/label_info": 1,
+    }
+    assert [message.data for message in found["/text"]] == [f"hello {number}" for number in range(4)]
+    mask = found["/raw/mask"][3]
+    assert (mask.header.stamp.nanosec, mask.encoding) == (3, "mono8")
+    assert np.mean(np.frombuffer(mask.data, np.uint8).reshape(96, 128) == make_labels()) > 0.9
+    assert [path.name for path in target.parent.iterdir()] == ["masks.mcap"]
+
+
+def test_what_is_no_bag_or_has_no_such_topic_is_told(tmp_path: Path, artifact_dir: Path) -> None:
+    """With the topics that there are; nothing is left behind."""
+    bag = make_bag(tmp_path / "drive", frames=1)
+    outcome = run(artifact_dir, bag, "--topic", "/lidar")
+    assert outcome.returncode == 1
+    assert "no image topic '/lidar' in this bag; there are /raw, /small" in outcome.stderr
+    (tmp_path / "letter.mcap").write_text("dear driver")
+    outcome = run(artifact_dir, tmp_path / "letter.mcap")
+    assert outcome.returncode == 1
+    assert "letter.mcap: not a bag that can be read" in outcome.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["drive", "letter.mcap"]
+
+
+def test_every_encoding_shows_the_same_picture() -> None:
+    """Padding at the ends of rows, byte order, alpha, mosaics and halved colours: RGB comes out."""
+    rgb = make_image()
+    alpha = np.full((96, 128, 1), 9, np.uint8)
+    gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    mosaics = {}
+    for name, order in {"rggb": "RGGB", "bggr": "BGGR", "gbrg": "GBRG", "grbg": "GRBG"}.items():
+        mosaic = np.empty((96, 128), np.uint8)
+        for place, color in enumerate(order):
+            mosaic[place // 2 :: 2, place % 2 :: 2] = rgb[place // 2 :: 2, place % 2 :: 2, "RGB".index(color)]
+        mosaics[f"bayer_{name}8"] = mosaic
+    yuv = cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV)
+    chroma = np.where(np.arange(128)[None] % 2 == 0, np.roll(yuv[..., 1], 0, 1), np.roll(yuv[..., 2], 1, 1))
+    rows: dict[str, np.ndarray] = {
+        "rgb8": rgb,
+        "bgr8": rgb[..., ::-1],
+        "8UC3": rgb[..., ::-1],
+        "rgba8": np.concatenate([rgb, alpha], 2),
+        "bgra8": np.concatenate([rgb[..., ::-1], alpha], 2),
+        "mono8": gray,
+        "8UC1": gray,
+        "mono16": gray.astype("<u2") * 257,
+        "16UC1": gray.astype("<u2") * 257,
+        "yuv422": np.stack([chroma, yuv[..., 0]], 2),
+        "uyvy": np.stack([chroma, yuv[..., 0]], 2),
+        "yuv422_yuy2": np.stack([yuv[..., 0], chroma], 2),
+        "yuyv": np.stack([yuv[..., 0], chroma], 2),
+        **mosaics,
+    }
+    assert set(rows) == set(CONVERSIONS)
+    inside = np.r_[4:38, 48:80, 92:124]  # away from the edges, where colours of halves and mosaics mix
+    for encoding, data in rows.items():
+        got = to_rgb(image(data, encoding, 128, padding=6), LIMITS)
+        wanted = np.repeat(gray[..., None], 3, 2) if data is gray or "16" in encoding else rgb
+        difference = np.abs(got.astype(int) - wanted)[4:-4][:, inside]
+        assert difference.max() <= (45 if "yu" in encoding or encoding == "uyvy" else 2), encoding
+    big = image(gray.astype(">u2") * 257, "mono16", 128, big=1)
+    assert np.array_equal(to_rgb(big, LIMITS)[..., 0], gray)
+
+
+def test_a_message_that_is_no_picture_is_an_error_of_ours() -> None:
+    """Too few bytes, no size, an encoding that nobody reads."""
+    with pytest.raises(CorruptImage):
+        to_rgb(image(make_image()[:50], "rgb8", 200), LIMITS)
+    with pytest.raises(UnsupportedImage, match="rgb8"):
+        to_rgb(image(make_image(), "32FC3", 128), LIMITS)
