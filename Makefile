@@ -29,10 +29,10 @@ INSTALL = $(PIP) install --no-input
 # The one tool that is not in a lock file: it writes them.
 UV := uv==0.13.9
 
-.PHONY: help run install test slow soak fuzz check format bench coverage train evaluate export image lock clean
+.PHONY: help run install test slow soak fuzz check format bench bench-peers coverage train evaluate export image lock clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-11s %s\n' "$$name" "$$what"; done
 
 run: $(VENV)/.serve ## serve on 127.0.0.1:PORT, send one sample street, show what was found; Ctrl-C ends it
 	@exec $(BIN)/python deploy/run_sample.py --port $(PORT)
@@ -63,6 +63,9 @@ format: $(VENV)/.dev ## format the code and sort its imports
 
 bench: $(VENV)/.dev ## how much of a request is the network itself, less than five minutes; needs wrk
 	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+bench-peers: $(VENV)/.dev ## the same model behind other servers, some minutes; needs wrk and, for .venv-peers, Python 3.11
+	$(BIN)/python benchmarks/bench_peers.py $(ARGS)
 
 coverage: $(VENV)/.dev ## the test suite with branch coverage
 	$(BIN)/coverage run -m pytest -m 'not slow' $(ARGS)
@@ -95,7 +98,7 @@ lock: .venv-lock/bin/uv ## write the lock files anew from pyproject.toml
 	sed -i.bak -E '/^(nvidia-|cuda-|triton==)/d' $(LOCKS)/dev.txt && rm $(LOCKS)/dev.txt.bak
 
 clean: ## remove what the targets made, .venv too
-	rm -rf $(VENV) .venv-lock out build dist htmlcov .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-lock .venv-peers out build dist htmlcov .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find service models tests fuzz benchmarks deploy -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(VENV)/.serve: $(LOCKS)/serve.txt
