@@ -131,8 +131,8 @@ def check_masks(net: Network, segmenter: Segmenter) -> None:
         assert found.shape == (height, width)
         assert clear.mean() > 0.5
         agreement = (found == best.indices[0].numpy())[clear].mean()
-        # Where two pixels of a pooling cell are equal but for a rounding, either may be the maximum, and its switch decides where
-        # the value returns to: 2 of 12704 pixels here.
+        # Where two pixels of a pooling cell are equal but for a rounding, either may be the maximum, and its switch decides
+        # where the value returns to: 2 of 12704 pixels here.
         assert agreement > 0.999 if any(isinstance(module, MaxUnpool) for module in net.modules()) else agreement == 1
 
 
