@@ -94,7 +94,7 @@ lock: .venv-lock/bin/uv ## write the lock files anew from pyproject.toml
 	$(COMPILE) --generate-hashes --output-file $(LOCKS)/serve-cuda.txt --constraint $(LOCKS)/serve.txt \
 		--group cuda --no-emit-package onnxruntime
 	$(COMPILE) --annotation-style line --output-file $(LOCKS)/dev.txt --constraint $(LOCKS)/serve.txt \
-		--extra train --extra video --extra bags --group dev
+		--extra train --extra video --extra bags --extra otel --group dev
 	sed -i.bak -E '/^(nvidia-|cuda-|triton==)/d' $(LOCKS)/dev.txt && rm $(LOCKS)/dev.txt.bak
 
 clean: ## remove what the targets made, .venv too
