@@ -22,7 +22,7 @@ from service.settings import Settings
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "deploy" / "locks"
 
-INSTALLED_AS = {"PIL": "pillow", "cv2": "opencv-python-headless"}
+INSTALLED_AS = {"PIL": "pillow", "cv2": "opencv-python-headless", "opentelemetry": "opentelemetry-api"}
 """Import name to distribution name, where they differ in more than underscores."""
 
 FOR_UVICORN = {"httptools", "uvloop"}

@@ -30,7 +30,7 @@ from service.api import admin, inference_v2, pages, problems, routes, schemas, s
 from service.api.connection import ON_REFUSAL
 from service.api.keys import Keys, Origins
 from service.api.stream import Streams
-from service.api.telemetry import Metrics, Readiness, Telemetry
+from service.api.telemetry import PROBES, Metrics, Readiness, Telemetry
 from service.api.upload import UPLOADS_AT_ONCE, Uploads
 from service.opening import lanes, open_repository
 from service.pipeline.decode import Limits
@@ -99,6 +99,14 @@ class _Application(FastAPI):
             docs_url=None,  # FastAPI's viewers come from a host of somebody else's; ours is part of the page
             redoc_url=None,
             middleware=middleware,
+            # Spans alone, and where OTEL_EXPORTER_OTLP_ENDPOINT is set: metrics and log lines are our own.
+            telemetry={
+                "auto_configure": True,
+                "metrics": False,
+                "logs": False,
+                "operation_spans": False,
+                "exclude": lambda scope: scope["path"] in PROBES,
+            },
         )
         problems.install(self)
 

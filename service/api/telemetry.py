@@ -1,10 +1,11 @@
-"""What the service says of itself: request ids, ``Server-Timing``, Prometheus metrics, one log line a request, readiness.
+"""What the service says of itself: request ids, ``Server-Timing``, metrics, traces, one log line a request, readiness.
 
 :class:`Telemetry` wraps the whole application as plain ASGI (starlette's ``BaseHTTPMiddleware`` runs every request in a second
 task and copies its body through a queue). It keeps one :class:`RequestRecord` a request, in the scope, which routes and error
-handlers fill in; headers, metrics and the log line are written from it.
+handlers fill in; headers, metrics, stages of traces and the log line are written from it. The span of the request itself is
+FastAPI's, as are its parent from ``traceparent`` and the exporter; without an SDK nothing of it happens.
 
-May import: starlette, prometheus_client, ``service.errors``.
+May import: starlette, prometheus_client, opentelemetry's API, ``service.errors``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import prometheus_client.core as prometheus
+from opentelemetry import trace
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -65,17 +67,20 @@ FLUSH_S = 1.0
 
 METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+PROBES = frozenset(("/livez", "/readyz", "/metrics"))
+"""Asked all the time by machines: no line in the log, no trace."""
+
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 SWITCHING_PROTOCOLS = 101
 """The status of a stream that was opened."""
 
 _STARTS = frozenset(("http.response.start", "websocket.accept", "websocket.http.response.start"))
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
-_PROBES = frozenset(("/livez", "/readyz", "/metrics"))
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _PIXELS = (1e4, 1e5, 2.5e5, 5e5, 1e6, 2e6, 4e6, 8e6, 1.6e7, 3.2e7, 6.4e7)
 
 log = logging.getLogger("service.request")
+_tracer = trace.get_tracer("fcn-serve")
 
 
 @dataclass(eq=False)
@@ -101,9 +106,12 @@ class RequestRecord:
     """Of a stream: how many had which outcome."""
     code: str | None = None
     """The problem's code, where it failed."""
+    trace_id: str | None = None
+    """Of the trace that the request is part of, where traces are sent."""
 
     def add_timing(self, timing_ms: Mapping[str, float]) -> None:
-        """Count the stages of one more image in."""
+        """Count the stages of one more image in, which has just been finished."""
+        _trace_stages(timing_ms)
         for stage, spent_ms in timing_ms.items():
             self.timing_ms[stage] = self.timing_ms.get(stage, 0.0) + spent_ms
 
@@ -122,6 +130,18 @@ class RequestRecord:
         if stages:
             headers.append((b"server-timing", ", ".join(stages).encode()))
         return headers
+
+
+def _trace_stages(timing_ms: Mapping[str, float]) -> None:
+    """A span a stage below the request's, one after another up to now."""
+    if not trace.get_current_span().is_recording():
+        return
+    at_ns = time.time_ns() - int(1e6 * sum(timing_ms.values()))
+    for stage in STAGES:
+        if stage in timing_ms:
+            span = _tracer.start_span(stage, start_time=at_ns)
+            at_ns += int(1e6 * timing_ms[stage])
+            span.end(at_ns)
 
 
 def record_of(scope: Scope) -> RequestRecord:
@@ -364,7 +384,7 @@ class Telemetry:
         # The template of the route, never the path: a label must not grow with what callers send.
         route = getattr(scope.get("route"), "path", "unmatched")
         self._metrics.observe(route, method, status, record)
-        level = logging.WARNING if status >= 500 else logging.DEBUG if route in _PROBES else logging.INFO
+        level = logging.WARNING if status >= 500 else logging.DEBUG if route in PROBES else logging.INFO
         if log.isEnabledFor(level):
             log.log(level, "request", extra={"fields": _line(scope, method, status, record)})
 
@@ -376,12 +396,18 @@ def _new_record(headers: Iterable[tuple[bytes, bytes]]) -> RequestRecord:
             request_id = value
         elif name in FRAME_HEADERS and len(value) <= MAX_FRAME_HEADER:
             echo.append((name, value))
-    return RequestRecord(request_id.decode() or secrets.token_hex(8), echo=echo)
+    record = RequestRecord(request_id.decode() or secrets.token_hex(8), echo=echo)
+    span = trace.get_current_span()
+    if (context := span.get_span_context()).is_valid:
+        record.trace_id = trace.format_trace_id(context.trace_id)
+        span.set_attribute("fcn.request_id", record.request_id)
+    return record
 
 
 def _line(scope: Scope, method: str, status: int, record: RequestRecord) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "request_id": record.request_id,
+        "trace_id": record.trace_id,
         "method": method,
         "path": scope["path"][:128],
         "status": status,
