@@ -1,0 +1,204 @@
+"""Every command and snippet of the README and the docs runs, or a rule says why it cannot run here; every link leads somewhere.
+
+Nothing of a page is written here: blocks are collected, commands are run one by one against a real server with the shipped
+models, and those that need what a test has not are told by what they name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings
+from tests.live import ROOT, live_server
+
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+
+ELSEWHERE = {"docs/formats.md": "test_documentation.py", "docs/triton-clients.md": "test_triton_clients.py"}
+"""Pages whose snippets build on one another: their own tests run them in order."""
+
+NOT_HERE = {
+    r"\b(docker|compose-lint|hadolint|check-jsonschema)\b": "needs Docker, or judges what it runs",
+    r"\b(kubectl|helm|kustomize)\b": "needs a cluster",
+    r"cuda|nvidia": "needs a GPU",
+    r"\bpip install\b|-m pip\b|-m venv\b|^git clone": "installs from the network",
+    r"^make\b": "a target of the Makefile: tests/test_packaging.py and CI run those",
+    r"\b(models\.(train|export|evaluate|adopt|scenes))\b": "needs data, weights or minutes: tests of models/ run it",
+    r"\b(theirs\.onnx|FCN_MODELS_DIR=artifacts)\b": "needs a file that only the reader has",
+    r"\bserve\b(?!/)": "serves until Ctrl-C: tests/live.py starts it so",
+    r"\b(mp4|mcap|my_rosbag2_folder)\b": "needs a recording: tests of the command line make some",
+    r"^(ros2|python ros2_bridge)": "needs ROS 2: tests/test_examples.py has a stand-in",
+    r"\bbenchmarks/|\bfuzz\b|\bpytest\b|\bmutmut\b|\bsoak\b": "measures or tests for minutes",
+}
+"""Which commands are not run, by what they name, and why."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+
+    def commands(self) -> list[str]:
+        """The commands of a shell block, continued lines joined, comments left out; one with a here-document is whole."""
+        if "<<" in self.text:
+            return [self.text]
+        joined = re.sub(r"\\\n\s*", "", self.text)
+        lines = (re.sub(r"(^|\s+)#.*$", "", line).strip() for line in joined.splitlines())
+        return [line.removeprefix("$ ") for line in lines if line]
+
+
+def blocks() -> list[Block]:
+    """All of them."""
+    found = []
+    for path in PAGES:
+        text = path.read_text("utf-8")
+        for match in re.finditer(r"^( *)```([^\n]*)\n(.*?)^\1```", text, re.MULTILINE | re.DOTALL):
+            page = path.relative_to(ROOT).as_posix()
+            found.append(Block(page, text[: match.start()].count("\n") + 1, match[2].strip(), textwrap.dedent(match[3])))
+    return found
+
+
+def reason(command: str) -> str | None:
+    """Why a command is not run here."""
+    return next((why for pattern, why in NOT_HERE.items() if re.search(pattern, command, re.IGNORECASE)), None)
+
+
+def of(language: str) -> list[Block]:
+    """Those of a language that are run here."""
+    return [block for block in blocks() if block.language == language and block.page not in ELSEWHERE]
+
+
+def name_of(block: Block) -> str:
+    """Where it stands."""
+    return f"{block.page}:{block.line}"
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """A server with the shipped models."""
+    with live_server(Settings()) as address:
+        yield address
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The files that the pages speak of."""
+    street = (ROOT / "docs" / "images" / "street.jpg").read_bytes()
+    for name in ("street.jpg", "out/street.jpg", "photos/street.jpg", "image.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(street)
+    return tmp_path
+
+
+@pytest.mark.parametrize("block", of("bash"), ids=name_of)
+def test_every_command_runs(block: Block, url: str, folder: Path) -> None:
+    """Each that can, in order, in one folder."""
+    python = f"{sys.executable} -m service"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = [command for command in block.commands() if reason(command) is None]
+    if not run:
+        pytest.skip("; ".join(sorted({reason(command) or "" for command in block.commands()})))
+    for command in run:
+        line = command.replace("http://127.0.0.1:8000", url).replace("http://localhost:8000", url)
+        line = re.sub(r"(?<![\w/.-])(\.venv/bin/)?fcn-serve(?= )", python, line)
+        line = re.sub(r"(?<![\w/.-])(\.venv/bin/)?python3?(?= )", sys.executable, line)
+        line = re.sub(r"\bdocs/", f"{ROOT}/docs/", line)
+        done = subprocess.run(
+            ["bash", "-e", "-o", "pipefail", "-c", line],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        assert '"type":"urn:' not in done.stdout, command
+        for made in re.findall(r"-o (\S+)", command):
+            assert not (folder / made).read_bytes().startswith(b'{"type"'), command
+
+
+@pytest.mark.parametrize("block", of("python"), ids=name_of)
+def test_every_snippet_runs(block: Block, url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder with a street; ``camera()`` gives it three times."""
+    monkeypatch.chdir(folder)
+    names = {"camera": lambda: iter(["street.jpg"] * 3)}
+    text = block.text.replace("http://127.0.0.1:8000", url).replace("localhost:8000", url.removeprefix("http://"))
+    exec(compile(text, name_of(block), "exec"), names)
+
+
+def test_every_language_of_a_block_is_known() -> None:
+    """``sh`` or ``shell`` would not be collected, nor would a block without a language."""
+    known = {"bash", "python", "python kserve", "json", "yaml", "text"}
+    assert {name_of(block): block.language for block in blocks() if block.language not in known} == {}
+
+
+def test_what_is_run_elsewhere_is_run_there() -> None:
+    """The test reads the page."""
+    for page, test in ELSEWHERE.items():
+        assert Path(page).name in (ROOT / "tests" / test).read_text("utf-8")
+
+
+def test_the_rules_leave_commands_to_run() -> None:
+    """A rule that is too wide would keep every command from being run."""
+    commands = [command for block in blocks() if block.language == "bash" for command in block.commands()]
+    assert len([command for command in commands if reason(command) is None]) >= 8
+
+
+@pytest.mark.parametrize("block", [block for block in blocks() if block.language == "bash"], ids=name_of)
+def test_what_is_not_run_is_spelt_right(block: Block) -> None:
+    """Targets of make, modules and their options exist, even where a command takes hours."""
+    targets = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    for command in block.commands():
+        if match := re.match(r"make ([a-z-]+)", command):
+            assert match[1] in targets, command
+        if match := re.search(r"-m models\.(\w+)(.*)", command, re.DOTALL):
+            base = ROOT / "models" / match[1]
+            source = (base / "__main__.py" if base.is_dir() else base.with_suffix(".py")).read_text("utf-8")
+            assert [flag for flag in re.findall(r"--[a-z][a-z-]*", match[2]) if f'"{flag}"' not in source] == [], command
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors of a page's headings, as forges make them."""
+    text = re.sub(r"^```.*?^```", "", path.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return {
+        re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)).strip().lower().replace(" ", "-")
+        for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    }
+
+
+@pytest.mark.parametrize(
+    "path", sorted({*PAGES, *ROOT.glob("*.md"), *ROOT.glob("[bdfm]*/**/*.md")}), ids=lambda path: path.name
+)
+def test_every_link_leads_somewhere(path: Path) -> None:
+    """To a file that is there, and to a heading that it has."""
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", path.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        there = (path.parent / name).resolve() if name else path
+        if not there.exists() or (anchor and there.suffix == ".md" and anchor not in anchors(there)):
+            broken.append(target)
+    assert broken == []
+
+
+def test_every_page_is_in_the_index() -> None:
+    """docs/README.md leads to each."""
+    index = (ROOT / "docs" / "README.md").read_text("utf-8")
+    listed = {target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", index)}
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert pages - listed == set()
