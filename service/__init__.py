@@ -15,8 +15,8 @@ The rooms, in the order in which a request walks through them:
 
 - ``encodings``   label map -> PNG, RLE, npy, overlay, and back
 - ``client``      the other end of the wire
-- ``cli``         ``fcn-serve serve | segment | models | check``; ``opening`` and ``server`` are behind the first;
-  ``video`` and ``bags`` are what ``segment`` reads besides images, and ``overlap`` lets it read, compute and write at once
+- ``cli``         ``fcn-serve serve | segment | models | check``; ``opening`` and ``server`` are behind the first
+- ``offline``     images, videos and bags, file by file: what ``segment`` does
 - ``settings``    the environment, read once at the rim; ``errors``: the one tree that all of them raise
 
 Nothing in here imports torch or the ``models`` package.

@@ -23,6 +23,59 @@ TRAINING = {"torch", "torchvision", "onnx", "onnxscript", "matplotlib", "safeten
 PIPELINE = {file.stem for file in (ROOT / "service" / "pipeline").glob("*.py")} - {"__init__"}
 """The pipeline's files by name."""
 
+MAY_IMPORT: dict[str, set[str]] = {
+    "service": set(),
+    "service.__main__": {"service.cli"},
+    "service.errors": set(),
+    "service.settings": {"service.errors"},
+    "service.opening": {"service.errors", "service.settings", "service.pipeline.engine", "service.pipeline.repository"},
+    "service.server": {
+        "service",
+        "service.api.*",
+        "service.errors",
+        "service.pipeline.repository",
+        "service.settings",
+    },
+    "service.client": {"service", "service.encodings.*", "service.errors"},
+    "service.cli": {"service.errors"},
+    "service.cli.serve": {
+        "service.errors",
+        "service.opening",
+        "service.pipeline.repository",
+        "service.server",
+        "service.settings",
+    },
+    "service.cli.segment": {
+        "service.cli",
+        "service.cli.opened",
+        "service.cli.progress",
+        "service.encodings.*",
+        "service.errors",
+        "service.offline.*",
+        "service.pipeline.*",
+        "service.settings",
+    },
+    "service.cli.models": {"service.cli.opened", "service.cli.tables", "service.settings"},
+    "service.cli.check": {
+        "service.cli",
+        "service.cli.opened",
+        "service.cli.tables",
+        "service.errors",
+        "service.pipeline.*",
+        "service.settings",
+    },
+    "service.cli.opened": {"service.opening", "service.pipeline.*", "service.settings"},
+    "service.cli.progress": set(),
+    "service.cli.tables": set(),
+    "service.offline": set(),
+    "service.offline.images": {"service.encodings.*", "service.errors", "service.pipeline.*"},
+    "service.offline.video": {"service.encodings.*", "service.errors", "service.offline.overlap", "service.pipeline.*"},
+    "service.offline.bags": {"service.errors", "service.offline.overlap", "service.pipeline.*"},
+    "service.offline.overlap": set(),
+}
+"""What each file outside of the rooms ``api``, ``pipeline`` and ``encodings``, which have rules of their own, imports of ours;
+``.*`` is the room and all that is in it."""
+
 LEAVES = {"manifest", "cpus", "memory", "onnx_file"}
 """Files of the pipeline that are no steps: what an artifact says of itself and its file, and the machine's cores and memory."""
 
@@ -58,6 +111,11 @@ def imports_of(path: Path) -> set[str]:
 def within(module: str, *packages: str) -> bool:
     """Whether a module is one of these packages or lies inside one."""
     return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def admits(row: str, module: str) -> bool:
+    """Whether an entry of :data:`MAY_IMPORT` names a module."""
+    return within(module, row.removesuffix(".*")) if row.endswith(".*") else module == row
 
 
 def sources(folder: str) -> Iterator[Path]:
@@ -100,11 +158,31 @@ def test_the_service_knows_neither_torch_nor_the_models_package() -> None:
     assert offences("service", forbidden=TRAINING | {"models"}) == []
 
 
-def test_the_pipeline_and_the_encodings_know_nothing_of_the_rim() -> None:
+def test_each_file_outside_of_the_rooms_imports_what_its_row_says() -> None:
+    """No file without a row, no import that is not in it, and nothing in it that is not imported."""
+    files = [path for path in sources("service") if path.relative_to(ROOT).parts[1] not in ("api", "pipeline", "encodings")]
+    assert {module_name(path) for path in files} == set(MAY_IMPORT)
+    for path in files:
+        ours = {module for module in imports_of(path) if within(module, "service")}
+        allowed = MAY_IMPORT[module_name(path)]
+        strangers = {module for module in ours if not any(admits(row, module) for row in allowed)}
+        idle = {row for row in allowed if not any(admits(row, module) for module in ours)}
+        assert (path.name, strangers, idle) == (path.name, set(), set())
+
+
+def test_the_pipeline_the_encodings_and_the_work_on_files_know_nothing_of_the_rim() -> None:
     """Values in, arrays out: no HTTP, no settings, no command line below the rim."""
     rim = WEB | {"service.api", "service.cli", "service.client", "service.settings"}
-    assert offences("service/pipeline", forbidden=rim) == []
-    assert offences("service/encodings", forbidden=rim) == []
+    assert offences("service/pipeline", forbidden=rim | {"service.offline"}) == []
+    assert offences("service/encodings", forbidden=rim | {"service.offline"}) == []
+    assert offences("service/offline", forbidden=rim) == []
+
+
+def test_only_the_command_line_speaks_to_a_terminal() -> None:
+    """Typer and Rich are nobody else's business, and the work on files is the command line's."""
+    assert (
+        offences("service", forbidden={"typer", "rich", "service.offline"}, except_for=("service.cli", "service.offline")) == []
+    )
 
 
 def test_the_steps_of_the_pipeline_do_not_import_one_another() -> None:
@@ -210,6 +288,19 @@ def test_every_module_of_the_service_imports_first_where_torch_and_models_do_not
     statement = "\n".join(f"import {module}\n{forget}" for module in modules)
     result = import_without(statement, TRAINING | {"models"})
     assert result.returncode == 0, result.stderr
+
+
+def test_nothing_is_imported_before_the_models_open_but_what_opens_them() -> None:
+    """The web's libraries and the image decoders come beside the opening, those of the other commands never: a start is
+    as long as what comes first.
+    """
+    later = {"fastapi", "starlette", "uvicorn", "httpx", "rich", "cv2", "PIL", "simplejpeg", "av", "rosbags"}
+    result = import_without("import service.cli, service.cli.serve", later | TRAINING | {"models"})
+    assert result.returncode == 0, result.stderr
+    listing = "import sys; print(*(name for name in sys.modules if name.startswith('service.')))"
+    loaded = import_without(f"import service.cli.serve; {listing}", later).stdout.split()
+    assert "service.cli.serve" in loaded
+    assert [name for name in loaded if within(name, "service.encodings", "service.offline", "service.api")] == []
 
 
 def test_the_client_imports_with_httpx_and_numpy_alone() -> None:

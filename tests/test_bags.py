@@ -15,8 +15,8 @@ from rosbags.interfaces import QosDurability
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from service.bags import CONVERSIONS, to_rgb
 from service.errors import CorruptImage, UnsupportedImage
+from service.offline.bags import CONVERSIONS, to_rgb
 from service.pipeline.decode import Limits
 from tests.conftest import encode_image, make_image, make_labels
 from tests.test_video import run

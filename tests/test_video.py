@@ -21,7 +21,7 @@ from PIL import Image
 
 from service import cli
 from service.encodings import rle
-from service.video import Video
+from service.offline.video import Video
 from tests.conftest import make_image
 
 COMMAND = [sys.executable, "-m", "service", "segment"]

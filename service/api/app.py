@@ -113,7 +113,7 @@ class _Application(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document."""
         document = super().openapi()
-        document["components"]["schemas"].update(schemas_v2.COMPONENTS | schemas.COMPONENTS)
+        document["components"]["schemas"].update(schemas_v2.components() | schemas.components())
         for path in document["paths"].values():
             for call in path.values():
                 call["responses"].update(schemas.UNREADABLE)

@@ -5,10 +5,11 @@ May import: pydantic, ``service.encodings``, ``service.pipeline``, ``service.api
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic.json_schema import SkipJsonSchema, models_json_schema
+from pydantic.json_schema import JsonSchemaMode, SkipJsonSchema, models_json_schema
 
 from service.api import problems
 from service.api.telemetry import MAX_FRAME_HEADER
@@ -234,7 +235,8 @@ def mask_reply() -> dict[int | str, dict[str, Any]]:
     return {200: {"description": "The mask, of exactly the upright image's size", "headers": _TIMED_REPLY, "content": content}}
 
 
-COMPONENTS: dict[str, Any] = models_json_schema(
-    [(Problem, "serialization"), (RunLengths, "serialization")], ref_template="#/components/schemas/{model}"
-)[1]["$defs"]
-"""The schemas that are named above, and by no signature."""
+@functools.cache
+def components() -> dict[str, Any]:
+    """The schemas that are named above, and by no signature; made when the document is first asked for."""
+    named: list[tuple[type[BaseModel], JsonSchemaMode]] = [(Problem, "serialization"), (RunLengths, "serialization")]
+    return dict(models_json_schema(named, ref_template="#/components/schemas/{model}")[1]["$defs"])

@@ -5,11 +5,12 @@ May import: pydantic, ``service.errors``, ``service.pipeline``.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from service.errors import BadParameter
 from service.pipeline.repository import ModelState
@@ -337,14 +338,14 @@ def optional_body(kind: type[BaseModel]) -> dict[str, Any]:
     return {"required": False, "content": {"application/json": {"schema": schema}}}
 
 
-COMPONENTS: dict[str, Any] = models_json_schema(
-    [
+@functools.cache
+def components() -> dict[str, Any]:
+    """The schemas that are named above, and by no signature; made when the document is first asked for."""
+    named: list[tuple[type[BaseModel], JsonSchemaMode]] = [
         (InferRequest, "validation"),
         (InferReply, "serialization"),
         (IndexRequest, "validation"),
         (LoadRequest, "validation"),
         (UnloadRequest, "validation"),
-    ],
-    ref_template="#/components/schemas/{model}",
-)[1]["$defs"]
-"""The schemas that are named above, and by no signature."""
+    ]
+    return dict(models_json_schema(named, ref_template="#/components/schemas/{model}")[1]["$defs"])

@@ -138,7 +138,8 @@ class Engine:
         engine = cls(session, lane, manifest, path, sha256)
         try:
             engine._check_multiple(options.lanes if in_lanes else 0)
-            engine.warm_up()
+            if on_cuda:  # which looks for its algorithms anew for every shape
+                engine.warm_up()
         except InferenceFailed as error:
             raise _refusal(path, error.message, on_cuda=on_cuda) from error
         engine._opened = True

@@ -5,8 +5,8 @@ class id and whose header is the image's, and ``/camera/image_raw/label_info``, 
 
 A bag is written under another name and renamed when it is complete; one that was interrupted is begun anew.
 
-May import: numpy, cv2, ``service.errors``, ``service.pipeline``, ``service.overlap``; rosbags (the extra ``bags``) only where a
-bag is opened.
+May import: numpy, cv2, ``service.errors``, ``service.pipeline``, ``service.offline.overlap``; rosbags (the extra ``bags``) only
+where a bag is opened.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import BadParameter, BadSetting, CorruptImage, ServiceError, UnsupportedImage
-from service.overlap import overlapped
+from service.offline.overlap import overlapped
 from service.pipeline import decode
 from service.pipeline.engine import Engine
 from service.pipeline.segmenter import Segmenter

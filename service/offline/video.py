@@ -3,7 +3,7 @@
 Everything that is being written has another name until it is finished. What an interrupted run leaves is a journal, the JSON
 Lines so far: the next run takes the masks of those frames from it, and goes on where it ends.
 
-May import: numpy, ``service.encodings``, ``service.errors``, ``service.pipeline``, ``service.overlap``; av (the extra
+May import: numpy, ``service.encodings``, ``service.errors``, ``service.pipeline``, ``service.offline.overlap``; av (the extra
 ``video``) only where a video is opened.
 """
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from service.encodings import MaskView, overlay, png, rle, to_json
 from service.errors import BadSetting, CorruptImage, UnsupportedImage
-from service.overlap import overlapped
+from service.offline.overlap import overlapped
 from service.pipeline.engine import Engine
 from service.pipeline.segmenter import Segmenter
 

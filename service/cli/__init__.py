@@ -1,0 +1,81 @@
+"""``fcn-serve serve | segment | models | check``: a file a command, imported when it is the one that runs.
+
+Exit codes: 0 all went well; 1 a file or an artifact did not; 2 the command line or a setting cannot be used (a port that is
+taken, a folder that is not there); 130 Ctrl-C in ``segment``; 130 or 143 a second Ctrl-C or SIGTERM in ``serve``. What goes
+wrong is one line on the standard error, never a trace.
+
+May import: typer, ``service.errors``; its files also ``service.settings``, and each what it says. Only ``main`` is for others.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import signal
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from service.errors import BadSetting, ServiceError
+
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+
+COMMANDS = ("serve", "segment", "models", "check")
+"""Each is the function of its name in the file of its name."""
+
+# Where ``serve`` has not set up the log, the commands themselves say what matters.
+logging.getLogger("service").addHandler(logging.NullHandler())
+
+
+class _Commands(TyperGroup):
+    """Imports a command when it is asked for: a server starts without what only ``segment`` needs."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - as typer calls it
+        """Their names, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command, or None; then all of them are known, for typer to say which one may have been meant."""
+        for name in (cmd_name,) if cmd_name in COMMANDS else COMMANDS:
+            if name not in self.commands:
+                self.add_command(_imported(name), name)
+        return super().get_command(ctx, cmd_name)
+
+
+def _imported(name: str) -> Any:
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    single.command(name)(getattr(importlib.import_module(f"{__name__}.{name}"), name))
+    return typer.main.get_command(single)
+
+
+app = typer.Typer(
+    name="fcn-serve",
+    cls=_Commands,
+    help="Semantic segmentation with fully convolutional networks, as a service.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _commands() -> None:
+    """Typer takes an application without commands of its own for a group only if there is something before them."""
+
+
+def main() -> None:
+    """Run the command line, and end the process with its exit code."""
+    # A shell has SIGINT ignored in what it starts in the background; `kill -INT` must end that in order too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        app()
+    except ServiceError as error:
+        typer.echo(f"fcn-serve: {error.message}", err=True)
+        sys.exit(MISUSED if isinstance(error, BadSetting) else FAILED)
+    except OSError as error:  # the standard output's disk is full, say
+        typer.echo(f"fcn-serve: {error.strerror or error}", err=True)
+        os._exit(FAILED)  # a buffer that cannot be written would be tried once more, with a trace

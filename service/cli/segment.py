@@ -1,0 +1,225 @@
+"""``fcn-serve segment``: what a run is, and what becomes of each thing that it is given.
+
+May import: typer, ``service.errors``, ``settings``, ``encodings``, ``offline`` and the pipeline; of ``service.cli``:
+``opened``, ``progress``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import time
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from service.cli import FAILED, INTERRUPTED
+from service.cli.opened import opened
+from service.cli.progress import Bar, progress
+from service.encodings import DEFAULT_FORMAT, FORMATS, understood
+from service.encodings.tables import TABLES
+from service.errors import BadSetting, ServiceError
+from service.offline import bags
+from service.offline.images import Lines, Write, Writing, images_in, plan, reason, work
+from service.offline.video import VIDEO_SUFFIXES, Results, segment_video
+from service.pipeline.engine import Engine
+from service.pipeline.segmenter import Segmenter
+from service.settings import Settings
+
+FILM_SUFFIX = ".overlay.mp4"
+LINES_NAME = "masks.jsonl"
+
+T = TypeVar("T")
+
+
+def segment(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH...", help="Images, folders of them, videos, bags of ROS 2; or patterns of such."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results, or the .mcap of a bag; beside each file by default.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model's name; the default one if left out.")] = None,
+    name: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help=f"Of the masks: {', '.join(FORMATS)}.")
+    ] = DEFAULT_FORMAT,
+    ids: Annotated[
+        str | None, typer.Option(help=f"Whose class ids the masks have: {', '.join(TABLES)}; the model's own if left out.")
+    ] = None,
+    write: Annotated[
+        list[Write] | None,
+        typer.Option(help="What to write; may be repeated. Left out: masks and overlays, of videos rle and overlays."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do again what is finished.")] = False,
+    topic: Annotated[list[str] | None, typer.Option(help="Image topic of a bag; may be repeated. All by default.")] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy a bag's other topics beside its masks.")] = False,
+) -> None:
+    """Segment image files, videos and bags without a server. Run again, it goes on where it stopped."""
+    settings = Settings.load()
+    images, videos, recordings = sorted_out(paths)
+    with opened(settings) as segmenter:
+        engine = segmenter.repository.get(model)
+        writing = Writing(name, understood(name, engine.manifest.classes, ids=ids))
+        if (videos or recordings) and writing != Writing():
+            raise BadSetting("--format and --ids are for images: the masks of videos and bags have the model's own ids")
+        run = _Run(segmenter, engine, out, overwrite)
+        try:
+            if images:
+                _segment_images(run, images, write or [Write.MASKS, Write.OVERLAYS], writing)
+            for path in videos:
+                _segment_video(run, path, write or [Write.RLE, Write.OVERLAYS])
+            for path in recordings:
+                _segment_bag(run, path, topic or [], copy=copy)
+        except KeyboardInterrupt:
+            typer.echo(f"interrupted after {run.progress()}; what was written is whole, {run.next_time}", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+    run.summarise()
+
+
+class _Run:
+    """One run of ``segment``: what it works with, and what became of it so far."""
+
+    def __init__(self, segmenter: Segmenter, engine: Engine, out: Path | None, overwrite: bool) -> None:
+        self.segmenter, self.engine, self.out, self.overwrite = segmenter, engine, out, overwrite
+        self.done = self.total = self.skipped = 0
+        self.what = "images"
+        self.next_time = "and the same command goes on from here"
+        self.failures: list[tuple[Path, str]] = []
+        self._begun = time.monotonic()
+
+    def progress(self) -> str:
+        """How far it got."""
+        return f"{self.done} of {self.total} images" if self.what == "images" else f"{self.done} {self.what}"
+
+    def summarise(self) -> None:
+        """Say what became of it, and end with its exit code."""
+        seconds = time.monotonic() - self._begun
+        manifest = self.engine.manifest
+        rate = f" in {seconds:.1f} s, {self.done / seconds:.1f} frames/s" if self.done else ""
+        skipped = f"; {self.skipped} were finished before" if self.skipped else ""
+        typer.echo(f"{self.done} of {self.total} segmented with {manifest.name}@{manifest.version}{rate}{skipped}")
+        for path, why in self.failures:
+            typer.echo(f"  {path}: {why}", err=True)
+        if self.failures:
+            raise typer.Exit(FAILED)
+
+
+def sorted_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path], list[Path]]:
+    """Tell images and folders of them, videos and bags apart; patterns that the shell has left are resolved.
+
+    Gives:
+        images (whatever is neither of the others), videos, bags
+    """
+    named = [match for path in paths for match in _matching(path)]
+    films = [path for path in named if path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir()]
+    for folder in (path for path in named if path.is_dir() and not bags.is_bag(path)):
+        films += sorted(
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.endswith(FILM_SUFFIX) and path.is_file()
+        )
+    recordings = [path for path in named if bags.is_bag(path)]
+    images = [path for path in named if path not in films and path not in recordings]
+    # A folder of videos alone is no folder without images.
+    images = [
+        path for path in images if not path.is_dir() or images_in(path) or not any(path in film.parents for film in films)
+    ]
+    return images, list(dict.fromkeys(films)), recordings
+
+
+def _matching(path: Path) -> list[Path]:
+    if path.exists() or not any(character in str(path) for character in "*?["):
+        return [path]
+    return [Path(match) for match in sorted(glob.glob(str(path), recursive=True))] or [path]  # noqa: PTH207 - absolute ones too
+
+
+def _segment_images(run: _Run, paths: Sequence[Path], write: Sequence[Write], writing: Writing) -> None:
+    jobs, failures = plan(paths, run.out, write, FORMATS[writing.format].suffix)
+    run.failures += failures
+    run.total += len(jobs) + len(failures)
+    target = (run.out or Path()) / LINES_NAME if Write.RLE in write else None
+    with Lines(target, run.engine.sha256, anew=run.overwrite) as lines:
+        todo = [job for job in jobs if run.overwrite or not (job.is_done() or lines.has(job))]
+        run.skipped += len(jobs) - len(todo)
+        with (
+            progress(len(todo)) as bar,
+            contextlib.closing(work(todo, run.segmenter, run.engine.manifest.name, writing)) as finished,
+        ):
+            for job, failure, line in finished:
+                if failure is None:
+                    lines.add(line)
+                    run.done += 1
+                else:
+                    run.failures.append((job.source, failure))
+                bar.advance()
+    run.total -= run.skipped
+
+
+def _segment_video(run: _Run, path: Path, write: Sequence[Write]) -> None:
+    run.what, folder = "frames", path.parent if run.out is None else run.out
+    results = Results(
+        lines=folder / f"{path.stem}.masks.jsonl" if Write.RLE in write else None,
+        masks=folder / f"{path.stem}.masks" if Write.MASKS in write else None,
+        overlay=folder / f"{path.stem}{FILM_SUFFIX}" if Write.OVERLAYS in write else None,
+        journal=folder / f".{path.stem}.masks.jsonl.part",
+    )
+    if run.overwrite:
+        results.journal.unlink(missing_ok=True)
+    elif results.finished():
+        run.skipped += 1
+        return
+    try:
+        with progress(None) as bar:
+            damage = yield_from(
+                segment_video(path, results, run.segmenter, run.engine, bar.expect), lambda frame: _count(run, bar, frame.line)
+            )
+    except (ServiceError, OSError) as error:
+        if isinstance(error, BadSetting):
+            raise
+        damage = reason(path, error)
+        run.total += 1
+    if damage is not None:
+        run.failures.append((path, damage))
+
+
+def _segment_bag(run: _Run, path: Path, topics: Sequence[str], *, copy: bool) -> None:
+    run.what, run.next_time = "messages", "and the bag in work is begun anew by the same command"
+    target = bags.target_of(path, run.out)
+    if target.exists() and not run.overwrite:
+        run.skipped += 1
+        return
+    try:
+        with progress(None) as bar:
+            damage = yield_from(
+                bags.segment_bag(path, target, topics, run.segmenter, run.engine, bar.expect, copy=copy),
+                lambda failure: _count(run, bar, None if failure else b""),
+            )
+    except (ServiceError, OSError) as error:
+        if isinstance(error, BadSetting):
+            raise
+        damage = reason(path, error)
+        run.total += 1
+    if damage is not None:
+        run.failures.append((path, damage))
+
+
+def _count(run: _Run, bar: Bar, line: bytes | None) -> None:
+    """One more is written; those of an earlier run are not counted as done."""
+    bar.advance()
+    if line is not None:
+        run.total += 1
+        run.done += 1
+
+
+def yield_from(frames: Generator[T, None, str | None], each: Callable[[T], None]) -> str | None:
+    """Take all of a generator, and what it returns; closed in order if that is interrupted."""
+    with contextlib.closing(frames):
+        while True:
+            try:
+                each(next(frames))
+            except StopIteration as end:
+                said: str | None = end.value
+                return said

@@ -1,0 +1,78 @@
+"""``fcn-serve serve``.
+
+Start to ready is what a rolling update waits for. So nothing is imported before the models begin to open but what opens them;
+the web's libraries, which take as long, come beside it.
+
+May import: typer, ``service.opening``, ``errors`` and ``settings``, the pipeline's ``repository``; ``service.server`` once the
+models are being opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from logging.handlers import MemoryHandler
+from typing import Annotated
+
+import typer
+
+from service.errors import BadSetting
+from service.opening import open_repository, require_models
+from service.pipeline.repository import Repository
+from service.settings import Settings
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.  [FCN_HOST; 127.0.0.1]", show_default=False)] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.  [FCN_PORT; 8000]", show_default=False)] = None,
+) -> None:
+    """Serve the models over HTTP until Ctrl-C or SIGTERM."""
+    settings = Settings.load(host=host, port=port)
+    require_models(settings)
+    with contextlib.ExitStack() as open_sockets:
+        listener = open_sockets.enter_context(_listening(settings.host, settings.port, "FCN_PORT"))
+        listeners = [listener]
+        if settings.admin_port is not None:
+            address = _listening(settings.admin_host, settings.admin_port, "FCN_ADMIN_PORT")
+            listeners.append(open_sockets.enter_context(address))
+        # Lines of before the log is set up wait for it.
+        early = MemoryHandler(1000, flushLevel=logging.CRITICAL + 1)
+        logging.getLogger("service").addHandler(early)
+        # The web's libraries take as long to import as the models to open: the one beside the other.
+        with ThreadPoolExecutor(1, thread_name_prefix="fcn-opening") as opener:
+            opening = opener.submit(_opened_for_serving, settings)
+            from service.server import run  # noqa: PLC0415
+
+            opening.result()  # what cannot be opened is one line, before a server says that it starts
+            run(settings, listeners, opening.result, early)
+
+
+def _opened_for_serving(settings: Settings) -> Repository:
+    """A start needs one model that can be served; who runs already may lose the last one, and waits for the next."""
+    repository = open_repository(settings)
+    repository.get()
+    return repository
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int, setting: str) -> Iterator[socket.socket]:
+    """A socket that listens at the address. Who calls while the models are being opened waits for them, and is not refused.
+
+    Bound and listening before anything else starts: of two services that start at once on one port, the second would
+    otherwise find out only in uvloop, which keeps it to itself and serves nobody.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except (OSError, UnicodeError) as error:
+        raise BadSetting(f"{setting.replace('PORT', 'HOST')}: {host!r} is no address of this machine") from error
+    with socket.socket(family, kind) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+            listener.listen()
+        except OSError as error:
+            raise BadSetting(f"{setting}: cannot listen on port {port} of {host}: {error.strerror}") from error
+        yield listener
