@@ -10,6 +10,7 @@ models are being opened.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import socket
 from collections.abc import Iterator
@@ -43,11 +44,25 @@ def serve(
         logging.getLogger("service").addHandler(early)
         # The web's libraries take as long to import as the models to open: the one beside the other.
         with ThreadPoolExecutor(1, thread_name_prefix="fcn-opening") as opener:
-            opening = opener.submit(_opened_for_serving, settings)
-            from service.server import run  # noqa: PLC0415
+            with _nothing_collected():
+                opening = opener.submit(_opened_for_serving, settings)
+                from service.server import run  # noqa: PLC0415
 
-            opening.result()  # what cannot be opened is one line, before a server says that it starts
+                opening.result()  # what cannot be opened is one line, before a server says that it starts
             run(settings, listeners, opening.result, early)
+
+
+@contextlib.contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """What is imported and opened meanwhile stays: looking through it for garbage is a tenth of the imports, and afterwards
+    every look would begin with it.
+    """
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()
 
 
 def _opened_for_serving(settings: Settings) -> Repository:

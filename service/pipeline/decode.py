@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, WebPImagePlugin  # noqa: F401 - it registers itself
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, SAMPLEFORMAT, TiffImageFile
 
 from service.errors import BodyTooLarge, CorruptImage, EmptyBody, ImageTooLarge, ServiceError, UnsupportedImage
@@ -54,7 +54,8 @@ _FILL = re.compile(b"\xff*")
 
 # Ours are the limits that count, and they are checked before Pillow is called.
 Image.MAX_IMAGE_PIXELS = None
-Image.init()  # all plugins now, and not at the first TIFF while others decode
+# All plugins now, and not at the first image while others decode: those of BMP, GIF, JPEG and PNG; TIFF and WebP are imported.
+Image.preinit()
 
 
 @dataclass(frozen=True)
