@@ -40,9 +40,15 @@ def card(manifest: Manifest, artifact: Path) -> str:
         parity = manifest.parity
         versions = ", ".join(f"{name} {version}" for name, version in parity.versions.items())
         shapes = ", ".join("x".join(map(str, shape)) for shape in parity.shapes)
+        ties = (
+            f"{parity.moved_switches} of {parity.switches} recorded maxima are others, by a tie each; "
+            if parity.switches
+            else ""
+        )
         lines.append(
-            f"| ONNX Runtime against PyTorch | scores differ by at most {parity.max_score_difference:.1e}, winners agree on "
-            f"{parity.argmax_agreement:.4%} of the cells, over N x H x W = {shapes}; opset {parity.opset}; {versions} |"
+            f"| ONNX Runtime against PyTorch | {ties}scores differ by at most {parity.max_score_difference:.1e}, "
+            f"winners agree on {parity.argmax_agreement:.4%} of the cells, over N x H x W = {shapes}; opset {parity.opset}; "
+            f"{versions} |"
         )
     if training.notes:
         lines += ["", training.notes]

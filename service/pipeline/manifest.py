@@ -86,6 +86,11 @@ class Parity(_Frozen):
     mean_score_difference: float
     argmax_agreement: float
     """Share of score cells whose winner agrees, ties within the score tolerance left out."""
+    switches: int = 0
+    """Maxima that unpooling recorded, over all inputs tried; 0 where the network does not unpool."""
+    moved_switches: int = 0
+    """Those on another pixel of their cell than PyTorch's, where two tie up to a rounding; the scores were compared with the
+    same on both sides."""
     shapes: tuple[tuple[int, int, int], ...]
     """(N, H, W) of every input tried."""
     opset: int
