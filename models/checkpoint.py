@@ -9,6 +9,7 @@ May import: torch, ``models.architectures``, ``models.classes``, ``models.fcn``,
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def compact(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def is_ours(path: Path) -> bool:
     """Whether :func:`save` wrote a file, without reading its tensors."""
     try:
-        content = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+        with warnings.catch_warnings(action="ignore"):
+            content = torch.load(path, map_location="meta", weights_only=True, mmap=True)
     except Exception:  # noqa: BLE001  # whatever is wrong with it, the loader that is chosen then says
         return False
     return isinstance(content, dict) and content.get("format") in _HELD

@@ -19,8 +19,11 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import pickletools
+import warnings
 from collections.abc import Mapping
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,8 @@ pytorch-fcn's best score as a numpy number."""
 
 REFUSALS = ("GLOBAL", "Can only create", "Can only build", "unrecognized function")
 """How torch's unpickler says that a file holds something other than that; what else it says is damage."""
+NAMES_CODE = {"GLOBAL", "STACK_GLOBAL", "INST"}
+"""What a pickle names functions and classes with."""
 
 OPTIONAL = ".num_batches_tracked"
 """Counters of batch normalisation, which no score depends on; files from before 2018 have none."""
@@ -95,6 +100,8 @@ def load_weights(net: Network, architecture: str, path: Path) -> Network:
         owners = recognise(weights)
         if owners and architecture not in owners:
             raise CheckpointError(f"{path}: these are weights of {' or '.join(owners)}, not of {architecture}")
+        if planes := _other_classes(weights, wanted, net.classes):
+            raise CheckpointError(f"{path}: these weights are for {planes} classes, the class table has {net.classes}")
         raise CheckpointError(f"{path}: these weights do not fit {architecture}: {'; '.join(faults)}")
     net.load_state_dict(weights, strict=False)  # nothing but counters can be missing now
     return net.eval()
@@ -167,17 +174,29 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> Any:
     try:
-        with torch.serialization.safe_globals(BYSTANDERS):
+        with torch.serialization.safe_globals(BYSTANDERS), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if any(sign in str(error) for sign in REFUSALS):
+        if any(sign in str(error) for sign in REFUSALS) or _names_code(path):
             raise CheckpointError(
-                f"{path}: holds more than tensors, and what it holds would have to be run to be read; nothing was run."
-                " Save the network's state_dict() alone"
+                f"{path}: holds more than tensors, and what it holds would have to be run to be read; it is refused,"
+                " nothing was run. Save the network's state_dict() alone, by torch.save"
             ) from error
         raise CheckpointError(f"{path}: not a readable checkpoint: truncated or damaged") from error
     except Exception as error:  # a damaged file raises whatever its damage leads to, often without a word
         raise CheckpointError(f"{path}: not a readable checkpoint: {_first_line(error)}") from error
+
+
+def _names_code(path: Path) -> bool:
+    """Whether a bare pickle names something to be run, told without running it.
+
+    torch reads the protocol of its own ``save`` alone: in the others it stumbles over the first thing that it does not know.
+    """
+    try:
+        with path.open("rb") as file:
+            return any(opcode.name in NAMES_CODE for opcode, _, _ in pickletools.genops(file))
+    except Exception:  # noqa: BLE001  # no pickle
+        return False
 
 
 def _first_line(error: Exception) -> str:
@@ -195,6 +214,20 @@ def _faults(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list
     ]
     kinds = {"missing": missing, "too many": extra, "of another shape": misshapen}
     return [f"{kind}: {_listed(names)}" for kind, names in kinds.items() if names]
+
+
+def _other_classes(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], classes: int) -> int | None:
+    """How many classes weights are for, where that is all that keeps them from a network."""
+    if weights.keys() - wanted or any(name not in weights and not name.endswith(OPTIONAL) for name in wanted):
+        return None
+    sides = {
+        (want, found)
+        for name, value in weights.items()
+        for want, found in zip_longest(wanted[name].shape, value.shape)
+        if want != found
+    }
+    wants, found = ({side[index] for side in sides} for index in (0, 1))
+    return found.pop() if wants == {classes} and len(found) == 1 else None
 
 
 def _shape(tensor: Tensor) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -194,6 +195,14 @@ def test_a_refused_file_leaves_the_network_as_it_was(tmp_path: Path) -> None:
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["fcn8s-vgg16", "fcn-resnet50"])
+def test_weights_for_another_number_of_classes_are_told_as_that(name: str, tmp_path: Path) -> None:
+    """Not as tensors of odd shapes: it is the class table that one looks at then."""
+    torch.save(build(name, 3, width=1 / 32).state_dict(), tmp_path / "three.pth")
+    with pytest.raises(CheckpointError, match=r"three\.pth: these weights are for 3 classes, the class table has 4$"):
+        load_weights(build(name, 4, width=1 / 32), name, tmp_path / "three.pth")
+
+
 class Bomb:
     """Runs a command when it is unpickled by a reader that lets it."""
 
@@ -214,10 +223,23 @@ def test_code_in_a_pickle_is_refused_and_never_run(zipped: bool, tmp_path: Path)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_code_in_a_bare_pickle_is_refused_in_every_protocol(protocol: int, tmp_path: Path) -> None:
+    """Pickled without torch, in protocols too that its unpickler does not know: refused for what it is, without a warning."""
+    file = tmp_path / "bomb.pth"
+    file.write_bytes(pickle.dumps({"state_dict": Bomb(tmp_path / "run")}, protocol=protocol))
+    assert not checkpoint.is_ours(file)
+    with pytest.raises(CheckpointError, match=r"holds more than tensors.*would have to be run.*it is refused, nothing was run"):
+        read_weights(file)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_whole_pickled_network_is_refused_with_the_remedy(tmp_path: Path) -> None:
     """``torch.save(net)`` needs the network's own code to be read."""
     torch.save(nn.Conv2d(3, 8, 3), tmp_path / "whole.pth")
-    with pytest.raises(CheckpointError, match=r"holds more than tensors.*Save the network's state_dict\(\) alone$"):
+    with pytest.raises(
+        CheckpointError, match=r"holds more than tensors.*Save the network's state_dict\(\) alone, by torch\.save$"
+    ):
         read_weights(tmp_path / "whole.pth")
 
 
