@@ -282,7 +282,7 @@ def main() -> int:
     """Make the environments, measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of one measurement")
+    parser.add_argument("--seconds", type=int, default=3, help="of one measurement")
     parser.add_argument(
         "--python", default="python3.11", help="what the peers' environments are made with; they are pinned for 3.11"
     )
