@@ -135,7 +135,6 @@ class Segmenter:
         self._used_megapixels = 0.0
         self._pixels = ThreadPoolExecutor(pixel_threads or available_cpus(), thread_name_prefix="fcn-pixels")
         memory.give_back()  # what the opening of the models took
-        memory.give_back()  # what the opening of models took
 
     async def segment(self, data: bytes, model: str | Engine | None = None, *, deadline_s: float | None = None) -> Segmentation:
         """Segment one image file: :meth:`serve` for whoever wants the arrays themselves.
