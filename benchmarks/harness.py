@@ -64,6 +64,7 @@ def server(
         port = listener.getsockname()[1]
     words = [word.format(port=port) for word in command]
     variables = {**os.environ, "FCN_LOG_LEVEL": "warning", **(environment or {})}
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)  # an installation has its bytecode
     begun = time.perf_counter()
     with subprocess.Popen(words, cwd=folder, env=variables, start_new_session=True) as process:
         try:

@@ -261,10 +261,10 @@ class Segmenter:
         return made
 
     def _infer(self, jobs: Sequence[_Job]) -> Sequence[Scores]:
-        """On a worker's thread: all processors for a lone frame, a lane where others are at work."""
+        """On a worker's thread: all processors for a frame whose caller is alone, a lane where others are inside."""
         with self._counting:
             self._inferring += 1
-            alone = self._inferring == 1
+            alone = self._inferring == 1 and self.queue.admitted <= 1
         try:
             return _infer(jobs, alone=alone)
         finally:
