@@ -69,22 +69,30 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 def test_a_lone_image_has_all_processors_and_others_share_them(
     artifact_dir: Path, png: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While one image is in work, the next one takes a lane; when nobody is left, the next one has everything again."""
+    """Callers who are inside together take a lane each; when nobody is left, the next one has everything again."""
     segmenter = Segmenter(Repository(artifact_dir), Limits(), concurrency=2)
     real, seen, inside = Engine.run, [], threading.Barrier(2)
 
-    def meeting(engine: Engine, batch: np.ndarray, *, alone: bool = True) -> np.ndarray:
+    def watched(engine: Engine, batch: np.ndarray, *, alone: bool = True) -> np.ndarray:
         seen.append(alone)
-        inside.wait(WAIT_S)
         return real(engine, batch, alone=alone)
 
+    def meeting(engine: Engine, batch: np.ndarray, *, alone: bool = True) -> np.ndarray:
+        inside.wait(WAIT_S)
+        return watched(engine, batch, alone=alone)
+
+    monkeypatch.setattr(Engine, "run", watched)
+
     async def test() -> None:
+        await segmenter.segment(png)
+        assert seen == [True]
         monkeypatch.setattr(Engine, "run", meeting)
         await asyncio.gather(segmenter.segment(png), segmenter.segment(png))
-        assert sorted(seen) == [False, True]
-        inside.reset()
-        await asyncio.gather(segmenter.segment(png), segmenter.segment(png))
-        assert sorted(seen) == [False, False, True, True]
+        assert seen == [True, False, False]
+        monkeypatch.setattr(Engine, "run", watched)
+        await emptied(segmenter)
+        await segmenter.segment(png)
+        assert seen == [True, False, False, True]
 
     run(test)
     segmenter.close()
@@ -389,8 +397,13 @@ def test_without_a_model_nothing_is_ready(tmp_path: Path, png: bytes) -> None:
     segmenter.close()
 
 
-def test_what_is_made_of_a_result_is_made_on_the_pixel_pool(segmenter: Segmenter, png: bytes) -> None:
-    """With its exceptions, and in the order of the images."""
+@pytest.mark.parametrize(("lanes", "thread"), [(1, "fcn-pixels"), (2, "fcn-worker")])
+def test_what_is_made_of_a_result_is_made_on_a_thread(
+    lanes: int, thread: str, artifact_dir: Path, png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its exceptions, and in the order of the images; by the worker itself where each processor has its lane."""
+    monkeypatch.setattr("service.pipeline.segmenter.available_cpus", lambda: 2)
+    segmenter = Segmenter(Repository(artifact_dir), Limits(), concurrency=lanes)
 
     def finish(result: Segmentation) -> tuple[int, str]:
         return result.labels.shape[0], threading.current_thread().name
@@ -402,11 +415,12 @@ def test_what_is_made_of_a_result_is_made_on_the_pixel_pool(segmenter: Segmenter
         images = [encode_image(make_image(height)) for height in (40, 30, 50)]
         made = await segmenter.serve(images, finish)
         assert [height for height, _ in made] == [40, 30, 50]
-        assert all(name.startswith("fcn-pixels") for _, name in made)
+        assert all(name.startswith(thread) for _, name in made)
         with pytest.raises(ZeroDivisionError):
             await segmenter.serve([png], broken)
 
     run(test)
+    segmenter.close()
 
 
 def test_images_that_do_not_fit_together_take_turns(artifact_dir: Path) -> None:
