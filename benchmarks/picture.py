@@ -67,7 +67,7 @@ def throughput(peers: dict[str, dict[str, dict[str, list[float]]]], left: float,
 def shares(stages: dict[str, dict[str, float]], left: float, width: float, top: float) -> Iterator[str]:
     """A bar for each size, cut into its stages."""
     yield text(left, top, "where a lone request's time goes", bold=True, size=15)
-    yield text(left, top + 18, "share of the whole, as Server-Timing says; infer is the network", colour=PALE)
+    yield text(left, top + 18, "as Server-Timing says; infer is the network", colour=PALE)
     for at, (size, row) in enumerate(stages.items()):
         y, x, total = top + 46 + at * 74, left, sum(row.values())
         yield text(left, y, f"{size.replace('x', '×')}: {total:.0f} ms, the network {100 * row['infer'] / total:.0f} %")
@@ -78,7 +78,7 @@ def shares(stages: dict[str, dict[str, float]], left: float, width: float, top: 
     for stage, colour in STAGES.items():
         yield bar(x, y - 9, 10, colour, 10)
         yield text(x + 14, y, {"http": "HTTP, client"}.get(stage, stage), size=11, colour=PALE)
-        x += 62 if stage != "http" else 0
+        x += 60
 
 
 def main() -> None:
