@@ -48,7 +48,14 @@ def file(tmp_path: Path, net: Network) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in ("fcn-resnet101", "deconvnet-vgg16")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name.endswith(("lite1", "lite2")) else ())
+        for name in ARCHITECTURES
+        if name not in ("fcn-resnet101", "deconvnet-vgg16")
+    ],
+)
 def test_a_network_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
     """Of whatever architecture: same name, same classes, same tensors, ready to predict."""
     net = make_net(name)
