@@ -1,6 +1,6 @@
 """One ONNX Runtime session: uint8 images in, float32 scores out.
 
-May import: numpy, onnxruntime, ``service.errors``, and the pipeline's ``manifest``, ``onnx_file`` and ``cpus``.
+May import: numpy, onnxruntime, ``service.errors``, and the pipeline's ``manifest``, ``memory``, ``onnx_file`` and ``cpus``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from service.errors import BadArtifact, InferenceFailed, ProviderUnavailable
-from service.pipeline import onnx_file
+from service.pipeline import memory, onnx_file
 from service.pipeline.cpus import available_cpus
 from service.pipeline.manifest import INPUT, OUTPUT, Manifest, read_manifest
 from service.pipeline.onnx_file import OnnxFile
@@ -133,6 +133,7 @@ class Engine:
         bounded = manifest.input.fit != "native"
         if not (bounded or on_cuda):
             session = _session(file, options.threads_alone, arena=False)
+        memory.give_back()  # what loading took, before the next load takes as much
         in_lanes = not on_cuda and options.threads_in_lane < options.threads_alone
         lane = _session(file, options.threads_in_lane, arena=bounded, alone=False) if in_lanes else session
         engine = cls(session, lane, manifest, path, sha256)
