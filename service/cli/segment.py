@@ -171,18 +171,12 @@ def _segment_video(run: _Run, path: Path, write: Sequence[Write]) -> None:
     elif results.finished():
         run.skipped += 1
         return
-    try:
-        with progress(None) as bar:
-            damage = yield_from(
-                segment_video(path, results, run.segmenter, run.engine, bar.expect), lambda frame: _count(run, bar, frame.line)
-            )
-    except (ServiceError, OSError) as error:
-        if isinstance(error, BadSetting):
-            raise
-        damage = reason(path, error)
-        run.total += 1
-    if damage is not None:
-        run.failures.append((path, damage))
+    _count_all(
+        run,
+        path,
+        lambda bar: segment_video(path, results, run.segmenter, run.engine, bar.expect),
+        lambda frame: frame.line,
+    )
 
 
 def _segment_bag(run: _Run, path: Path, topics: Sequence[str], *, copy: bool) -> None:
@@ -191,12 +185,24 @@ def _segment_bag(run: _Run, path: Path, topics: Sequence[str], *, copy: bool) ->
     if target.exists() and not run.overwrite:
         run.skipped += 1
         return
+    _count_all(
+        run,
+        path,
+        lambda bar: bags.segment_bag(path, target, topics, run.segmenter, run.engine, bar.expect, copy=copy),
+        lambda failure: None if failure else b"",
+    )
+
+
+def _count_all(
+    run: _Run,
+    path: Path,
+    begin: Callable[[Bar], Generator[T, None, str | None]],
+    line_of: Callable[[T], bytes | None],
+) -> None:
+    """Write all that a file gives, under a bar, and keep what is wrong with it."""
     try:
         with progress(None) as bar:
-            damage = yield_from(
-                bags.segment_bag(path, target, topics, run.segmenter, run.engine, bar.expect, copy=copy),
-                lambda failure: _count(run, bar, None if failure else b""),
-            )
+            damage = yield_from(begin(bar), lambda item: _count(run, bar, line_of(item)))
     except (ServiceError, OSError) as error:
         if isinstance(error, BadSetting):
             raise
