@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response, Security
+from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import HTTPConnection
 
 from service.api import schemas
-from service.api.keys import Keys
+from service.api.keys import Keys, offered_key
 from service.api.negotiation import chosen_format
-from service.api.shedding import SheddingRoute
+from service.api.parameters import parsed_headers, parsed_query
+from service.api.shedding import look_first
 from service.api.telemetry import Metrics, Readiness, RequestRecord, record_of
 from service.api.upload import UPLOAD_S, TimelyResponse, Uploads, read_images, unless_gone
 from service.encodings import FORMATS, MaskView, Options, encode
@@ -54,10 +57,11 @@ ServicesNow = Annotated[Services, Depends(_services)]
 
 
 async def _offered_key(
-    key: Annotated[str | None, Security(APIKeyHeader(name="X-API-Key", auto_error=False))],
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))],
+    connection: HTTPConnection,
+    _key: Annotated[str | None, Security(APIKeyHeader(name="X-API-Key", auto_error=False))],
+    _bearer: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))],
 ) -> str:
-    return key or (bearer.credentials if bearer else "")
+    return offered_key(connection.headers)
 
 
 OfferedKey = Annotated[str, Depends(_offered_key)]
@@ -68,7 +72,26 @@ async def authorise(services: ServicesNow, key: OfferedKey) -> None:
     services.keys.check(key)
 
 
-image_router = APIRouter(dependencies=[Depends(authorise)], route_class=SheddingRoute)
+class _ImageRoute(APIRoute):
+    """The route whose every request counts: the same steps as FastAPI's, by hand, in the order that refuses soonest. 0.6 of the
+    event loop's time for a request. The endpoint's signature remains what the OpenAPI document says.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler."""
+
+        async def handle(request: Request) -> Response:
+            services: Services = request.app.state.services
+            request = await look_first(request, services.segmenter, services.deadline_ms)
+            services.keys.check(offered_key(request.headers))
+            query = parsed_query(schemas.SegmentQuery, request.query_params)
+            headers = parsed_headers(schemas.SegmentHeaders, request.headers)
+            return await segment(request, query, headers, services)
+
+        return handle
+
+
+image_router = APIRouter(dependencies=[Depends(authorise)], route_class=_ImageRoute)
 router = APIRouter(dependencies=[Depends(authorise)])
 open_router = APIRouter()
 

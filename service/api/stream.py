@@ -35,7 +35,7 @@ from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocketDisconnect
 
 from service.api import problems, schemas
-from service.api.keys import Origins
+from service.api.keys import Origins, offered_key
 from service.api.routes import Order, Services, ServicesNow, understood
 from service.api.telemetry import MAX_FRAME_HEADER, RequestRecord, record_of
 from service.api.upload import REPLY_S, Uploads
@@ -358,11 +358,8 @@ def _parse_metadata(text: str) -> tuple[dict[str, str | None], BadParameter | No
 
 def _offered_key(connection: HTTPConnection) -> str:
     """The caller's key: from a header, or from the protocols that a browser offers; empty if there is none."""
-    if key := connection.headers.get("x-api-key"):
+    if key := offered_key(connection.headers):
         return key
-    scheme, _, credentials = connection.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return credentials.strip()
     for protocol in connection.scope.get("subprotocols", ()):
         if protocol.startswith(KEY_SUBPROTOCOL):
             encoded = protocol.removeprefix(KEY_SUBPROTOCOL)

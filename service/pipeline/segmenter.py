@@ -26,7 +26,7 @@ import asyncio
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -89,14 +89,47 @@ class Segmentation:
         return labels.confidence_map(self.scores, self.labels)
 
 
+class _Fit(NamedTuple):
+    """What an image's header says of its cost."""
+
+    megapixels: float
+    net: tuple[int, int]
+    """(h, w) that the network will see; not small for a single pixel either."""
+
+    @property
+    def cost(self) -> float:
+        """Megapixels of room that the image takes up."""
+        return max(self.megapixels, self._net_megapixels)
+
+    @property
+    def work(self) -> float:
+        """Megapixels of the network that would take as long as all that is to be done."""
+        return self._net_megapixels + PIXEL_WORK * self.megapixels
+
+    @property
+    def _net_megapixels(self) -> float:
+        h, w = self.net
+        return h * w / 1e6
+
+
+class _Prepared(NamedTuple):
+    """An image, ready for the network."""
+
+    image: Image
+    """H x W x 3 uint8: upright."""
+    fitted: Image
+    """h x w x 3 uint8: at the network's size."""
+    decode_s: float
+    """What both took."""
+
+
 class _Job(NamedTuple):
     """What the queue's worker needs."""
 
     engine: Engine
-    image: Image
-    """h x w x 3 uint8, at the network's size."""
-    rest: Callable[[Scores, float], Any] | None = None
-    """What is to be done with the scores at once, on the same thread; given them and the seconds that they took."""
+    prepared: Callable[[], _Prepared]
+    rest: Callable[[_Prepared, Scores, float], Any] | None = None
+    """What is to be done with the scores at once, on the same thread; given the seconds that they took."""
 
 
 class Segmenter:
@@ -198,11 +231,10 @@ class Segmenter:
             Overloaded: if the queue is full, or too full for the deadline
         """
         try:
-            image, net = self._fit_of(head, self.repository.get())
+            fit = self._fit_of(head, self.repository.get())
         except ServiceError:  # of the image, or of what has come of it so far
             return
-        deadline = time.monotonic() + deadline_s
-        self.queue.check_room(max(image, net), work=net + PIXEL_WORK * image, deadline=deadline)
+        self.queue.check_room(fit.cost, work=fit.work, deadline=time.monotonic() + deadline_s)
 
     def statistics(self, manifest: Manifest) -> ModelStatistics:
         """What a version of a model has served through :meth:`serve` so far."""
@@ -217,8 +249,8 @@ class Segmenter:
         priority: Priority,
     ) -> list[T]:
         fits = [self._fit_of(data, engine) for data in images]
-        costs = [max(image, net) for image, net in fits]
-        work = sum(net + PIXEL_WORK * image for image, net in fits)
+        costs = [fit.cost for fit in fits]
+        work = sum(fit.work for fit in fits)
         deadline = None if deadline_s is None else time.monotonic() + deadline_s
         # A form takes the room that there is, but that of its largest image at least: where it finds no room, no image of its
         # would have found any either, and a queue that is never empty does not keep it out for ever.
@@ -230,7 +262,7 @@ class Segmenter:
                     made: list[T] = []
                     for turn in _turns(costs, room):
                         made += await _all(
-                            self._serve_one(images[at], finish, engine, deadline, priority, place) for at in turn
+                            [self._serve_one(images[at], fits[at], finish, engine, deadline, priority, place) for at in turn]
                         )
                     return made
             except (TimeoutError, DeadlineExceeded):
@@ -240,15 +272,14 @@ class Segmenter:
     def _engine(self, model: str | Engine | None) -> Engine:
         return model if isinstance(model, Engine) else self.repository.get(model)
 
-    def _fit_of(self, data: bytes | Image, engine: Engine) -> tuple[float, float]:
-        """Megapixels of the image, and of what the network makes of it; the latter is not small for a single pixel either."""
+    def _fit_of(self, data: bytes | Image, engine: Engine) -> _Fit:
         header = decode.probe(data, self.limits)
-        h, w = geometry.fit_size(header.height, header.width, engine.manifest.input)
-        return header.megapixels, h * w / 1e6
+        return _Fit(header.megapixels, geometry.fit_size(header.height, header.width, engine.manifest.input))
 
     async def _serve_one(
         self,
         data: bytes | Image,
+        fit: _Fit,
         finish: Callable[[Segmentation], T],
         engine: Engine,
         deadline: float | None,
@@ -256,35 +287,38 @@ class Segmenter:
         place: Place,
     ) -> T:
         start = time.monotonic()
-        image, fitted, decode_s = await self._offload(place, _prepare, data, self.limits, engine.manifest)
-        rest = partial(_finish, finish, engine, image, start, decode_s)
+        prepare = partial(_prepare, data, self.limits, engine.manifest)
+        rest = partial(_finish, finish, engine, start)
         at_once = self._lane_each and engine.provider == "cpu"
+        if at_once:
+            job = _Job(engine, prepare, rest)
+        else:
+            prepared = await self._offload(place, prepare)
+            job = _Job(engine, lambda: prepared)
         answer, _, batch = await self.queue.submit(
-            _Job(engine, fitted, rest if at_once else None),
-            key=(engine, fitted.shape),
-            deadline=deadline,
-            priority=priority,
-            place=place,
+            job, key=(engine, fit.net), deadline=deadline, priority=priority, place=place
         )
-        made, queue_s, infer_s, finish_s = answer if at_once else await self._offload(place, rest, *answer)
-        self.statistics(engine.manifest).add_image(
-            batch, decode_s=decode_s, queue_s=queue_s, infer_s=infer_s, finish_s=finish_s
-        )
+        made, spent = answer if at_once else await self._offload(place, rest, *answer)
+        self.statistics(engine.manifest).add_image(batch, **spent)
         return made
 
     def _infer(self, jobs: Sequence[_Job]) -> Sequence[Any]:
         """On a worker's thread: all processors for a frame whose caller is alone, a lane where others are inside."""
+        prepared = [job.prepared() for job in jobs]
         begun = time.monotonic()
         with self._counting:
             self._inferring += 1
             alone = self._inferring == 1 and self.queue.admitted <= 1
         try:
-            scores = _infer(jobs, alone=alone)
+            scores = _infer(jobs[0].engine, [one.fitted for one in prepared], alone=alone)
         finally:
             with self._counting:
                 self._inferring -= 1
         infer_s = time.monotonic() - begun
-        return [job.rest(found, infer_s) if job.rest else (found, infer_s) for job, found in zip(jobs, scores, strict=True)]
+        return [
+            job.rest(image, found, infer_s) if job.rest else (image, found, infer_s)
+            for job, image, found in zip(jobs, prepared, scores, strict=True)
+        ]
 
     def segment_now(self, data: bytes, model: str | Engine | None = None) -> Segmentation:
         """The same steps on the caller's own thread, without the queue: for the command line.
@@ -297,7 +331,7 @@ class Segmenter:
         """
         start = time.monotonic()
         engine = self._engine(model)
-        return _straight(engine, *_prepare(data, self.limits, engine.manifest), start)
+        return _straight(engine, _prepare(data, self.limits, engine.manifest), start)
 
     def segment_array(self, image: Image, model: str | Engine | None = None) -> Segmentation:
         """As :meth:`segment_now`, for an image that is decoded already.
@@ -308,7 +342,7 @@ class Segmenter:
         """
         start = time.monotonic()
         engine = self._engine(model)
-        return _straight(engine, image, _fit(image, engine.manifest), 0.0, start)
+        return _straight(engine, _Prepared(image, _fit(image, engine.manifest), 0.0), start)
 
     async def _offload(self, place: Place, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Compute on the pixel pool. What has not begun when the caller goes away is dropped; what has, keeps its place.
@@ -380,8 +414,10 @@ def _turns(costs: Sequence[float], capacity: float) -> Iterator[range]:
     yield range(first, len(costs))
 
 
-async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def _all(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """All at once. The first that fails is the answer to all: the others need not be computed."""
+    if len(works) == 1:
+        return [await works[0]]
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         return await asyncio.gather(*tasks)
@@ -393,11 +429,10 @@ async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 # --- the steps -------------------------------------------------------------------------------------------------------
 
 
-def _prepare(data: bytes | Image, limits: decode.Limits, manifest: Manifest) -> tuple[Image, Image, float]:
-    """Bytes -> (H x W x 3 image, h x w x 3 image at the network's size, seconds)."""
+def _prepare(data: bytes | Image, limits: decode.Limits, manifest: Manifest) -> _Prepared:
     start = time.monotonic()
     image = decode.decode(data, limits)
-    return image, _fit(image, manifest), time.monotonic() - start
+    return _Prepared(image, _fit(image, manifest), time.monotonic() - start)
 
 
 def _fit(image: Image, manifest: Manifest) -> Image:
@@ -406,43 +441,43 @@ def _fit(image: Image, manifest: Manifest) -> Image:
     return geometry.resize_image(image, geometry.fit_size(height, width, manifest.input))
 
 
-def _infer(jobs: Sequence[_Job], *, alone: bool) -> Sequence[Scores]:
-    """Images of one size for one engine -> K x h x w scores each."""
-    images = [job.image for job in jobs]
-    return list(jobs[0].engine.run(np.stack(images) if len(images) > 1 else images[0][None], alone=alone))
+def _infer(engine: Engine, images: Sequence[Image], *, alone: bool) -> Sequence[Scores]:
+    """Images of one size -> K x h x w scores each."""
+    return list(engine.run(np.stack(images) if len(images) > 1 else images[0][None], alone=alone))
 
 
-def _label(engine: Engine, image: Image, scores: Scores, start: float, decode_s: float, infer_s: float) -> Segmentation:
+def _label(engine: Engine, start: float, prepared: _Prepared, scores: Scores, infer_s: float) -> Segmentation:
     """K x h x w scores -> labels at the image's size, and all that is known of it."""
     begun = time.monotonic()
     if not np.isfinite(scores).all():
         raise InferenceFailed("the network's scores are not finite numbers; its weights or this image break it")
+    image = prepared.image
     height, width, _ = image.shape
     mask = labels.label_map(scores, (height, width))
     ended = time.monotonic()
-    waited_s = max(0.0, begun - start - decode_s - infer_s)
-    seconds = {"decode": decode_s, "queue": waited_s, "infer": infer_s, "labels": ended - begun}
+    waited_s = max(0.0, begun - start - prepared.decode_s - infer_s)
+    seconds = {"decode": prepared.decode_s, "queue": waited_s, "infer": infer_s, "labels": ended - begun}
     timing = {step: 1000 * value for step, value in seconds.items()}
     return Segmentation(image, mask, scores, engine.manifest, engine.sha256, engine.provider, timing)
 
 
 def _finish(
-    finish: Callable[[Segmentation], T],
-    engine: Engine,
-    image: Image,
-    start: float,
-    decode_s: float,
-    scores: Scores,
-    infer_s: float,
-) -> tuple[T, float, float, float]:
-    """Label, and make of it what the caller wants; with the seconds waited before, of the inference, and spent here."""
+    finish: Callable[[Segmentation], T], engine: Engine, start: float, prepared: _Prepared, scores: Scores, infer_s: float
+) -> tuple[T, dict[str, float]]:
+    """Label, and make of it what the caller wants; with the seconds of everything, for the statistics."""
     begun = time.monotonic()
-    result = _label(engine, image, scores, start, decode_s, infer_s)
-    return finish(result), result.timing["queue"] / 1000, infer_s, time.monotonic() - begun
+    result = _label(engine, start, prepared, scores, infer_s)
+    made = finish(result)
+    return made, {
+        "decode_s": prepared.decode_s,
+        "queue_s": result.timing["queue"] / 1000,
+        "infer_s": infer_s,
+        "finish_s": time.monotonic() - begun,
+    }
 
 
-def _straight(engine: Engine, image: Image, fitted: Image, decode_s: float, start: float) -> Segmentation:
+def _straight(engine: Engine, prepared: _Prepared, start: float) -> Segmentation:
     """Infer and label at once, on this thread."""
     inferring = time.monotonic()
-    (scores,) = _infer([_Job(engine, fitted)], alone=True)
-    return _label(engine, image, scores, start, decode_s, time.monotonic() - inferring)
+    (scores,) = _infer(engine, [prepared.fitted], alone=True)
+    return _label(engine, start, prepared, scores, time.monotonic() - inferring)
