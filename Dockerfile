@@ -16,10 +16,11 @@ RUN case "$VARIANT" in \
  && pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check --root-user-action ignore \
       --require-hashes --only-binary :all: --requirement "$lock" \
  && find /opt/venv -type d -name tests -prune -exec rm -rf {} +
+RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev
 WORKDIR /app
 COPY service service
 COPY models/artifacts/*.onnx models/artifacts/
-RUN /opt/venv/bin/python -m compileall -q service
+RUN python service/pipeline/compiled.py && /opt/venv/bin/python -m compileall -q service
 
 FROM python:3.11-slim-bookworm
 ARG VARIANT=cpu

@@ -101,11 +101,15 @@ clean: ## remove what the targets made, .venv too
 	rm -rf $(VENV) .venv-lock .venv-peers out build dist htmlcov .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find service models tests fuzz benchmarks deploy -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
-$(VENV)/.serve: $(LOCKS)/serve.txt
+# What labels.c becomes; without a compiler the service is complete, and slower.
+COMPILE_LABELS = $(BIN)/python service/pipeline/compiled.py
+
+$(VENV)/.serve: $(LOCKS)/serve.txt service/pipeline/labels.c
 	@test -n '$(PYTHON)' || { echo 'make: no Python 3.11 or later was found; name one with PYTHON=/path/to/python3.11' >&2; exit 1; }
 	@echo 'making $(VENV) with the serving set'
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(INSTALL) --require-hashes --only-binary :all: --requirement $(LOCKS)/serve.txt
+	@$(COMPILE_LABELS) || true
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.serve $(LOCKS)/dev.txt $(LOCKS)/alone.txt pyproject.toml

@@ -76,8 +76,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 """What each file outside of the rooms ``api``, ``pipeline`` and ``encodings``, which have rules of their own, imports of ours;
 ``.*`` is the room and all that is in it."""
 
-LEAVES = {"manifest", "cpus", "memory", "onnx_file"}
-"""Files of the pipeline that are no steps: what an artifact says of itself and its file, and the machine's cores and memory."""
+LEAVES = {"manifest", "compiled", "cpus", "memory", "onnx_file"}
+"""Files of the pipeline that are no steps: what an artifact says of itself and its file, a compiled library, and the machine's
+cores and memory."""
 
 
 def module_name(path: Path) -> str:

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.pipeline import labels
+from service.pipeline import compiled, labels
 from service.pipeline.labels import confidence_map, label_map
 
 sides = st.integers(1, 24)
+
+
+@pytest.fixture(scope="module")
+def library() -> Callable[..., None]:
+    """What labels.c does."""
+    found = compiled.loaded()
+    if found is None:
+        pytest.skip("labels.c is not compiled: python service/pipeline/compiled.py")
+    return found
+
+
+@pytest.fixture(scope="module", params=["compiled", "numpy"])
+def either_way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """For tests of what both ways must do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(labels, "_compiled", request.getfixturevalue("library") if request.param == "compiled" else None)
+        yield
 
 
 def upsample(scores: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float64]:
@@ -28,13 +51,13 @@ def upsample(scores: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.f
 
 
 def wrong_pixels(scores: NDArray[np.float32], size: tuple[int, int]) -> int:
-    """Pixels whose label differs from the definition's, near-ties left out."""
+    """Pixels whose label differs from the definition's; ties up to the rounding of float64 left out."""
     truth = upsample(scores, size)
     result = label_map(scores, size)
     assert result.shape == size
     assert result.dtype == np.uint8
     chosen = np.take_along_axis(truth, result[None].astype(int), 0)[0]
-    tolerance = 1e-4 * max(1.0, float(np.abs(scores).max()))
+    tolerance = 1e-13 * max(1.0, float(np.abs(scores).max()))
     return int((truth.max(0) - chosen > tolerance).sum())
 
 
@@ -46,6 +69,7 @@ def smooth_scores(seed: int, classes: int, h: int, w: int) -> NDArray[np.float32
     return (upsample(coarse, (h, w)) + fine).astype(np.float32)
 
 
+@pytest.mark.usefixtures("either_way")
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), sides, sides, st.integers(1, 90), st.integers(1, 90), st.booleans())
 def test_labels_are_those_of_the_definition(seed: int, classes: int, h: int, w: int, H: int, W: int, noisy: bool) -> None:  # noqa: N803
     """Any size to any size, larger and smaller, smooth or white noise: upsample, then argmax."""
@@ -54,6 +78,7 @@ def test_labels_are_those_of_the_definition(seed: int, classes: int, h: int, w: 
     assert wrong_pixels(scores, (H, W)) == 0
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize(
     ("grid", "size"),
     [((45, 60), (360, 480)), ((39, 69), (720, 1280)), ((90, 120), (45, 33)), ((12, 16), (1, 3000)), ((2, 2), (3, 2000))],
@@ -63,6 +88,7 @@ def test_labels_are_right_at_the_sizes_of_cameras(grid: tuple[int, int], size: t
     assert wrong_pixels(smooth_scores(1, 11, *grid), size) == 0
 
 
+@pytest.mark.usefixtures("either_way")
 def test_a_class_that_leads_at_no_corner_can_win_inside() -> None:
     """Skipping classes is exact: second everywhere at the corners may be first in the middle."""
     scores = np.array([[[9, 0]], [[0, 9]], [[8, 8]]], np.float32)
@@ -70,6 +96,7 @@ def test_a_class_that_leads_at_no_corner_can_win_inside() -> None:
     assert wrong_pixels(scores, (1, 64)) == 0
 
 
+@pytest.mark.usefixtures("either_way")
 def test_of_equals_the_lowest_id_wins() -> None:
     """A tie has one answer, everywhere."""
     assert not label_map(np.zeros((5, 3, 4), np.float32), (30, 40)).any()
@@ -78,6 +105,7 @@ def test_of_equals_the_lowest_id_wins() -> None:
     assert label_map(scores, (8, 8))[0, 0] == 1
 
 
+@pytest.mark.usefixtures("either_way")
 def test_255_classes_fit_into_a_byte() -> None:
     """The largest class table that a manifest allows."""
     assert wrong_pixels(smooth_scores(3, 255, 9, 7), (40, 50)) == 0
@@ -91,6 +119,7 @@ def test_scores_are_not_changed() -> None:
     assert np.array_equal(scores, before)
 
 
+@pytest.mark.usefixtures("either_way")
 def test_an_edge_in_the_scores_lies_where_the_image_has_it() -> None:
     """Half of the scores, half of the mask: nothing is shifted by rounding."""
     scores = np.zeros((2, 10, 10), np.float32)
@@ -126,3 +155,63 @@ def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(labels, "BLOCK_PIXELS", 1)
     assert np.array_equal(label_map(scores, (100, 150)), whole)
     assert np.array_equal(confidence_map(scores, whole), sure)
+
+
+# --- labels.c --------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), sides, sides, st.integers(1, 90), st.integers(1, 90), st.booleans())
+def test_compiled_labels_are_those_of_numpy(
+    library: Callable[..., None],
+    seed: int,
+    classes: int,
+    h: int,
+    w: int,
+    H: int,  # noqa: N803
+    W: int,  # noqa: N803
+    whole: bool,
+) -> None:
+    """To the last pixel; scores that are small whole numbers tie all the time."""
+    scores = smooth_scores(seed, classes, h, w)
+    scores = np.rint(scores / 4) if whole else scores
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(labels, "_compiled", library)
+        found = label_map(scores, (H, W))
+        patch.setattr(labels, "_compiled", None)
+        assert np.array_equal(found, label_map(scores, (H, W)))
+
+
+def test_scores_in_any_order_of_memory_are_taken(library: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A view of a batch, or of a turned array, is no plain block of memory."""
+    monkeypatch.setattr(labels, "_compiled", library)
+    scores = smooth_scores(5, 4, 9, 11)
+    expected = label_map(scores, (40, 50))
+    assert np.array_equal(label_map(np.asfortranarray(scores), (40, 50)), expected)
+    assert np.array_equal(label_map(np.stack([scores, -scores], 1)[:, 0], (40, 50)), expected)
+
+
+def test_a_library_of_another_source_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name holds a digest of the source: after an update the old one is ignored, and removed when the new one is made."""
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    source = tmp_path / "labels.c"
+    source.write_bytes(compiled.SOURCE.read_bytes())
+    monkeypatch.setattr(compiled, "SOURCE", source)
+    old = compiled.compile_source()
+    assert compiled.loaded() is not None
+    source.write_text(source.read_text() + "/* changed */\n")
+    assert compiled.loaded() is None
+    new = compiled.compile_source()
+    assert compiled.loaded() is not None
+    assert set(tmp_path.iterdir()) == {source, new}
+    assert old != new
+
+
+def test_without_a_compiler_the_build_says_what_is_lost() -> None:
+    """One line and a status; whoever calls it goes on."""
+    done = subprocess.run(
+        [sys.executable, compiled.__file__], env={"CC": "no-such-compiler"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("labels.c was not compiled")
+    assert done.stderr.count("\n") == 1

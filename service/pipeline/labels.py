@@ -6,34 +6,40 @@ so a mask lies exactly on its image.
 A *cell* is the square between four neighbouring scores. Inside it each class is a convex mix of its four corners, hence
 (1) where one class leads at all four corners it wins everywhere, and the cell is filled without looking at its pixels;
 (2) a class that another one beats at all four corners wins nowhere. Only what is left is computed pixel by pixel.
-Exact, and on street scenes about a tenth of the cells. CPU time against a running maximum over cv2.resize of every class
-plane, the fastest of the plainer ways (medians of 15, one thread of a Xeon; 11 classes, street masks as blurred noisy scores):
+Exact: in float64, and on street scenes about a tenth of the cells.
 
-=============== ============ ======
-scores          image        ratio
-=============== ============ ======
-90 x 120        480 x 360    0.85
-90 x 120        1280 x 720   0.28
-78 x 138        1920 x 1080  0.19
-=============== ============ ======
+This is written twice, in C (``labels.c``) and, for where that is not compiled, in numpy; the labels are the same, bit for bit.
+CPU time against a running maximum over cv2.resize of every class plane, the fastest of the plainer ways (medians of 15, one
+thread of a Xeon; 11 classes, street masks as blurred noisy scores):
 
-Row bands and tiles by matrix products, skipping the classes that are not there, take 0.4 to 0.9 at the two larger sizes and
-more than the planes at the smallest. Where nearly every class contests every cell (white noise) this costs 3 times the planes
-at 1280 x 720 and 8 times at 480 x 360; no trained network comes near that.
+=============== ============ ======= =====
+scores          image        C       numpy
+=============== ============ ======= =====
+90 x 120        480 x 360    0.29    0.78
+90 x 120        1280 x 720   0.05    0.18
+78 x 138        1920 x 1080  0.03    0.10
+=============== ============ ======= =====
 
-May import: numpy, cv2.
+Where nearly every class contests every cell (white noise) C costs 2.3 times the planes at 480 x 360 and half of them at the two
+larger sizes; no trained network comes near that.
+
+May import: numpy, cv2, the pipeline's ``compiled``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from service.pipeline import compiled
+
 Labels = NDArray[np.uint8]
 Scores = NDArray[np.float32]
+Exact = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 BLOCK_PIXELS = 1 << 16
@@ -42,13 +48,15 @@ BLOCK_PIXELS = 1 << 16
 BAND_PIXELS = 1 << 14
 """The same where all classes are looked at together."""
 
+_compiled = compiled.loaded()
+
 
 class _Axis(NamedTuple):
     """How one side is sampled: n scores -> as many positions as the image has pixels on that side."""
 
     cell: Indices
     """Of each pixel: the score before it, 0 .. n - 2."""
-    fraction: Scores
+    fraction: Exact
     """Of each pixel: how far it lies on the way to the next score, 0..1."""
     first: Indices
     """n: the first pixel of each cell, and the number of pixels at the end; equal neighbours where a cell has no pixel."""
@@ -63,7 +71,7 @@ class _Cells(NamedTuple):
     """M: how many classes can win there, two or more."""
     rivals: Labels
     """R x M: these classes, ascending; a column is meaningful down to its number of contenders."""
-    leads: Scores
+    leads: Exact
     """R x 4 x M: how far each is ahead of the first of them at the four corners, in reading order."""
 
     def part(self, block: slice) -> _Cells:
@@ -83,19 +91,12 @@ def label_map(scores: Scores, size: tuple[int, int]) -> Labels:
     scores = _at_least_two_by_two(scores)
     _, h, w = scores.shape
     rows, columns = _axis(h, size[0]), _axis(w, size[1])
-    heights, widths = np.diff(rows.first), np.diff(columns.first)
+    return _by_numpy(scores, rows, columns) if _compiled is None else _by_compiled(_compiled, scores, rows, columns)
 
-    leader = _leaders(scores)
-    corner = leader[:-1, :-1]
-    labels = corner.repeat(widths, axis=1).repeat(heights, axis=0)
-    contested = (corner != leader[:-1, 1:]) | (corner != leader[1:, :-1]) | (corner != leader[1:, 1:])
-    contested &= (heights > 0)[:, None] & (widths > 0)
-    if contested.any():
-        cells = _find_rivals(scores, *np.nonzero(contested))
-        step = max(1, BLOCK_PIXELS // int(heights.max() * widths.max()))
-        for start in range(0, len(cells.y), step):
-            _settle(labels, rows, columns, cells.part(slice(start, start + step)))
-    return labels
+
+def is_compiled() -> bool:
+    """Whether ``labels.c`` computes the labels."""
+    return _compiled is not None
 
 
 def confidence_map(scores: Scores, labels: Labels) -> Labels:
@@ -127,11 +128,36 @@ def confidence_map(scores: Scores, labels: Labels) -> Labels:
     return confidence
 
 
+def _by_compiled(function: Callable[..., None], scores: Scores, rows: _Axis, columns: _Axis) -> Labels:
+    classes, h, w = scores.shape
+    labels = np.empty((len(rows.cell), len(columns.cell)), np.uint8)
+    best, leader = np.empty((h, w), np.float32), np.empty((h, w), np.uint8)
+    sampling = (rows.first, rows.fraction, columns.first, columns.fraction)
+    function(np.ascontiguousarray(scores), classes, h, w, *sampling, best, leader, labels, labels.shape[1])
+    return labels
+
+
+def _by_numpy(scores: Scores, rows: _Axis, columns: _Axis) -> Labels:
+    heights, widths = np.diff(rows.first), np.diff(columns.first)
+
+    leader = _leaders(scores)
+    corner = leader[:-1, :-1]
+    labels = corner.repeat(widths, axis=1).repeat(heights, axis=0)
+    contested = (corner != leader[:-1, 1:]) | (corner != leader[1:, :-1]) | (corner != leader[1:, 1:])
+    contested &= (heights > 0)[:, None] & (widths > 0)
+    if contested.any():
+        cells = _find_rivals(scores, *np.nonzero(contested))
+        step = max(1, BLOCK_PIXELS // int(heights.max() * widths.max()))
+        for start in range(0, len(cells.y), step):
+            _settle(labels, rows, columns, cells.part(slice(start, start + step)))
+    return labels
+
+
 def _axis(scores: int, pixels: int) -> _Axis:
     """Sample a row of scores at the centres of pixels."""
     position = np.clip((np.arange(pixels) + 0.5) * (scores / pixels) - 0.5, 0, scores - 1)
     cell = np.minimum(position.astype(np.intp), scores - 2)
-    return _Axis(cell, (position - cell).astype(np.float32), np.searchsorted(cell, np.arange(scores)))
+    return _Axis(cell, position - cell, np.searchsorted(cell, np.arange(scores)))
 
 
 def _at_least_two_by_two(scores: Scores) -> Scores:
@@ -166,7 +192,7 @@ def _find_rivals(scores: Scores, y: Indices, x: Indices) -> _Cells:
     rank = np.arange(len(cell)) - np.repeat(np.cumsum(count) - count, count)
     rivals = np.zeros((int(count[0]), len(at)), np.uint8)
     rivals[rank, cell] = rival
-    leads = scores.reshape(-1).take(rivals[:, None] * np.intp(h * w) + (at + around))
+    leads = scores.reshape(-1).take(rivals[:, None] * np.intp(h * w) + (at + around)).astype(np.float64)
     return _Cells(y, x, count, rivals, leads - leads[0])
 
 
@@ -177,14 +203,15 @@ def _settle(labels: Labels, rows: _Axis, columns: _Axis, cells: _Cells) -> None:
     """
     y, x = _pixels(rows, cells.y), _pixels(columns, cells.x)
     down, right = rows.fraction[y][:, None], columns.fraction[x]
-    best = np.zeros((len(y), len(x), len(cells.y)), np.float32)  # lead over the first rival
+    best = np.zeros((len(y), len(x), len(cells.y)))  # lead over the first rival
     winner = np.broadcast_to(cells.rivals[0], best.shape).copy()
     for rank in range(1, int(cells.contenders[0])):
         m = int(np.searchsorted(-cells.contenders, -rank))  # the first m cells have a rival of this rank
         a, b, c, d = cells.leads[rank, :, :m]
-        top = a + right[:, :m] * (b - a)
-        lead = down[:, :, :m] * (c + right[:, :m] * (d - c) - top)
-        lead += top
+        west = a + down[:, :, :m] * (c - a)
+        east = b + down[:, :, :m] * (d - b)
+        lead = right[:, :m] * (east - west)
+        lead += west
         ahead = lead > best[:, :, :m]
         # Ids ascend from rank to rank, so the maximum is the later one; a masked copy takes three times as long.
         np.maximum(winner[:, :, :m], ahead.view(np.uint8) * cells.rivals[rank, :m], out=winner[:, :, :m])

@@ -23,6 +23,7 @@ May import: numpy, cv2, ``service.errors``, and the pipeline's steps; it is the 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import defaultdict
@@ -59,6 +60,8 @@ PIXEL_WORK = 1 / 8
 
 TIDY_MEGAPIXELS = 8.0
 """Images served since memory was last given back to the system, beyond which it is done again."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +176,8 @@ class Segmenter:
         self._statistics: defaultdict[tuple[str, str], ModelStatistics] = defaultdict(ModelStatistics)
         self._used_megapixels = 0.0
         self._pixels = ThreadPoolExecutor(pixel_threads or available_cpus(), thread_name_prefix="fcn-pixels")
+        if not labels.is_compiled():
+            log.info("labels.c is not compiled: label maps will take four times as long; see docs/adr/0008-labels-in-c.md")
         memory.give_back()  # what the opening of the models took
 
     async def segment(self, data: bytes, model: str | Engine | None = None, *, deadline_s: float | None = None) -> Segmentation:
