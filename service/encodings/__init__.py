@@ -2,8 +2,8 @@
 
 ``FORMATS`` is what ``format=`` may say. To add a format, write its file and add its line.
 
-May import: numpy, isal, ``service.errors``: whoever decodes a mask needs nothing else. Legends, PNG files and polygons with a
-tolerance need Pillow or OpenCV, which are imported there and then.
+May import: numpy, isal, orjson, ``service.errors``: whoever decodes a mask needs nothing else. Legends, PNG files and polygons
+with a tolerance need Pillow or OpenCV, which are imported there and then.
 """
 
 from __future__ import annotations
@@ -80,9 +80,18 @@ class Format:
         return _SUFFIXES[self.media_type]
 
 
-def to_json(document: object) -> bytes:
-    """Write JSON without spaces, as UTF-8."""
-    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+try:
+    import orjson
+
+    def to_json(document: object) -> bytes:
+        """Write JSON without spaces, as UTF-8."""
+        return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+except ImportError:  # the same documents, in twenty times the time
+
+    def to_json(document: object) -> bytes:
+        """Write JSON without spaces, as UTF-8."""
+        return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def _from_json(body: bytes) -> Any:
