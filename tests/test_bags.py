@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +25,8 @@ from rosbags.typesys import Stores, get_typestore
 from service.errors import CorruptImage, UnsupportedImage
 from service.offline.bags import CONVERSIONS, to_rgb
 from service.pipeline.decode import Limits
-from tests.conftest import encode_image, make_image, make_labels
-from tests.test_video import run
+from tests.conftest import encode_image, make_image, make_labels, make_manifest, write_artifact
+from tests.test_video import COMMAND, ROOT, run
 
 TYPES = get_typestore(Stores.ROS2_HUMBLE)
 LIMITS = Limits(2**20, 2**20, 4096)
@@ -47,16 +54,27 @@ def image(data: np.ndarray, encoding: str, width: int, number: int = 0, padding:
     )
 
 
-def make_bag(path: Path, plugin: StoragePlugin = StoragePlugin.MCAP, frames: int = 4) -> Path:
-    """A rosbag2 folder: a raw camera, a compressed one, and a topic of text."""
+def make_bag(
+    path: Path,
+    plugin: StoragePlugin = StoragePlugin.MCAP,
+    frames: int = 4,
+    spoilt: int | None = None,
+    size: tuple[int, int] = (96, 128),
+) -> Path:
+    """A rosbag2 folder: a raw camera, a compressed one, and a topic of text.
+
+    Takes:
+        spoilt: the number of a raw image whose encoding nobody reads
+        size: of the images, (height, width)
+    """
     with Writer(path, version=9, storage_plugin=plugin) as bag:
         raw = bag.add_connection("/raw", IMAGE, typestore=TYPES)
         small = bag.add_connection("/small", COMPRESSED, typestore=TYPES)
         text = bag.add_connection("/text", TEXT, typestore=TYPES)
         for number in range(frames):
-            message = image(make_image(), "rgb8", 128, number, 5)
+            message = image(make_image(*size), "nonsense" if number == spoilt else "rgb8", size[1], number, 5)
             bag.write(raw, 1000 + number, TYPES.serialize_cdr(message, IMAGE))
-            data = np.frombuffer(encode_image(make_image(), "JPEG", quality=95), np.uint8)
+            data = np.frombuffer(encode_image(make_image(*size), "JPEG", quality=95), np.uint8)
             packed = TYPES.types[COMPRESSED](header=header(number), format="jpeg", data=data)
             bag.write(small, 1000 + number, TYPES.serialize_cdr(packed, COMPRESSED))
             bag.write(text, 1000 + number, TYPES.serialize_cdr(TYPES.types[TEXT](data=f"hello {number}"), TEXT))
@@ -112,6 +130,103 @@ def test_an_mcap_file_becomes_one_that_the_reference_reader_reads(tmp_path: Path
     assert (mask.header.stamp.nanosec, mask.encoding) == (3, "mono8")
     assert np.mean(np.frombuffer(mask.data, np.uint8).reshape(96, 128) == make_labels()) > 0.9
     assert [path.name for path in target.parent.iterdir()] == ["masks.mcap"]
+
+
+def contents(path: Path) -> list[tuple[str, int, bytes]]:
+    """Every message of a bag: topic, time and bytes."""
+    with AnyReader([path]) as reader:
+        return [(connection.topic, time_ns, bytes(raw)) for connection, time_ns, raw in reader.messages()]
+
+
+def test_ctrl_c_and_then_the_same_again_makes_what_one_run_makes(tmp_path: Path, artifact_dir: Path) -> None:
+    """Exit code 130 and a line, no bag yet; the next run computes the rest only, and the bag is that of one run.
+
+    Message by message; and images that have no mask are told again.
+    """
+    bag = make_bag(tmp_path / "drive", frames=120, spoilt=1, size=(240, 320))
+    whole, target = tmp_path / "whole", tmp_path / "drive.masks"
+    assert run(artifact_dir, bag, "--out", whole, "--copy").returncode == 1
+    environment = {**os.environ, "FCN_MODELS_DIR": str(artifact_dir)}
+    command = [*COMMAND, str(bag), "--copy"]
+    journal = tmp_path / "none yet"
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        while not (journal.exists() and journal.read_bytes().count(b"\n") >= 4):
+            assert process.poll() is None
+            time.sleep(0.005)
+            journal = next(tmp_path.glob(".drive.masks.*.part"), journal)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert re.fullmatch(r"interrupted after \d+ messages; .*the same command goes on from here\n", said)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [journal.name, "drive", "whole"]
+    kept = journal.read_bytes().splitlines()
+    assert json.loads(kept[2])["failure"].startswith("images in 'nonsense' are not read")
+    with journal.open("ab") as lines:
+        lines.write(b'{"frame": ')  # as a power cut would leave it
+    again = run(artifact_dir, bag, "--copy")
+    assert again.returncode == 1
+    assert f"{239 - (len(kept) - 1)} of {239 - (len(kept) - 1)} segmented" in again.stdout
+    assert "1 images have no mask; the first: images in 'nonsense'" in again.stderr
+    assert contents(target) == contents(whole / "drive.masks")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["drive", "drive.masks", "whole"]
+
+
+def test_a_journal_of_another_run_is_of_no_use(tmp_path: Path, artifact_dir: Path) -> None:
+    """Other classes or other topics: everything is computed, and nothing of the old journal is left."""
+    bag = make_bag(tmp_path / "drive", frames=2)
+    stale = tmp_path / f".drive.masks.{'0' * 16}.part"
+    stale.write_text('{"frame":0,"topic":"/raw","time_ns":1000,"failure":"of another day"}\n')
+    outcome = run(artifact_dir, bag)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["drive", "drive.masks"]
+
+
+def test_options_hold_for_the_masks_of_a_bag(tmp_path: Path) -> None:
+    """Classes that were not asked for are 255; other ids are told by the topic of the classes, the confidence too."""
+    classes = [
+        entry.model_copy(update={"name": name})
+        for entry, name in zip(make_manifest().classes, ("car", "road", "sky"), strict=True)
+    ]
+    (tmp_path / "models").mkdir()
+    write_artifact(tmp_path / "models" / "street.onnx", make_manifest(classes=classes))
+    bag = make_bag(tmp_path / "drive", frames=1)
+    words = ["--ids", "autoware", "--classes", "car,road", "--min-confidence", "0.25", "--topic", "/raw"]
+    assert run(tmp_path / "models", bag, *words).returncode == 0
+    with AnyReader([tmp_path / "drive.masks"]) as reader:
+        found: dict[str, Any] = {
+            connection.topic: reader.deserialize(raw, connection.msgtype) for connection, _, raw in reader.messages()
+        }
+    mask = found["/raw/mask"].data.reshape(96, 128)
+    wanted = np.array([7, 9, 255], np.uint8)[make_labels()]
+    assert np.mean(mask == wanted) > 0.9
+    info = found["/raw/label_info"]
+    assert info.threshold == 0.25
+    assert (7, "vehicle") in [(row.class_id, row.class_name) for row in info.class_map]
+    refused = run(tmp_path / "models", bag, "--statistics", "--overwrite")
+    assert (refused.returncode, "it is for format=rle" in refused.stderr) == (1, True)
+
+
+def test_a_database_alone_is_a_bag(tmp_path: Path, artifact_dir: Path) -> None:
+    """A ``.db3`` whose metadata.yaml was lost: its masks come beside it."""
+    (source,) = make_bag(tmp_path / "drive", StoragePlugin.SQLITE3, frames=2).glob("*.db3")
+    alone = source.replace(tmp_path / "alone.db3")
+    outcome = run(artifact_dir, alone)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    topics = [topic for topic, _, _ in contents(tmp_path / "alone.masks.mcap")]
+    assert sorted(topics) == ["/raw/label_info", "/raw/mask", "/raw/mask", "/small/label_info", "/small/mask", "/small/mask"]
+
+
+def test_without_rosbags_a_line_says_how_to_get_it(tmp_path: Path, artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra's name, and exit code 2; nothing is written."""
+    bag = make_bag(tmp_path / "drive", frames=1)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "rosbags"]:
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+    told = run(artifact_dir, bag)
+    assert (told.returncode, told.stderr) == (
+        2,
+        "fcn-serve: bags need the package rosbags: pip install 'fcn-serve[bags]'\n",
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["drive"]
 
 
 def test_what_is_no_bag_or_has_no_such_topic_is_told(tmp_path: Path, artifact_dir: Path) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
 import numpy as np
 import onnx
 import pytest
@@ -24,9 +25,11 @@ from PIL import Image
 
 from service import cli
 from service.client import Client
-from service.encodings import decode, overlay
+from service.encodings import decode, overlay, rle
 from service.pipeline.manifest import SplitScores
+from service.settings import Settings
 from tests.conftest import encode_image, make_graph, make_image, make_labels, make_manifest, write_artifact
+from tests.live import live_server
 
 COMMAND = [sys.executable, "-m", "service"]
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,6 +117,88 @@ def test_a_format_or_ids_that_do_not_exist_are_refused_before_any_work(
     before = files(folder)
     outcome = run("segment", folder, option, value)
     assert outcome.code == 1
+    assert hint in outcome.err
+    assert files(folder) == before
+
+
+def street_models(folder: Path) -> Path:
+    """The colour network, whose classes are those of a street: things that can be counted, and that other tables know."""
+    table = make_manifest().classes
+    named = [entry.model_copy(update={"name": name}) for entry, name in zip(table, ("car", "road", "sky"), strict=True)]
+    folder.mkdir()
+    write_artifact(folder / "colours.onnx", make_manifest(classes=named))
+    return folder
+
+
+def test_masks_are_those_that_the_service_would_send(run: Run, folder: Path, tmp_path: Path) -> None:
+    """Every option of the query, by the same name: byte for byte the same results."""
+    models = street_models(tmp_path / "models")
+    image = folder / "b.PNG"
+    with live_server(Settings(models_dir=models)) as url:
+        for words, query, suffix in (
+            (["--classes", "car,sky", "--min-confidence", 0.3], {"classes": "car,sky", "min_confidence": 0.3}, "png"),
+            (["--classes", "car", "--classes", 2, "--ids", "autoware"], {"classes": ["car", "2"], "ids": "autoware"}, "png"),
+            (
+                ["--format", "coco", "--instances", "--min-area", 9],
+                {"format": "coco", "instances": True, "min_area": 9},
+                "json",
+            ),
+            (["--format", "rle", "--statistics"], {"format": "rle", "statistics": True}, "json"),
+            (["--format", "polygons", "--tolerance", 2], {"format": "polygons", "tolerance": 2}, "json"),
+        ):
+            outcome = run("segment", image, "--overwrite", "--write", "masks", *words, FCN_MODELS_DIR=models)
+            assert (outcome.code, outcome.err) == (0, "")
+            sent = httpx.post(f"{url}/segment", params=query, content=image.read_bytes()).raise_for_status()
+            assert (folder / f"b.mask.{suffix}").read_bytes() == sent.content, words
+        run("segment", image, "--overwrite", "--legend", "--ids", "cityscapes-train", FCN_MODELS_DIR=models)
+        query = {"format": "overlay", "legend": True, "ids": "cityscapes-train"}
+        sent = httpx.post(f"{url}/segment", params=query, content=image.read_bytes()).raise_for_status()
+        assert (folder / "b.overlay.png").read_bytes() == sent.content
+
+
+def test_lines_say_what_the_options_ask_for(run: Run, folder: Path, tmp_path: Path) -> None:
+    """``--write rle`` of images: a line each, readable as any run-length encoding, and a second run adds none."""
+    words = ("segment", folder, "--write", "rle", "--out", tmp_path / "out", "--statistics", "--classes", "red")
+    assert "3 of 3 segmented" in run(*words).out
+    lines = [json.loads(line) for line in (tmp_path / "out" / "masks.jsonl").read_text("utf-8").splitlines()]
+    assert sorted(line["file"] for line in lines) == sorted(str(folder / name) for name in ("a.jpg", "b.PNG", "night/c.bmp"))
+    expected = np.where(make_labels() == 0, 0, 255)
+    for line in lines:
+        assert np.mean(rle.decode(line) == expected) > 0.9
+        assert [(entry["name"], entry["bbox"][:2]) for entry in line["classes"]] == [("red", [0, 0])]
+    assert "0 of 0 segmented with colours@1.0.0; 3 were finished before" in run(*words).out
+    with (tmp_path / "out" / "masks.jsonl").open("ab") as torn:
+        torn.write(b'{"file":')  # as a power cut would leave it
+    (folder / "d.bmp").write_bytes((folder / "night" / "c.bmp").read_bytes())
+    assert "1 of 1 segmented" in run(*words).out
+    lines = [json.loads(line) for line in (tmp_path / "out" / "masks.jsonl").read_text("utf-8").splitlines()]
+    assert len(lines) == 4
+    assert files(tmp_path / "out") == ["masks.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "hint"),
+    [
+        (["--classes", "dragon"], 1, "no class 'dragon'; the model knows red, green, blue"),
+        (["--classes", ","], 1, "classes names no class"),
+        (["--min-confidence", "1.5"], 2, "Invalid value for '--min-confidence'"),
+        (["--tolerance", "-1"], 2, "Invalid value for '--tolerance'"),
+        (["--ids", "autoware"], 1, "has a place for none of the model's classes (red, green, blue)"),
+        (["--instances"], 1, "it is for format=coco, coco-uncompressed, labelstudio, cvat, polygons"),
+        (["--instances", "--format", "coco"], 1, "none of the classes (red, green, blue) is countable"),
+        (["--min-area", "5"], 1, "min_area is for the components of instances=true"),
+        (["--legend", "--write", "masks"], 1, "legend means nothing to png; it is for format=overlay"),
+        (["--statistics"], 1, "it is for format=rle, coco"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_an_option_that_makes_no_sense_is_refused_before_any_work(
+    run: Run, folder: Path, words: list[str], code: int, hint: str
+) -> None:
+    """In the service's own words, and nothing is written."""
+    before = files(folder)
+    outcome = run("segment", folder, *words)
+    assert outcome.code == code
     assert hint in outcome.err
     assert files(folder) == before
 

@@ -117,30 +117,53 @@ def test_a_folder_or_a_pattern_may_hold_images_and_videos(tmp_path: Path, artifa
 
 def test_ctrl_c_and_then_the_same_again_makes_what_one_run_makes(tmp_path: Path, artifact_dir: Path) -> None:
     """Exit code 130 and a line; no result has its name yet; the next run does the rest only, and nothing is torn."""
-    path = make_video(tmp_path / "drive.mp4", 300, (360, 480))
+    path = make_video(tmp_path / "drive.mp4", 150, (240, 320))
     whole = tmp_path / "whole"
     assert run(artifact_dir, path, "--out", whole).returncode == 0
     environment = {**os.environ, "FCN_MODELS_DIR": str(artifact_dir)}
-    journal = tmp_path / ".drive.masks.jsonl.part"
+    journal = tmp_path / "none yet"
     with subprocess.Popen([*COMMAND, str(path)], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
         while not (journal.exists() and journal.stat().st_size):
             assert process.poll() is None
             time.sleep(0.01)
+            journal = next(tmp_path.glob(".drive.masks.jsonl.*.part"), journal)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert said.startswith("interrupted after ")
     assert "the same command goes on from here" in said
-    assert files(tmp_path) == [".drive.masks.jsonl.part", "drive.mp4", "whole/drive.masks.jsonl", "whole/drive.overlay.mp4"]
+    assert files(tmp_path) == [journal.name, "drive.mp4", "whole/drive.masks.jsonl", "whole/drive.overlay.mp4"]
     kept = len(journal.read_bytes().splitlines())
     with journal.open("ab") as lines:
         lines.write(b'{"frame": ')  # as a power cut would leave it
     outcome = run(artifact_dir, path)
     assert outcome.returncode == 0
-    assert f"{300 - kept} of {300 - kept} segmented" in outcome.stdout
+    assert f"{150 - kept} of {150 - kept} segmented" in outcome.stdout
     assert (tmp_path / "drive.masks.jsonl").read_bytes() == (whole / "drive.masks.jsonl").read_bytes()
     assert stamps_of(tmp_path / "drive.overlay.mp4") == stamps_of(whole / "drive.overlay.mp4")
     assert not journal.exists()
+
+
+def test_options_hold_for_the_masks_of_a_video(tmp_path: Path, artifact_dir: Path) -> None:
+    """Classes, ids and confidence in lines, PNGs and overlay alike; what is of no use to any of them is refused."""
+    path = make_video(tmp_path / "drive.mp4", 3)
+    words = ["--write", "rle", "--write", "masks", "--write", "overlays", "--classes", "red", "--legend", "--statistics"]
+    assert run(artifact_dir, path, *words).returncode == 0
+    for number, line in enumerate(lines_of(tmp_path / "drive.masks.jsonl")):
+        labels = rle.decode(line)
+        assert set(np.unique(labels)) == {0, 255}
+        assert [entry["name"] for entry in line["classes"]] == ["red"]
+        assert line["classes"][0]["confidence"] > 0.3
+        with Image.open(tmp_path / "drive.masks" / f"{number:06d}.png") as mask:
+            assert np.array_equal(np.asarray(mask), labels)
+    with av.open(str(tmp_path / "drive.overlay.mp4")) as container:
+        first = next(container.decode(video=0)).to_ndarray(format="rgb24").astype(int)
+    assert np.abs(first[60:, 70:80] - make_image()[60:, 70:80]).max() < 60  # green, as it was: its class was not asked for
+    assert first[:15, :15].mean() < 140  # the legend's paper
+    refused = run(artifact_dir, path, "--instances", "--overwrite")
+    assert (refused.returncode, "it is for format=coco" in refused.stderr) == (1, True)
+    refused = run(artifact_dir, path, "--format", "npy", "--overwrite")
+    assert (refused.returncode, "--format is for images" in refused.stderr) == (2, True)
 
 
 def test_a_video_that_was_cut_short_is_done_as_far_as_it_goes(tmp_path: Path, artifact_dir: Path) -> None:
@@ -176,17 +199,12 @@ def test_a_video_that_was_turned_is_segmented_upright(tmp_path: Path) -> None:
     assert first.image.shape == (128, 96, 3)
 
 
-def test_without_pyav_a_line_says_how_to_get_it(tmp_path: Path, artifact_dir: Path) -> None:
+def test_without_pyav_a_line_says_how_to_get_it(tmp_path: Path, artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The extra's name, exit code 2; images need none of it."""
     path = make_video(tmp_path / "drive.mp4", 2)
-    code = "import sys; sys.modules['av'] = None; from service.cli import main; sys.argv[0] = 'fcn-serve'; main()"
-    environment = {**os.environ, "FCN_MODELS_DIR": str(artifact_dir)}
-    told = subprocess.run(
-        [sys.executable, "-c", code, "segment", str(path)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    monkeypatch.setitem(sys.modules, "av", None)  # as if it were not installed
+    told = run(artifact_dir, path)
     assert (told.returncode, told.stderr) == (2, "fcn-serve: videos need PyAV: pip install 'fcn-serve[video]'\n")
+    assert files(tmp_path) == ["drive.mp4"]
+    Image.fromarray(make_image()).save(tmp_path / "still.png")
+    assert run(artifact_dir, tmp_path / "still.png").returncode == 0

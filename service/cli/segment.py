@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -18,7 +18,7 @@ import typer
 from service.cli import FAILED, INTERRUPTED
 from service.cli.opened import opened
 from service.cli.progress import Bar, progress
-from service.encodings import DEFAULT_FORMAT, FORMATS, understood
+from service.encodings import DEFAULT_FORMAT, FORMATS, Options, understood_together
 from service.encodings.tables import TABLES
 from service.errors import BadSetting, ServiceError
 from service.offline import bags
@@ -28,10 +28,18 @@ from service.pipeline.engine import Engine
 from service.pipeline.segmenter import Segmenter
 from service.settings import Settings
 
+BAG_FORMAT = "gray"
+"""What a mask in a bag is: one byte a pixel, and nothing that is said beside it."""
+OFFLINE_FORMATS = ("png", "overlay", "rle", BAG_FORMAT)
+"""What videos and bags may be written in."""
 FILM_SUFFIX = ".overlay.mp4"
 LINES_NAME = "masks.jsonl"
 
 T = TypeVar("T")
+
+
+def _able(option: str) -> str:
+    return ", ".join(name for name, form in FORMATS.items() if option in form.takes)
 
 
 def segment(
@@ -44,11 +52,33 @@ def segment(
     ] = None,
     model: Annotated[str | None, typer.Option(help="The model's name; the default one if left out.")] = None,
     name: Annotated[
-        str, typer.Option("--format", metavar="FORMAT", help=f"Of the masks: {', '.join(FORMATS)}.")
+        str, typer.Option("--format", metavar="FORMAT", help=f"Of images' masks: {', '.join(FORMATS)}.")
     ] = DEFAULT_FORMAT,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(help="Classes to keep, by the model's names or ids, repeated or separated by commas; others become 255."),
+    ] = None,
+    min_confidence: Annotated[
+        float, typer.Option(min=0, max=1, help="Pixels of which the network is less sure become 255.", show_default=False)
+    ] = 0.0,
     ids: Annotated[
         str | None, typer.Option(help=f"Whose class ids the masks have: {', '.join(TABLES)}; the model's own if left out.")
     ] = None,
+    statistics: Annotated[
+        bool, typer.Option("--statistics", help="JSON: the bounding box and the mean confidence of each mask.")
+    ] = False,
+    legend: Annotated[bool, typer.Option("--legend", help="Overlays: names and colours of the classes present.")] = False,
+    instances: Annotated[
+        bool,
+        typer.Option("--instances", help=f"{_able('instances')}: a mask for each component of classes that can be counted."),
+    ] = False,
+    min_area: Annotated[
+        int, typer.Option(min=0, help="With --instances: smaller components, in pixels, are dropped.", show_default=False)
+    ] = 0,
+    tolerance: Annotated[
+        float,
+        typer.Option(min=0, max=100, help="polygons: how far outlines may stray, in pixels; 0 is exact.", show_default=False),
+    ] = 0.0,
     write: Annotated[
         list[Write] | None,
         typer.Option(help="What to write; may be repeated. Left out: masks and overlays, of videos rle and overlays."),
@@ -57,36 +87,64 @@ def segment(
     topic: Annotated[list[str] | None, typer.Option(help="Image topic of a bag; may be repeated. All by default.")] = None,
     copy: Annotated[bool, typer.Option("--copy", help="Copy a bag's other topics beside its masks.")] = False,
 ) -> None:
-    """Segment image files, videos and bags without a server. Run again, it goes on where it stopped."""
+    """Segment image files, videos and bags without a server. Run again, it goes on where it stopped.
+
+    What becomes of the masks is said as the query of POST /segment says it.
+    """
     settings = Settings.load()
     images, videos, recordings = sorted_out(paths)
     with opened(settings) as segmenter:
         engine = segmenter.repository.get(model)
-        writing = Writing(name, understood(name, engine.manifest.classes, ids=ids))
-        if (videos or recordings) and writing != Writing():
-            raise BadSetting("--format and --ids are for images: the masks of videos and bags have the model's own ids")
-        run = _Run(segmenter, engine, out, overwrite)
+        of_images, of_videos = write or [Write.MASKS, Write.OVERLAYS], write or [Write.RLE, Write.OVERLAYS]
+        table, selection = engine.manifest.classes, {"classes": classes or (), "min_confidence": min_confidence, "ids": ids}
+        more = {
+            "statistics": statistics,
+            "legend": legend,
+            "instances": instances,
+            "min_area": min_area,
+            "tolerance": tolerance,
+        }
+        written = {
+            *(_formats(of_images, name) if images else ()),
+            *(_formats(of_videos, DEFAULT_FORMAT) if videos else ()),
+            *((BAG_FORMAT,) if recordings else ()),
+        }
+        options = understood_together(OFFLINE_FORMATS, table, **selection)
+        options |= understood_together(sorted(written), table, **selection, **more)
+        if name != DEFAULT_FORMAT and (videos or recordings):
+            raise BadSetting("--format is for images: the masks of videos are PNGs or run lengths, those of bags messages")
+        run = _Run(segmenter, engine, options, out, overwrite)
         try:
             if images:
-                _segment_images(run, images, write or [Write.MASKS, Write.OVERLAYS], writing)
+                _segment_images(run, images, of_images, name)
             for path in videos:
-                _segment_video(run, path, write or [Write.RLE, Write.OVERLAYS])
+                _segment_video(run, path, of_videos)
             for path in recordings:
                 _segment_bag(run, path, topic or [], copy=copy)
         except KeyboardInterrupt:
-            typer.echo(f"interrupted after {run.progress()}; what was written is whole, {run.next_time}", err=True)
+            typer.echo(
+                f"interrupted after {run.progress()}; what was written is whole, and the same command goes on from here",
+                err=True,
+            )
             raise typer.Exit(INTERRUPTED) from None
     run.summarise()
+
+
+def _formats(write: Sequence[Write], masks: str) -> list[str]:
+    """In which formats results are written."""
+    names = {Write.MASKS: masks, Write.OVERLAYS: "overlay", Write.RLE: "rle"}
+    return [names[each] for each in write]
 
 
 class _Run:
     """One run of ``segment``: what it works with, and what became of it so far."""
 
-    def __init__(self, segmenter: Segmenter, engine: Engine, out: Path | None, overwrite: bool) -> None:
-        self.segmenter, self.engine, self.out, self.overwrite = segmenter, engine, out, overwrite
+    def __init__(
+        self, segmenter: Segmenter, engine: Engine, options: Mapping[str, Options], out: Path | None, overwrite: bool
+    ) -> None:
+        self.segmenter, self.engine, self.options, self.out, self.overwrite = segmenter, engine, options, out, overwrite
         self.done = self.total = self.skipped = 0
         self.what = "images"
-        self.next_time = "and the same command goes on from here"
         self.failures: list[tuple[Path, str]] = []
         self._begun = time.monotonic()
 
@@ -136,8 +194,9 @@ def _matching(path: Path) -> list[Path]:
     return [Path(match) for match in sorted(glob.glob(str(path), recursive=True))] or [path]  # noqa: PTH207 - absolute ones too
 
 
-def _segment_images(run: _Run, paths: Sequence[Path], write: Sequence[Write], writing: Writing) -> None:
-    jobs, failures = plan(paths, run.out, write, FORMATS[writing.format].suffix)
+def _segment_images(run: _Run, paths: Sequence[Path], write: Sequence[Write], name: str) -> None:
+    writing = Writing(name, run.options)
+    jobs, failures = plan(paths, run.out, write, FORMATS[name].suffix)
     run.failures += failures
     run.total += len(jobs) + len(failures)
     target = (run.out or Path()) / LINES_NAME if Write.RLE in write else None
@@ -164,23 +223,21 @@ def _segment_video(run: _Run, path: Path, write: Sequence[Write]) -> None:
         lines=folder / f"{path.stem}.masks.jsonl" if Write.RLE in write else None,
         masks=folder / f"{path.stem}.masks" if Write.MASKS in write else None,
         overlay=folder / f"{path.stem}{FILM_SUFFIX}" if Write.OVERLAYS in write else None,
-        journal=folder / f".{path.stem}.masks.jsonl.part",
+        journal=folder / f"{path.stem}.masks.jsonl",
     )
-    if run.overwrite:
-        results.journal.unlink(missing_ok=True)
-    elif results.finished():
+    if results.finished() and not run.overwrite:
         run.skipped += 1
         return
     _count_all(
         run,
         path,
-        lambda bar: segment_video(path, results, run.segmenter, run.engine, bar.expect),
+        lambda bar: segment_video(path, results, run.options, run.segmenter, run.engine, bar.expect, anew=run.overwrite),
         lambda frame: frame.line,
     )
 
 
 def _segment_bag(run: _Run, path: Path, topics: Sequence[str], *, copy: bool) -> None:
-    run.what, run.next_time = "messages", "and the bag in work is begun anew by the same command"
+    run.what = "messages"
     target = bags.target_of(path, run.out)
     if target.exists() and not run.overwrite:
         run.skipped += 1
@@ -188,8 +245,18 @@ def _segment_bag(run: _Run, path: Path, topics: Sequence[str], *, copy: bool) ->
     _count_all(
         run,
         path,
-        lambda bar: bags.segment_bag(path, target, topics, run.segmenter, run.engine, bar.expect, copy=copy),
-        lambda failure: None if failure else b"",
+        lambda bar: bags.segment_bag(
+            path,
+            target,
+            topics,
+            run.options[BAG_FORMAT],
+            run.segmenter,
+            run.engine,
+            bar.expect,
+            copy=copy,
+            anew=run.overwrite,
+        ),
+        lambda image: None if image.failure else image.line,
     )
 
 

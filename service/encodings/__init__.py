@@ -32,7 +32,7 @@ from service.encodings import (
     tables,
 )
 from service.encodings.options import Options
-from service.encodings.runs import UNLABELLED, ClassRow, ValueMap, find_runs
+from service.encodings.runs import ClassRow, ValueMap
 from service.encodings.view import MaskView
 from service.errors import BadParameter, UnsupportedFormat
 
@@ -47,6 +47,7 @@ __all__ = [
     "encode",
     "to_json",
     "understood",
+    "understood_together",
 ]
 
 Document = dict[str, Any]
@@ -128,16 +129,7 @@ def _label_studio(labels: ValueMap, rows: Sequence[ClassRow], view: MaskView) ->
 
 
 def _overlay(view: MaskView) -> bytes:
-    picture = overlay.blend(view.image, view.labels, view.palette())
-    if view.options.legend:
-        from service.encodings import legend  # noqa: PLC0415 - brings Pillow, which a client need not have
-
-        present = frozenset(np.unique(find_runs(view.labels.reshape(-1))[0]).tolist())
-        rows = [(row.name, row.color) for row in view.classes if row.id in present]
-        if UNLABELLED in present:
-            rows.append(("unlabelled", (0, 0, 0)))
-        legend.draw(picture, rows)
-    return png.encode_rgb(picture)
+    return png.encode_rgb(overlay.draw(view.image, view.labels, view.classes, legend=view.options.legend))
 
 
 DEFAULT_FORMAT = "png"
@@ -170,6 +162,9 @@ FORMATS: dict[str, Format] = {
     "confidence": Format("image/png", lambda view: png.encode_gray(view.confidence())),
 }
 """Every format by name; where several share a media type, the first one is what ``Accept`` gets."""
+
+_BELONGS_TO = {"min_area": "instances"}
+"""An option that goes where another one goes."""
 
 
 def understood(
@@ -219,6 +214,26 @@ def understood(
         min_area=min_area,
         tolerance=tolerance,
     )
+
+
+def understood_together(names: Sequence[str], table: Sequence[ClassRow], **query: Any) -> dict[str, Options]:
+    """Understand what a caller wants of several formats at once: what only some of them can do is for those alone.
+
+    Takes:
+        names: of the formats
+        table, query: as for :func:`understood`
+    Gives:
+        the options of each format
+    Raises:
+        as :func:`understood`; UnsupportedFormat, too, if none of the formats can do what is wanted
+    """
+    taken = frozenset().union(*(_format(name).takes for name in names))
+    made = {}
+    for name in names:
+        others = taken - _format(name).takes
+        mine = {option: value for option, value in query.items() if _BELONGS_TO.get(option, option) not in others}
+        made[name] = understood(name, table, **mine)
+    return made
 
 
 def encode(name: str, view: MaskView) -> Encoded:

@@ -5,8 +5,11 @@ May import: numpy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from service.encodings.color import ColoredRow
 from service.encodings.tables import Translation
 
 
@@ -30,6 +33,22 @@ class Options:
     """Pixels of a component, below which it is dropped."""
     tolerance: float = 0.0
     """Pixels by which polygons may stray."""
+
+    def rows(self, classes: Sequence[ColoredRow]) -> Sequence[ColoredRow]:
+        """The class table of the ids that are written.
+
+        Takes:
+            classes: the model's
+        """
+        return classes if self.translation is None else self.translation.rows
+
+    def selection(self) -> dict[str, Any]:
+        """What becomes of each pixel, for JSON: where two say the same, one image has one mask."""
+        return {
+            "min_confidence": self.min_confidence,
+            "keep": None if self.keep is None else sorted(self.keep),
+            "ids": None if self.translation is None else self.translation.table.tolist(),
+        }
 
 
 NO_OPTIONS = Options()

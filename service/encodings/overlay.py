@@ -1,18 +1,48 @@
-"""The image with its mask laid over it.
+"""The image with its mask laid over it, and perhaps a legend.
 
-May import: numpy.
+May import: numpy; ``service.encodings.legend``, and with it Pillow, only where a legend is asked for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
+
+from service.encodings.color import ColoredRow, palette_of
+from service.encodings.runs import find_runs
 
 ALPHA = 0.5
 """The mask's weight: the colours can be told apart, and so can the things under them."""
 
 _UNLABELLED = 255
 _BAND_ROWS = 16  # the 16-bit rows in between stay in the second-level cache: 4.7 ms at 1280 x 720, 13 ms without
+
+
+def draw(
+    image: NDArray[np.uint8], labels: NDArray[np.uint8], rows: Sequence[ColoredRow], *, legend: bool = False
+) -> NDArray[np.uint8]:
+    """Lay a mask over its image.
+
+    Takes:
+        image: H x W x 3 uint8 RGB
+        labels: H x W uint8; where it is 255 (unlabelled) the image stays as it is
+        rows: the class table
+        legend: whether the names and colours of the classes present are drawn into it
+    Gives:
+        H x W x 3 uint8 RGB
+    """
+    picture = blend(image, labels, palette_of(rows))
+    if legend:
+        from service.encodings import legend as writing  # noqa: PLC0415 - brings Pillow, which a client need not have
+
+        present = frozenset(np.unique(find_runs(labels.reshape(-1))[0]).tolist())
+        lines = [(row.name, row.color) for row in rows if row.id in present]
+        if _UNLABELLED in present:
+            lines.append(("unlabelled", (0, 0, 0)))
+        writing.draw(picture, lines)
+    return picture
 
 
 def blend(

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.encodings import selection
+from service.encodings.color import ColoredRow, palette_of
 from service.encodings.options import NO_OPTIONS, Options
 from service.encodings.runs import ClassRow, ValueMap
 
 if TYPE_CHECKING:
-    from service.encodings.tables import Row
-    from service.pipeline.manifest import ClassEntry, Manifest
+    from service.pipeline.manifest import Manifest
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,17 +44,13 @@ class MaskView:
         return {"name": self.manifest.name, "version": self.manifest.version, "sha256": self.sha256}
 
     @property
-    def classes(self) -> Sequence[ClassEntry | Row]:
+    def classes(self) -> Sequence[ColoredRow]:
         """The class table of the ids that are written."""
-        translation = self.options.translation
-        return self.manifest.classes if translation is None else translation.rows
+        return self.options.rows(self.manifest.classes)
 
     def palette(self) -> NDArray[np.uint8]:
         """The colour of every pixel value that is written: 256 x 3 uint8 RGB; values without a class are black."""
-        table = np.zeros((256, 3), np.uint8)
-        for row in self.classes:
-            table[row.id] = row.color
-        return table
+        return palette_of(self.classes)
 
     def selected(self) -> MaskView:
         """The view of those pixels that the options leave, in the ids that they ask for."""

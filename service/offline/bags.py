@@ -3,10 +3,12 @@
 Of each image topic ``/camera/image_raw`` comes ``/camera/image_raw/mask``, ``sensor_msgs/Image`` in mono8 whose pixel is the
 class id and whose header is the image's, and ``/camera/image_raw/label_info``, a latched ``vision_msgs/LabelInfo``.
 
-A bag is written under another name and renamed when it is complete; one that was interrupted is begun anew.
+A bag is written under another name and renamed when it is complete: its index stands at its end, so that an unfinished one
+cannot be gone on with. What an interrupted run leaves is its journal: the next one takes the masks from it, writes the bag from
+its beginning, and goes on with the network where the journal ends.
 
-May import: numpy, cv2, ``service.errors``, ``service.pipeline``, ``service.offline.overlap``; rosbags (the extra ``bags``) only
-where a bag is opened.
+May import: numpy, cv2, ``service.encodings``, ``service.errors``, ``service.pipeline``, ``service.offline.journal`` and
+``overlap``; rosbags (the extra ``bags``) only where a bag is opened.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from service.encodings import FORMATS, MaskView, Options, rle, to_json
+from service.encodings.color import ColoredRow
 from service.errors import BadParameter, BadSetting, CorruptImage, ServiceError, UnsupportedImage
+from service.offline.journal import Journal
 from service.offline.overlap import overlapped
 from service.pipeline import decode
 from service.pipeline.engine import Engine
@@ -63,18 +68,35 @@ CONVERSIONS: dict[str, tuple[np.dtype[Any], int, int | None]] = {
 """Encoding of a ``sensor_msgs/Image`` to its element, its channels, and how OpenCV makes RGB of it."""
 
 
+class Segmented(NamedTuple):
+    """An image of a bag, and what became of it."""
+
+    failure: str | None
+    """Why it has no mask."""
+    line: bytes | None
+    """For the journal; None if it is there already."""
+
+
 class _Message(NamedTuple):
     connection: Any
     time_ns: int
     raw: bytes
     message: Any
     """None where it is only copied."""
+    number: int
+    """Among the images."""
+
+    def about(self) -> dict[str, Any]:
+        """What its line in the journal says beside the mask."""
+        return {"frame": self.number, "topic": self.connection.topic, "time_ns": self.time_ns}
 
 
 class _Result(NamedTuple):
     source: _Message
     labels: NDArray[np.uint8] | None
+    """H x W uint8, as it is written."""
     failure: str | None
+    line: bytes | None = None
 
 
 def is_bag(path: Path) -> bool:
@@ -122,21 +144,25 @@ def segment_bag(
     path: Path,
     target: Path,
     topics: Sequence[str],
+    options: Options,
     segmenter: Segmenter,
     engine: Engine,
     expect: Callable[[int | None], None] = lambda _: None,
     *,
     copy: bool = False,
-) -> Generator[str | None, None, str | None]:
-    """Segment the images of a bag. Left early, nothing is left.
+    anew: bool = False,
+) -> Generator[Segmented, None, str | None]:
+    """Segment the images of a bag, or go on with it. Left early, what is finished so far is kept for the next run.
 
     Takes:
         target: an ``.mcap`` file, or a folder
         topics: image topics; all of them if there is none
+        options: which pixels keep their class, and whose ids they have
         expect: called with the number of images
         copy: whether every other message is copied, the images too
+        anew: whether what an earlier run has left is thrown away
     Gives:
-        for each image why it has no mask, or None; at the end how many have none, or None
+        each image when its mask is written; at the end how many have none, or None
     Raises:
         ServiceError, OSError: if nothing can be made of it
     """
@@ -146,38 +172,53 @@ def segment_bag(
         chosen = _chosen(reader, topics)
         expect(sum(connection.msgcount for connection in chosen))
         target.parent.mkdir(parents=True, exist_ok=True)
+        ids = {connection.id for connection in chosen}
+        run = {"model": engine.sha256, "topics": sorted({connection.topic for connection in chosen}), **options.selection()}
+        journal = until.enter_context(contextlib.closing(Journal(target, path, run, anew=anew)))
         unfinished = target.with_name(f".{target.name}.part")
         shutil.rmtree(unfinished, ignore_errors=True)
         until.callback(shutil.rmtree, unfinished, ignore_errors=True)
         failures, worst = 0, ""
-        with contextlib.closing(_Writer(rosbags, unfinished, reader, chosen, engine, copy=copy)) as writer:
-            ids = {connection.id for connection in chosen}
+        writing = _Writer(rosbags, unfinished, reader, chosen, engine, options, journal, copy=copy)
+        with contextlib.closing(writing) as writer:
 
             def messages() -> Iterator[_Message]:
+                number = 0
                 for connection, time_ns, raw in reader.messages(connections=() if copy else chosen):
-                    message = reader.deserialize(raw, connection.msgtype) if connection.id in ids else None
-                    yield _Message(connection, time_ns, raw, message)
+                    wanted = connection.id in ids
+                    message = reader.deserialize(raw, connection.msgtype) if wanted else None
+                    yield _Message(connection, time_ns, raw, message, number)
+                    number += wanted
 
             def segment(source: _Message) -> _Result:
                 if source.message is None:
                     return _Result(source, None, None)
+                known = journal.known(source.about())
+                if known is not None and "failure" in known:
+                    return _Result(source, None, known["failure"])
+                if known is not None:
+                    return _Result(source, rle.decode(known), None)
+                about = to_json(source.about())[:-1]
                 try:
                     image = to_rgb(source.message, segmenter.limits)
-                    return _Result(source, segmenter.segment_array(image, engine.manifest.name).labels, None)
+                    made = segmenter.segment_array(image, engine.manifest.name)
                 except ServiceError as error:
-                    return _Result(source, None, error.message)
+                    return _Result(source, None, error.message, about + b',"failure":' + to_json(error.message) + b"}")
+                view = MaskView(made.labels, made.image, made.manifest, made.sha256, made.confidence, options).selected()
+                return _Result(source, view.labels, None, about + b"," + FORMATS["rle"].encode(view)[1:])
 
             for done in overlapped(messages(), segment, writer.write):
                 if done.source.message is not None:
                     if done.failure is not None:
                         failures, worst = failures + 1, worst or done.failure
-                    yield done.failure
+                    yield Segmented(done.failure, done.line)
         if target.suffix.lower() == ".mcap":
             (made,) = unfinished.glob("*.mcap")
             made.replace(target)
         else:
             shutil.rmtree(target, ignore_errors=True)
             unfinished.replace(target)
+        journal.finish(None)
     return f"{failures} images have no mask; the first: {worst}" if failures else None
 
 
@@ -199,10 +240,20 @@ class _Writer:
     """Writes masks, and what is copied, into a new bag."""
 
     def __init__(
-        self, rosbags: _Rosbags, path: Path, reader: Any, chosen: Sequence[Any], engine: Engine, *, copy: bool
+        self,
+        rosbags: _Rosbags,
+        path: Path,
+        reader: Any,
+        chosen: Sequence[Any],
+        engine: Engine,
+        options: Options,
+        journal: Journal,
+        *,
+        copy: bool,
     ) -> None:
-        self._rosbags, self._types = rosbags, rosbags.types()
-        self._engine = engine
+        self._types, self._journal = rosbags.types(), journal
+        self._rows: Sequence[ColoredRow] = options.rows(engine.manifest.classes)
+        self._threshold = options.min_confidence
         plugin = rosbags.module("rosbags.rosbag2").StoragePlugin.MCAP
         self._bag = rosbags.module("rosbags.rosbag2").Writer(path, version=9, storage_plugin=plugin)
         self._bag.open()
@@ -229,6 +280,8 @@ class _Writer:
     def write(self, done: _Result) -> None:
         """Write what became of one message."""
         source = done.source
+        if done.line is not None:
+            self._journal.add(done.line)
         if source.connection.id in self._copies:
             self._bag.write(self._copies[source.connection.id], source.time_ns, source.raw)
         if done.labels is None:
@@ -237,8 +290,8 @@ class _Writer:
         if number not in self._told:
             self._told.add(number)
             kind = types.types["vision_msgs/msg/VisionClass"]
-            classes = [kind(class_id=entry.id, class_name=entry.name) for entry in self._engine.manifest.classes]
-            info = types.types[LABEL_INFO](header=_header(types, header), class_map=classes, threshold=0.0)
+            classes = [kind(class_id=entry.id, class_name=entry.name) for entry in self._rows]
+            info = types.types[LABEL_INFO](header=_header(types, header), class_map=classes, threshold=self._threshold)
             self._bag.write(self._infos[number], source.time_ns, types.serialize_cdr(info, LABEL_INFO))
         height, width = done.labels.shape
         mask = types.types[IMAGE](

@@ -9,7 +9,7 @@ import contextlib
 import enum
 import json
 from collections import Counter, deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -19,8 +19,7 @@ from typing import IO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from service.encodings import DEFAULT_FORMAT, MaskView, Options, encode, to_json
-from service.encodings.options import NO_OPTIONS
+from service.encodings import MaskView, Options, encode, to_json
 from service.errors import BodyTooLarge, ServiceError
 from service.pipeline import decode
 from service.pipeline.decode import Limits
@@ -66,10 +65,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Writing:
-    """How masks are written."""
+    """How the results are written."""
 
-    format: str = DEFAULT_FORMAT
-    options: Options = NO_OPTIONS
+    format: str
+    """Of the masks."""
+    options: Mapping[str, Options]
+    """By the name of each format that is written: of the masks, ``overlay`` and ``rle``."""
 
 
 class Lines:
@@ -161,7 +162,7 @@ def plan(
 
 
 def work(
-    jobs: Sequence[Job], segmenter: Segmenter, model: str | None = None, writing: Writing = Writing()
+    jobs: Sequence[Job], segmenter: Segmenter, model: str | None, writing: Writing
 ) -> Generator[tuple[Job, str | None, bytes | None], None, None]:
     """Do the jobs: the network runs on the caller's thread, while a small pool decodes ahead of it and writes behind it.
 
@@ -200,14 +201,18 @@ def _load(job: Job, limits: Limits) -> NDArray[np.uint8]:
 
 
 def _save(job: Job, result: Segmentation, writing: Writing) -> bytes | None:
-    view = MaskView(result.labels, result.image, result.manifest, result.sha256, result.confidence, writing.options)
+    def written(name: str) -> bytes:
+        options = writing.options[name]
+        view = MaskView(result.labels, result.image, result.manifest, result.sha256, result.confidence, options)
+        return encode(name, view).body
+
     for path, name in ((job.mask, writing.format), (job.overlay, "overlay")):
         if path is None:
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.part")
         try:
-            unfinished.write_bytes(encode(name, view).body)
+            unfinished.write_bytes(written(name))
             unfinished.replace(path)
         except OSError:
             unfinished.unlink(missing_ok=True)
@@ -215,7 +220,7 @@ def _save(job: Job, result: Segmentation, writing: Writing) -> bytes | None:
     if not job.line:
         return None
     # The format's own object, with the file's name before the rest.
-    return b'{"file":' + to_json(str(job.source)) + b"," + encode("rle", view).body[1:]
+    return b'{"file":' + to_json(str(job.source)) + b"," + written("rle")[1:]
 
 
 def _saved(job: Job, future: Future[bytes | None]) -> tuple[Job, str | None, bytes | None]:

@@ -1,19 +1,18 @@
 """Videos: frames in with their time stamps, upright; masks out as JSON Lines of run lengths, PNGs, and a video with overlays.
 
-Everything that is being written has another name until it is finished. What an interrupted run leaves is a journal, the JSON
+Everything that is being written has another name until it is finished. What an interrupted run leaves is its journal, the JSON
 Lines so far: the next run takes the masks of those frames from it, and goes on where it ends.
 
-May import: numpy, ``service.encodings``, ``service.errors``, ``service.pipeline``, ``service.offline.overlap``; av (the extra
-``video``) only where a video is opened.
+May import: numpy, ``service.encodings``, ``service.errors``, ``service.pipeline``, ``service.offline.journal`` and ``overlap``;
+av (the extra ``video``) only where a video is opened.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import shutil
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -22,8 +21,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.encodings import MaskView, overlay, png, rle, to_json
+from service.encodings import FORMATS, MaskView, Options, overlay, png, rle, to_json
+from service.encodings.color import palette_of
 from service.errors import BadSetting, CorruptImage, UnsupportedImage
+from service.offline.journal import Journal
 from service.offline.overlap import overlapped
 from service.pipeline.engine import Engine
 from service.pipeline.segmenter import Segmenter
@@ -48,13 +49,17 @@ class Frame(NamedTuple):
     image: NDArray[np.uint8]
     """H x W x 3 uint8 RGB, upright."""
 
+    def about(self) -> dict[str, Any]:
+        """What its line says beside the mask."""
+        return {"frame": self.number, "pts": self.pts, "time_s": round(self.time_s, 6)}
+
 
 class Segmented(NamedTuple):
     """A frame and its mask."""
 
     frame: Frame
     labels: NDArray[np.uint8]
-    """H x W uint8."""
+    """H x W uint8, as it is written."""
     line: bytes | None
     """For the journal; None if it is there already."""
 
@@ -70,7 +75,7 @@ class Results:
     overlay: Path | None
     """The video with its masks laid over it."""
     journal: Path
-    """The lines of an unfinished run."""
+    """What the journal of an unfinished run is named after."""
 
     def all(self) -> list[Path]:
         """Those that are wanted."""
@@ -154,32 +159,46 @@ class Video:
 
 
 def segment_video(
-    path: Path, results: Results, segmenter: Segmenter, engine: Engine, expect: Callable[[int | None], None] = lambda _: None
+    path: Path,
+    results: Results,
+    options: Mapping[str, Options],
+    segmenter: Segmenter,
+    engine: Engine,
+    expect: Callable[[int | None], None] = lambda _: None,
+    *,
+    anew: bool = False,
 ) -> Generator[Segmented, None, str | None]:
     """Segment a video, or go on with it. Left early, what is finished so far is kept for the next run.
 
     Takes:
+        options: of ``rle``, ``png`` and ``overlay``
         expect: called with the number of frames, as far as known
+        anew: whether what an earlier run has left is thrown away
     Gives:
         each frame when its mask is written; at the end what was wrong with the file, or None
     Raises:
         ServiceError, OSError: if nothing can be made of it
     """
-    for folder in {target.parent for target in results.all()}:
+    for folder in {results.journal.parent, *(target.parent for target in results.all())}:
         folder.mkdir(parents=True, exist_ok=True)
+    of_lines = options["rle"]
     with contextlib.closing(Video(path)) as video:
         expect(video.expected)
-        with contextlib.closing(_Writer(results, video, engine)) as writer:
+        run = {"model": engine.sha256, "statistics": of_lines.statistics, **of_lines.selection()}
+        with (
+            contextlib.closing(Journal(results.journal, path, run, anew=anew)) as journal,
+            contextlib.closing(_Writer(results, video, journal, options, engine)) as writer,
+        ):
 
             def segment(frame: Frame) -> Segmented:
-                known = writer.known(frame)
+                known = journal.known(frame.about())
                 if known is not None:
-                    return Segmented(frame, known, None)
+                    return Segmented(frame, rle.decode(known), None)
                 made = segmenter.segment_array(frame.image, engine.manifest.name)
-                line = {"frame": frame.number, "pts": frame.pts, "time_s": round(frame.time_s, 6)}
-                line |= rle.encode(made.labels, engine.manifest.classes)
-                view = MaskView(made.labels, made.image, made.manifest, made.sha256, made.confidence)
-                return Segmented(frame, made.labels, to_json(line | {"model": view.model}))
+                view = MaskView(made.labels, made.image, made.manifest, made.sha256, made.confidence, of_lines).selected()
+                # The format's own object, with what is known of the frame before the rest.
+                line = to_json(frame.about())[:-1] + b"," + FORMATS["rle"].encode(view)[1:]
+                return Segmented(frame, view.labels, line)
 
             count = 0
             for done in overlapped(video.frames(), segment, writer.write):
@@ -198,23 +217,18 @@ def segment_video(
 class _Writer:
     """Writes what becomes of a video, under other names until it is finished."""
 
-    def __init__(self, results: Results, video: Video, engine: Engine) -> None:
-        self._results = results
-        self._known = _Journal(results.journal, engine.sha256)
-        self._lines = results.journal.open("ab")
-        self._palette = engine.manifest.palette()
+    def __init__(
+        self, results: Results, video: Video, journal: Journal, options: Mapping[str, Options], engine: Engine
+    ) -> None:
+        self._results, self._journal = results, journal
+        self._rows = options["overlay"].rows(engine.manifest.classes)
+        self._palette, self._legend = palette_of(self._rows), options["overlay"].legend
         self._film = None if results.overlay is None else _Film(_unfinished(results.overlay), video)
-
-    def known(self, frame: Frame) -> NDArray[np.uint8] | None:
-        """The mask of a frame that an earlier run has made."""
-        labels = self._known.next()
-        return labels if labels is not None and labels.shape == frame.image.shape[:2] else None
 
     def write(self, done: Segmented) -> None:
         """Write one frame."""
         if done.line is not None:
-            self._lines.write(done.line + b"\n")
-            self._lines.flush()
+            self._journal.add(done.line)
         if self._results.masks is not None:
             folder = _unfinished(self._results.masks)
             folder.mkdir(exist_ok=True)
@@ -223,7 +237,8 @@ class _Writer:
             unfinished.write_bytes(png.encode_indexed(done.labels, self._palette))
             unfinished.replace(target)
         if self._film is not None:
-            self._film.write(overlay.blend(done.frame.image, done.labels, self._palette), done.frame.pts)
+            picture = overlay.draw(done.frame.image, done.labels, self._rows, legend=self._legend)
+            self._film.write(picture, done.frame.pts)
 
     def finish(self) -> None:
         """All is written: give everything its name."""
@@ -235,56 +250,14 @@ class _Writer:
             if results.masks.exists():
                 shutil.rmtree(results.masks)
             _unfinished(results.masks).replace(results.masks)
-        self._lines.close()
-        if results.lines is not None:
-            results.journal.replace(results.lines)
-        else:
-            results.journal.unlink()
+        self._journal.finish(results.lines)
 
     def close(self) -> None:
         """Leave what cannot be gone on with."""
-        self._known.close()
-        self._lines.close()
         if self._film is not None:
             self._film.close()
             if self._results.overlay is not None:
                 _unfinished(self._results.overlay).unlink(missing_ok=True)
-
-
-class _Journal:
-    """The lines of an unfinished run, one after another; the last one may be torn, and is cut off."""
-
-    def __init__(self, path: Path, sha256: str) -> None:
-        path.touch()
-        whole = 0
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines):
-                if not line.endswith(b"\n") or not _is_of(line, number, sha256):
-                    break
-                whole += len(line)
-        with path.open("r+b") as lines:
-            lines.truncate(whole)
-        self._lines = path.open("rb")
-        self._left = whole
-
-    def next(self) -> NDArray[np.uint8] | None:
-        """The mask of the next frame, if it is here."""
-        if self._left <= 0:
-            return None
-        line = self._lines.readline()
-        self._left -= len(line)
-        return rle.decode(json.loads(line))
-
-    def close(self) -> None:
-        self._lines.close()
-
-
-def _is_of(line: bytes, number: int, sha256: str) -> bool:
-    try:
-        document = json.loads(line)
-        return bool(document["frame"] == number and document["model"]["sha256"] == sha256)
-    except (ValueError, LookupError, TypeError):
-        return False
 
 
 class _Film:
