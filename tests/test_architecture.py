@@ -36,7 +36,34 @@ MAY_IMPORT: dict[str, set[str]] = {
         "service.pipeline.repository",
         "service.settings",
     },
-    "service.client": {"service", "service.encodings.*", "service.errors"},
+    "service.client": {"service.client.budget", "service.client.clients", "service.client.results"},
+    "service.client.budget": {"service.errors"},
+    "service.client.calls": {"service", "service.client.budget"},
+    "service.client.clients": {
+        "service.client.budget",
+        "service.client.calls",
+        "service.client.images",
+        "service.client.replies",
+        "service.client.results",
+        "service.client.stream",
+        "service.errors",
+    },
+    "service.client.images": {"service.encodings.*"},
+    "service.client.replies": {
+        "service.client.budget",
+        "service.client.results",
+        "service.encodings.*",
+        "service.errors",
+    },
+    "service.client.results": {"service.errors"},
+    "service.client.stream": {
+        "service.client.budget",
+        "service.client.calls",
+        "service.client.images",
+        "service.client.replies",
+        "service.client.results",
+        "service.errors",
+    },
     "service.cli": {"service.errors"},
     "service.cli.serve": {
         "service.errors",
@@ -239,8 +266,9 @@ def test_the_errors_import_nothing_of_ours() -> None:
 
 def test_the_client_needs_the_errors_and_the_encodings_at_the_most() -> None:
     """A car's computer installs the client without the server's dependencies."""
-    ours = {module for module in imports_of(ROOT / "service" / "client.py") if within(module, "service")}
-    assert {module for module in ours if not within(module, "service.errors", "service.encodings")} <= {"service"}
+    rooms = ("service.client", "service.errors", "service.encodings")
+    ours = {module for path in sources("service/client") for module in imports_of(path) if within(module, "service")}
+    assert {module for module in ours if not within(module, *rooms)} <= {"service"}
 
 
 def test_models_imports_the_light_half_of_the_service_only() -> None:

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
@@ -135,7 +135,7 @@ def test_masks_are_those_that_the_service_would_send(run: Run, folder: Path, tmp
     models = street_models(tmp_path / "models")
     image = folder / "b.PNG"
     with live_server(Settings(models_dir=models)) as url:
-        for words, query, suffix in (
+        cases: tuple[tuple[list[object], dict[str, Any], str], ...] = (
             (["--classes", "car,sky", "--min-confidence", 0.3], {"classes": "car,sky", "min_confidence": 0.3}, "png"),
             (["--classes", "car", "--classes", 2, "--ids", "autoware"], {"classes": ["car", "2"], "ids": "autoware"}, "png"),
             (
@@ -145,14 +145,15 @@ def test_masks_are_those_that_the_service_would_send(run: Run, folder: Path, tmp
             ),
             (["--format", "rle", "--statistics"], {"format": "rle", "statistics": True}, "json"),
             (["--format", "polygons", "--tolerance", 2], {"format": "polygons", "tolerance": 2}, "json"),
-        ):
+        )
+        for words, query, suffix in cases:
             outcome = run("segment", image, "--overwrite", "--write", "masks", *words, FCN_MODELS_DIR=models)
             assert (outcome.code, outcome.err) == (0, "")
             sent = httpx.post(f"{url}/segment", params=query, content=image.read_bytes()).raise_for_status()
             assert (folder / f"b.mask.{suffix}").read_bytes() == sent.content, words
         run("segment", image, "--overwrite", "--legend", "--ids", "cityscapes-train", FCN_MODELS_DIR=models)
-        query = {"format": "overlay", "legend": True, "ids": "cityscapes-train"}
-        sent = httpx.post(f"{url}/segment", params=query, content=image.read_bytes()).raise_for_status()
+        overlaid: dict[str, Any] = {"format": "overlay", "legend": True, "ids": "cityscapes-train"}
+        sent = httpx.post(f"{url}/segment", params=overlaid, content=image.read_bytes()).raise_for_status()
         assert (folder / "b.overlay.png").read_bytes() == sent.content
 
 
@@ -356,7 +357,7 @@ def test_ctrl_c_leaves_whole_files_only(tmp_path: Path, artifact_dir: Path) -> N
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert out == ""
     assert re.fullmatch(
@@ -566,7 +567,7 @@ def test_serve_says_where_and_ends_well(number: signal.Signals, artifact_dir: Pa
                 time.sleep(0.02)
             assert client.segment(make_image()).labels.shape == (96, 128)
         process.send_signal(number)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 0
     assert "Traceback" not in err
 
@@ -579,14 +580,14 @@ def test_json_lines_are_json_from_the_first(artifact_dir: Path) -> None:
         while "listens on" not in (lines or [""])[-1]:
             lines.append(process.stderr.readline())
         process.terminate()
-        lines += process.communicate(timeout=20)[1].splitlines()
+        lines += process.communicate(timeout=120)[1].splitlines()
     assert all(json.loads(line)["message"] for line in lines)
 
 
 def test_a_start_that_fails_has_no_trace(artifact_dir: Path) -> None:
     """A provider that is not there: the last line says what is missing, and the exit code is 1."""
     with serving(artifact_dir, FCN_PROVIDER="cuda", CUDA_VISIBLE_DEVICES="") as process:
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "Traceback" not in err
     assert re.match(r"fcn-serve: CUDA", err.splitlines()[-1])

@@ -132,38 +132,42 @@ async def _authorise(connection: HTTPConnection, services: ServicesNow, streams:
 
 router = APIRouter(dependencies=[Depends(_authorise)])
 
+Understand = Callable[[RequestRecord], Order]
+"""Makes an order of a record: anew for each frame, because models come and go while a stream is open."""
 
-@router.get("/stream", status_code=426, responses=schemas.refusals(401, 403, 404, 422, 426, 429, 503))
-async def stream_over_http(
+
+async def _welcome(
     connection: HTTPConnection,
     query: Annotated[schemas.SegmentQuery, Query()],
     headers: Annotated[schemas.SegmentHeaders, Header()],
     services: ServicesNow,
     streams: StreamsNow,
-) -> None:
-    """`WS /stream`: frames in, masks out. Asked for without an upgrade, it says why a stream would be refused."""
+) -> Understand:
+    """How the frames of a stream are to be understood, if it is one that would be opened."""
     understood(record_of(connection.scope), query, headers, services)
     streams.check_room()
+    return lambda record: understood(record, query, headers, services)
+
+
+@router.get(
+    "/stream",
+    status_code=426,
+    responses=schemas.refusals(401, 403, 404, 422, 426, 429, 503),
+    dependencies=[Depends(_welcome)],
+)
+async def stream_over_http() -> None:
+    """`WS /stream`: frames in, masks out. Asked for without an upgrade, it says why a stream would be refused."""
     raise HTTPException(426, "open this as a WebSocket", headers={"Upgrade": "websocket", "Connection": "Upgrade"})
 
 
 @router.websocket("/stream")
 async def stream(
-    socket: WebSocket,
-    query: Annotated[schemas.SegmentQuery, Query()],
-    headers: Annotated[schemas.SegmentHeaders, Header()],
-    services: ServicesNow,
-    streams: StreamsNow,
+    socket: WebSocket, understand: Annotated[Understand, Depends(_welcome)], services: ServicesNow, streams: StreamsNow
 ) -> None:
     """Serve one stream from its opening to its end."""
-    record = record_of(socket.scope)
-    understood(record, query, headers, services)
     with streams.one_more():
         await socket.accept(SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
-        # Asked anew for each frame: models come and go while a stream is open.
-        end = await _Stream(socket, record, services, lambda frame: understood(frame, query, headers, services)).run(
-            streams.draining
-        )
+        end = await _Stream(socket, record_of(socket.scope), services, understand).run(streams.draining)
         if end.code is not None:
             with contextlib.suppress(WebSocketDisconnect, TimeoutError):
                 async with asyncio.timeout(REPLY_S):
@@ -202,13 +206,11 @@ class _Stream:
 
     Takes:
         record: of the stream as a whole
-        order: understands the query for a frame's record
+        understand: makes the order of a frame
     """
 
-    def __init__(
-        self, socket: WebSocket, record: RequestRecord, services: Services, order: Callable[[RequestRecord], Order]
-    ) -> None:
-        self._socket, self._record, self._services, self._order = socket, record, services, order
+    def __init__(self, socket: WebSocket, record: RequestRecord, services: Services, understand: Understand) -> None:
+        self._socket, self._record, self._services, self._understand = socket, record, services, understand
         self._in_work: _Frame | None = None
         self._waiting: _Frame | None = None
         self._changed = asyncio.Event()
@@ -294,7 +296,7 @@ class _Stream:
         """The outcome of a frame, what is said of it, and its mask."""
         record = frame.record
         try:
-            order = self._order(record)
+            order = self._understand(record)
             try:
                 async with asyncio.timeout(order.left_s()):
                     (mask,) = await order.masks([frame.data])

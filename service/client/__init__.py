@@ -1,0 +1,55 @@
+"""The other end of the wire: ``Client``, and its twin ``AsyncClient`` for asyncio.
+
+::
+
+    with Client("http://127.0.0.1:8000") as client:
+        mask = client.segment("street.jpg")
+    mask.labels      # H x W uint8, the class id of every pixel
+    mask.classes     # what was found: id, name, pixels, share
+    mask.timing      # milliseconds by stage, as the server measured them
+
+    for mask in client.stream(camera):  # frames as they come: the newest wins
+
+What goes wrong on the server is raised here as the same class, found by its ``code`` (``service.errors``), with the problem's
+facts, ``status`` and ``request_id`` as attributes; a code that this version does not know is a plain ``ServiceError``. Two
+more classes are the wire's own: ``ConnectionFailed`` and ``TimedOut``.
+
+Segmentation is pure: the same image gives the same mask and leaves nothing behind. A POST is therefore safe to repeat, and is
+repeated when the server sheds it or is not ready (429 and 503 with ``Retry-After``) and when the connection cannot be made or
+breaks, for as long as the call's time allows.
+
+``clients`` holds the twins, the other files what they share: ``images`` what may be sent, ``calls`` requests before they are
+sent, ``budget`` the time that a call has, ``replies`` what answers say, ``results`` what the caller gets, ``stream`` the frames
+on a WebSocket. What this package names is public, the files are not.
+
+May import: httpx, numpy, ``service.errors``, ``service.encodings``; Pillow only where the caller has already done so,
+websockets only where he streams.
+"""
+
+from service.client.budget import ConnectionFailed, TimedOut, Timeouts
+from service.client.clients import DEFAULT_URL, AsyncClient, Client
+from service.client.results import (
+    Catalogue,
+    ClassEntry,
+    ClassPresent,
+    FrameWithoutMask,
+    Mask,
+    ModelIdentity,
+    ServedModel,
+)
+
+__all__ = [
+    "DEFAULT_URL",
+    "AsyncClient",
+    "Catalogue",
+    "ClassEntry",
+    "ClassPresent",
+    "Client",
+    "ConnectionFailed",
+    "FrameWithoutMask",
+    "Mask",
+    "ModelIdentity",
+    "ServedModel",
+    "TimedOut",
+    "Timeouts",
+]

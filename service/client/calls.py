@@ -1,0 +1,128 @@
+"""Requests before they are sent. Nothing here touches the network.
+
+May import: httpx, ``service``, ``service.client.budget``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from service import __version__
+from service.client.budget import Budget
+
+_KEEP_ALIVE_S = 4.0
+"""Idle connections are dropped a second before the server (uvicorn: 5 s) would, so that no request meets a closing one."""
+
+USER_AGENT = f"fcn-serve-client/{__version__}"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request before it is sent, perhaps several times."""
+
+    method: str
+    path: str
+    params: tuple[tuple[str, str], ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: bytes = field(default=b"", repr=False)
+    deadline_ms: float | None = None
+
+    def to_request(self, http: httpx.Client | httpx.AsyncClient, budget: Budget) -> httpx.Request:
+        """The next attempt, with what is left of the call's time."""
+        headers = dict(self.headers)
+        if self.deadline_ms is not None:
+            headers["X-Deadline-Ms"] = f"{budget.deadline_left_ms():.0f}"
+        # No body at all is something else than an empty one: a GET has no Content-Length.
+        content = self.content if self.method == "POST" else None
+        return http.build_request(
+            self.method, self.path, params=self.params, headers=headers, content=content, timeout=budget.timeout()
+        )
+
+
+def segment_call(
+    body: bytes,
+    model: str | None = None,
+    classes: Iterable[str | int] | None = None,
+    min_confidence: float | None = None,
+    deadline_ms: float | None = None,
+    frame_id: str | None = None,
+    frame_stamp: str | None = None,
+    ids: str | None = None,
+    statistics: bool = False,
+) -> Call:
+    """Describe ``POST /segment`` for one image file; the mask is asked for as the contract's run-length encoding."""
+    params = mask_params(model, classes, min_confidence)
+    if ids is not None:
+        params.append(("ids", ids))
+    if statistics:
+        params.append(("statistics", "true"))
+    headers = {"Content-Type": "application/octet-stream"}
+    if frame_id is not None:
+        headers["X-Frame-Id"] = sendable("frame_id", frame_id)
+    if frame_stamp is not None:
+        headers["X-Frame-Stamp"] = sendable("frame_stamp", frame_stamp)
+    return Call("POST", "/segment", tuple(params), headers, body, deadline_ms)
+
+
+def mask_params(model: str | None, classes: Iterable[str | int] | None, min_confidence: float | None) -> list[tuple[str, str]]:
+    """The query of ``POST /segment`` and of ``WS /stream``, as far as they are alike."""
+    kept = [classes] if isinstance(classes, str) else classes or ()
+    params = [("format", "rle"), *(("classes", str(wanted)) for wanted in kept)]
+    if model is not None:
+        params.append(("model", model))
+    if min_confidence is not None:
+        params.append(("min_confidence", str(min_confidence)))
+    return params
+
+
+class ApiKey(httpx.Auth):
+    """Adds the key to each request, so that it stands in no list of headers that could be printed."""
+
+    def __init__(self, key: str) -> None:
+        self._key = sendable("api_key", key)
+
+    def headers(self) -> dict[str, str]:
+        """The key, where httpx does not send it."""
+        return {"X-API-Key": self._key}
+
+    def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:  # type: ignore[override]
+        """As httpx calls it."""
+        request.headers.update(self.headers())
+        yield request
+
+    def __repr__(self) -> str:
+        return "ApiKey(**********)"
+
+
+def http_options(url: str, auth: ApiKey | None, connections: int) -> dict[str, Any]:
+    """What both kinds of httpx clients are made with.
+
+    Raises:
+        ValueError: if the address is none
+    """
+    if not url.startswith(("http://", "https://")):
+        better = f"http://{url.rpartition('://')[2]}"
+        raise ValueError(f"an address begins with http:// or https://; try {better!r}, not {url!r}")
+    return {
+        "base_url": url,
+        "auth": auth,
+        "headers": {"User-Agent": USER_AGENT},
+        "limits": httpx.Limits(
+            max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=_KEEP_ALIVE_S
+        ),
+    }
+
+
+def sendable(name: str, value: str) -> str:
+    """A text that can travel in a header.
+
+    Raises:
+        ValueError: if it cannot
+    """
+    if not (value.isascii() and value.isprintable()):  # the value is not repeated: it may be a key
+        raise ValueError(f"{name} must be printable ASCII: it travels in a header")
+    return value
