@@ -518,7 +518,7 @@ def test_large_images_cannot_fill_the_memory(artifact_dir: Path, tmp_path: Path)
         with ThreadPoolExecutor(4) as callers:
             list(callers.map(attack, range(4)))
         assert resident_mb("VmHWM") - before < 20 * 16 + 50
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60  # what was given up is worked on to its end, however busy the machine
         while resident_mb("VmRSS") - before > 60:
             assert time.monotonic() < deadline
             time.sleep(0.05)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
@@ -143,6 +145,45 @@ def test_a_caller_who_goes_away_harms_nobody_and_is_not_computed() -> None:
         await queue.aclose()
 
     run(test)
+
+
+def test_what_was_given_up_while_it_waited_is_forgotten() -> None:
+    """A worker who finds that nobody waits for an item any more does not keep it until the next one comes."""
+
+    class Photo:
+        """Something large."""
+
+    entered, go_on = threading.Event(), threading.Event()
+
+    def work(items: Sequence[Photo]) -> Sequence[Photo]:
+        entered.set()
+        assert go_on.wait(WAIT_S)
+        return items
+
+    async def test() -> None:
+        queue: WorkQueue[Photo, Photo] = WorkQueue(work, capacity=2)
+        first = asyncio.create_task(queue.submit(Photo()))
+        assert await asyncio.to_thread(entered.wait, WAIT_S)
+        photo = Photo()
+        forgotten = weakref.ref(photo)
+        leaver = asyncio.create_task(queue.submit(photo))
+        del photo
+        while not queue.waiting:
+            await asyncio.sleep(0.001)
+        leaver.cancel()
+        await asyncio.wait([leaver])
+        del leaver
+        go_on.set()
+        await first
+        while forgotten() is not None:
+            await asyncio.sleep(0.001)
+        await queue.aclose()
+
+    gc.disable()
+    try:
+        run(test)
+    finally:
+        gc.enable()
 
 
 def test_a_caller_who_goes_away_in_mid_work_leaves_his_batch_intact() -> None:

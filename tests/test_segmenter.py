@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from service.errors import (
     UnknownModel,
     UnsupportedImage,
 )
+from service.pipeline.cpus import available_cpus
 from service.pipeline.decode import Limits
 from service.pipeline.engine import Engine
 from service.pipeline.repository import Repository
@@ -395,6 +398,54 @@ def test_without_a_model_nothing_is_ready(tmp_path: Path, png: bytes) -> None:
     with pytest.raises(NotReady):
         segmenter.segment_now(png)
     segmenter.close()
+
+
+@pytest.mark.parametrize("concurrency", [1, available_cpus()])
+@pytest.mark.parametrize("ending", ["deadline", "gone", "network", "finish", "neighbour"])
+def test_what_fails_or_is_given_up_is_forgotten_at_once(
+    artifact_dir: Path, slow: threading.Event, monkeypatch: pytest.MonkeyPatch, ending: str, concurrency: int
+) -> None:
+    """However a request ends, its images are freed when its last thread is done, and not when Python looks for circles next:
+    that may be never, and they may be all the memory that there is.
+    """
+    slow.set()
+    segmenter = Segmenter(Repository(artifact_dir), Limits(), concurrency=concurrency)
+    if ending in {"deadline", "gone"}:
+        slow.clear()
+
+    def breaking(_engine: Engine, _batch: np.ndarray, *, alone: bool = True) -> np.ndarray:
+        raise InferenceFailed("no picture pleases this network")
+
+    if ending == "network":
+        monkeypatch.setattr(Engine, "run", breaking)
+
+    def finish(result: Segmentation) -> Segmentation:
+        if ending == "finish":
+            raise UnsupportedImage("nothing can be made of it")
+        return result
+
+    async def test() -> None:
+        image = make_image()
+        forgotten = weakref.ref(image)
+        images: list[bytes | np.ndarray] = [image, b"\x89PNG\r\n\x1a\n"] if ending == "neighbour" else [image]
+        call = asyncio.create_task(segmenter.serve(images, finish, deadline_s=0.1 if ending == "deadline" else None))
+        del image, images
+        await asyncio.sleep(0.05)
+        if ending == "gone":
+            call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        assert call.cancelled() if ending == "gone" else call.exception() is not None
+        del call
+        slow.set()
+        while forgotten() is not None:
+            await asyncio.sleep(0.001)
+        await segmenter.drain(WAIT_S)
+
+    gc.disable()
+    try:
+        run(test)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(("lanes", "thread"), [(1, "fcn-pixels"), (2, "fcn-worker")])

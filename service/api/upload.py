@@ -181,6 +181,7 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
     finally:
         working.cancel()
         watching.cancel()
+        del working  # it knows the error, whose traceback knows this frame
 
 
 class LingeringResponse(Response):

@@ -284,14 +284,16 @@ class WorkQueue(Generic[Item, Answer]):
                 raise NotReady("the inference queue does not run")
             insort(self._entries, entry, key=lambda entry: entry.priority)
             self._changed.notify()
-        timeout = None if deadline is None else deadline - time.monotonic()
+        timer = asyncio.timeout(None if deadline is None else deadline - time.monotonic())
         try:
-            async with asyncio.timeout(timeout) as timer:
+            async with timer:
                 return await asyncio.wrap_future(entry.future)
         except TimeoutError:
             if not timer.expired():
                 raise
             raise DeadlineExceeded("not begun or not finished before its deadline") from None
+        finally:
+            del entry, timer  # they know the error, whose traceback knows this frame: a circle stays until it is looked for
 
     async def aclose(self, timeout_s: float | None = None) -> None:
         """Admit nobody any more, let those inside finish, end the threads.
@@ -341,16 +343,20 @@ class WorkQueue(Generic[Item, Answer]):
                 self._changed.wait_for(lambda: self._entries or self._stopping or self._death is not None)
                 if self._stopping or self._death is not None:
                     return []
-                batch: list[_Entry[Item, Answer]] = []
-                for entry in list(self._entries):
-                    if not batch or entry.key == batch[0].key:
-                        self._entries.remove(entry)
-                        if _begin(entry):
-                            batch.append(entry)
-                    if len(batch) == self._max_batch:
-                        break
-                if batch:
+                if batch := self._take_batch():
                     return batch
+
+    def _take_batch(self) -> list[_Entry[Item, Answer]]:
+        """As many as there are of one key, empty if their callers are gone; a frame of its own, which keeps nothing of them."""
+        batch: list[_Entry[Item, Answer]] = []
+        for entry in list(self._entries):
+            if not batch or entry.key == batch[0].key:
+                self._entries.remove(entry)
+                if _begin(entry):
+                    batch.append(entry)
+            if len(batch) == self._max_batch:
+                break
+        return batch
 
     def _run(self, batch: Sequence[_Entry[Item, Answer]]) -> None:
         start = time.monotonic()
@@ -363,6 +369,7 @@ class WorkQueue(Generic[Item, Answer]):
                     self._run([entry])
             else:
                 batch[0].future.set_exception(error)
+                batch = ()  # the error's traceback knows this frame
             return
         worked_s = time.monotonic() - start
         for entry, answer in answered:

@@ -60,6 +60,8 @@ PIXEL_WORK = 1 / 8
 
 TIDY_MEGAPIXELS = 8.0
 """Images served since memory was last given back to the system, beyond which it is done again."""
+TIDY_AFTER_S = 1.0
+"""How long after the last one left: in the very moment, the thread that answered him still holds his image."""
 
 log = logging.getLogger(__name__)
 
@@ -262,7 +264,7 @@ class Segmenter:
         room = max(*costs, min(sum(costs), self.queue.capacity - self.queue.load), 0.0)
         with self.queue.admit(room, work=work, deadline=deadline, priority=priority) as place:
             self._used_megapixels += sum(costs)
-            try:
+            with suppress(TimeoutError, DeadlineExceeded):
                 async with asyncio.timeout(deadline_s):
                     made: list[T] = []
                     for turn in _turns(costs, room):
@@ -270,9 +272,9 @@ class Segmenter:
                             [self._serve_one(images[at], fits[at], finish, engine, deadline, priority, place) for at in turn]
                         )
                     return made
-            except (TimeoutError, DeadlineExceeded):
-                deadline_ms = round(1000 * (deadline_s or 0.0), 3)
-                raise DeadlineExceeded(f"not finished within {deadline_ms:g} ms", deadline_ms=deadline_ms) from None
+            # Raised here, because the timeout's own error would come with it: that knows this task, which keeps its last error.
+            deadline_ms = round(1000 * (deadline_s or 0.0), 3)
+            raise DeadlineExceeded(f"not finished within {deadline_ms:g} ms", deadline_ms=deadline_ms)
 
     def _engine(self, model: str | Engine | None) -> Engine:
         return model if isinstance(model, Engine) else self.repository.get(model)
@@ -361,14 +363,20 @@ class Segmenter:
         except RuntimeError as error:  # the pool's way to say that it is shut down
             raise NotReady("the service shuts down") from error
         place.hold_for(future)
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            del future  # it knows the error, whose traceback knows this frame: a circle stays until it is looked for
 
     def _tidy(self) -> None:
         """Nobody is inside: what large images left behind goes back to the system, now and then."""
         if self._used_megapixels >= TIDY_MEGAPIXELS:
             self._used_megapixels = 0.0
-            with suppress(RuntimeError):  # the pool is shut down
-                self._pixels.submit(memory.give_back)
+            asyncio.get_running_loop().call_later(TIDY_AFTER_S, self._give_back)
+
+    def _give_back(self) -> None:
+        with suppress(RuntimeError):  # the pool is shut down
+            self._pixels.submit(memory.give_back)
 
     def check_ready(self) -> None:
         """Nothing, if images are served; every model was warmed up on the provider asked for when it was opened.
@@ -427,8 +435,8 @@ async def _all(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     try:
         return await asyncio.gather(*tasks)
     finally:
-        for task in tasks:
-            task.cancel()
+        while tasks:  # none is left in this frame, which the traceback of their error knows
+            tasks.pop().cancel()
 
 
 # --- the steps -------------------------------------------------------------------------------------------------------
