@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import settings
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -24,6 +25,8 @@ from service.pipeline.manifest import ClassEntry, InputPolicy, Manifest, Trainin
 
 settings.register_profile("house", deadline=None)  # a busy machine is no failure
 settings.load_profile("house")
+for stage in ("connect", "read", "write", "pool"):  # of every call that names no timeout, 5 s otherwise; nor is it here
+    setattr(DEFAULT_TIMEOUT_CONFIG, stage, 60.0)
 
 # torch's threads spin while they wait for one another: where another process wants a core too, a forward pass of the shipped
 # network took 1.8 s and takes 0.2 s like this (2026-11, 2 cores). Read when torch is loaded, here and in what tests start.

@@ -267,10 +267,10 @@ def test_a_giant_is_refused_in_milliseconds_without_memory(kind: str) -> None:
     side = 16_000 if kind == "WEBP" else 60_000
     data = claiming(kind, side, side)
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.thread_time()  # and not by the clock, which runs while others compute
     with pytest.raises(ImageTooLarge) as caught:
         decode(data, LIMITS)
-    elapsed_s = time.perf_counter() - start
+    elapsed_s = time.thread_time() - start
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert elapsed_s < 0.1
@@ -421,10 +421,10 @@ def test_a_jpeg_of_countless_segments_is_refused() -> None:
 )
 def test_a_header_as_long_as_the_file_keeps_nobody_waiting(data: bytes) -> None:
     """A header is read on the event loop: it took 1.5 s and 0.7 s of everybody's time."""
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(CorruptImage):
         probe(data, LIMITS)
-    assert time.perf_counter() - start < 0.2
+    assert time.thread_time() - start < 0.2
 
 
 def test_an_offset_beyond_everything_is_damage() -> None:
@@ -558,9 +558,9 @@ def nested_exif(depth: int) -> bytes:
 
 def test_exif_that_points_to_itself_is_no_trap() -> None:
     """It says nothing, and quickly."""
-    begun = time.perf_counter()
+    begun = time.thread_time()
     assert decode(encode_image(NOISE, "JPEG", exif=nested_exif(3000)), LIMITS).shape == NOISE.shape
-    assert time.perf_counter() - begun < 1
+    assert time.thread_time() - begun < 1
 
 
 SEEDS = [encode_image(NOISE[:9, :11], kind, **LOSSLESS.get(kind, {})) for kind in ("JPEG", *LOSSLESS)] + [

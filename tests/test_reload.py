@@ -423,7 +423,7 @@ def test_memory_after_twenty_reloads_is_that_of_one_model(tmp_path: Path) -> Non
         def replaced(number: int) -> None:
             shutil.copy(builds[number % 2], folder / ".part")
             (folder / ".part").replace(folder / "a.onnx")
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while client.post("/segment", content=body).headers["x-model"] != f"colours@{number % 2}.0.0":
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
@@ -434,9 +434,11 @@ def test_memory_after_twenty_reloads_is_that_of_one_model(tmp_path: Path) -> Non
         before = resident_mb(server.process.pid)
         for number in range(3, 21):
             replaced(number)
-        settle()
-        after, peak = resident_mb(server.process.pid), resident_mb(server.process.pid, "VmHWM")
-    assert after - before < 10
+        deadline = time.monotonic() + 60
+        while (after := resident_mb(server.process.pid)) - before >= 10:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        peak = resident_mb(server.process.pid, "VmHWM")
     assert peak - after < 2 * 20 + 3 * 20
 
 
@@ -457,7 +459,7 @@ def test_the_memory_of_a_retired_engine_is_given_back_when_its_last_holder_lets_
     held.run(make_image()[None])
     del held
     gc.collect()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while box:
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -7,7 +7,6 @@ import json
 import re
 import socket
 import struct
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from pycocotools import mask as coco_tools  # type: ignore[import-untyped]
 from service.encodings import FORMATS, rle
 from service.settings import Settings
 from tests.conftest import BLUE, GREEN, RED, encode_image, make_image, make_labels, make_manifest, write_artifact
-from tests.live import live_server
+from tests.live import live_server, quickest_s
 
 LISTABLE = ["rle", "coco", "coco-uncompressed", "labelstudio", "cvat", "polygons"]
 """The formats that are documents, so that several fit into a list."""
@@ -441,16 +440,16 @@ def test_bad_input_gets_its_problem_at_once_and_the_next_request_is_served(
     """Each mistake is a 4xx problem document within 100 ms, and the next request is served as if nothing had been."""
     sent = bad.make(jpeg)
     client.get("/livez")
-    begun = time.perf_counter()
-    reply = client.request(bad.method, bad.path, **sent)
-    spent_s = time.perf_counter() - begun
+    replies: list[httpx.Response] = []
+    spent_s = quickest_s(lambda: replies.append(client.request(bad.method, bad.path, **sent)), 0.1)
+    reply = replies[-1]
     assert (reply.status_code, reply.headers["content-type"]) == (bad.status, "application/problem+json"), reply.text
     document = reply.json()
     assert (document["code"], document["status"]) == (bad.code, bad.status)
     assert document["error"] == document["detail"] != ""
     assert document["request_id"] == reply.headers["x-request-id"]
     assert bad.facts.items() <= document.items()
-    assert spent_s < 0.3  # the promise is 100 ms; other work runs beside these tests
+    assert spent_s < 0.1
     with httpx.Client(base_url=base_url) as fresh:
         for connection in (client, fresh):
             assert is_right(pixels(connection.post("/segment", content=jpeg).content))

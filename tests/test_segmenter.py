@@ -168,13 +168,14 @@ def test_the_timing_accounts_for_all_the_time(segmenter: Segmenter, jpeg: bytes)
     """Four steps whose sum is what the caller waited, a little apart."""
 
     async def test() -> None:
-        await segmenter.segment(jpeg)
-        start = time.perf_counter()
-        result = await segmenter.segment(jpeg)
-        elapsed_ms = 1000 * (time.perf_counter() - start)
-        assert list(result.timing) == ["decode", "queue", "infer", "labels"]
-        assert min(result.timing.values()) >= 0
-        assert sum(result.timing.values()) == pytest.approx(elapsed_ms, abs=5)
+        missing_ms: list[float] = []
+        while len(missing_ms) < 50 and min(missing_ms, default=5.0) >= 5:  # until nobody else took the processors
+            start = time.perf_counter()
+            result = await segmenter.segment(jpeg)
+            missing_ms.append(1000 * (time.perf_counter() - start) - sum(result.timing.values()))
+            assert list(result.timing) == ["decode", "queue", "infer", "labels"]
+            assert min(result.timing.values()) >= 0
+        assert 0 <= min(missing_ms) < 5
 
     run(test)
 
@@ -346,20 +347,23 @@ def test_a_caller_who_goes_away_harms_nobody(segmenter: Segmenter, png: bytes, s
 
 
 def test_the_event_loop_stays_free_while_every_core_segments(segmenter: Segmenter) -> None:
-    """Nothing computes on it: no turn of the loop waits 50 ms while sixteen large frames are in work."""
+    """Nothing computes on it: no turn takes 20 ms of its thread's time while sixteen large frames are in work, and in half of
+    the turns everything that is due is done within 50 ms.
+    """
     rng = np.random.default_rng(0)
     frame = encode_image(cv2.resize(rng.integers(0, 256, (90, 160, 3), dtype=np.uint8), (1920, 1080)), "JPEG")
 
     async def test() -> None:
         tasks = [asyncio.create_task(segmenter.serve([frame], Segmentation.confidence)) for _ in range(16)]
-        turns = []
+        turns, computed = [], []
         while not all(task.done() for task in tasks):
-            start = time.perf_counter()
+            start, computed_before = time.perf_counter(), time.thread_time()
             await asyncio.sleep(0.001)
             turns.append(time.perf_counter() - start)
+            computed.append(time.thread_time() - computed_before)
         await asyncio.gather(*tasks)
-        # On a shared machine a single turn may be delayed by somebody else altogether.
-        assert sorted(turns)[-2] < 0.05
+        assert max(computed) < 0.02
+        assert np.median(turns) < 0.05
 
     run(test)
 
@@ -517,18 +521,22 @@ def test_a_form_that_is_larger_than_the_room_left_is_served_beside_others(artifa
 
 def test_room_is_held_until_the_thread_is_done_whoever_has_left(segmenter: Segmenter, png: bytes) -> None:
     """A caller who gives up while his image is decoded or encoded cannot be followed by the next one at once."""
-    go_on = threading.Event()
+    entered, go_on = threading.Semaphore(0), threading.Event()
 
     def finish(_: Segmentation) -> None:
+        entered.release()
         assert go_on.wait(WAIT_S)
 
     async def test() -> None:
-        with pytest.raises(DeadlineExceeded):
-            await segmenter.serve([png], finish, deadline_s=0.3)
+        late = asyncio.create_task(segmenter.serve([png], finish, deadline_s=2))
         leaver = asyncio.create_task(segmenter.serve([png], finish))
-        await asyncio.sleep(0.1)
+        for _ in (late, leaver):
+            assert await asyncio.to_thread(entered.acquire, timeout=WAIT_S)
         leaver.cancel()
+        with pytest.raises(DeadlineExceeded):
+            await late
         await asyncio.sleep(0.05)
+        assert leaver.cancelled()
         assert segmenter.queue.admitted == 2
         go_on.set()
         await emptied(segmenter)
@@ -552,11 +560,11 @@ def test_what_cannot_be_served_in_time_is_refused_before_it_is_decoded(artifact_
         go_on.clear()
         inside = [asyncio.create_task(segmenter.serve([png], finish)) for _ in range(2)]
         await asyncio.sleep(0)
-        start = time.perf_counter()
+        start = time.thread_time()
         with pytest.raises(Overloaded) as caught:
             await segmenter.segment(png[:60], deadline_s=0.2)  # a header without pixels
-        assert time.perf_counter() - start < 0.02
-        assert 0.1 <= caught.value.retry_after_s < 2
+        assert time.thread_time() - start < 0.02
+        assert 0.1 <= caught.value.retry_after_s < WAIT_S
         patient = asyncio.create_task(segmenter.segment(png, deadline_s=WAIT_S))
         await asyncio.sleep(0)
         go_on.set()

@@ -24,7 +24,7 @@ from service.api.upload import MAX_PARTS, MULTIPART_ALLOWANCE, UPLOADS_AT_ONCE, 
 from service.errors import BadParameter, BodyTooLarge, EmptyBody, Overloaded, ServiceError
 from service.settings import Settings
 from tests.conftest import encode_image
-from tests.live import live_server
+from tests.live import live_server, quickest_s
 
 LIMIT = 1000
 BOUNDARY = "frontier"
@@ -195,7 +195,7 @@ def small_server(artifact_dir: Path) -> Iterator[str]:
 def connection(base_url: str, head: str) -> Iterator[socket.socket]:
     """A socket on which the head of an upload has been sent."""
     address = urlsplit(base_url)
-    with socket.create_connection((address.hostname, address.port), timeout=5) as link:
+    with socket.create_connection((address.hostname, address.port), timeout=30) as link:
         link.sendall(f"POST /segment HTTP/1.1\r\nHost: test\r\nContent-Type: image/jpeg\r\n{head}\r\n\r\n".encode())
         yield link
 
@@ -210,12 +210,14 @@ def reply_of(link: socket.socket) -> str:
 
 def test_an_upload_that_announces_too_much_is_refused_before_it_is_sent(small_server: str) -> None:
     """The 413 comes at once, while the sender has a gigabyte still to send."""
-    with connection(small_server, "Content-Length: 1000000000") as link:
-        begun = time.perf_counter()
-        first = link.recv(65536).decode()
-        assert time.perf_counter() - begun < 0.5
-        assert first.startswith("HTTP/1.1 413 ")
-        assert '"limit": 100000' in first
+
+    def announce() -> None:
+        with connection(small_server, "Content-Length: 1000000000") as link:
+            first = link.recv(65536).decode()
+            assert first.startswith("HTTP/1.1 413 ")
+            assert '"limit": 100000' in first
+
+    assert quickest_s(announce, 0.5) < 0.5
 
 
 def test_an_endless_upload_is_refused_while_it_streams(small_server: str) -> None:
@@ -254,7 +256,7 @@ def test_a_waiting_sender_is_told_no_instead_of_to_continue(small_server: str) -
 def test_an_ordinary_client_reads_the_refusal_of_a_large_file(small_server: str) -> None:
     """httpx, with and without a length, raw and as a form, gets the problem document."""
     large = bytes(5_000_000)
-    with httpx.Client(base_url=small_server, timeout=10) as client:
+    with httpx.Client(base_url=small_server) as client:
         replies = [
             client.post("/segment", content=large),
             client.post("/segment", content=iter([large[:100_001]] * 50)),
@@ -287,18 +289,18 @@ def test_senders_who_never_finish_cannot_fill_the_memory(artifact_dir: Path, png
         address = (urlsplit(url).hostname or "", urlsplit(url).port or 0)
         waiting = []
         for _ in range(20):
-            waiting.append(stack.enter_context(socket.create_connection(address, timeout=5)))
+            waiting.append(stack.enter_context(socket.create_connection(address, timeout=30)))
             waiting[-1].sendall(b"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + bytes(900_000))
         answers: list[bytes] = []
         while len(answers) < 20 - UPLOADS_AT_ONCE:
-            told = select.select(waiting, [], [], 5)[0]
+            told = select.select(waiting, [], [], 30)[0]
             assert told
             answers += [connection.recv(65536) for connection in told]
             waiting = [connection for connection in waiting if connection not in told]
         assert len(answers) == 20 - UPLOADS_AT_ONCE
         assert all(answer.startswith(b"HTTP/1.1 429 ") for answer in answers)
         stack.close()
-        for _ in range(100):
+        for _ in range(1000):
             if httpx.post(f"{url}/segment", content=png).status_code == 200:
                 break
             time.sleep(0.02)
@@ -314,7 +316,7 @@ def test_a_reader_who_does_not_read_is_cut_off(artifact_dir: Path, monkeypatch: 
         assert len(whole.content) > 24_000_000
         monkeypatch.setattr("service.api.upload.REPLY_S", 0.3)
         address = (urlsplit(url).hostname or "", urlsplit(url).port or 0)
-        with socket.create_connection(address, timeout=10) as connection:
+        with socket.create_connection(address, timeout=30) as connection:
             head = f"POST /segment?format=npy HTTP/1.1\r\nHost: x\r\nContent-Length: {len(image)}\r\n\r\n"
             connection.sendall(head.encode() + image)
             came = len(connection.recv(1000, socket.MSG_WAITALL))
