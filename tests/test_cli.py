@@ -24,9 +24,10 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from service import cli
+from service.cli.check import _manifest_rows
 from service.client import Client
 from service.encodings import decode, overlay, rle
-from service.pipeline.manifest import SplitScores
+from service.pipeline.manifest import Parity, SplitScores
 from service.settings import Settings
 from tests.conftest import encode_image, make_graph, make_image, make_labels, make_manifest, write_artifact
 from tests.live import live_server
@@ -422,8 +423,13 @@ def test_check_runs_the_whole_pipeline(run: Run, tmp_path: Path) -> None:
     assert "nan.onnx" in outcome.err
 
 
-def test_check_explains_an_artifact(run: Run, artifact: Path) -> None:
-    """Format, ports, classes, size, reach, providers and the time of a frame."""
+PARITY = Parity(max_score_difference=2e-5, mean_score_difference=1e-6, argmax_agreement=1, shapes=((1, 8, 8),), opset=18)
+
+
+def test_check_explains_an_artifact(run: Run, tmp_path: Path) -> None:
+    """Format, ports, classes, size, reach, parity, providers and the time of a frame."""
+    unpooled = PARITY.model_copy(update={"switches": 4096, "moved_switches": 3})
+    artifact = write_artifact(tmp_path / "colours.onnx", make_manifest(parity=unpooled))
     outcome = run("check", artifact, FCN_MODELS_DIR="/no/such/folder")
     assert (outcome.code, outcome.err) == (0, "")
     for line in (
@@ -436,11 +442,14 @@ def test_check_explains_an_artifact(run: Run, artifact: Path) -> None:
         "classes +3: red, green, blue",
         "runs at +area of 128 x 96, sides multiples of 8",
         "reach +stride 8, receptive field 8 pixels, halo 8 pixels",
+        "parity +scores within 2.0e-05, winners 100.0000%",
+        "unpooling +3 of 4096 recorded maxima tie up to a rounding and are other pixels",
         r"runs on +cpu: network [\d.]+ ms, whole [\d.]+ ms",
         "providers .*CPUExecutionProvider",
     ):
         assert re.search(f"^{line}", outcome.out, re.MULTILINE), line
     assert "missing" not in outcome.out
+    assert "unpooling" not in dict(_manifest_rows(make_manifest(parity=PARITY)))
 
 
 def test_check_explains_what_a_foreign_network_lacks(run: Run, tmp_path: Path) -> None:

@@ -109,6 +109,9 @@ def _manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
     ]
     if parity is not None:
         rows.append(("parity", f"scores within {parity.max_score_difference:.1e}, winners {parity.argmax_agreement:.4%}"))
+        if parity.switches:
+            ties = f"{parity.moved_switches} of {parity.switches} recorded maxima tie up to a rounding and are other pixels"
+            rows.append(("unpooling", ties))
     return rows
 
 
