@@ -17,7 +17,7 @@ In the order of a model's life:
 - :mod:`models.checkpoint`  what a checkpoint file holds, written whole, read without running code
 - :mod:`models.evaluate`  ``python -m models.evaluate``
 - :mod:`models.receptive_field`  stride, receptive field and halo, computed from the network
-- :mod:`models.folding`  batch normalisation into convolutions
+- :mod:`models.folding`  a network as it is traced
 - :mod:`models.artifact`  a graph and its manifest on disk, in one file or with its weights beside it
 - :mod:`models.precision`  a graph in int8 or half precision
 - :mod:`models.export`  ``python -m models.export``: weights to ONNX artifact, refused where it disagrees with PyTorch

@@ -33,7 +33,7 @@ from rich.console import Console
 from models.arguments import size_argument
 from models.artifact import move, write
 from models.classes import TABLES, ClassTable, ClassTableError, table
-from models.scenes import street_scene
+from models.scenes import street_view
 from service.errors import BadArtifact, InferenceFailed
 from service.pipeline import onnx_file
 from service.pipeline.engine import Engine, load
@@ -261,7 +261,7 @@ def _runs(foreign: Foreign, batch: Images, stride: int) -> bool:
 
 
 def picture(n: int, height: int, width: int) -> Images:
-    """A batch of street scenes, with noise in its last image's right half; a size that is too small for a street is all noise.
+    """A batch of streets, with noise in its last image's right half; a size that is too small for a street is all noise.
 
     Gives:
         N x H x W x 3 uint8
@@ -269,7 +269,7 @@ def picture(n: int, height: int, width: int) -> Images:
     noise = np.random.default_rng(0).integers(0, 256, (n, height, width, 3), dtype=np.uint8)
     if min(height, width) < 32:
         return noise
-    batch = np.stack([street_scene(height, width, seed=seed)[0] for seed in range(n)])
+    batch = np.stack([street_view(height, width, seed) for seed in range(n)])
     batch[-1, :, width // 2 :] = noise[-1, :, width // 2 :]
     return batch
 

@@ -40,7 +40,7 @@ from models.network import Network
 from models.precision import calibration_frames, to_fp16, to_int8
 from models.quiet import quiet
 from models.receptive_field import measure_reach
-from models.scenes import street_scene
+from models.scenes import street_view
 from models.switches import replay, unpools, with_switches
 from models.weights import load_weights, read_weights
 from service.pipeline import onnx_file
@@ -221,7 +221,7 @@ def compare(
 
 
 def parity_inputs(policy: InputPolicy, *, smallest: int = 1, noise: bool = True) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
-    """Street scenes and noise: the working size alone and as a batch, its neighbours, other shapes, the smallest.
+    """Streets and noise: the working size alone and as a batch, its neighbours, other shapes, the smallest.
 
     Takes:
         smallest: the shortest side that the network takes
@@ -244,8 +244,7 @@ def parity_inputs(policy: InputPolicy, *, smallest: int = 1, noise: bool = True)
         rows, columns = (max(side, least) for side in sides)
         batch = rng.integers(0, 256, (n, rows, columns, 3), dtype=np.uint8)
         for index in range(1 if noise else n):
-            scene, _ = street_scene(max(rows, 64), max(columns, 64), seed=n + index)
-            batch[index] = scene[-rows:, -columns:]
+            batch[index] = street_view(rows, columns, seed=n + index)
         batches.append(batch)
     return batches
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,18 @@ for stage in ("connect", "read", "write", "pool"):  # of every call that names n
 # torch's threads spin while they wait for one another: where another process wants a core too, a forward pass of the shipped
 # network took 1.8 s and takes 0.2 s like this (2026-11, 2 cores). Read when torch is loaded, here and in what tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Narrow layers are many small steps: on a busy machine a second thread of torch's makes them wait, not faster."""
+    import torch  # noqa: PLC0415  # most tests need none
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 
 STRIDE = 8
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from models import artifact
+from models import artifact, deconvnet, resnet
 from models.architectures import ARCHITECTURES, build
 from models.artifact import write
 from models.export import OPSET, to_onnx
 from models.network import Network
-from models.receptive_field import influences, measure_reach
+from models.receptive_field import Reach, influences, measure_reach
 from models.scenes import street_scene
 from models.upsampling import MaxUnpool
 from service.pipeline.decode import Limits
@@ -30,14 +30,7 @@ from tests.networks import make_images, make_lively
 NAMES = list(ARCHITECTURES)
 CLASSES = 4
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Narrow layers are many small steps: on a busy machine a second thread makes them wait, not faster."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_net(name: str, width: float = 1 / 32) -> Network:
@@ -136,14 +129,22 @@ def check_masks(net: Network, segmenter: Segmenter) -> None:
         assert agreement > 0.999 if any(isinstance(module, MaxUnpool) for module in net.modules()) else agreement == 1
 
 
-ALWAYS = ("fcn8s-vgg16-atonce", "fcn-resnet50", "deconvnet-vgg16")
-"""Those with all that is special in a graph: skips, crops and scales; dilation; switches. Tracing takes ten seconds each, so
-the others, which have less of the same, are marked slow; tests/test_export.py is about a light one."""
+ALWAYS = ("fcn8s-vgg16-atonce", "fcn-resnet50 shallow", "deconvnet-vgg16 shallow")
+"""Those with all that is special in a graph: skips, crops and scales; dilation; switches. Tracing takes its time for every
+layer, so that of layers that are repeated these have two, and the others, which have less of the same, are marked slow;
+tests/test_export.py is about a light one."""
 
 
-@pytest.mark.parametrize("name", [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in NAMES])
-def test_pytorch_onnx_runtime_and_the_service_agree(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+ELSE = [pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name not in ALWAYS]
+
+
+@pytest.mark.parametrize("which", [*ALWAYS, *ELSE])
+def test_pytorch_onnx_runtime_and_the_service_agree(which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores and masks, on odd sizes and batches, from one clean graph that was traced once; with its weights beside it too."""
+    name, _, shallow = which.partition(" ")
+    if shallow:
+        monkeypatch.setitem(resnet.BLOCKS, 50, (2, 2, 2, 2))
+        monkeypatch.setattr(deconvnet, "BLOCKS", ((2, 64), (1, 128), (1, 256), (1, 512), (2, 512)))
     net = make_lively(make_net(name))
     model = to_onnx(net, net.multiple)
     check_clean(model)
@@ -166,6 +167,12 @@ def test_pytorch_onnx_runtime_and_the_service_agree(name: str, tmp_path: Path, m
         segmenter.close()
 
 
+@cache
+def reach_of(name: str) -> Reach:
+    """How far a network of the family sees; its width makes no difference."""
+    return measure_reach(make_net(name))
+
+
 @pytest.mark.parametrize(
     ("name", "receptive_field", "halo"),
     [
@@ -178,15 +185,14 @@ def test_pytorch_onnx_runtime_and_the_service_agree(name: str, tmp_path: Path, m
 )
 def test_every_network_sees_as_far_as_its_layers_let_it(name: str, receptive_field: int, halo: int) -> None:
     """VGG16's fc7 sees 404 pixels; every upsampling reads a neighbour more."""
-    reach = measure_reach(make_net(name))
+    reach = reach_of(name)
     assert (reach.receptive_field, reach.halo, reach.stride) == (receptive_field, halo, ARCHITECTURES[name].stride)
 
 
 @pytest.mark.parametrize("name", ["fcn8s-vgg16", "fcn-resnet50", "deconvnet-vgg16"])
 def test_a_pixel_changes_nothing_beyond_the_halo(name: str) -> None:
     """By changing one, and looking."""
-    net = make_lively(make_net(name))
-    halo = measure_reach(net).halo
+    net, halo = make_lively(make_net(name)), reach_of(name).halo
     height = max(64, net.smallest)
     image, pixel = make_images(1, height, 1024), 517
     changed = influences(net, image, (height // 2, pixel)).any(0)

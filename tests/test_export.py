@@ -24,7 +24,7 @@ from models.export import ParityError, Served, check_parity, compare, main, pari
 from models.fcn import FCN, FCNConfig
 from models.network import Network
 from models.receptive_field import measure_reach
-from models.scenes import street_scene
+from models.scenes import street_scene, street_view
 from service.client import Client
 from service.pipeline.decode import Limits
 from service.pipeline.geometry import fit_size, resize_image
@@ -309,7 +309,7 @@ def test_the_inputs_compared_are_streets_and_noise_of_many_shapes() -> None:
     assert all(height % 8 == width % 8 == 0 for _, height, width, _ in shapes)
     assert min(height for _, height, _, _ in shapes) == 8
     assert len({shape[0] for shape in shapes}) >= 3
-    np.testing.assert_array_equal(inputs[0][0], street_scene(64, 96, seed=1)[0])
+    np.testing.assert_array_equal(inputs[0][0], street_view(64, 96, seed=1))
 
 
 def test_another_architecture_than_the_checkpoint_s_is_refused(

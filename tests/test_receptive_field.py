@@ -17,7 +17,7 @@ EVERY_KIND = pytest.mark.parametrize("config", [PAPER, WIDE], ids=["paper", "wid
 
 
 def make_net(config: FCNConfig) -> FCN:
-    """A network with random weights. Perturbations are looked for in float64, so that the faintest influence shows."""
+    """A network with random weights."""
     torch.manual_seed(0)
     return FCN(config).eval()
 
@@ -26,7 +26,7 @@ def make_far_sighted(net: FCN) -> FCN:
     """The same layers with kernels that pass on what lies far to the left and right in row 0 as well as they can.
 
     Along the middle row every weight is positive and equal, elsewhere zero: no sum cancels, and what a chain of twenty
-    kernels leaves of the farthest pixel is still a million times float64's last digit.
+    kernels leaves of the farthest pixel is still far above the least float32, and a million times float64's last digit.
     """
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
@@ -42,16 +42,20 @@ def make_far_sighted(net: FCN) -> FCN:
 def seen_from(net: FCN, length: int) -> dict[int, set[int]]:
     """For each score cell of one cell of the coarsest map, the pixels of its row that change it, relative to its own first.
 
-    A shift by the coarsest stride shifts everything, so the pixels of one such stride stand for all.
+    A shift by the coarsest stride shifts everything, so the pixels of one such stride stand for all. Each is lit alone in an
+    image of the encoder's mean, which is zero all through the network: any score but zero has seen it, however faint.
     """
-    strip = torch.full((1, 3, COARSEST, length), 127.01, dtype=torch.float64)  # just above zero in the encoder: no ReLU6 cuts
+    dark = net.mean.expand(1, 3, COARSEST, length)
+    middle = length // 2 // COARSEST * COARSEST
     cells = COARSEST // net.config.stride
     seen: dict[int, set[int]] = {cell: set() for cell in range(cells)}
-    middle = length // 2 // COARSEST * COARSEST
-    for pixel in range(middle, middle + COARSEST):
-        changed = influences(net, strip, (0, pixel))
-        for cell in torch.nonzero(changed.any(0)).flatten().tolist():
-            seen[cell % cells].add(pixel - cell * net.config.stride)
+    with torch.no_grad():
+        assert not net(dark).any()
+        for pixel in range(middle, middle + COARSEST):
+            lit = dark.clone()
+            lit[..., pixel] += 1
+            for cell in torch.nonzero(net(lit).flatten(0, 2).any(0)).flatten().tolist():
+                seen[cell % cells].add(pixel - cell * net.config.stride)
     return seen
 
 
@@ -59,7 +63,7 @@ def test_the_receptive_field_is_what_pixels_really_change() -> None:
     """Exactly: the widest span of pixels that change one score, and the halo that its farther end needs."""
     net = make_net(WIDE)
     found = measure_reach(net)
-    seen = seen_from(make_far_sighted(net).double(), 1536)
+    seen = seen_from(make_far_sighted(net), 1536)
     stride = WIDE.stride
     assert found.receptive_field == max(max(pixels) - min(pixels) + 1 for pixels in seen.values())
     reach = max(max(-min(pixels), max(pixels) - (stride - 1)) for pixels in seen.values())
@@ -73,6 +77,7 @@ def test_a_far_pixel_changes_no_score(config: FCNConfig) -> None:
     halo = measure_reach(net).halo
     image = torch.rand(1, 3, COARSEST, 2048, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 255
     pixel = 1031
+    # In float64, so that the faintest influence shows.
     columns = torch.nonzero(influences(net.double(), image, (16, pixel)).any(0)).flatten() * config.stride
     assert pixel - halo <= int(columns.min())
     assert int(columns.max()) <= pixel + halo

@@ -31,6 +31,8 @@ from models.scenes.__main__ import main as write_scenes
 from models.train import Trainer, WeightAverage, main, parameter_groups, parse, score_frames
 from service.pipeline.manifest import InputPolicy
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = (64, 80)
 RUN = ["--size", "64x80", "--batch", "2", "--seed", "3", "--device", "cpu"]

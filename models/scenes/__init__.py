@@ -10,6 +10,9 @@ The rooms, in the order in which a scene is made: light (time of day), layout (w
 painted by the same strokes), ground, buildings, greenery, furniture, vehicles, people, and camera (lens, noise, JPEG).
 """
 
+from functools import lru_cache
+
+import cv2
 import numpy as np
 
 from models.scenes.camera import photograph
@@ -19,7 +22,10 @@ from models.scenes.light import draw_light
 
 CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 
-__all__ = ["CLASSES", "street_scene"]
+VIEW = (480, 640)
+"""Height and width at which :func:`street_view` paints."""
+
+__all__ = ["CLASSES", "street_scene", "street_view"]
 
 
 def street_scene(height: int, width: int, seed: int) -> tuple[Image, Image]:
@@ -45,6 +51,24 @@ def street_scene(height: int, width: int, seed: int) -> tuple[Image, Image]:
     labels = np.ascontiguousarray(canvas.labels[middle::samples, middle::samples])
     dim = light.ambient < 0.55 and light.sun == 0
     return photograph(canvas.color, samples, dim, rng), labels
+
+
+def street_view(height: int, width: int, seed: int) -> Image:
+    """A scene's picture alone, for where many sizes are wanted and no labels: painted once for a seed, then resized.
+
+    Takes:
+        height, width: the picture's size in pixels, 1 or more
+        seed: 0 or more
+    Gives:
+        H x W x 3 uint8 RGB
+    """
+    view: Image = np.asarray(cv2.resize(_painted(seed), (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    return view
+
+
+@lru_cache(maxsize=8)
+def _painted(seed: int) -> Image:
+    return street_scene(*VIEW, seed)[0]
 
 
 def _samples(pixels: int) -> int:
