@@ -209,9 +209,9 @@ class TimelyResponse(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(REPLY_S):
-                for at in range(0, len(self.body), PIECE_BYTES):
-                    await send({"type": "http.response.body", "body": self.body[at : at + PIECE_BYTES], "more_body": True})
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                for at in range(0, len(self.body) or 1, PIECE_BYTES):
+                    end = at + PIECE_BYTES
+                    await send({"type": "http.response.body", "body": self.body[at:end], "more_body": end < len(self.body)})
 
 
 async def _read_raw(request: Request, max_bytes: int, hold: Callable[[int], None]) -> bytes:
