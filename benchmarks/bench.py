@@ -35,12 +35,12 @@ import numpy as np  # noqa: E402
 from benchmarks import harness  # noqa: E402
 from benchmarks.overload import Target  # noqa: E402
 from service.pipeline.geometry import fit_size  # noqa: E402
-from service.pipeline.manifest import InputPolicy  # noqa: E402
+from service.pipeline.manifest import read_manifest  # noqa: E402
+from service.pipeline.onnx_file import outline  # noqa: E402
 
 MODEL = "fcn4s-lite0-camvid"
 ARTIFACT = ROOT / f"models/artifacts/{MODEL}.onnx"
 CHECKPOINT = ROOT / f"models/checkpoints/{MODEL}.pt"
-POLICY = InputPolicy(working_size=(448, 600), fit="area", multiple=16)
 SIZES = {"480 x 360": (360, 480), "1280 x 720": (720, 1280)}
 RESULTS = Path(__file__).with_name("results")
 BOUNDARY = "fcn-bench"
@@ -87,7 +87,7 @@ class Bare:
 @contextmanager
 def bare(size: tuple[int, int]) -> Iterator[Bare]:
     """The bare network on images of a size, as the service would fit them."""
-    height, width = fit_size(*size, POLICY)
+    height, width = fit_size(*size, read_manifest(outline(ARTIFACT).metadata).input)
     command = [sys.executable, str(Path(__file__).with_name("bare.py")), str(ARTIFACT), str(height), str(width)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
