@@ -23,8 +23,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import __version__
 from service.api.app import create_app
 from service.api.connection import Connection, StreamConnection
-from service.api.telemetry import log_config
 from service.errors import ServiceError
+from service.log import log_config
 from service.pipeline.repository import Repository
 from service.settings import Settings
 

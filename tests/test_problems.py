@@ -11,7 +11,8 @@ from fastapi import FastAPI, Query
 from starlette.middleware import Middleware
 
 from service.api import problems
-from service.api.telemetry import Metrics, Telemetry
+from service.api.metrics import Metrics
+from service.api.telemetry import Telemetry
 from service.errors import (
     LEAVES,
     BadArtifact,

@@ -19,7 +19,7 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from service.api.telemetry import STAGES
+from service.api.record import STAGES
 from service.client import Client
 from tests.conftest import encode_image, make_image
 from tests.live import ROOT, LiveProcess, live_process

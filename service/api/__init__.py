@@ -5,11 +5,17 @@
 - ``inference_v2`` the same in the Open Inference Protocol, with its ``schemas_v2`` and its ``tensors``
 - ``stream``       ``WS /stream``: frames in, masks out, the newest frame wins
 - ``keys``         who may call
+- ``shedding``     saying no by an image's first bytes
+- ``parameters``   queries and headers, parsed
 - ``negotiation``  which format a reply has
+- ``connection``   bounds on what comes before a request
 - ``compression``  compressed bodies, inflated piece by piece
 - ``upload``       the body of a request as images, refused while it streams where it is too large
 - ``schemas``      what travels: the query, the replies, and their OpenAPI
 - ``problems``     errors as RFC 9457 problem documents: one table from error to status
-- ``telemetry``    request ids, ``Server-Timing``, metrics, log lines, readiness
+- ``telemetry``    around every request: ids, ``Server-Timing``, a count, a line in the log
+- ``record``       what is known of one request, and its stages as spans of a trace
+- ``metrics``      what Prometheus reads
+- ``readiness``    whether requests are welcome
 - ``pages``        the web page and the documentation, static files in ``page/``
 """

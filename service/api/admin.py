@@ -11,8 +11,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, HTTPException, Path, Response
 
 from service.api import schemas
+from service.api.metrics import METRICS_MEDIA_TYPE
 from service.api.routes import OfferedKey, ServicesNow
-from service.api.telemetry import METRICS_MEDIA_TYPE
 
 
 async def _administrate(services: ServicesNow, key: OfferedKey) -> None:

@@ -29,8 +29,10 @@ from service import __version__
 from service.api import admin, inference_v2, pages, problems, routes, schemas, schemas_v2, stream
 from service.api.connection import ON_REFUSAL
 from service.api.keys import Keys, Origins
+from service.api.metrics import Metrics
+from service.api.readiness import Readiness
 from service.api.stream import Streams
-from service.api.telemetry import PROBES, Metrics, Readiness, Telemetry
+from service.api.telemetry import PROBES, Telemetry
 from service.api.upload import UPLOADS_AT_ONCE, Uploads
 from service.opening import lanes, open_repository
 from service.pipeline.decode import Limits

@@ -23,8 +23,8 @@ from service.api import schemas, tensors
 from service.api import schemas_v2 as wire
 from service.api.admin import Administrator
 from service.api.compression import WORTHWHILE_BYTES, accepted_coding, compressed
+from service.api.record import RequestRecord, record_of
 from service.api.routes import Services, ServicesNow, authorise
-from service.api.telemetry import RequestRecord, record_of
 from service.api.upload import UPLOAD_S, TimelyResponse, read_body, unless_gone
 from service.errors import BadParameter, DeadlineExceeded, UnknownModel
 from service.pipeline import decode

@@ -3,7 +3,7 @@
 Every document has ``type title status detail code request_id``, the error's facts, and ``error``, the sentence once more under
 the name by which clients of the Open Inference Protocol read it. What nobody foresaw is told nothing but its request id.
 
-May import: starlette, fastapi, ``service.errors``, ``service.api.telemetry``, ``service.api.upload``.
+May import: starlette, fastapi, ``service.errors``, ``service.api.record``, ``service.api.upload``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
-from service.api.telemetry import RequestRecord, record_of
+from service.api.record import RequestRecord, record_of
 from service.api.upload import LingeringResponse
 from service.errors import (
     BadArtifact,

@@ -18,10 +18,12 @@ from starlette.requests import HTTPConnection
 
 from service.api import schemas
 from service.api.keys import Keys, offered_key
+from service.api.metrics import Metrics
 from service.api.negotiation import chosen_format
 from service.api.parameters import parsed_headers, parsed_query
+from service.api.readiness import Readiness
+from service.api.record import RequestRecord, record_of
 from service.api.shedding import look_first
-from service.api.telemetry import Metrics, Readiness, RequestRecord, record_of
 from service.api.upload import UPLOAD_S, TimelyResponse, Uploads, read_images, unless_gone
 from service.encodings import FORMATS, MaskView, Options, encode
 from service.encodings import understood as understood_options

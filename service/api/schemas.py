@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import JsonSchemaMode, SkipJsonSchema, models_json_schema
 
 from service.api import problems
-from service.api.telemetry import MAX_FRAME_HEADER
+from service.api.record import MAX_FRAME_HEADER
 from service.api.upload import FIELD, MAX_PARTS
 from service.encodings import FORMATS
 from service.encodings.tables import TABLES

@@ -2,15 +2,15 @@
 is read or a parameter looked at: under overload most of what a server does is saying no, and it must not cost the masks of
 those to whom it says yes.
 
-May import: starlette, ``service.pipeline.segmenter``, ``service.api.schemas``, ``telemetry`` and ``upload``.
+May import: starlette, ``service.pipeline.segmenter``, ``service.api.record``, ``schemas`` and ``upload``.
 """
 
 from __future__ import annotations
 
 from starlette.requests import Request
 
+from service.api.record import record_of
 from service.api.schemas import MAX_DEADLINE_MS
-from service.api.telemetry import record_of
 from service.api.upload import first_bytes
 from service.pipeline.segmenter import Segmenter
 

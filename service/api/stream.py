@@ -36,8 +36,8 @@ from starlette.websockets import WebSocketDisconnect
 
 from service.api import problems, schemas
 from service.api.keys import Origins, offered_key
+from service.api.record import MAX_FRAME_HEADER, RequestRecord, record_of
 from service.api.routes import Order, Services, ServicesNow, understood
-from service.api.telemetry import MAX_FRAME_HEADER, RequestRecord, record_of
 from service.api.upload import REPLY_S, Uploads
 from service.encodings import FORMATS
 from service.errors import BadParameter, DeadlineExceeded, NotReady, Overloaded, ServiceError

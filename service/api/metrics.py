@@ -1,0 +1,184 @@
+"""The service's metrics, in Prometheus' text format.
+
+May import: prometheus_client, ``service.errors``, ``service.log``, ``service.api.record``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import prometheus_client.core as prometheus
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from service.api.record import RequestRecord
+from service.errors import LEAVES
+from service.log import LOSSES, StandardError
+
+METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+MODEL_LABELS = ("name", "version", "sha256", "provider")
+"""What ``fcn_model_info`` says of a model."""
+
+SWITCHING_PROTOCOLS = 101
+"""The status of a stream that was opened."""
+
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_PIXELS = (1e4, 1e5, 2.5e5, 5e5, 1e6, 2e6, 4e6, 8e6, 1.6e7, 3.2e7, 6.4e7)
+
+
+class Metrics:
+    """The Prometheus metrics, in a registry of their own, so that two applications in a process do not share them."""
+
+    def __init__(self) -> None:
+        # When each counter began would be as many lines again, and nobody reads them.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._requests = Counter("fcn_requests", "Requests answered.", ("route", "method", "status"), registry=registry)
+        self._errors = Counter("fcn_errors", "Requests answered with a problem, by its code.", ("code",), registry=registry)
+        for leaf in LEAVES:  # an alert on one of them needs its 0 as well
+            self._errors.labels(leaf.code)
+        self._duration = Histogram(
+            "fcn_request_duration_seconds", "First byte in to last byte out.", ("route",), buckets=_SECONDS, registry=registry
+        )
+        self._stages = Histogram(
+            "fcn_stage_duration_seconds", "Time of a request by stage.", ("stage",), buckets=_SECONDS, registry=registry
+        )
+        self._pixels = Histogram("fcn_image_pixels", "Sizes of the images segmented.", buckets=_PIXELS, registry=registry)
+        self._bytes = Histogram(
+            "fcn_image_bytes", "Sizes of the images as sent.", buckets=[4.0**n * 1024 for n in range(9)], registry=registry
+        )
+        self.inside: set[RequestRecord] = set()
+        """The requests that are being answered."""
+        in_flight = Gauge("fcn_requests_in_flight", "Requests that are being answered.", registry=registry)
+        in_flight.set_function(lambda: len(self.inside))
+        self._ready = Gauge("fcn_ready", "1 if requests are welcome.", registry=registry)
+        self._depth = Gauge("fcn_queue_depth", "Images admitted, waiting and in work.", registry=registry)
+        self._megapixels = Gauge("fcn_queue_megapixels", "Megapixels admitted, waiting and in work.", registry=registry)
+        Gauge("fcn_tasks", "Tasks on the event loop.", registry=registry).set_function(_tasks)
+        Gauge("fcn_threads", "Threads of Python's.", registry=registry).set_function(threading.active_count)
+        registry.register(_LostLines())
+        self._streams = Gauge("fcn_streams", "Streams open now.", registry=registry)
+        self._frames = Counter(
+            "fcn_stream_frames", "Frames of streams by what became of them.", ("outcome",), registry=registry
+        )
+        self._models = Gauge("fcn_model_info", "A served model; always 1.", MODEL_LABELS, registry=registry)
+        self._describe_models: Callable[[], Iterable[Mapping[str, str]]] = tuple
+        self._refused = Gauge(
+            "fcn_artifact_refused", "A file whose content is not served; always 1.", ("file",), registry=registry
+        )
+        self._list_refused: Callable[[], Iterable[str]] = tuple
+        self._artifacts: Callable[[], Mapping[tuple[str, str], int]] = dict
+        registry.register(_Collector(self._count_artifacts))
+
+    def watch(
+        self,
+        *,
+        ready: Callable[[], bool],
+        queue_depth: Callable[[], float],
+        queue_megapixels: Callable[[], float],
+        models: Callable[[], Iterable[Mapping[str, str]]],
+        refused: Callable[[], Iterable[str]],
+        artifacts: Callable[[], Mapping[tuple[str, str], int]],
+        streams: Callable[[], float],
+    ) -> None:
+        """Give the gauges their sources, which are asked when the metrics are read.
+
+        Takes:
+            models: gives the :data:`MODEL_LABELS` of each that is served
+            refused: gives the names of the files that are not
+            artifacts: gives how many were served, refused or removed so far, by outcome and cause
+        """
+        self._ready.set_function(ready)
+        self._depth.set_function(queue_depth)
+        self._megapixels.set_function(queue_megapixels)
+        self._describe_models, self._list_refused, self._artifacts = models, refused, artifacts
+        self._streams.set_function(streams)
+
+    def _count_artifacts(self) -> Iterable[Metric]:
+        counter = CounterMetricFamily(
+            "fcn_artifacts", "Artifacts taken up, by what became of them.", labels=("outcome", "cause")
+        )
+        for labels, count in self._artifacts().items():
+            counter.add_metric(labels, count)
+        return [counter]
+
+    def count_refusal(self, code: str) -> None:
+        """Count what was refused before it was a request."""
+        self._errors.labels(code).inc()
+
+    def observe(self, route: str, method: str, status: int, record: RequestRecord) -> None:
+        """Count a finished request. How long a stream was open is no measure of the service."""
+        self._requests.labels(route, method if method in _METHODS else "other", str(status)).inc()
+        if status != SWITCHING_PROTOCOLS:
+            self._duration.labels(route).observe(record.elapsed_ms() / 1000)
+        self._observe_images(record)
+
+    def observe_frame(self, outcome: str, record: RequestRecord) -> None:
+        """Count a frame of a stream."""
+        self._frames.labels(outcome).inc()
+        self._observe_images(record)
+
+    def _observe_images(self, record: RequestRecord) -> None:
+        for stage, spent_ms in record.timing_ms.items():
+            self._stages.labels(stage).observe(spent_ms / 1000)
+        for height, width in record.sizes:
+            self._pixels.observe(height * width)
+        if record.bytes_in:
+            self._bytes.observe(record.bytes_in)
+        if record.code is not None:
+            self._errors.labels(record.code).inc()
+
+    def text(self) -> bytes:
+        """All of them in Prometheus' text format."""
+        self._models.clear()
+        for model in self._describe_models():
+            self._models.labels(**model).set(1)
+        self._refused.clear()
+        for file in self._list_refused():
+            self._refused.labels(file).set(1)
+        return generate_latest(self._registry)
+
+
+class _Collector(Collector):
+    """A function that gives metrics, as the registry wants it."""
+
+    def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
+        self._collect = collect
+
+    def collect(self) -> Iterable[Metric]:
+        """Give them."""
+        return self._collect()
+
+
+class _LostLines:
+    """How many log lines were not written: asked of the log's handlers, which logging makes, when the metrics are read."""
+
+    def collect(self) -> Iterator[prometheus.Metric]:
+        """The counter."""
+        family = prometheus.CounterMetricFamily("fcn_log_lines_lost", "Log lines that were not written.", labels=["reason"])
+        handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, StandardError)]
+        for reason in LOSSES:
+            family.add_metric([reason], sum(handler.lost[reason] for handler in handlers))
+        yield family
+
+
+def _tasks() -> int:
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:  # read where no event loop runs
+        return 0

@@ -1,0 +1,113 @@
+"""What is known of one request. Routes and error handlers fill it in; headers, metrics, traces and the log line are written
+from it.
+
+The span of the request itself is FastAPI's, as are its parent from ``traceparent`` and the exporter; the stages are spans of
+ours below it. Without an SDK nothing of it happens.
+
+May import: starlette, opentelemetry's API.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+from opentelemetry import trace
+from starlette.types import Scope
+
+STAGES = ("decode", "queue", "infer", "labels", "encode")
+"""The stages of a request, in order, as ``Server-Timing`` and the latency histogram name them."""
+
+FRAME_HEADERS = (b"x-frame-id", b"x-frame-stamp")
+MAX_FRAME_HEADER = 256
+"""Bytes of a frame header that are sent back; a request with a longer one is refused."""
+
+_SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+
+_tracer = trace.get_tracer("fcn-serve")
+
+
+@dataclass(eq=False)
+class RequestRecord:
+    """What is known of one request so far."""
+
+    request_id: str
+    started_s: float = field(default_factory=time.perf_counter)
+    echo: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """The caller's frame headers, byte for byte."""
+    model: str | None = None
+    """``name@version`` of the model that answers."""
+    sha256: str | None = None
+    """Of that model's artifact: two builds may have one version."""
+    timing_ms: dict[str, float] = field(default_factory=dict)
+    """Milliseconds by stage, summed over the request's images."""
+    bytes_in: int = 0
+    """Of its images."""
+    bytes_out: int = 0
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    """(height, width) of every image that was segmented."""
+    frames: dict[str, int] = field(default_factory=dict)
+    """Of a stream: how many had which outcome."""
+    code: str | None = None
+    """The problem's code, where it failed."""
+    trace_id: str | None = None
+    """Of the trace that the request is part of, where traces are sent."""
+
+    def add_timing(self, timing_ms: Mapping[str, float]) -> None:
+        """Count the stages of one more image in, which has just been finished."""
+        _trace_stages(timing_ms)
+        for stage, spent_ms in timing_ms.items():
+            self.timing_ms[stage] = self.timing_ms.get(stage, 0.0) + spent_ms
+
+    def elapsed_ms(self) -> float:
+        """Milliseconds since the request's headers arrived."""
+        return (time.perf_counter() - self.started_s) * 1000
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers that every reply carries, as far as they are known."""
+        headers = [(b"x-request-id", self.request_id.encode()), *self.echo]
+        if self.model is not None:
+            headers.append((b"x-model", self.model.encode()))
+        if self.sha256 is not None:
+            headers.append((b"x-model-sha256", self.sha256.encode()))
+        stages = [f"{stage};dur={self.timing_ms[stage]:.2f}" for stage in STAGES if stage in self.timing_ms]
+        if stages:
+            headers.append((b"server-timing", ", ".join(stages).encode()))
+        return headers
+
+
+def record_of(scope: Scope) -> RequestRecord:
+    """The record of the request that a scope belongs to."""
+    return cast(RequestRecord, scope["state"]["record"])
+
+
+def new_record(headers: Iterable[tuple[bytes, bytes]]) -> RequestRecord:
+    """The record of a request that begins: its id and what it wants echoed."""
+    request_id, echo = b"", []
+    for name, value in headers:
+        if name == b"x-request-id" and _SANE_ID.fullmatch(value):
+            request_id = value
+        elif name in FRAME_HEADERS and len(value) <= MAX_FRAME_HEADER:
+            echo.append((name, value))
+    record = RequestRecord(request_id.decode() or secrets.token_hex(8), echo=echo)
+    span = trace.get_current_span()
+    if (context := span.get_span_context()).is_valid:
+        record.trace_id = trace.format_trace_id(context.trace_id)
+        span.set_attribute("fcn.request_id", record.request_id)
+    return record
+
+
+def _trace_stages(timing_ms: Mapping[str, float]) -> None:
+    """A span a stage below the request's, one after another up to now."""
+    if not trace.get_current_span().is_recording():
+        return
+    at_ns = time.time_ns() - int(1e6 * sum(timing_ms.values()))
+    for stage in STAGES:
+        if stage in timing_ms:
+            span = _tracer.start_span(stage, start_time=at_ns)
+            at_ns += int(1e6 * timing_ms[stage])
+            span.end(at_ns)
