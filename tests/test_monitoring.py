@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import promql_parser
@@ -35,7 +39,7 @@ OF_PROMETHEUS = {"up"}
 """What Prometheus itself says of a target."""
 
 
-def scrape(folder: Path) -> list[Metric]:
+def scrape(folder: Path) -> str:
     """What a real server says after masks, a refusal, a stream and a damaged artifact."""
     write_artifact(folder / "colours.onnx")
     (folder / "damaged.onnx").write_bytes(b"no model")
@@ -45,14 +49,19 @@ def scrape(folder: Path) -> list[Metric]:
             client.segment(image)
             assert len(list(client.stream([image]))) == 1
         assert httpx.post(f"{url}/segment", content=b"no image").status_code == 415
-        text = httpx.get(f"{url}/metrics").text
-    return list(text_string_to_metric_families(text))
+        return httpx.get(f"{url}/metrics").text
 
 
 @pytest.fixture(scope="module")
-def metrics(tmp_path_factory: pytest.TempPathFactory) -> list[Metric]:
-    """All of them."""
+def metrics_text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """As it is sent."""
     return scrape(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def metrics(metrics_text: str) -> list[Metric]:
+    """All of them."""
+    return list(text_string_to_metric_families(metrics_text))
 
 
 def shown_name(metric: Metric) -> str:
@@ -210,7 +219,7 @@ def test_what_grafana_and_prometheus_are_given_fits_together() -> None:
     services = compose()["services"]
     config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text("utf-8"))
     assert "./deploy/prometheus:/etc/prometheus:ro" in services["prometheus"]["volumes"]
-    assert config["rule_files"] == ["/etc/prometheus/alerts.yml"]
+    assert config["rule_files"] == ["alerts.yml"]
     assert config["scrape_configs"][0]["static_configs"][0]["targets"] == ["fcn-serve:8000"]
     provisioning = ROOT / "deploy" / "grafana" / "provisioning"
     source = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text("utf-8"))["datasources"][0]
@@ -221,6 +230,64 @@ def test_what_grafana_and_prometheus_are_given_fits_together() -> None:
     assert f"./deploy/grafana/dashboards:{provider['options']['path']}:ro" in services["grafana"]["volumes"]
 
 
+with_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool here: apt-get install prometheus")
+
+
+@with_promtool
+def test_prometheus_own_tool_finds_nothing_wrong(metrics_text: str) -> None:
+    """Neither with its configuration and the rules, nor with what the service says."""
+    for kind, file in (("config", "prometheus.yml"), ("rules", "alerts.yml")):
+        done = subprocess.run(
+            ["promtool", "check", kind, PROMETHEUS / file], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    lint = subprocess.run(
+        ["promtool", "check", "metrics"], input=metrics_text, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (lint.returncode, lint.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not shutil.which("prometheus"), reason="no Prometheus here: apt-get install prometheus")
+def test_a_real_prometheus_scrapes_the_service_and_answers_the_dashboard(artifact_dir: Path, tmp_path: Path) -> None:
+    """With the configuration that is shipped, but for the address and the pace: it is up, and every panel is answered."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with live_server(Settings(models_dir=artifact_dir)) as url:
+        httpx.post(f"{url}/segment", content=encode_image(make_image())).raise_for_status()
+        shipped = (PROMETHEUS / "prometheus.yml").read_text("utf-8")
+        config = shipped.replace("fcn-serve:8000", urlsplit(url).netloc).replace("scrape_interval: 5s", "scrape_interval: 1s")
+        (tmp_path / "prometheus.yml").write_text(config, "utf-8")
+        shutil.copy(PROMETHEUS / "alerts.yml", tmp_path)
+        words = [f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
+        with (
+            (tmp_path / "log").open("wb") as log,
+            subprocess.Popen(["prometheus", *words, f"--web.listen-address=127.0.0.1:{port}"], stderr=log) as prometheus,
+        ):
+            try:
+                with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=60) as ask:
+                    while not asked(ask, 'fcn_requests_total{job="fcn-serve"}'):
+                        assert prometheus.poll() is None, (tmp_path / "log").read_text("utf-8")
+                        time.sleep(0.1)
+                    ((_, up),) = (found["value"] for found in asked(ask, "up"))
+                    assert up == "1"
+                    for where, expression in expressions():
+                        answer = ask.get("/query", params={"query": expression})
+                        assert answer.json()["status"] == "success", where
+                    rules = ask.get("/rules").json()["data"]["groups"]
+                    assert [rule["lastError"] for group in rules for rule in group["rules"] if "lastError" in rule] == []
+            finally:
+                prometheus.terminate()
+
+
+def asked(ask: httpx.Client, expression: str) -> list[dict[str, Any]]:
+    """What Prometheus answers now; nothing where it does not answer yet."""
+    try:
+        answer = ask.get("/query", params={"query": expression})
+    except httpx.TransportError:
+        return []
+    return list(answer.json()["data"]["result"]) if answer.status_code == httpx.codes.OK else []
+
+
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
-        PAGE.write_text(page(scrape(Path(scratch))), "utf-8")
+        PAGE.write_text(page(list(text_string_to_metric_families(scrape(Path(scratch))))), "utf-8")

@@ -31,7 +31,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "service" / "api" / "page"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
-PATIENCE_MS = 30_000
+PATIENCE_MS = 120_000
 
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; Debian's is enough: apt-get install chromium")
 
@@ -46,6 +46,7 @@ def base_url(artifact_dir: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """One browser for all; its camera is a moving picture."""
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
@@ -217,6 +218,29 @@ def test_a_dropped_image_comes_back_as_a_mask_that_can_be_asked(browser: Browser
 
         page.locator("#opacity").fill("20")
         assert page.locator("#mask").evaluate("(canvas) => getComputedStyle(canvas).opacity") == "0.2"
+
+
+@in_a_browser
+def test_an_image_can_be_pasted(browser: Browser, base_url: str, png: bytes) -> None:
+    """From the clipboard, by its own keys; a text there is told to be none."""
+    with visit(browser, base_url) as page:
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=base_url)
+        ready(page).evaluate(
+            """async (text) => {
+                const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+                const item = new ClipboardItem({ "image/png": new Blob([bytes], { type: "image/png" }) });
+                await navigator.clipboard.write([item]);
+            }""",
+            base64.b64encode(png).decode(),
+        )
+        page.keyboard.press("Control+V")
+        expect(page.locator("body")).to_have_attribute("data-state", "result")
+        expect(page.locator("#caption")).to_contain_text("128 × 96 · colours@1.0.0")
+        assert set(legend(page)) == {"red", "green", "blue"}
+        page.evaluate("navigator.clipboard.writeText('Dear diary')")
+        page.keyboard.press("Control+V")
+        expect(page.get_by_role("alert").filter(visible=True)).to_contain_text("No image to paste")
+        expect(page.locator("#view")).to_be_hidden()
 
 
 @in_a_browser
