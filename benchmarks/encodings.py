@@ -32,7 +32,7 @@ ROWS: list[tuple[str, dict[str, object]]] = [
     ("png", {"min_confidence": 0.5}),
     ("rle", {"statistics": True}),
     ("coco", {"instances": True}),
-    ("polygons", {"tolerance": 2.0}),
+    ("polygons", {"tolerance": 2}),
     ("overlay", {"legend": True}),
 ]
 
