@@ -60,15 +60,18 @@ class Replayed:
     """The most by which a switch's pixel is below its cell's maximum, as a share of its map's largest value."""
 
 
-def replay(net: nn.Module, images: Tensor, switches: Sequence[NDArray[np.int64]]) -> Replayed:
+def replay(net: nn.Module, images: Tensor, switches: Sequence[NDArray[np.int64]] | None) -> Replayed:
     """Run a network with given switches in the place of its own.
 
     Takes:
         net: it gets ``images`` as they are
-        switches: N x C x (h * w) of every unpooling, in the order in which they run
+        switches: N x C x (h * w) of every unpooling, in the order in which they run; None leaves the network its own
     Raises:
         ValueError: if the network does not unpool so many times, or if a switch lies in another cell than its own
     """
+    if switches is None:
+        with torch.no_grad():
+            return Replayed(net(images).numpy(), 0, 0, 0.0)
     pooled: list[tuple[Tensor, Tensor]] = []
     given = [torch.from_numpy(places) for places in switches]
     taken: list[tuple[int, int, float]] = []

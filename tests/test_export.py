@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from models import artifact as on_disk
 from models import checkpoint, export
 from models.card import card
 from models.encoders import load_imagenet
-from models.export import ParityError, Served, check_parity, compare, main, parity_inputs
+from models.export import TOLERANCES, ParityError, Served, check_agreement, check_parity, compare, main, parity_inputs
 from models.fcn import FCN, FCNConfig
 from models.network import Network
 from models.receptive_field import measure_reach
@@ -253,11 +254,10 @@ class Known(Network):
         return self.scores
 
 
-@pytest.mark.parametrize(("scale", "apart", "agrees"), [(5, 9e-4, True), (5, 2e-3, False), (50, 4e-3, True), (50, 9e-3, False)])
-def test_what_may_differ_grows_with_the_scores(scale: float, apart: float, agrees: bool) -> None:
-    """Roundings are a share of a number: a thousandth is allowed up to ten, a ten-thousandth of the largest score beyond."""
+def make_known(scale: float, lead: float) -> ort.InferenceSession:
+    """A graph that gives class 0 a score, and class 1 one that is less by ``lead``, in each of 12 cells."""
     kernel = np.full((2, 4, 1, 1), scale / 4, np.float32)
-    kernel[1] -= 0.25
+    kernel[1] -= lead / 4
     graph = helper.make_graph(
         [helper.make_node("Cast", ["image"], ["real"], to=1), helper.make_node("Conv", ["real", "kernel"], ["scores"])],
         "known",
@@ -266,16 +266,67 @@ def test_what_may_differ_grows_with_the_scores(scale: float, apart: float, agree
         [numpy_helper.from_array(kernel, "kernel")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    known = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+ONES = np.ones((1, 4, 4, 3), np.uint8)
+
+
+@pytest.mark.parametrize(("scale", "apart", "agrees"), [(5, 9e-4, True), (5, 2e-3, False), (50, 4e-3, True), (50, 9e-3, False)])
+def test_what_may_differ_grows_with_the_scores(scale: float, apart: float, agrees: bool) -> None:
+    """Roundings are a share of a number: a thousandth is allowed up to ten, a ten-thousandth of the largest score beyond."""
+    known = make_known(scale, 1)
     expected = torch.full((1, 2, 4, 3), float(scale))
     expected[0, 1] -= 1
     expected[0, 0, 2, 1] += apart
-    batch = np.ones((1, 4, 4, 3), np.uint8)
     if agrees:
-        assert compare(Known(expected), known, batch).max_difference == pytest.approx(apart, rel=0.1)
+        assert compare(Known(expected), known, ONES).max_difference == pytest.approx(apart, rel=0.1)
     else:
         with pytest.raises(ParityError, match="class 0, score cell 2, 1: "):
-            compare(Known(expected), known, batch)
+            compare(Known(expected), known, ONES)
+
+
+def test_a_share_of_winners_is_not_told_from_a_few_cells() -> None:
+    """One cell of twelve is more than half a percent, and says nothing: half precision is judged over all inputs together.
+    Float32 has no such share: there every winner counts.
+    """
+    known = make_known(5, 0.1)
+    expected = torch.full((1, 2, 4, 3), 5.0)
+    expected[0, 1] -= 0.1
+    expected[0, 1, 2, 1] += 0.15
+    result = compare(Known(expected), known, ONES, TOLERANCES["fp16"])
+    assert (result.cells, result.agreeing) == (12, 11)
+    assert result.margin == pytest.approx(0.05, rel=1e-3)
+    strict = replace(TOLERANCES["fp32"], score=1.0)
+    with pytest.raises(ParityError, match=r"1 x 4 x 4, first in image 0, cell 2, 1: another class wins in 1 of 12 score cells"):
+        compare(Known(expected), known, ONES, strict)
+    with pytest.raises(ParityError, match=r"over all 2 inputs: .* in 1 of 112 score cells, .* up to 0\.05 apart; 99\.5% must"):
+        check_agreement([result, replace(result, cells=100, agreeing=100)], TOLERANCES["fp16"], "over all 2 inputs")
+    check_agreement([result, replace(result, cells=200, agreeing=200)], TOLERANCES["fp16"], "over all 2 inputs")
+
+
+def test_an_input_of_many_cells_is_judged_alone() -> None:
+    """Others do not make up for it."""
+    expected = torch.full((1, 2, 4, 3), 5.0)
+    expected[0, 1] -= 0.1
+    expected[0, 1, :2] += 0.15
+    looser = replace(TOLERANCES["fp16"], agreement=0.55)  # five of twelve may differ
+    with pytest.raises(ParityError, match=r"input 1 x 4 x 4, .* another class wins in 6 of 12 score cells"):
+        compare(Known(expected), make_known(5, 0.1), ONES, looser)
+
+
+def test_a_lower_precision_that_disagrees_is_refused_with_what_works(
+    artifact: Path, net: FCN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The float32 graph agreed before: that is said."""
+    bad = onnx.load(tampered(artifact, tmp_path / "bad.onnx", 1.0))
+    monkeypatch.setattr(export, "to_onnx", lambda *_: onnx.load(artifact))
+    monkeypatch.setattr(export, "to_fp16", lambda _: bad)
+    manifest = read_manifest({entry.key: entry.value for entry in onnx.load(artifact).metadata_props})
+    half = manifest.model_copy(update={"precision": "fp16"})
+    with pytest.raises(ParityError, match=r"^in fp16, input 1 x 64 x 96, .* In float32 it agrees: leave --precision out$"):
+        export.export(net, half, tmp_path / "half" / "half.onnx")
+    assert not list((tmp_path / "half").iterdir())
 
 
 def test_scores_that_are_no_numbers_are_refused(artifact: Path, net: FCN, tmp_path: Path) -> None:

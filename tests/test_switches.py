@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,17 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from models import export
 from models.artifact import write
 from models.export import Comparison, ParityError, Served, check_parity, compare, to_onnx
 from models.network import Network
+from models.scenes import street_view
 from models.switches import replay, with_switches
 from models.upsampling import MaxPool, MaxUnpool
-from service.pipeline.manifest import InputPolicy
+from service.pipeline.decode import Limits
+from service.pipeline.manifest import InputPolicy, read_manifest
+from service.pipeline.repository import Repository
+from service.pipeline.segmenter import Segmenter
 from tests.conftest import make_manifest
 
 POLICY = InputPolicy(working_size=(256, 320), multiple=4)
@@ -126,6 +132,30 @@ def test_the_report_counts_every_switch_and_leaves_nothing_behind(graph: Path) -
     assert parity.moved_switches == 0
     assert 0 <= parity.max_score_difference < 1e-4
     assert [path.name for path in graph.parent.iterdir()] == [graph.name]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_network_that_unpools_has_lower_precisions(
+    precision: str, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In half precision its maxima are counted and replayed, as in float32; int8 makes too many equal, and is compared as it
+    is, its maxima a part of what it loses.
+    """
+    monkeypatch.setattr(export, "to_onnx", lambda *_: onnx.load(graph))
+    manifest = read_manifest({entry.key: entry.value for entry in onnx.load(graph).metadata_props})
+    lower = manifest.model_copy(update={"precision": precision})
+    frames = [street_view(256, 320, seed)[None] for seed in range(2)]
+    parity = export.export(Bounce().eval(), lower, tmp_path / "lower.onnx", frames=frames).parity
+    assert parity is not None
+    assert (parity.switches > 100_000) == (precision == "fp16")
+    assert parity.argmax_agreement > 0.9
+    image = street_view(256, 320, seed=7)
+    with contextlib.closing(Segmenter(Repository(tmp_path / "lower.onnx"), Limits())) as segmenter:
+        found = segmenter.segment_array(image).labels
+    with torch.no_grad():
+        expected = Served(Bounce())(torch.from_numpy(image[None])).argmax(1)[0].numpy()
+    assert np.mean(found == expected) > 0.9
+    assert np.unique(expected).tolist() == [0, 1]
 
 
 IMAGES = torch.arange(2 * 3 * 8 * 8, dtype=torch.float32).view(2, 3, 8, 8)
