@@ -1,8 +1,8 @@
 """Ten minutes of everything at once: ``make soak``, or ``python benchmarks/soak.py --minutes 2``.
 
 Starts a server and sends it what a fleet and its enemies would: images of every format and size, forms of several, every output
-format, damaged files, bombs, wrong parameters, callers who give up, senders who drip, and bursts beyond the capacity. Every
-twenty seconds there is a quiet moment, in which memory, file descriptors, threads and tasks are counted.
+format, streams, tensors, damaged files, bombs, wrong parameters, callers who give up, senders who drip, and bursts beyond the
+capacity. Every twenty seconds there is a quiet moment, in which memory, file descriptors, threads and tasks are counted.
 
 Exit code 1 if a promise of docs/operations.md is broken.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import json
 import random
 import re
 import statistics
@@ -32,6 +33,8 @@ sys.path.insert(0, str(ROOT))
 import httpx  # noqa: E402  (after the path)
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
+from websockets.asyncio.client import ClientConnection, connect  # noqa: E402
+from websockets.exceptions import ConnectionClosed, InvalidStatus  # noqa: E402
 
 from benchmarks.harness import resident_mb, server  # noqa: E402
 from models.scenes import street_scene  # noqa: E402
@@ -100,6 +103,7 @@ class Soak:
         document = (await self._client.get("/openapi.json")).json()
         parameters = {parameter["name"]: parameter for parameter in document["paths"]["/segment"]["post"]["parameters"]}
         self._formats: list[str] = parameters["format"]["schema"]["enum"]
+        self._model: str = (await self._client.get("/models")).json()["default"]
 
     async def end(self) -> None:
         """Close the connections."""
@@ -114,6 +118,7 @@ class Soak:
         until = time.monotonic() + seconds
         callers: list[Callable[[], Awaitable[None]]] = [self.image] * 3
         callers += [self.form, self.damaged, self.damaged, self.bomb, self.mistake, self.impatient, self.dripping, self.reader]
+        callers += [self.stream, self.stream, self.tensor]
 
         async def caller(send: Callable[[], Awaitable[None]]) -> None:
             while time.monotonic() < until:
@@ -138,11 +143,7 @@ class Soak:
 
     async def damaged(self) -> None:
         """A good image with bytes changed or cut off: a mask, or an error of the caller's."""
-        data = bytearray(self._random.choice(self._images)[2])
-        for _ in range(self._random.randint(1, 20)):
-            data[self._random.randrange(min(len(data), 600))] = self._random.randrange(256)
-        cut = self._random.choice((len(data), self._random.randrange(len(data) + 1)))
-        await self._ask("damaged", {200, *REFUSED, *SHED}, content=bytes(data[:cut]))
+        await self._ask("damaged", {200, *REFUSED, *SHED}, content=self._spoilt(self._random.choice(self._images)[2]))
 
     async def bomb(self) -> None:
         """A few bytes that claim to be a huge image."""
@@ -167,6 +168,79 @@ class Soak:
         # What is announced to be too large is refused before it is sent: httpx may find the connection closed by then. And who
         # finds no room is told so before anything else is looked at.
         await self._ask("mistake", {status, 429}, **call)
+
+    async def tensor(self) -> None:
+        """Images through the Open Inference Protocol: as a binary tensor, as the body, as pixels in JSON; or damaged."""
+        (height, width), _, data = self._random.choice(self._images)
+        kind, headers, body = self._random.choice(("binary", "raw", "pixels", "damaged")), {}, data
+        if kind == "raw":
+            headers = {"Inference-Header-Content-Length": "0"}
+        elif kind == "pixels":
+            height, width = min(height, 96), min(width, 128)
+            tensor = {"name": "image", "datatype": "UINT8", "shape": [height, width, 3], "data": [128] * (height * width * 3)}
+            body = json.dumps({"inputs": [tensor]}).encode()
+        else:
+            words = {"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(data) + 4}}
+            head = json.dumps({"inputs": [words], "parameters": {"binary_data_output": True}}).encode()
+            headers = {"Inference-Header-Content-Length": str(len(head))}
+            body = head + struct.pack("<I", len(data)) + data
+            body = self._spoilt(body) if kind == "damaged" else body
+        expected = {200, *SHED, *(REFUSED if kind == "damaged" else ())}
+        path = f"/v2/models/{self._model}/infer"
+        await self._ask(f"tensor, {kind}", expected, path=path, content=body, headers=headers)
+
+    async def stream(self) -> None:
+        """Some frames, faster than they can be served, a few of them damaged; one answer to each. Or the caller is gone."""
+        address = f"{self._base_url.replace('http', 'ws')}/stream?format={self._random.choice(('png', 'rle', 'overlay'))}"
+        try:
+            async with connect(address, max_size=None, compression=None) as socket:
+                if self._random.random() < 0.3:
+                    await self._frames(socket, 2)
+                    socket.transport.abort()
+                    self.tally.statuses["stream", "left"] += 1
+                    return
+                sent = self._random.randint(1, 20)
+                await asyncio.gather(self._frames(socket, sent), self._answers(socket, sent))
+                self.tally.statuses["stream", "answered"] += 1
+        except InvalidStatus as refused:
+            self._count("stream", refused.response.status_code, {429})
+        except (ConnectionClosed, TimeoutError) as error:
+            self.tally.breaches[f"stream: {error!r}"] += 1
+
+    async def _frames(self, socket: ClientConnection, count: int) -> None:
+        for number in range(count):
+            (height, width), _, data = self._random.choice(self._images)
+            spoilt = self._random.random() < 0.2
+            if self._random.random() < 0.8:
+                stamp = "damaged" if spoilt else f"{height} {width}"
+                await socket.send(json.dumps({"frame_id": str(number), "stamp": stamp}))
+            await socket.send(self._spoilt(data) if spoilt else data)
+            await asyncio.sleep(self._random.random() * 0.2)
+
+    async def _answers(self, socket: ClientConnection, count: int) -> None:
+        """As many answers as there were frames, in any order; a mask is of the size that its frame has."""
+        seen = set()
+        for _ in range(count):
+            answer = json.loads(await asyncio.wait_for(socket.recv(), 60))
+            seen.add(answer["seq"])
+            outcome = answer["outcome"]
+            if outcome == "error":
+                self._count("frame", answer["status"], {*REFUSED, *SHED})
+                continue
+            self.tally.statuses["frame", outcome] += 1
+            if outcome == "mask":
+                mask = await socket.recv()
+                height, width = answer["size"]
+                if not isinstance(mask, bytes) or answer["stamp"] not in (None, "damaged", f"{height} {width}"):
+                    self.tally.breaches["frame: a mask of another"] += 1
+        if seen != set(range(count)):
+            self.tally.breaches["stream: a frame without an answer"] += 1
+
+    def _spoilt(self, data: bytes) -> bytes:
+        changed = bytearray(data)
+        for _ in range(self._random.randint(1, 20)):
+            changed[self._random.randrange(min(len(changed), 600))] = self._random.randrange(256)
+        return bytes(changed[: self._random.choice((len(changed), self._random.randrange(len(changed) + 1)))])
 
     async def impatient(self) -> None:
         """A caller who goes away before his answer comes."""
