@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -23,10 +24,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import __version__
 from service.api.app import create_app
 from service.api.connection import Connection, StreamConnection
-from service.errors import ServiceError
+from service.errors import BadSetting, ServiceError
 from service.log import log_config
 from service.pipeline.repository import Repository
 from service.settings import Settings
+
+SPARE_DESCRIPTORS = 100
+"""File descriptors for what is no connection: models, pipes, listeners. There are some thirty."""
+BACKLOG = 1024
+"""Connections that wait to be accepted, all of which may come at once, before room is made for them."""
 
 DRAIN_LOOK_S = 0.02
 """How often a server that drains looks whether it has finished."""
@@ -46,6 +52,7 @@ def run(
     Raises:
         ServiceError: whatever kept it from starting
     """
+    _allow_connections(settings.max_connections)
     application = create_app(settings, opening)
     startup = _Startup(application)
     config = uvicorn.Config(
@@ -53,6 +60,7 @@ def run(
         http=Connection,
         log_config=log_config(settings.log_format, settings.log_level),
         access_log=False,
+        backlog=BACKLOG,
         server_header=False,
         lifespan="on",
         timeout_graceful_shutdown=round(settings.drain_s),
@@ -73,6 +81,23 @@ def run(
         if startup.failure is not None:
             raise startup.failure from None
         raise
+
+
+def _allow_connections(count: int) -> None:
+    """See to it that there are file descriptors for so many.
+
+    Raises:
+        BadSetting: if the system does not give them
+    """
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = (sys.maxsize if limit == resource.RLIM_INFINITY else limit for limit in limits)
+    needed = count + SPARE_DESCRIPTORS
+    if hard < needed:
+        few = f"{count} connections need {needed} file descriptors, and this process may have {hard} (ulimit -Hn)"
+        raise BadSetting(f"FCN_MAX_CONNECTIONS: {few}")
+    wanted = min(hard, needed + BACKLOG)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, limits[1]))
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -73,6 +73,9 @@ class Settings(BaseSettings):
 
     admin_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     """Keys of those who may load and unload models, separated by commas; without any, nobody may."""
+    max_connections: Annotated[int, Field(ge=1, le=100_000)] = 800
+    """Connections open at the same time. Whoever comes when all are taken gets the one that has been without a request for
+    longest, and is refused where every one has a request in work. The process needs as many file descriptors, and a hundred."""
     max_streams: Annotated[int, Field(ge=0, le=1024)] = 8
     """Streams (`WS /stream`) open at the same time; each may hold three of the largest images."""
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()

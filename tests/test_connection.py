@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import pytest
 
 from service.api.connection import MAX_HEAD_BYTES
 from service.settings import Settings
-from tests.live import live_server
+from tests.live import live_process, live_server
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +138,57 @@ def test_a_connection_that_was_served_must_send_its_next_head_in_time(base_url: 
         link.sendall(b"GET /livez HTTP/1.1\r\nHo")
         assert link.recv(65536) == b""
         assert refusals(base_url, "head_too_slow") >= 1
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux limits a process that runs")
+def test_who_holds_connections_and_asks_nothing_keeps_nobody_out(artifact_dir: Path, tmp_path: Path, png: bytes) -> None:
+    """Hundreds connect at once and say nothing, or half a word, to a process that may have a hundred and thirty files: whoever
+    asks something is answered, and so is who was being served; the silent ones are counted, and make room.
+    """
+    with live_process(tmp_path, {"models_dir": artifact_dir, "max_connections": 20}) as server, contextlib.ExitStack() as stack:
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (130, 130))
+        served = stack.enter_context(connected(server.base_url))
+        served.sendall(f"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Length: {len(png)}\r\n\r\n".encode() + png[:9])
+        address = urlsplit(server.base_url)
+        silent = [stack.enter_context(socket.socket()) for _ in range(400)]
+        for number, link in enumerate(silent):
+            link.setblocking(False)
+            link.connect_ex((address.hostname, address.port))
+            if number % 2:
+                with contextlib.suppress(OSError):
+                    link.send(b"GET /")
+        with httpx.Client(base_url=server.base_url) as client:
+            for _ in range(3):
+                assert client.post("/segment", content=png).status_code == 200
+            text = client.get("/metrics").text
+        assert float(text.partition("\nfcn_connections ")[2].split()[0]) <= 21
+        assert float(text.partition('fcn_errors_total{code="crowded_out"} ')[2].split()[0]) > 100
+        served.sendall(png[9:])
+        assert served.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert "Too many open files" not in server.log.read_text("utf-8")
+
+
+def test_who_comes_when_every_connection_has_a_request_is_told_so(artifact_dir: Path, png: bytes) -> None:
+    """A 503 with the time to come back; probes are answered, those at work go on, and there is room when one of them leaves."""
+    with (
+        live_server(Settings(models_dir=artifact_dir, max_connections=2)) as url,
+        connected(url) as one,
+        connected(url) as other,
+    ):
+        for link in (one, other):
+            link.sendall(f"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Length: {len(png)}\r\n\r\n".encode())
+        while float(httpx.get(f"{url}/metrics").text.partition("\nfcn_requests_in_flight ")[2].split()[0]) < 3:
+            pass
+        reply = httpx.post(f"{url}/segment", content=png)
+        assert (reply.status_code, reply.json()["code"], reply.headers["retry-after"]) == (503, "too_many_connections", "1")
+        assert reply.headers["connection"] == "close"
+        assert "FCN_MAX_CONNECTIONS" in reply.json()["detail"]
+        assert httpx.get(f"{url}/livez").status_code == httpx.get(f"{url}/readyz").status_code == 200
+        assert refusals(url, "too_many_connections") == 1
+        for link in (one, other):
+            link.sendall(png)
+            assert link.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert httpx.post(f"{url}/segment", content=png).status_code == 200
 
 
 def test_requests_in_a_row_without_waiting_are_all_answered(base_url: str) -> None:

@@ -128,6 +128,16 @@ def test_a_port_that_is_taken_is_one_clear_line(artifact_dir: Path, setting: str
     )
 
 
+def test_fewer_file_descriptors_than_connections_is_one_clear_line(artifact_dir: Path) -> None:
+    """Said at the start, and not when the first one is missing."""
+    few = ["sh", "-c", 'ulimit -n 500 && exec "$@"', "sh", sys.executable, "-m", "service", "serve", "--port", str(free_port())]
+    environment = {**os.environ, "FCN_MODELS_DIR": str(artifact_dir)}
+    done = subprocess.run(few, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    told = "800 connections need 900 file descriptors, and this process may have 500 (ulimit -Hn)"
+    assert done.stderr == f"fcn-serve: FCN_MAX_CONNECTIONS: {told}\n"
+
+
 @pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="this machine may have a GPU")
 def test_cuda_without_a_gpu_is_one_clear_line(artifact_dir: Path) -> None:
     """Strict: nobody gets the CPU in silence."""

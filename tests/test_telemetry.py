@@ -74,7 +74,7 @@ def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], f
 
 def watch(metrics: Metrics, **sources: Any) -> None:
     """Give the gauges some of their sources."""
-    numbers = dict.fromkeys(("queue_depth", "queue_megapixels", "streams"), float)
+    numbers = dict.fromkeys(("queue_depth", "queue_megapixels", "connections", "streams"), float)
     quiet: dict[str, Any] = {"ready": bool, "models": list, "refused": list, "artifacts": dict, **numbers}
     metrics.watch(**quiet | sources)
 
@@ -195,13 +195,14 @@ def test_gauges_are_read_when_the_metrics_are() -> None:
         ready=lambda: state["ready"] == 1,
         queue_depth=lambda: state["depth"],
         queue_megapixels=lambda: 2.5,
+        connections=lambda: 5,
         streams=lambda: 4,
     )
     assert samples(metrics)["fcn_ready", ()] == 0
     state.update(ready=True, depth=3)
     found = samples(metrics)
     assert (found["fcn_ready", ()], found["fcn_queue_depth", ()], found["fcn_queue_megapixels", ()]) == (1, 3, 2.5)
-    assert found["fcn_streams", ()] == 4
+    assert (found["fcn_connections", ()], found["fcn_streams", ()]) == (5, 4)
 
 
 def test_the_models_served_now_are_an_info_metric() -> None:

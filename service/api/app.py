@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
 from service.api import admin, inference_v2, pages, problems, routes, schemas, schemas_v2, stream
-from service.api.connection import ON_REFUSAL
+from service.api.connection import CONNECTIONS, Connections
 from service.api.keys import Keys, Origins
 from service.api.metrics import Metrics
 from service.api.readiness import Readiness
@@ -56,10 +56,11 @@ def create_app(settings: Settings, opening: Callable[[], Repository] | None = No
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         streams = Streams(settings.max_streams, Origins(settings.allowed_origins))
-        async with _serving(settings, metrics, streams, opening or partial(open_repository, settings)) as services:
+        connections = Connections(settings.max_connections, metrics.count_refusal)
+        async with _serving(settings, metrics, connections, streams, opening or partial(open_repository, settings)) as services:
             app.state.services = operators.state.services = services
             app.state.streams = streams
-            yield {ON_REFUSAL: metrics.count_refusal}
+            yield {CONNECTIONS: connections}
 
     telemetry = Middleware(Telemetry, metrics=metrics, on_crash=problems.internal_error)
     app = _Application(
@@ -143,7 +144,7 @@ class _Doors:
 
 @contextlib.asynccontextmanager
 async def _serving(
-    settings: Settings, metrics: Metrics, streams: Streams, opening: Callable[[], Repository]
+    settings: Settings, metrics: Metrics, connections: Connections, streams: Streams, opening: Callable[[], Repository]
 ) -> AsyncIterator[routes.Services]:
     repository = await asyncio.to_thread(opening)
     segmenter = Segmenter(
@@ -158,6 +159,7 @@ async def _serving(
         ready=readiness.is_green,
         queue_depth=lambda: segmenter.queue.admitted,
         queue_megapixels=lambda: segmenter.queue.load,
+        connections=lambda: len(connections.open),
         streams=lambda: streams.open,
         models=lambda: map(_model_labels, repository.engines()),
         refused=lambda: repository.broken,

@@ -1,9 +1,13 @@
-"""One connection of a caller's: uvicorn's HTTP/1.1, with bounds on what comes before a request, and its WebSocket.
+"""The connections of callers: uvicorn's HTTP/1.1, with bounds on what comes before a request, and its WebSocket.
 
 uvicorn bounds neither the length of a request's head nor the time that it takes, and answers what is no HTTP in plain text.
 Here a head has a size and a time, and each refusal is a problem document, counted by its cause.
 
-May import: uvicorn, starlette, ``service.api.problems``.
+Nor does it bound how many connections there are: ten thousand that say nothing take all file descriptors of a process, and
+nobody else can come in. Here whoever comes when all are taken gets the one that has been without a request for longest; only
+where every one of them has a request in work he is refused.
+
+May import: uvicorn, starlette, ``service.api.problems``, ``telemetry``.
 """
 
 from __future__ import annotations
@@ -11,13 +15,15 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from service.api import problems
+from service.api.telemetry import PROBES
 
 MAX_HEAD_BYTES = 32 * 1024
 """Of a request line and its headers together."""
@@ -30,10 +36,27 @@ STREAM_BUFFER_BYTES = 64 * 1024
 megabytes, which are the masks of minutes."""
 
 PARTING_S = 10.0
-"""How long the last words of a stream may take to be read."""
+"""How long last words may take to be read."""
 
-ON_REFUSAL = "on_refusal"
-"""The entry of the application's lifespan state that is called with the code of each refusal, if there is one."""
+CONNECTIONS = "connections"
+"""The entry of the application's lifespan state that has the :class:`Connections`."""
+
+
+class Connections:
+    """All open connections. On the event loop only.
+
+    Takes:
+        limit: how many there may be
+        on_refusal: called with the code of each refusal of what is no request yet
+    """
+
+    def __init__(self, limit: int, on_refusal: Callable[[str], None]) -> None:
+        self.limit = limit
+        self.on_refusal = on_refusal
+        self.open: Collection[object] = ()
+        """Those that there are, streams too."""
+        self.waiting: dict[Connection, None] = {}
+        """Those whose next head is not complete, the one that has waited for longest first."""
 
 
 class Connection(HttpToolsProtocol):
@@ -41,15 +64,36 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._on_refusal: Callable[[str], None] = self.app_state.get(ON_REFUSAL, lambda _: None)
+        self._all: Connections = self.app_state[CONNECTIONS]
+        self._all.open = self.connections
         self._within_head = False
         self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Begin; the first head is awaited."""
+        """Begin; the first head is awaited. Where all connections are taken, make room."""
         super().connection_made(transport)
         self._await_head()
+        if len(self._all.open) > self._all.limit:
+            longest = next(iter(self._all.waiting))
+            if longest is self:
+                self.app = self._refuse
+            else:
+                self._all.on_refusal("crowded_out")
+                longest.transport.abort()
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Instead of the application, for whoever came when every connection had a request. It has that for probes, which ask
+        how the process is, and for everybody once there is room.
+        """
+        if scope["path"] in PROBES or len(self._all.open) <= self._all.limit:
+            await self.config.loaded_app(scope, receive, send)
+            return
+        self._all.on_refusal("too_many_connections")
+        detail = f"{self._all.limit} connections are at work, and FCN_MAX_CONNECTIONS allows no more; try again in 1 s"
+        reply = problems.refusal(503, "too_many_connections", detail, secrets.token_hex(8))
+        reply.headers.update({"Retry-After": "1", "Connection": "close"})
+        await reply(scope, receive, send)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
@@ -105,7 +149,7 @@ class Connection(HttpToolsProtocol):
         else:
             status, code = 400, "bad_request"
             detail = msg or "this is no HTTP/1.1 request"
-        self._on_refusal(code)
+        self._all.on_refusal(code)
         reply = problems.refusal(status, code, detail, secrets.token_hex(8))
         head = [f"HTTP/1.1 {status} {problems.phrase(status)}".encode(), b"connection: close"]
         head += [b"%b: %b" % header for header in reply.raw_headers]
@@ -119,18 +163,24 @@ class Connection(HttpToolsProtocol):
 
     def _await_head(self) -> None:
         self._stop_timer()
+        self._all.waiting[self] = None
         self._timer = self.loop.call_later(HEAD_S, self._give_up)
 
     def _stop_timer(self) -> None:
+        self._all.waiting.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _give_up(self) -> None:
-        """Close without a word: whoever sends half a head in ten seconds waits for none."""
+        """Close without a word: whoever sends half a head in ten seconds waits for none. Nor is the end of a reply kept for
+        whoever does not read it.
+        """
         if self._within_head:
-            self._on_refusal("head_too_slow")
+            self._all.on_refusal("head_too_slow")
+        self._all.waiting.pop(self, None)
         self.transport.close()
+        self.loop.call_later(PARTING_S, self.transport.abort)
 
 
 class StreamConnection(WebSocketsSansIOProtocol):

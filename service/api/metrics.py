@@ -72,6 +72,7 @@ class Metrics:
         Gauge("fcn_tasks", "Tasks on the event loop.", registry=registry).set_function(_tasks)
         Gauge("fcn_threads", "Threads of Python's.", registry=registry).set_function(threading.active_count)
         registry.register(_LostLines())
+        self._connections = Gauge("fcn_connections", "Connections open now, streams too.", registry=registry)
         self._streams = Gauge("fcn_streams", "Streams open now.", registry=registry)
         self._frames = Counter(
             "fcn_stream_frames", "Frames of streams by what became of them.", ("outcome",), registry=registry
@@ -94,6 +95,7 @@ class Metrics:
         models: Callable[[], Iterable[Mapping[str, str]]],
         refused: Callable[[], Iterable[str]],
         artifacts: Callable[[], Mapping[tuple[str, str], int]],
+        connections: Callable[[], float],
         streams: Callable[[], float],
     ) -> None:
         """Give the gauges their sources, which are asked when the metrics are read.
@@ -107,6 +109,7 @@ class Metrics:
         self._depth.set_function(queue_depth)
         self._megapixels.set_function(queue_megapixels)
         self._describe_models, self._list_refused, self._artifacts = models, refused, artifacts
+        self._connections.set_function(connections)
         self._streams.set_function(streams)
 
     def _count_artifacts(self) -> Iterable[Metric]:

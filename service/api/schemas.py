@@ -222,7 +222,7 @@ def _titles(status: int) -> str:
     return "; ".join(kind.title for kind in problems.KINDS.values() if kind.status == status) or problems.phrase(status)
 
 
-UNREADABLE: dict[str, Any] = {str(status): reply for status, reply in refusals(400, 431).items()}
+UNREADABLE: dict[str, Any] = {str(status): reply for status, reply in refusals(400, 431, 503).items()}
 """What whoever has the connection may answer before there is a request that a route could see."""
 
 
