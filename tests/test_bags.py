@@ -60,15 +60,17 @@ def make_bag(
     frames: int = 4,
     spoilt: int | None = None,
     size: tuple[int, int] = (96, 128),
+    topic: str = "/raw",
 ) -> Path:
     """A rosbag2 folder: a raw camera, a compressed one, and a topic of text.
 
     Takes:
         spoilt: the number of a raw image whose encoding nobody reads
         size: of the images, (height, width)
+        topic: of the raw camera
     """
     with Writer(path, version=9, storage_plugin=plugin) as bag:
-        raw = bag.add_connection("/raw", IMAGE, typestore=TYPES)
+        raw = bag.add_connection(topic, IMAGE, typestore=TYPES)
         small = bag.add_connection("/small", COMPRESSED, typestore=TYPES)
         text = bag.add_connection("/text", TEXT, typestore=TYPES)
         for number in range(frames):
