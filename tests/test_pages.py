@@ -253,7 +253,7 @@ def test_the_mask_lies_on_its_image_pixel_by_pixel(browser: Browser, base_url: s
     exif[0x0112] = orientation
     data = encode_image(np.kron(blocks, np.ones((8, 8, 1), np.uint8)), "PNG", exif=exif)
     size = "96 × 136" if orientation == 6 else "136 × 96"
-    with visit(browser, base_url, device_scale_factor=1.25) as page:
+    with visit(browser, base_url, viewport={"width": 700, "height": 600}, device_scale_factor=1.25) as page:
         choose(page, data, "blocks.png")
         expect(page.locator("#caption")).to_contain_text(size)
         labels = np.load(io.BytesIO(segmented(base_url, data, format="npy").content))
