@@ -502,6 +502,10 @@ def test_a_phone_never_scrolls_sideways(browser: Browser, base_url: str, png: by
         row = page.locator("#legend button").first.bounding_box()
         assert row is not None
         assert row["height"] >= 38
+        view = page.locator("#view")
+        for target, stays in (("#legend li:last-child", True), ("#curl", False), ("#legend li:last-child", True)):
+            page.locator(target).evaluate("(element) => element.scrollIntoView({ block: 'end' })")
+            expect(view).to_be_in_viewport() if stays else expect(view).not_to_be_in_viewport()
         choose(page, b"Dear diary", "notes.txt")
         assert not page.evaluate(wide)
         page.goto(f"{base_url}/docs")

@@ -610,4 +610,9 @@ $("camera").setAttribute("aria-describedby", "camera-note");
 $("frame").style.setProperty("--opacity", $("opacity").value / 100);
 $("opacity-value").value = `${$("opacity").value} %`;
 $("sure").value = 0;
+// On a phone the image stays in sight above the legend, and lets go of the screen when that has passed behind it.
+new IntersectionObserver(
+  ([{ isIntersecting, boundingClientRect }]) => document.body.classList.toggle("past", !isIntersecting && boundingClientRect.top < 0),
+  { rootMargin: "-45% 0px 0px" },
+).observe($("legend"));
 meetService();
