@@ -34,7 +34,7 @@ UV := uv==0.13.9
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-11s %s\n' "$$name" "$$what"; done
 
-run: $(VENV)/.serve ## serve on 127.0.0.1:PORT, send one sample street, show what was found; Ctrl-C ends it
+run: $(VENV)/.serve $(VENV)/.labels ## serve on 127.0.0.1:PORT, send one sample street, show what was found; Ctrl-C ends it
 	@exec $(BIN)/python deploy/run_sample.py --port $(PORT)
 
 install: $(VENV)/.dev ## .venv with the product and all that its development needs
@@ -98,21 +98,23 @@ lock: .venv-lock/bin/uv ## write the lock files anew from pyproject.toml
 	sed -i.bak -E '/^(nvidia-|cuda-|triton==)/d' $(LOCKS)/dev.txt && rm $(LOCKS)/dev.txt.bak
 
 clean: ## remove what the targets made, .venv too
-	rm -rf $(VENV) .venv-lock .venv-peers out build dist htmlcov .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-lock .venv-peers out build dist htmlcov .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache \
+		service/pipeline/labels-*.so
 	find service models tests fuzz benchmarks deploy -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
-# What labels.c becomes; without a compiler the service is complete, and slower.
-COMPILE_LABELS = $(BIN)/python service/pipeline/compiled.py
-
-$(VENV)/.serve: $(LOCKS)/serve.txt service/pipeline/labels.c
+$(VENV)/.serve: $(LOCKS)/serve.txt
 	@test -n '$(PYTHON)' || { echo 'make: no Python 3.11 or later was found; name one with PYTHON=/path/to/python3.11' >&2; exit 1; }
 	@echo 'making $(VENV) with the serving set'
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(INSTALL) --require-hashes --only-binary :all: --requirement $(LOCKS)/serve.txt
-	@$(COMPILE_LABELS) || true
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.serve $(LOCKS)/dev.txt $(LOCKS)/alone.txt pyproject.toml
+# labels.c; without a compiler the service is complete, and slower.
+$(VENV)/.labels: service/pipeline/labels.c service/pipeline/compiled.py | $(VENV)/.serve
+	@$(BIN)/python -P service/pipeline/compiled.py || true
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.serve $(LOCKS)/dev.txt $(LOCKS)/alone.txt pyproject.toml | $(VENV)/.labels
 	@echo 'adding the development set to $(VENV)'
 	@$(INSTALL) --requirement $(LOCKS)/dev.txt
 	@$(INSTALL) --require-hashes --no-deps --requirement $(LOCKS)/alone.txt

@@ -21,7 +21,7 @@ class CompiledLabels(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002  (hatchling's signature)
         """Compile, and say that the wheel is for machines such as this one."""
         script = Path(self.root, "service", "pipeline", "compiled.py")
-        if subprocess.run([sys.executable, str(script)], check=False).returncode:  # noqa: S603
+        if subprocess.run([sys.executable, "-P", str(script)], check=False).returncode:  # noqa: S603
             return
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"

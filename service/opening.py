@@ -29,10 +29,10 @@ def require_models(settings: Settings) -> None:
         raise BadSetting(f"FCN_MODELS_DIR: there is no artifact (*.onnx) in {folder}")
 
 
-def lanes(settings: Settings) -> int:
+def lanes(settings: Settings, *, on_cuda: bool) -> int:
     """Inferences at the same time."""
     options = EngineOptions(settings.provider, settings.threads)
-    return settings.concurrency or (1 if settings.provider == "cuda" else options.threads_alone)
+    return settings.concurrency or (1 if on_cuda else options.threads_alone)
 
 
 def open_repository(settings: Settings) -> Repository:
@@ -42,4 +42,5 @@ def open_repository(settings: Settings) -> Repository:
         UnknownModel, ProviderUnavailable: as ``Repository``
     """
     options = EngineOptions(settings.provider, settings.threads)
-    return Repository(settings.models_dir, replace(options, lanes=lanes(settings)), default=settings.default_model)
+    lanes_each = lanes(settings, on_cuda=settings.provider == "cuda")  # `auto` may end on the CPU
+    return Repository(settings.models_dir, replace(options, lanes=lanes_each), default=settings.default_model)

@@ -334,7 +334,7 @@ async def test_a_gpu_that_fails_for_good_turns_liveness_red(artifact_dir: Path, 
         engine._sessions[:] = [onnxruntime.InferenceSession(tmp_path / "failing.onnx", providers=["CPUExecutionProvider"])] * 2
         assert (await client.get("/livez")).status_code == 200
         assert (await client.post("/segment", content=png)).json()["code"] == "inference_failed"
-        for path in ("/livez", "/readyz"):
+        for path in ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready"):
             reply = await client.get(path)
             assert reply.status_code == 503
             assert "restart the service" in reply.json()["detail"]

@@ -182,6 +182,7 @@ def test_who_comes_when_every_connection_has_a_request_is_told_so(artifact_dir: 
         reply = httpx.post(f"{url}/segment", content=png)
         assert (reply.status_code, reply.json()["code"], reply.headers["retry-after"]) == (503, "too_many_connections", "1")
         assert reply.headers["connection"] == "close"
+        assert reply.headers["x-request-id"] == reply.json()["request_id"]
         assert "FCN_MAX_CONNECTIONS" in reply.json()["detail"]
         assert httpx.get(f"{url}/livez").status_code == httpx.get(f"{url}/readyz").status_code == 200
         assert refusals(url, "too_many_connections") == 1

@@ -26,7 +26,7 @@ NOISE = encode_image(np.random.default_rng(0).integers(0, 256, (400, 500, 3), dt
 
 
 @contextmanager
-def full_server(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def full_server(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Iterator[str]:
     """A server whose queue is full, for as long as this lasts."""
     go_on = threading.Event()
     run = Engine.run
@@ -35,10 +35,11 @@ def full_server(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         assert go_on.wait(30)
         return run(*batch, **how)
 
-    with live_server(Settings(models_dir=artifact_dir, queue_megapixels=0.3)) as url:
+    with live_server(Settings(models_dir=artifact_dir, queue_megapixels=0.3, **settings)) as url:
         monkeypatch.setattr(Engine, "run", slow)
         with ThreadPoolExecutor(1) as caller:
-            inside = caller.submit(httpx.post, f"{url}/segment", content=NOISE, timeout=60)
+            key = {"X-API-Key": "secret"}
+            inside = caller.submit(httpx.post, f"{url}/segment", content=NOISE, headers=key, timeout=60)
             while "fcn_queue_depth 1.0" not in httpx.get(f"{url}/metrics").text:
                 assert not inside.done()
                 time.sleep(0.01)
@@ -99,6 +100,12 @@ def test_a_look_at_the_first_bytes_decides_nothing_else(artifact_dir: Path, monk
         for deadline in ("soon", "-1", "nan", "1e12"):
             reply = client.post("/segment", content=NOISE, headers={"X-Deadline-Ms": deadline})
             assert reply.json()["code"] == "bad_parameter"
+
+
+def test_who_has_no_key_learns_nothing_of_the_load(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """401, as ever."""
+    with full_server(artifact_dir, monkeypatch, api_keys=["secret"]) as url:
+        assert httpx.post(f"{url}/segment", content=NOISE).status_code == 401
 
 
 def test_who_sends_no_first_byte_waits_no_longer_than_his_deadline(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -320,11 +320,31 @@ def test_a_reader_who_does_not_read_is_cut_off(artifact_dir: Path, monkeypatch: 
             head = f"POST /segment?format=npy HTTP/1.1\r\nHost: x\r\nContent-Length: {len(image)}\r\n\r\n"
             connection.sendall(head.encode() + image)
             came = len(connection.recv(1000, socket.MSG_WAITALL))
-            time.sleep(1)
+            # Nothing is read, and still the connection is gone: nobody waits for that.
+            while "\nfcn_connections 1.0\n" not in httpx.get(f"{url}/metrics").text:
+                time.sleep(0.05)
             with contextlib.suppress(ConnectionError):
                 while piece := connection.recv(1 << 20):
                     came += len(piece)
         assert came < len(whole.content)
+
+
+@pytest.mark.parametrize("path", ["/segment", "/v2/models/colours/infer"])
+def test_a_body_that_takes_too_long_is_told_its_own_limit(
+    artifact_dir: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """However long the deadline that its sender names."""
+    with live_server(Settings(models_dir=artifact_dir)) as url:
+        monkeypatch.setattr("service.api.upload.UPLOAD_S", 0.2)
+        address = (urlsplit(url).hostname or "", urlsplit(url).port or 0)
+        with socket.create_connection(address, timeout=30) as connection:
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\nX-Deadline-Ms: 600000\r\n\r\n"
+            connection.sendall(head.encode() + b"{")
+            reply = b""
+            while b'"error"' not in reply:
+                reply += connection.recv(65536)
+    assert reply.startswith(b"HTTP/1.1 504 ")
+    assert b"the body did not arrive within 200 ms" in reply
 
 
 FORM_SEED = form(("image", b"first"), ("image", bytes(range(64))))

@@ -147,12 +147,13 @@ async def _serving(
     settings: Settings, metrics: Metrics, connections: Connections, streams: Streams, opening: Callable[[], Repository]
 ) -> AsyncIterator[routes.Services]:
     repository = await asyncio.to_thread(opening)
+    on_cuda = any(engine.provider == "cuda" for engine in repository.engines())
     segmenter = Segmenter(
         repository,
         Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side),
         queue_megapixels=settings.queue_megapixels,
-        concurrency=lanes(settings),
-        max_batch=settings.max_batch or (8 if settings.provider == "cuda" else 1),
+        concurrency=lanes(settings, on_cuda=on_cuda),
+        max_batch=settings.max_batch or (8 if on_cuda else 1),
     )
     readiness = Readiness(segmenter.check_ready)
     metrics.watch(

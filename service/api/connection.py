@@ -7,13 +7,12 @@ Nor does it bound how many connections there are: ten thousand that say nothing 
 nobody else can come in. Here whoever comes when all are taken gets the one that has been without a request for longest; only
 where every one of them has a request in work he is refused.
 
-May import: uvicorn, starlette, ``service.api.problems``, ``telemetry``.
+May import: uvicorn, starlette, ``service.api.problems``, ``telemetry`` and ``upload``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 import socket
 from collections.abc import Callable, Collection
 from typing import Any
@@ -24,6 +23,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from service.api import problems
 from service.api.telemetry import PROBES
+from service.api.upload import ABORT
 
 MAX_HEAD_BYTES = 32 * 1024
 """Of a request line and its headers together."""
@@ -80,6 +80,7 @@ class Connection(HttpToolsProtocol):
                 self.app = self._refuse
             else:
                 self._all.on_refusal("crowded_out")
+                del self._all.waiting[longest]
                 longest.transport.abort()
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,7 +92,7 @@ class Connection(HttpToolsProtocol):
             return
         self._all.on_refusal("too_many_connections")
         detail = f"{self._all.limit} connections are at work, and FCN_MAX_CONNECTIONS allows no more; try again in 1 s"
-        reply = problems.refusal(503, "too_many_connections", detail, secrets.token_hex(8))
+        reply = problems.refusal(503, "too_many_connections", detail)
         reply.headers.update({"Retry-After": "1", "Connection": "close"})
         await reply(scope, receive, send)
 
@@ -129,6 +130,7 @@ class Connection(HttpToolsProtocol):
         """The head is complete."""
         self._within_head = False
         self._stop_timer()
+        self.scope["state"][ABORT] = self.transport.abort
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
@@ -150,7 +152,7 @@ class Connection(HttpToolsProtocol):
             status, code = 400, "bad_request"
             detail = msg or "this is no HTTP/1.1 request"
         self._all.on_refusal(code)
-        reply = problems.refusal(status, code, detail, secrets.token_hex(8))
+        reply = problems.refusal(status, code, detail)
         head = [f"HTTP/1.1 {status} {problems.phrase(status)}".encode(), b"connection: close"]
         head += [b"%b: %b" % header for header in reply.raw_headers]
         self.transport.write(b"\r\n".join([*head, b"", bytes(reply.body)]))

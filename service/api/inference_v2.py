@@ -25,7 +25,7 @@ from service.api.admin import Administrator
 from service.api.compression import WORTHWHILE_BYTES, accepted_coding, compressed
 from service.api.record import RequestRecord, record_of
 from service.api.routes import Services, ServicesNow, authorise
-from service.api.upload import UPLOAD_S, TimelyResponse, read_body, unless_gone
+from service.api.upload import TimelyResponse, arriving, read_body, unless_gone
 from service.errors import BadParameter, DeadlineExceeded, UnknownModel
 from service.pipeline import decode
 from service.pipeline.engine import Engine
@@ -69,9 +69,10 @@ async def server() -> wire.Server:
     return wire.Server(name="fcn-serve", version=__version__, extensions=EXTENSIONS)
 
 
-@open_router.get("/health/live")
-async def live() -> wire.Live:
-    """The process answers."""
+@open_router.get("/health/live", responses=schemas.refusals(503))
+async def live(services: ServicesNow) -> wire.Live:
+    """The process answers, and need not be restarted: 503 if the GPU has failed for good."""
+    services.repository.check_alive()
     return wire.Live()
 
 
@@ -216,10 +217,13 @@ async def infer(
     def left_s() -> float:
         return (deadline_ms - record.elapsed_ms()) / 1000
 
+    def too_late() -> DeadlineExceeded:
+        return DeadlineExceeded(f"not finished within {deadline_ms:g} ms", deadline_ms=deadline_ms)
+
     try:
         async with asyncio.timeout(left_s()) as timer:
             with services.uploads.one_more() as hold:
-                async with asyncio.timeout(UPLOAD_S):  # a sender who drips is given no longer, whatever his deadline
+                async with arriving():
                     max_bytes = services.max_image_bytes + tensors.MAX_JSON_BYTES
                     body = await read_body(request, max_bytes, hold, headers.content_encoding)
                 record.bytes_in = len(body)
@@ -231,9 +235,12 @@ async def infer(
                 _check_model(order, engine)
                 _check_sizes(order, services.segmenter.limits)
                 inference = _Inference(services, record, engine, headers, order)
-                return await unless_gone(request, inference.answer(left_s()))
-    except (TimeoutError, DeadlineExceeded):
-        raise DeadlineExceeded(f"not finished within {deadline_ms:g} ms", deadline_ms=deadline_ms) from None
+                try:
+                    return await unless_gone(request, inference.answer(left_s()))
+                except DeadlineExceeded:
+                    raise too_late() from None
+    except TimeoutError:
+        raise too_late() from None
 
 
 def _deadline_ms(*, timeout_ms: float | None, header_ms: float | None, default_ms: float) -> float:
@@ -346,13 +353,9 @@ async def unload(request: Request, services: ServicesNow, name: Name) -> wire.Un
 
 async def _small_body(request: Request, services: Services) -> bytes:
     """A body that may be missing."""
-    try:
-        async with asyncio.timeout(UPLOAD_S):
-            with services.uploads.one_more() as hold:
-                return await read_body(request, tensors.MAX_JSON_BYTES, hold) or b"{}"
-    except TimeoutError:
-        limit_ms = 1000 * UPLOAD_S
-        raise DeadlineExceeded(f"the body did not arrive within {limit_ms:g} ms", deadline_ms=limit_ms) from None
+    async with arriving():
+        with services.uploads.one_more() as hold:
+            return await read_body(request, tensors.MAX_JSON_BYTES, hold) or b"{}"
 
 
 # --- what is not offered ---------------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ class Metrics:
         counter = CounterMetricFamily(
             "fcn_artifacts", "Artifacts taken up, by what became of them.", labels=("outcome", "cause")
         )
-        for labels, count in self._artifacts().items():
+        for labels, count in dict(self._artifacts()).items():  # a copy: they may be counted on another thread meanwhile
             counter.add_metric(labels, count)
         return [counter]
 

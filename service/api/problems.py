@@ -9,7 +9,9 @@ May import: starlette, fastapi, ``service.errors``, ``service.api.record``, ``se
 from __future__ import annotations
 
 import json
+import logging
 import math
+import secrets
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import NamedTuple
@@ -45,6 +47,8 @@ from service.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
+
+log = logging.getLogger("service.request")
 
 CLIENT_GONE = 499
 """Nobody reads this reply; the number (nginx's) is for the log and the metrics."""
@@ -112,9 +116,11 @@ def internal_error(request_id: str) -> Response:
     return _reply(*_INTERNAL, request_id)
 
 
-def refusal(status: int, code: str, detail: str, request_id: str) -> Response:
-    """The reply to what is no request at all, for whoever has the connection."""
-    return _reply(status, phrase(status), detail, code, request_id)
+def refusal(status: int, code: str, detail: str) -> Response:
+    """The reply to what never becomes a request, for whoever has the connection. The log has it under its id as well."""
+    request_id = secrets.token_hex(8)
+    log.info("refused", extra={"fields": {"request_id": request_id, "status": status, "code": code}})
+    return _reply(status, phrase(status), detail, code, request_id, headers={"X-Request-ID": request_id})
 
 
 def phrase(status: int) -> str:

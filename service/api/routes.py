@@ -24,7 +24,7 @@ from service.api.parameters import parsed_headers, parsed_query
 from service.api.readiness import Readiness
 from service.api.record import RequestRecord, record_of
 from service.api.shedding import look_first
-from service.api.upload import UPLOAD_S, TimelyResponse, Uploads, read_images, unless_gone
+from service.api.upload import TimelyResponse, Uploads, arriving, read_images, unless_gone
 from service.encodings import FORMATS, MaskView, Options, encode
 from service.encodings import understood as understood_options
 from service.errors import DeadlineExceeded, UnsupportedFormat
@@ -84,8 +84,8 @@ class _ImageRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             services: Services = request.app.state.services
-            request = await look_first(request, services.segmenter, services.deadline_ms)
             services.keys.check(offered_key(request.headers))
+            request = await look_first(request, services.segmenter, services.deadline_ms)
             query = parsed_query(schemas.SegmentQuery, request.query_params)
             headers = parsed_headers(schemas.SegmentHeaders, request.headers)
             return await segment(request, query, headers, services)
@@ -110,6 +110,10 @@ class Order:
     options: Options
     deadline_ms: float
 
+    def too_late(self) -> DeadlineExceeded:
+        """What becomes of the request at its deadline."""
+        return DeadlineExceeded(f"not finished within {self.deadline_ms:g} ms", deadline_ms=self.deadline_ms)
+
     def left_s(self) -> float:
         """Seconds until the deadline."""
         return (self.deadline_ms - self.record.elapsed_ms()) / 1000
@@ -120,7 +124,10 @@ class Order:
             listable = [name for name, form in FORMATS.items() if form.document]
             raise UnsupportedFormat(f"several images in one request come back as {' or '.join(listable)}", allowed=listable)
         self.record.bytes_in = sum(map(len, images))
-        made = await self.services.segmenter.serve(images, self._encode, self.engine, deadline_s=self.left_s())
+        try:
+            made = await self.services.segmenter.serve(images, self._encode, self.engine, deadline_s=self.left_s())
+        except DeadlineExceeded:
+            raise self.too_late() from None
         for _, size, timing in made:
             self.record.sizes.append(size)
             self.record.add_timing(timing)
@@ -175,11 +182,11 @@ async def segment(
     try:
         async with asyncio.timeout(order.left_s()):
             with services.uploads.one_more() as hold:
-                async with asyncio.timeout(UPLOAD_S):  # a sender who drips is given no longer, whatever his deadline
+                async with arriving():
                     images = await read_images(request, services.max_image_bytes, hold)
                 bodies = await unless_gone(request, order.masks(images))
-    except (TimeoutError, DeadlineExceeded):
-        raise DeadlineExceeded(f"not finished within {order.deadline_ms:g} ms", deadline_ms=order.deadline_ms) from None
+    except TimeoutError:
+        raise order.too_late() from None
     body = bodies[0] if len(bodies) == 1 else b"[" + b",".join(bodies) + b"]"
     return TimelyResponse(body, media_type=FORMATS[order.format].media_type)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TypeVar
 
 from python_multipart.exceptions import FormParserError
@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from service.api.compression import Inflater
-from service.errors import BadParameter, BodyTooLarge, EmptyBody, Overloaded
+from service.errors import BadParameter, BodyTooLarge, DeadlineExceeded, EmptyBody, Overloaded
 
 FIELD = "image"
 """The one form field that there is; everything else about a request is said in the query or in headers."""
@@ -43,6 +43,9 @@ UPLOADS_AT_ONCE = 8
 
 UPLOAD_S = 30.0
 """How long a body may take to arrive, whatever deadline its sender names: it holds memory."""
+
+ABORT = "abort"
+"""The entry of a request's state that ends its connection at once, if there is one."""
 
 REPLY_S = 30.0
 """How long a mask may take to be read."""
@@ -83,6 +86,24 @@ class Uploads:
             yield hold
         finally:
             self.size -= held
+
+
+@contextlib.asynccontextmanager
+async def arriving() -> AsyncIterator[None]:
+    """A body arrives meanwhile.
+
+    Raises:
+        DeadlineExceeded: if that takes too long
+    """
+    timer = asyncio.timeout(UPLOAD_S)
+    try:
+        async with timer:
+            yield
+    except TimeoutError:
+        if not timer.expired():
+            raise
+        limit_ms = 1000 * UPLOAD_S
+        raise DeadlineExceeded(f"the body did not arrive within {limit_ms:g} ms", deadline_ms=limit_ms) from None
 
 
 async def read_images(request: Request, max_bytes: int, hold: Callable[[int], None] = lambda _: None) -> list[bytes]:
@@ -204,14 +225,19 @@ class LingeringResponse(Response):
 class TimelyResponse(Response):
     """A reply whose reader has a time to take it in: what nobody reads would stay in memory as long as he likes."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  (ASGI's signature)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the reply piece by piece, as fast as it is taken; cut it off where that takes too long."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(REPLY_S):
                 for at in range(0, len(self.body) or 1, PIECE_BYTES):
                     end = at + PIECE_BYTES
                     await send({"type": "http.response.body", "body": self.body[at:end], "more_body": end < len(self.body)})
+        except TimeoutError:
+            # Not closed, which would wait for what is on its way to be read: that may be never.
+            if abort := scope["state"].get(ABORT):
+                abort()
+                await _disconnected(receive)
 
 
 async def _read_raw(request: Request, max_bytes: int, hold: Callable[[int], None]) -> bytes:

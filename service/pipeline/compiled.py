@@ -1,7 +1,9 @@
-"""``labels.c``, compiled: 5 times as fast as what ``labels.py`` does without. Where there is no compiler nothing is missing.
+"""``labels.c``, compiled: three to five times as fast as what ``labels.py`` does without. Where there is no compiler nothing is
+missing.
 
-Run as a script, this compiles it, with ``cc`` or what ``CC`` names; the build of the package does that, and so do the Makefile
-and the Dockerfile. A library is named after its source, so that an old one is never loaded.
+Run as a script (``python -P``: beside it lies a ``queue.py``), this compiles it, with ``cc`` or what ``CC`` names; the build of
+the package does that, and so do the Makefile and the Dockerfile. A library is named after its source, so that an old one is
+never loaded.
 
 May import: the standard library, numpy.
 """

@@ -41,7 +41,7 @@ ORT_FATAL = 4
 
 log = logging.getLogger(__name__)
 
-# One arena for all sessions of the process: what one model has freed, the next one uses. See ``_session_options``.
+# One arena for all sessions of the process: what one model has freed, the next one uses. See ``_session``.
 ort.create_and_register_allocator(
     ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT),
     ort.OrtArenaCfg(0, SAME_AS_REQUESTED, -1, -1),

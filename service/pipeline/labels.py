@@ -183,7 +183,7 @@ def _find_rivals(scores: Scores, y: Indices, x: Indices) -> _Cells:
     around = np.array([0, 1, w, w + 1])[:, None]  # the four corners, in reading order
     corners = scores.reshape(len(scores), -1).take(at + around, axis=1)  # K x 4 x M
     # Whoever loses at all four corners to the class that is strongest on the whole loses everywhere.
-    strongest = corners.sum(1).argmax(0)
+    strongest = corners.sum(1, dtype=np.float64).argmax(0)
     possible = (corners >= np.take_along_axis(corners, strongest[None, None], 0)).any(1)  # K x M
     count = possible.sum(0)
     order = np.argsort(-count, kind="stable")

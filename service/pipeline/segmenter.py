@@ -4,15 +4,16 @@
 step   what                                    thread
 ====== ======================================= ==========================================
 admit  size from the header, room in the queue the caller's event loop; microseconds
-decode bytes -> upright RGB -> the net's size  the pixel pool
 queue  wait for the engine                     none
+decode bytes -> upright RGB -> the net's size  the queue's worker, or the pixel pool
 infer  images -> scores                        the queue's worker
-labels scores -> label map at the image's size the same worker, or the pixel pool
-finish whatever the caller makes of it         the same as labels
+labels scores -> label map at the image's size the same as decode
+finish whatever the caller makes of it         the same as decode
 ====== ======================================= ==========================================
 
-Where there is a lane for each processor, the worker goes on with the scores while they are in its cache: 1.1 times the frames a
-second. On a GPU, or with fewer lanes, the pixel pool does it while the worker infers the next.
+Where there is a lane for each processor, its worker does all of it: nothing is handed over, and the scores are still in its
+cache, 1.1 times the frames a second. On a GPU, or with fewer lanes, the pixel pool decodes one image, before the queue, and
+finishes another while the worker infers a third.
 
 Nothing computes on the event loop, and nothing large outlives the admission: an image's room is given back when its last
 thread is done, even if its caller left long before.
@@ -144,7 +145,8 @@ class Segmenter:
         repository: the models; closed together with the segmenter
         limits: on bytes, pixels and sides of an image
         queue_megapixels: admitted images, waiting and in work, beyond which callers are shed; an image counts for its own
-            size or for the network's, whichever is larger. It bounds the memory: fifteen bytes a pixel at the worst
+            size or for the network's, whichever is larger. It bounds the memory: fifteen bytes a pixel at the
+            worst, besides what a network takes whose size grows with the image's
         concurrency: inferences at the same time; as many as the engines have lanes
         max_batch: waiting images of one model and one network size that may run as one batch
         pixel_threads: threads that decode, upsample and encode; one a CPU by default
@@ -179,7 +181,9 @@ class Segmenter:
         self._used_megapixels = 0.0
         self._pixels = ThreadPoolExecutor(pixel_threads or available_cpus(), thread_name_prefix="fcn-pixels")
         if not labels.is_compiled():
-            log.info("labels.c is not compiled: label maps will take four times as long; see docs/adr/0008-labels-in-c.md")
+            log.info(
+                "labels.c is not compiled: label maps will take three to five times as long; see docs/adr/0008-labels-in-c.md"
+            )
         memory.give_back()  # what the opening of the models took
 
     async def segment(self, data: bytes, model: str | Engine | None = None, *, deadline_s: float | None = None) -> Segmentation:
@@ -209,7 +213,7 @@ class Segmenter:
         Takes:
             images: files' bytes, or H x W x 3 uint8 RGB where they are decoded already; admitted together, and those
                 that do not fit together into the room that the queue has left take turns
-            finish: called with each result on a thread of the pixel pool
+            finish: called with each result, on another thread; again, where another image of its batch failed
             model: its name, or the engine itself; None is the default
             deadline_s: seconds from now after which the answer is of no use
             priority: before whom they go where several wait for the engine
