@@ -218,6 +218,15 @@ def test_a_database_alone_is_a_bag(tmp_path: Path, artifact_dir: Path) -> None:
     assert sorted(topics) == ["/raw/label_info", "/raw/mask", "/raw/mask", "/small/label_info", "/small/mask", "/small/mask"]
 
 
+def test_a_bag_without_an_image_becomes_one_without_a_mask(tmp_path: Path, artifact_dir: Path) -> None:
+    """The camera was announced and never sent: that is no failure."""
+    bag = make_bag(tmp_path / "drive", frames=0)
+    outcome = run(artifact_dir, bag)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert contents(tmp_path / "drive.masks") == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["drive", "drive.masks"]
+
+
 def test_without_rosbags_a_line_says_how_to_get_it(tmp_path: Path, artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The extra's name, and exit code 2; nothing is written."""
     bag = make_bag(tmp_path / "drive", frames=1)

@@ -184,6 +184,21 @@ def test_what_cannot_be_done_is_refused_beforehand(
         encodings.understood(name, STREET.manifest.classes, **query)
 
 
+def test_several_formats_share_what_each_of_them_can_do() -> None:
+    """Whoever writes a mask, an overlay and a document wants the legend in the one and statistics in the other."""
+    query: dict[str, Any] = {"classes": ["car"], "legend": True, "statistics": True, "instances": True, "min_area": 5}
+    options = encodings.understood_together(["png", "overlay", "rle", "coco"], STREET_CLASSES, **query)
+    (car,) = (row.id for row in STREET_CLASSES if row.name == "car")
+    assert {form.keep for form in options.values()} == {frozenset((car,))}
+    assert [name for name, form in options.items() if form.legend] == ["overlay"]
+    assert [name for name, form in options.items() if form.statistics] == ["rle", "coco"]
+    assert [name for name, form in options.items() if form.instances or form.min_area] == ["coco"]
+    with pytest.raises(UnsupportedFormat, match=r"legend means nothing to png; it is for format=overlay"):
+        encodings.understood_together(["png", "rle"], STREET_CLASSES, legend=True)
+    with pytest.raises(UnsupportedFormat, match="no format 'tiff'"):
+        encodings.understood_together(["png", "tiff"], STREET_CLASSES)
+
+
 def test_what_holds_no_labels_cannot_be_decoded() -> None:
     """Pictures are for people; Autoware's runs need to be told their size."""
     for name in ("overlay", "color", "confidence"):

@@ -62,7 +62,7 @@ class Journal:
 
     def finish(self, target: Path | None) -> None:
         """All is written: let the journal become the result, or vanish."""
-        self.close()
+        self._added.close()
         if target is None:
             self.path.unlink()
         else:
