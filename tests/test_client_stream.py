@@ -205,11 +205,11 @@ def test_a_server_that_is_not_there_or_goes_away_is_an_error_of_ours(
                 yield png
 
         with pytest.raises(ConnectionFailed):
-            streamed(server.base_url, frames(), options={"timeouts": QUICK})
+            streamed(server.base_url, frames())
     begun = time.monotonic()
     with pytest.raises(ConnectionFailed):
         streamed(server.base_url, [png], options={"timeouts": QUICK})
-    assert 0.3 < time.monotonic() - begun < 5
+    assert 0.3 < time.monotonic() - begun < 30
 
 
 def test_a_server_that_ends_says_so(artifact_dir: Path, tmp_path: Path, png: bytes) -> None:

@@ -51,7 +51,7 @@ def run(*command: str | Path) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=180,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -172,7 +172,7 @@ class Graph:
     def wait(self, where: list[Any], number: int) -> None:
         """Until so much has."""
         with self.arrived:
-            assert self.arrived.wait_for(lambda: len(where) >= number, timeout=20)
+            assert self.arrived.wait_for(lambda: len(where) >= number, timeout=120)
 
 
 def test_the_bridge_publishes_masks_with_the_stamps_of_their_images(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

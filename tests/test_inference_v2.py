@@ -51,7 +51,7 @@ def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def client(base_url: str) -> Iterator[httpx.Client]:
     """A plain HTTP client."""
-    with httpx.Client(base_url=f"{base_url}/v2", timeout=30) as client:
+    with httpx.Client(base_url=f"{base_url}/v2", timeout=120) as client:
         yield client
 
 
@@ -405,13 +405,13 @@ def test_a_service_without_room_sheds_as_everywhere(artifact_dir: Any) -> None:
     body = encode_image(image)
     with (
         live_server(Settings(models_dir=artifact_dir, queue_megapixels=1.0)) as url,
-        httpx.Client(base_url=url, timeout=30) as client,
+        httpx.Client(base_url=url, timeout=120) as client,
     ):
         statuses: list[httpx.Response] = []
 
         def ask() -> None:
             headers = {"Inference-Header-Content-Length": "0"}
-            statuses.append(httpx.post(f"{url}/v2/models/colours/infer", content=body, headers=headers, timeout=30))
+            statuses.append(httpx.post(f"{url}/v2/models/colours/infer", content=body, headers=headers, timeout=120))
 
         callers = [threading.Thread(target=ask) for _ in range(6)]
         for caller in callers:
@@ -455,7 +455,10 @@ def test_memory_is_bounded_where_bodies_inflate(tmp_path_factory: pytest.TempPat
         def send() -> None:
             for _ in range(2):
                 reply = httpx.post(
-                    f"{server.base_url}/v2/models/colours/infer", content=bomb, headers={"Content-Encoding": "gzip"}, timeout=60
+                    f"{server.base_url}/v2/models/colours/infer",
+                    content=bomb,
+                    headers={"Content-Encoding": "gzip"},
+                    timeout=120,
                 )
                 assert reply.status_code in {413, 429}
 

@@ -61,10 +61,10 @@ def opened(base_url: str, query: str = "", **options: Any) -> Iterator[ClientCon
 
 def answer(socket: ClientConnection) -> tuple[dict[str, Any], bytes]:
     """The next answer, and its mask where it has one."""
-    header = json.loads(socket.recv(timeout=20))
+    header = json.loads(socket.recv(timeout=120))
     if header["outcome"] != "mask":
         return header, b""
-    mask = socket.recv(timeout=20)
+    mask = socket.recv(timeout=120)
     assert isinstance(mask, bytes)
     return header, mask
 
@@ -268,7 +268,7 @@ def test_a_message_that_is_too_large_ends_the_stream(tmp_path: Path, artifact_di
             assert answer(socket)[0]["outcome"] == "mask"
             socket.send(bytes(20_001))
             with pytest.raises(ConnectionClosed) as closed:
-                socket.recv(timeout=10)
+                socket.recv(timeout=120)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1009
 
@@ -385,7 +385,7 @@ def test_a_stream_without_frames_is_closed(server: str, monkeypatch: pytest.Monk
     """It would keep others out."""
     monkeypatch.setattr(stream, "IDLE_S", 0.2)
     with opened(server) as socket, pytest.raises(ConnectionClosed) as closed:
-        socket.recv(timeout=10)
+        socket.recv(timeout=120)
     assert closed.value.rcvd is not None
     assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1001, "no frame for 0.2 s")
 
@@ -407,7 +407,7 @@ def test_a_signal_ends_streams_with_a_reason(tmp_path: Path, artifact_dir: Path,
                     answered += 1
             for each in (socket, idle):
                 with pytest.raises(ConnectionClosed) as closed:
-                    each.recv(timeout=10)
+                    each.recv(timeout=120)
                 assert closed.value.rcvd is not None
                 assert (closed.value.rcvd.code, closed.value.rcvd.reason[:23]) == (1012, "the service is about to")
             assert answered >= sent - 1

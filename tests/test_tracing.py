@@ -58,7 +58,7 @@ def collector() -> Iterator[tuple[str, list[Any]]]:
 def end(live: LiveProcess) -> list[dict[str, Any]]:
     """End a server in order; the requests of its log."""
     live.process.terminate()
-    assert live.process.wait(timeout=20) == 0
+    assert live.process.wait(timeout=120) == 0
     lines = [json.loads(line) for line in live.log.read_text("utf-8").splitlines() if line.startswith("{")]
     return [line for line in lines if line["message"] == "request"]
 
