@@ -1,4 +1,4 @@
-"""What a stream is worth beside requests, and a video beside the bare network: ``python benchmarks/streams.py``, two minutes.
+"""What a stream is worth beside requests, and a video beside the bare network: ``python benchmarks/streams.py``, three minutes.
 
 Serves the shipped model as users do and asks it through the public client: frame after frame by ``POST /segment`` and by
 ``WS /stream``, then without waiting, then a camera that is faster than the service. Segments a drawn video as ``fcn-serve
@@ -134,7 +134,7 @@ def camera(client: Client, frame: bytes) -> str:
     seconds = time.perf_counter() - begun
     share = len(superseded) / (len(superseded) + len(ages))
     middle, most = np.percentile(ages, [50, 95])
-    return f"{len(ages) / seconds:.1f} | {share:.0%} | {middle:.0f} | {most:.0f} | {max(ages):.0f}"
+    return f"{len(ages) / seconds:.1f} | {100 * share:.0f} % | {middle:.0f} | {most:.0f} | {max(ages):.0f}"
 
 
 def draw(path: Path) -> None:
