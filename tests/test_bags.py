@@ -208,6 +208,24 @@ def test_options_hold_for_the_masks_of_a_bag(tmp_path: Path) -> None:
     assert (refused.returncode, "it is for format=rle" in refused.stderr) == (1, True)
 
 
+def test_what_is_for_others_is_refused_beside_a_bag_and_what_is_for_bags_without_one(
+    tmp_path: Path, artifact_dir: Path
+) -> None:
+    """An option that would do nothing is a mistake: exit code 2, and nothing is written."""
+    bag = make_bag(tmp_path / "drive", frames=1)
+    picture = tmp_path / "still.png"
+    picture.write_bytes(encode_image(make_image()))
+    for words, hint in (
+        ([bag, "--write", "rle"], "--write is for images and videos"),
+        ([bag, "--format", "npy"], "--format is for images"),
+        ([picture, "--topic", "/raw"], "--topic and --copy are for bags"),
+        ([picture, "--copy"], "--topic and --copy are for bags"),
+    ):
+        told = run(artifact_dir, *words)
+        assert (told.returncode, hint in told.stderr) == (2, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["drive", "still.png"]
+
+
 def test_a_database_alone_is_a_bag(tmp_path: Path, artifact_dir: Path) -> None:
     """A ``.db3`` whose metadata.yaml was lost: its masks come beside it."""
     (source,) = make_bag(tmp_path / "drive", StoragePlugin.SQLITE3, frames=2).glob("*.db3")

@@ -93,6 +93,12 @@ def segment(
     """
     settings = Settings.load()
     images, videos, recordings = sorted_out(paths)
+    if name != DEFAULT_FORMAT and (videos or recordings):
+        raise BadSetting("--format is for images: the masks of videos are PNGs or run lengths, those of bags messages")
+    if write and not (images or videos):
+        raise BadSetting("--write is for images and videos: what becomes of a bag is a bag")
+    if (topic or copy) and not recordings:
+        raise BadSetting("--topic and --copy are for bags, and none is named")
     with opened(settings) as segmenter:
         engine = segmenter.repository.get(model)
         of_images, of_videos = write or [Write.MASKS, Write.OVERLAYS], write or [Write.RLE, Write.OVERLAYS]
@@ -111,8 +117,6 @@ def segment(
         }
         options = understood_together(OFFLINE_FORMATS, table, **selection)
         options |= understood_together(sorted(written), table, **selection, **more)
-        if name != DEFAULT_FORMAT and (videos or recordings):
-            raise BadSetting("--format is for images: the masks of videos are PNGs or run lengths, those of bags messages")
         run = _Run(segmenter, engine, options, out, overwrite)
         try:
             if images:
