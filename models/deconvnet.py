@@ -75,12 +75,12 @@ class DeconvNet(Network):
         for block, (count, _) in enumerate(BLOCKS, 1):
             for layer in range(1, count + 1):
                 x = self.get_submodule(f"conv{block}_{layer}")(x)
-            x, places = self.pool(x)  # H/2, H/4, H/8, H/16, H/32
+            x, places = self.pool(x)  # H/2, H/4, H/8, H/16, H/32; the switches of section 3.2.1
             switches.append(places)
-        x = self.fc7(self.fc6(x))  # (N, 4096, H/32 - 6, W/32 - 6)
+        x = self.fc7(self.fc6(x))  # (N, 4096, H/32 - 6, W/32 - 6); the end of the convolution network, section 3.1
         x = self.fc6_deconv(x)  # (N, 512, H/32, W/32)
         for block in range(len(BLOCKS), 0, -1):
-            x = self.unpool(x, switches.pop())  # H/16, H/8, H/4, H/2, H
+            x = self.unpool(x, switches.pop())  # H/16, H/8, H/4, H/2, H; section 3.2.1
             for layer in range(1, BLOCKS[block - 1][0] + 1):
-                x = self.get_submodule(f"deconv{block}_{layer}")(x)
+                x = self.get_submodule(f"deconv{block}_{layer}")(x)  # section 3.2.2; batch normalisation: section 4.1
         return self.seg_score(x)  # type: ignore[no-any-return]

@@ -121,6 +121,8 @@ class Tolerance:
 
     score: float
     """Largest difference of a score, as :data:`SCORE_TOLERANCE`."""
+    mean: float
+    """Largest mean difference of an input's scores, likewise: what a single wrong kernel shifts, and roundings do not."""
     agreement: float
     """Least share of score cells whose winner agrees, float32's ties left out: of all inputs together, and of each that has
     enough cells to tell (:data:`TELLING`)."""
@@ -132,12 +134,13 @@ class Tolerance:
 
 
 TOLERANCES = {
-    "fp32": Tolerance(SCORE_TOLERANCE, 1.0, gap=1e-4, moved=1e-4),
-    "fp16": Tolerance(0.25, 0.995, gap=2e-2, moved=2e-2),
-    "int8": Tolerance(math.inf, 0.8, gap=math.inf, moved=1.0),
+    "fp32": Tolerance(SCORE_TOLERANCE, SCORE_TOLERANCE / 5, 1.0, gap=1e-4, moved=1e-4),
+    "fp16": Tolerance(0.5, 0.05, 0.995, gap=2e-2, moved=2e-2),
+    "int8": Tolerance(math.inf, math.inf, 0.8, gap=math.inf, moved=1.0),
 }
-"""By precision. Half precision keeps 11 bits through sixty layers. What int8 is worth, a labelled folder says (``--labelled``);
-below eight cells in ten the quantisation itself went wrong."""
+"""By precision. Half precision keeps 11 bits through sixty layers: of the shipped network's scores, up to 18, it moves the
+worst of 370,000 by 0.46, one in a thousand by 0.31, the mean by 0.026, and 99.93 % of the winners stay. What int8 is worth, a
+labelled folder says (``--labelled``); below eight cells in ten the quantisation itself went wrong."""
 
 TELLING = 5
 """Cells that may differ in an input that is judged alone: in one of 192 cells, a single one is already more than 0.5 %."""
@@ -201,6 +204,11 @@ def compare(
         raise ParityError(
             f"input {n} x {height} x {width}, image {where[0]}, class {where[1]}, score cell {where[2]}, {where[3]}: "
             f"{found[where]:.6f}, PyTorch gives {expected[where]:.6f}; at most {allowed:.2g} apart is allowed"
+        )
+    if difference.mean() > tolerance.mean * scale:
+        raise ParityError(
+            f"input {n} x {height} x {width}: scores are {difference.mean():.2g} apart on the average; at most "
+            f"{tolerance.mean * scale:.2g} is allowed"
         )
     ranked = np.sort(expected, axis=1)
     margins = ranked[:, -1] - ranked[:, -2] if ranked.shape[1] > 1 else np.zeros_like(ranked[:, 0])

@@ -127,11 +127,11 @@ class FCNVGG16(Network):
             for layer in range(1, count + 1):
                 x = self.activation(self.get_submodule(f"conv{block}_{layer}")(x))
             pooled[block] = x = self.pool(x)  # 16h+99, 8h+50, 4h+25, 2h+13, h+7 cells
-        x = self.dropout(self.activation(self.fc6(x)))  # h+1
+        x = self.dropout(self.activation(self.fc6(x)))  # h+1; fully connected layers as convolutions: section 3.1, figure 2
         x = self.dropout(self.activation(self.fc7(x)))
-        x = self.score_fr(x)  # (N, K, h+1, w+1)
-        for fusion in self.fusions:
-            x = self.get_submodule(fusion.upsampling)(x)  # 2h+4, 4h+10
+        x = self.score_fr(x)  # (N, K, h+1, w+1); the classifier, as a 1x1 convolution: section 4.1
+        for fusion in self.fusions:  # section 4.2, figure 3
+            x = self.get_submodule(fusion.upsampling)(x)  # 2h+4, 4h+10; learned, at first bilinear: section 3.3
             finer = pooled[fusion.block] * fusion.scale if self.at_once else pooled[fusion.block]
             scores = self.get_submodule(f"score_pool{fusion.block}")(finer)
             x = x + crop(scores, fusion.crop, x.shape[2], x.shape[3])

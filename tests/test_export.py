@@ -297,7 +297,7 @@ def test_a_share_of_winners_is_not_told_from_a_few_cells() -> None:
     result = compare(Known(expected), known, ONES, TOLERANCES["fp16"])
     assert (result.cells, result.agreeing) == (12, 11)
     assert result.margin == pytest.approx(0.05, rel=1e-3)
-    strict = replace(TOLERANCES["fp32"], score=1.0)
+    strict = replace(TOLERANCES["fp32"], score=1.0, mean=1.0)
     with pytest.raises(ParityError, match=r"1 x 4 x 4, first in image 0, cell 2, 1: another class wins in 1 of 12 score cells"):
         compare(Known(expected), known, ONES, strict)
     with pytest.raises(ParityError, match=r"over all 2 inputs: .* in 1 of 112 score cells, .* up to 0\.05 apart; 99\.5% must"):
@@ -305,12 +305,20 @@ def test_a_share_of_winners_is_not_told_from_a_few_cells() -> None:
     check_agreement([result, replace(result, cells=200, agreeing=200)], TOLERANCES["fp16"], "over all 2 inputs")
 
 
+def test_scores_that_are_all_a_little_off_are_refused() -> None:
+    """Roundings go both ways and are rare at their largest; what moves every score by as much is none."""
+    expected = torch.full((1, 2, 4, 3), 5.0)
+    expected[0, 1] -= 0.1
+    with pytest.raises(ParityError, match=r"input 1 x 4 x 4: scores are 0\.2 apart on the average; at most 0\.05 is allowed"):
+        compare(Known(expected + 0.2), make_known(5, 0.1), ONES, TOLERANCES["fp16"])
+
+
 def test_an_input_of_many_cells_is_judged_alone() -> None:
     """Others do not make up for it."""
     expected = torch.full((1, 2, 4, 3), 5.0)
     expected[0, 1] -= 0.1
     expected[0, 1, :2] += 0.15
-    looser = replace(TOLERANCES["fp16"], agreement=0.55)  # five of twelve may differ
+    looser = replace(TOLERANCES["fp16"], mean=1.0, agreement=0.55)  # five of twelve may differ
     with pytest.raises(ParityError, match=r"input 1 x 4 x 4, .* another class wins in 6 of 12 score cells"):
         compare(Known(expected), make_known(5, 0.1), ONES, looser)
 

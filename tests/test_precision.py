@@ -10,6 +10,7 @@ import onnx
 import pytest
 from PIL import Image
 
+from models import checkpoint, export
 from models.artifact import write
 from models.classes import CAMVID
 from models.data import DataError
@@ -94,6 +95,18 @@ def test_half_precision_keeps_the_service_s_types_and_the_mask(exact: Segmenter,
     write(to_fp16(onnx.load(FLOAT)), manifest_of(FLOAT).model_copy(update={"precision": "fp16"}), tmp_path / "fp16.onnx")
     assert (tmp_path / "fp16.onnx").stat().st_size < 0.6 * FLOAT.stat().st_size
     assert agreement(exact, tmp_path / "fp16.onnx", (240, 320)) > 0.995
+
+
+@pytest.mark.slow
+def test_the_shipped_network_is_exported_in_half_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within what half precision may cost, on every input that float32 is compared on."""
+    monkeypatch.setattr(export, "to_onnx", lambda *_: onnx.load(FLOAT))  # tracing again would give the same
+    net = checkpoint.network(checkpoint.load(ARTIFACTS.parent / "checkpoints" / "fcn4s-lite0-camvid.pt"))
+    half = manifest_of(FLOAT).model_copy(update={"precision": "fp16"})
+    parity = export.export(net, half, tmp_path / "half.onnx").parity
+    assert parity is not None
+    assert parity.argmax_agreement > 0.995
+    assert 1e-3 < parity.mean_score_difference < 0.05
 
 
 def test_a_loss_beyond_the_limit_is_refused_with_both_scores(folder: Path) -> None:
