@@ -97,12 +97,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.cli.progress": set(),
     "service.cli.tables": set(),
     "service.offline": set(),
-    "service.offline.images": {"service.encodings.*", "service.errors", "service.pipeline.*"},
+    "service.offline.images": {"service.encodings.*", "service.errors", "service.offline.targets", "service.pipeline.*"},
     "service.offline.video": {
         "service.encodings.*",
         "service.errors",
         "service.offline.journal",
         "service.offline.overlap",
+        "service.offline.targets",
         "service.pipeline.*",
     },
     "service.offline.bags": {
@@ -110,10 +111,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         "service.errors",
         "service.offline.journal",
         "service.offline.overlap",
+        "service.offline.targets",
         "service.pipeline.*",
     },
     "service.offline.journal": set(),
     "service.offline.overlap": set(),
+    "service.offline.targets": {"service.encodings.*"},
 }
 """What each file outside of the rooms ``api``, ``pipeline`` and ``encodings``, which have rules of their own, imports of ours;
 ``.*`` is the room and all that is in it."""

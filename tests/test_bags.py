@@ -173,6 +173,41 @@ def test_ctrl_c_and_then_the_same_again_makes_what_one_run_makes(tmp_path: Path,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drive", "drive.masks", "whole"]
 
 
+def test_bags_of_one_name_never_share_a_target(tmp_path: Path, artifact_dir: Path) -> None:
+    """The second is a failure; one file for several bags is refused before any work, and an input is never written over."""
+    bags = [make_bag(tmp_path / name / "drive", frames=1) for name in ("cam1", "cam2")]
+    outcome = run(artifact_dir, *bags, "--out", tmp_path / "out")
+    assert (outcome.returncode, "2 of 3" in outcome.stdout) == (1, True)
+    assert f"{bags[1]}: " in outcome.stderr
+    assert "use another --out" in outcome.stderr
+    outcome = run(artifact_dir, *bags, "--out", tmp_path / "x.mcap")
+    assert outcome.returncode == 2
+    assert "one bag alone" in outcome.stderr
+    (made,) = bags[0].glob("*.mcap")
+    before = made.read_bytes()
+    for words in ((), ("--overwrite",)):
+        outcome = run(artifact_dir, made, "--out", made, *words)
+        assert outcome.returncode == 1
+        assert "is an input" in outcome.stderr
+    assert made.read_bytes() == before
+
+
+def test_a_bag_that_was_recorded_again_is_done_again(tmp_path: Path, artifact_dir: Path) -> None:
+    """Masks older than their bag are stale; those that a pattern finds are no input."""
+    (source,) = make_bag(tmp_path / "bag", frames=2).glob("*.mcap")
+    source = source.rename(tmp_path / "drive.mcap")
+    assert "4 of 4" in run(artifact_dir, source).stdout
+    assert "1 were finished before" in run(artifact_dir, *tmp_path.glob("*.mcap")).stdout
+    os.utime(source, (time.time() + 5, time.time() + 5))
+    assert "4 of 4" in run(artifact_dir, tmp_path / "*.mcap").stdout
+    folder = make_bag(tmp_path / "night", frames=1)
+    assert "2 of 2" in run(artifact_dir, folder).stdout
+    assert "1 were finished before" in run(artifact_dir, folder, tmp_path / "night.masks").stdout
+    (made,) = folder.glob("*.mcap")
+    os.utime(made, (time.time() + 5, time.time() + 5))
+    assert "2 of 2" in run(artifact_dir, folder).stdout
+
+
 def test_a_journal_of_another_run_is_of_no_use(tmp_path: Path, artifact_dir: Path) -> None:
     """Other classes or other topics: everything is computed, and nothing of the old journal is left."""
     bag = make_bag(tmp_path / "drive", frames=2)

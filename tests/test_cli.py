@@ -27,6 +27,7 @@ from service import cli
 from service.cli.check import _manifest_rows
 from service.client import Client
 from service.encodings import decode, overlay, rle
+from service.offline.images import Lines
 from service.pipeline.manifest import Parity, SplitScores
 from service.settings import Settings
 from tests.conftest import encode_image, make_graph, make_image, make_labels, make_manifest, write_artifact
@@ -258,17 +259,24 @@ def test_images_of_one_stem_get_results_of_their_own(run: Run, tmp_path: Path) -
     assert set(files(tmp_path)) == {"a.jpg", "a.png"} | results
 
 
-def test_an_input_is_never_overwritten(run: Run, tmp_path: Path) -> None:
-    """Where a result would have the name of an input, that image is left out and named."""
-    for name in ("a.jpg", "a.mask.png"):
-        (tmp_path / name).write_bytes(encode_image(make_image(), {"j": "JPEG", "p": "PNG"}[name[-3]]))
-    before = (tmp_path / "a.mask.png").read_bytes()
-    outcome = run("segment", tmp_path / "a.jpg", tmp_path / "a.mask.png")
-    assert outcome.code == 1
-    assert "a.jpg" in outcome.err
-    assert "is an input" in outcome.err
-    assert (tmp_path / "a.mask.png").read_bytes() == before
-    assert (tmp_path / "a.mask.mask.png").exists()
+def test_results_that_a_pattern_finds_are_no_inputs(run: Run, folder: Path) -> None:
+    """As in a folder: the shell says nothing of its patterns, so of several files those called as results are left out."""
+    words = ("segment", "--write", "masks", "--write", "overlays", "--write", "rle", "--out", folder)
+    assert "2 of 2" in run(*words, folder / "a.jpg", folder / "b.PNG").out
+    once = files(folder)
+    named = [path for path in sorted(folder.iterdir()) if path.name[:2] in ("a.", "b.", "ma")]
+    assert len(named) == 7
+    outcome = run(*words, *named, "--overwrite")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "2 of 2" in outcome.out
+    assert files(folder) == once
+    assert run("segment", folder / "[ab].*").code == 0
+    assert files(folder) == once
+    assert run("segment", folder / "a.mask.png", "--out", folder / "new").code == 0
+    assert files(folder / "new") == ["a.mask.mask.png", "a.mask.overlay.png"]
+    outcome = run("segment", folder / "a.mask.png", folder / "b.mask.png")
+    assert outcome.code == 2
+    assert "name one alone" in outcome.err
 
 
 def test_two_images_never_write_one_result(run: Run, tmp_path: Path) -> None:
@@ -338,6 +346,68 @@ def test_on_a_terminal_a_bar_shows_speed_and_time_left(folder: Path, artifact_di
     assert b"frames/s" in drawn
     assert re.search(rb"\d:\d\d", drawn)
     assert printed.count(b"\n") == 1
+
+
+def lines_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """The lines of a run, by the image's name: one an image."""
+    lines = [json.loads(line) for line in (folder / "masks.jsonl").read_text("utf-8").splitlines()]
+    by_name = {Path(line["file"]).name: line for line in lines}
+    assert len(by_name) == len(lines)
+    return by_name
+
+
+def test_overwriting_some_lines_leaves_the_others(run: Run, folder: Path, tmp_path: Path) -> None:
+    """``--overwrite`` replaces the lines of this run's images, and those only; there is one line an image."""
+    words = ("--write", "rle", "--out", tmp_path / "out")
+    assert run("segment", folder, *words).code == 0
+    before = lines_of(tmp_path / "out")
+    assert "1 of 1" in run("segment", folder / "a.jpg", *words, "--overwrite", "--classes", "red").out
+    after = lines_of(tmp_path / "out")
+    assert set(after) == {"a.jpg", "b.PNG", "c.bmp"}
+    assert [name for name in after if after[name] != before[name]] == ["a.jpg"]
+    assert [entry["name"] for entry in after["a.jpg"]["classes"]] == ["red"]
+    assert files(tmp_path / "out") == ["masks.jsonl"]
+
+
+def test_overwriting_loses_no_line_when_it_is_interrupted(
+    run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines are replaced one by one: Ctrl-C leaves those of before for the images that it did not come to."""
+    words = ("segment", folder, "--write", "rle", "--out", tmp_path / "out")
+    assert run(*words).code == 0
+    before = lines_of(tmp_path / "out")
+    add = Lines.add
+    added: list[bytes | None] = []
+
+    def interrupted(lines: Lines, line: bytes | None) -> None:
+        if added:
+            raise KeyboardInterrupt
+        added.append(line)
+        add(lines, line)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lines, "add", interrupted)
+        assert run(*words, "--overwrite", "--classes", "red").code == 130
+    after = lines_of(tmp_path / "out")
+    assert set(after) == set(before)
+    assert sum(after[name] != before[name] for name in after) == 1
+    assert files(tmp_path / "out") == ["masks.jsonl"]
+
+
+def test_a_line_is_done_when_it_is_there_and_not_older_than_its_image(run: Run, folder: Path, tmp_path: Path) -> None:
+    """Files alone are not all where lines are wanted too, and a line of an image that has changed since is no line."""
+    out = ("--out", tmp_path / "out")
+    assert run("segment", folder, "--write", "masks", *out).code == 0
+    assert "3 of 3" in run("segment", folder, "--write", "masks", "--write", "rle", *out).out
+    assert set(lines_of(tmp_path / "out")) == {"a.jpg", "b.PNG", "c.bmp"}
+    for write in (("rle",), ("masks", "rle")):
+        options = [word for each in write for word in ("--write", each)]
+        assert "3 were finished before" in run("segment", folder, *options, *out).out
+        (folder / "b.PNG").write_bytes(encode_image(np.zeros_like(make_image())))
+        os.utime(folder / "b.PNG", (time.time() + 5, time.time() + 5))
+        assert "1 of 1" in run("segment", folder, *options, *out).out
+        assert [entry["name"] for entry in lines_of(tmp_path / "out")["b.PNG"]["classes"]] != ["red", "green", "blue"]
+        os.utime(folder / "b.PNG", (1, 1))
 
 
 def test_ctrl_c_leaves_whole_files_only(tmp_path: Path, artifact_dir: Path) -> None:

@@ -144,6 +144,51 @@ def test_ctrl_c_and_then_the_same_again_makes_what_one_run_makes(tmp_path: Path,
     assert not journal.exists()
 
 
+def test_videos_of_one_name_never_share_results(tmp_path: Path, artifact_dir: Path) -> None:
+    """In one folder the whole name tells them apart, below one folder that folder; else the second is a failure."""
+    for name in ("drive.mp4", "drive.mkv", "cam1/drive.mp4", "cam2/drive.mp4"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        make_video(tmp_path / "in" / name, 2)
+    cameras, words = [tmp_path / "in" / f"cam{number}" / "drive.mp4" for number in (1, 2)], ("--write", "rle", "--out")
+    outcome = run(artifact_dir, *cameras, *words, tmp_path / "flat")
+    assert (outcome.returncode, "2 of 3" in outcome.stdout) == (1, True)
+    assert f"{cameras[1]}: " in outcome.stderr
+    assert "use another --out" in outcome.stderr
+    outcome = run(artifact_dir, tmp_path / "in", *words, tmp_path / "shaped")
+    assert (outcome.returncode, outcome.stderr, "8 of 8" in outcome.stdout) == (0, "", True)
+    assert files(tmp_path / "shaped") == [
+        *("cam1/drive.masks.jsonl", "cam2/drive.masks.jsonl"),
+        *("drive.mkv.masks.jsonl", "drive.mp4.masks.jsonl"),
+    ]
+
+
+def test_results_that_a_pattern_finds_are_no_inputs(tmp_path: Path, artifact_dir: Path) -> None:
+    """Neither overlays nor a folder of masks, whether the shell has resolved the pattern, we do, or they lie in a folder."""
+    words = ("--write", "masks", "--write", "overlays")
+    path = make_video(tmp_path / "drive.mp4", 2)
+    assert run(artifact_dir, path, *words).returncode == 0
+    once = files(tmp_path)
+    for named in ([tmp_path / "*"], [*tmp_path.iterdir()], [tmp_path]):
+        outcome = run(artifact_dir, *named, *words)
+        assert (outcome.returncode, outcome.stderr) == (0, "")
+        assert files(tmp_path) == once
+    assert "2 of 2" in run(artifact_dir, tmp_path / "drive.overlay.mp4", "--write", "rle").stdout
+
+
+def test_a_video_that_was_recorded_again_is_done_again(tmp_path: Path, artifact_dir: Path) -> None:
+    """Results older than their video are stale, and so is what an unfinished run has left of the older one."""
+    path, words = make_video(tmp_path / "drive.mp4", 4), ("--write", "masks", "--write", "rle")
+    assert "4 of 4" in run(artifact_dir, path, *words).stdout
+    assert "1 were finished before" in run(artifact_dir, path, *words).stdout
+    make_video(path, 2)
+    os.utime(path, (time.time() + 5, time.time() + 5))
+    (tmp_path / ".drive.masks.part").mkdir()  # as an interrupted run of the longer one leaves it
+    (tmp_path / ".drive.masks.part" / "000003.png").touch()
+    assert "2 of 2" in run(artifact_dir, path, *words).stdout
+    assert len(lines_of(tmp_path / "drive.masks.jsonl")) == 2
+    assert files(tmp_path / "drive.masks") == ["000000.png", "000001.png"]
+
+
 def test_options_hold_for_the_masks_of_a_video(tmp_path: Path, artifact_dir: Path) -> None:
     """Classes, ids and confidence in lines, PNGs and overlay alike; what is of no use to any of them is refused."""
     path = make_video(tmp_path / "drive.mp4", 3)

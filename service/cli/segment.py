@@ -23,6 +23,7 @@ from service.encodings.tables import TABLES
 from service.errors import BadSetting, ServiceError
 from service.offline import bags
 from service.offline.images import Lines, Write, Writing, images_in, plan, reason, work
+from service.offline.targets import ALL_LINES, FILM, LINES, MASKS, Source, Targets, is_result, sources, up_to_date
 from service.offline.video import VIDEO_SUFFIXES, Results, segment_video
 from service.pipeline.engine import Engine
 from service.pipeline.segmenter import Segmenter
@@ -32,8 +33,6 @@ BAG_FORMAT = "gray"
 """What a mask in a bag is: one byte a pixel, and nothing that is said beside it."""
 OFFLINE_FORMATS = ("png", "overlay", "rle", BAG_FORMAT)
 """What videos and bags may be written in."""
-FILM_SUFFIX = ".overlay.mp4"
-LINES_NAME = "masks.jsonl"
 
 T = TypeVar("T")
 
@@ -92,13 +91,16 @@ def segment(
     What becomes of the masks is said as the query of POST /segment says it.
     """
     settings = Settings.load()
-    images, videos, recordings = sorted_out(paths)
+    images, films, recorded = sorted_out(paths)
+    videos, recordings = sources(films, out, films_in), sources(recorded, out, lambda path: [path])
     if name != DEFAULT_FORMAT and (videos or recordings):
         raise BadSetting("--format is for images: the masks of videos are PNGs or run lengths, those of bags messages")
     if write and not (images or videos):
         raise BadSetting("--write is for images and videos: what becomes of a bag is a bag")
     if (topic or copy) and not recordings:
         raise BadSetting("--topic and --copy are for bags, and none is named")
+    if out is not None and bags.is_mcap(out) and (images or videos or len(recordings) > 1):
+        raise BadSetting(f"--out {out} is a file, for the masks of one bag alone: name a folder")
     with opened(settings) as segmenter:
         engine = segmenter.repository.get(model)
         of_images, of_videos = write or [Write.MASKS, Write.OVERLAYS], write or [Write.RLE, Write.OVERLAYS]
@@ -118,13 +120,15 @@ def segment(
         options = understood_together(OFFLINE_FORMATS, table, **selection)
         options |= understood_together(sorted(written), table, **selection, **more)
         run = _Run(segmenter, engine, options, out, overwrite)
+        targets = Targets()
+        targets.spare((*videos, *recordings))
         try:
             if images:
-                _segment_images(run, images, of_images, name)
-            for path in videos:
-                _segment_video(run, path, of_videos)
-            for path in recordings:
-                _segment_bag(run, path, topic or [], copy=copy)
+                _segment_images(run, images, of_images, name, targets)
+            for video in videos:
+                _segment_video(run, video, of_videos, targets)
+            for recording in recordings:
+                _segment_bag(run, recording, topic or [], targets, copy=copy)
         except KeyboardInterrupt:
             typer.echo(
                 f"interrupted after {run.progress()}; what was written is whole, and the same command goes on from here",
@@ -170,26 +174,38 @@ class _Run:
 
 
 def sorted_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path], list[Path]]:
-    """Tell images and folders of them, videos and bags apart; patterns that the shell has left are resolved.
+    """Tell images, videos and bags apart; patterns that the shell has left are resolved, and results of earlier runs left out.
+
+    A shell does not say that it has resolved a pattern: of several files those that are called as results are no inputs. One
+    that is named alone is meant.
 
     Gives:
-        images (whatever is neither of the others), videos, bags
+        images (whatever is neither of the others) and folders of them, videos and folders of them, bags
+    Raises:
+        BadSetting: if there is nothing but results
     """
     named = [match for path in paths for match in _matching(path)]
-    films = [path for path in named if path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir()]
-    for folder in (path for path in named if path.is_dir() and not bags.is_bag(path)):
-        films += sorted(
-            path
-            for path in folder.rglob("*")
-            if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.endswith(FILM_SUFFIX) and path.is_file()
-        )
+    if len(named) > 1:
+        given, named = named, [path for path in named if not is_result(path)]
+        if not named:
+            raise BadSetting(
+                f"{given[0]} and the others are called as results of earlier runs are; name one alone to segment it"
+            )
     recordings = [path for path in named if bags.is_bag(path)]
-    images = [path for path in named if path not in films and path not in recordings]
-    # A folder of videos alone is no folder without images.
-    images = [
-        path for path in images if not path.is_dir() or images_in(path) or not any(path in film.parents for film in films)
-    ]
-    return images, list(dict.fromkeys(films)), recordings
+    films = [path for path in named if path not in recordings and films_in(path)]
+    images = [path for path in named if path not in recordings and (path not in films or (path.is_dir() and images_in(path)))]
+    return images, films, recordings
+
+
+def films_in(path: Path) -> list[Path]:
+    """The videos of a folder and the folders in it, sorted, results of an earlier run apart; or a file, if it is a video."""
+    if not path.is_dir():
+        return [path] if path.suffix.lower() in VIDEO_SUFFIXES else []
+    return sorted(
+        found
+        for found in path.rglob("*")
+        if found.suffix.lower() in VIDEO_SUFFIXES and not is_result(found) and found.is_file()
+    )
 
 
 def _matching(path: Path) -> list[Path]:
@@ -198,14 +214,14 @@ def _matching(path: Path) -> list[Path]:
     return [Path(match) for match in sorted(glob.glob(str(path), recursive=True))] or [path]  # noqa: PTH207 - absolute ones too
 
 
-def _segment_images(run: _Run, paths: Sequence[Path], write: Sequence[Write], name: str) -> None:
+def _segment_images(run: _Run, paths: Sequence[Path], write: Sequence[Write], name: str, targets: Targets) -> None:
     writing = Writing(name, run.options)
-    jobs, failures = plan(paths, run.out, write, FORMATS[name].suffix)
+    jobs, failures = plan(paths, run.out, write, targets, FORMATS[name].suffix)
     run.failures += failures
     run.total += len(jobs) + len(failures)
-    target = (run.out or Path()) / LINES_NAME if Write.RLE in write else None
-    with Lines(target, run.engine.sha256, anew=run.overwrite) as lines:
-        todo = [job for job in jobs if run.overwrite or not (job.is_done() or lines.has(job))]
+    target = (run.out or Path()) / ALL_LINES if Write.RLE in write else None
+    with Lines(target) as lines:
+        todo = [job for job in jobs if run.overwrite or not (job.is_done() and (lines.has(job) or not job.line))]
         run.skipped += len(jobs) - len(todo)
         with (
             progress(len(todo)) as bar,
@@ -221,15 +237,19 @@ def _segment_images(run: _Run, paths: Sequence[Path], write: Sequence[Write], na
     run.total -= run.skipped
 
 
-def _segment_video(run: _Run, path: Path, write: Sequence[Write]) -> None:
-    run.what, folder = "frames", path.parent if run.out is None else run.out
+def _segment_video(run: _Run, source: Source, write: Sequence[Write], targets: Targets) -> None:
+    run.what, path = "frames", source.path
+    beside = source.folder / source.stem
+    journal = beside.with_name(f"{beside.name}{LINES}")
     results = Results(
-        lines=folder / f"{path.stem}.masks.jsonl" if Write.RLE in write else None,
-        masks=folder / f"{path.stem}.masks" if Write.MASKS in write else None,
-        overlay=folder / f"{path.stem}{FILM_SUFFIX}" if Write.OVERLAYS in write else None,
-        journal=folder / f"{path.stem}.masks.jsonl",
+        lines=journal if Write.RLE in write else None,
+        masks=beside.with_name(f"{beside.name}{MASKS}") if Write.MASKS in write else None,
+        overlay=beside.with_name(f"{beside.name}{FILM}") if Write.OVERLAYS in write else None,
+        journal=journal,
     )
-    if results.finished() and not run.overwrite:
+    if not _allotted(run, path, targets, results.all()):
+        return
+    if results.finished(path) and not run.overwrite:
         run.skipped += 1
         return
     _count_all(
@@ -240,10 +260,12 @@ def _segment_video(run: _Run, path: Path, write: Sequence[Write]) -> None:
     )
 
 
-def _segment_bag(run: _Run, path: Path, topics: Sequence[str], *, copy: bool) -> None:
-    run.what = "messages"
-    target = bags.target_of(path, run.out)
-    if target.exists() and not run.overwrite:
+def _segment_bag(run: _Run, source: Source, topics: Sequence[str], targets: Targets, *, copy: bool) -> None:
+    run.what, path = "messages", source.path
+    target = bags.target_of(source, run.out)
+    if not _allotted(run, path, targets, [target]):
+        return
+    if up_to_date([target], path) and not run.overwrite:
         run.skipped += 1
         return
     _count_all(
@@ -262,6 +284,15 @@ def _segment_bag(run: _Run, path: Path, topics: Sequence[str], *, copy: bool) ->
         ),
         lambda image: None if image.failure else image.line,
     )
+
+
+def _allotted(run: _Run, path: Path, targets: Targets, results: Sequence[Path]) -> bool:
+    """Whether a file's results are its own; that they are not is its failure."""
+    why = targets.take(results)
+    if why is not None:
+        run.failures.append((path, why))
+        run.total += 1
+    return why is None
 
 
 def _count_all(

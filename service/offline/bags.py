@@ -7,8 +7,8 @@ A bag is written under another name and renamed when it is complete: its index s
 cannot be gone on with. What an interrupted run leaves is its journal: the next one takes the masks from it, writes the bag from
 its beginning, and goes on with the network where the journal ends.
 
-May import: numpy, cv2, ``service.encodings``, ``service.errors``, ``service.pipeline``, ``service.offline.journal`` and
-``overlap``; rosbags (the extra ``bags``) only where a bag is opened.
+May import: numpy, cv2, ``service.encodings``, ``service.errors``, ``service.pipeline``, ``service.offline.journal``,
+``overlap`` and ``targets``; rosbags (the extra ``bags``) only where a bag is opened.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from service.encodings.color import ColoredRow
 from service.errors import BadParameter, BadSetting, CorruptImage, ServiceError, UnsupportedImage
 from service.offline.journal import Journal
 from service.offline.overlap import overlapped
+from service.offline.targets import BAG, MASKS, Source
 from service.pipeline import decode
 from service.pipeline.engine import Engine
 from service.pipeline.segmenter import Segmenter
@@ -99,17 +100,21 @@ class _Result(NamedTuple):
     line: bytes | None = None
 
 
+def is_mcap(path: Path) -> bool:
+    """Whether a file is one of MCAP, by its name."""
+    return path.suffix.lower() == ".mcap"
+
+
 def is_bag(path: Path) -> bool:
     """Whether this is an MCAP file, a database of rosbag2, or a folder of such."""
     return path.suffix.lower() in (".mcap", ".db3") or (path / "metadata.yaml").is_file()
 
 
-def target_of(path: Path, out: Path | None) -> Path:
+def target_of(source: Source, out: Path | None) -> Path:
     """Where the masks of a bag go: an MCAP file for a file, a rosbag2 folder for a folder, or whatever ``out`` says."""
-    if out is not None and out.suffix.lower() == ".mcap":
+    if out is not None and is_mcap(out):
         return out
-    name = f"{path.stem}.masks.mcap" if path.is_file() else f"{path.name}.masks"
-    return (path.parent if out is None else out) / name
+    return source.folder / f"{source.stem}{MASKS if source.path.is_dir() else BAG}"
 
 
 def to_rgb(message: Any, limits: decode.Limits) -> NDArray[np.uint8]:
@@ -212,7 +217,7 @@ def segment_bag(
                     if done.failure is not None:
                         failures, worst = failures + 1, worst or done.failure
                     yield Segmented(done.failure, done.line)
-        if target.suffix.lower() == ".mcap":
+        if is_mcap(target):
             (made,) = unfinished.glob("*.mcap")
             made.replace(target)
         else:

@@ -1,6 +1,6 @@
 """Image files: what is written of each, where, and the doing of it.
 
-May import: numpy, ``service.encodings``, ``service.errors``, ``service.pipeline``.
+May import: numpy, ``service.encodings``, ``service.errors``, ``service.pipeline``, ``service.offline.targets``.
 """
 
 from __future__ import annotations
@@ -8,25 +8,25 @@ from __future__ import annotations
 import contextlib
 import enum
 import json
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.encodings import MaskView, Options, encode, to_json
 from service.errors import BodyTooLarge, ServiceError
+from service.offline.targets import MASK, OVERLAY, Targets, is_result, sources, up_to_date
 from service.pipeline import decode
 from service.pipeline.decode import Limits
 from service.pipeline.segmenter import Segmentation, Segmenter
 
 IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
-MASK_SUFFIX, OVERLAY_SUFFIX = ".mask", ".overlay.png"
 
 FRAMES_AHEAD = 4
 """Images decoded before, and masks written behind, the one that the network works on."""
@@ -55,12 +55,8 @@ class Job:
         return [path for path in (self.mask, self.overlay) if path is not None]
 
     def is_done(self) -> bool:
-        """Whether an earlier run has written them all, from the image as it is now."""
-        try:
-            oldest = min((path.stat().st_mtime_ns for path in self.results()), default=None)
-            return oldest is not None and oldest >= self.source.stat().st_mtime_ns
-        except OSError:
-            return False
+        """Whether an earlier run has written all its files, from the image as it is now."""
+        return up_to_date(self.results(), self.source)
 
 
 @dataclass(frozen=True)
@@ -74,54 +70,82 @@ class Writing:
 
 
 class Lines:
-    """The one file with a line of JSON for each image; lines are only ever added, each as a whole.
+    """The one file with a line of JSON for each image.
+
+    Lines are only ever added, each as a whole, so that an interrupted run loses none, of its own or of earlier ones. Of an
+    image that has several the last one counts; those before it go when the file is closed.
 
     Takes:
         path: of the file; None if no lines are wanted
-        sha256: of the network; lines of another one do not count
-        anew: whether lines of earlier runs are thrown away
     """
 
-    def __init__(self, path: Path | None, sha256: str, *, anew: bool) -> None:
+    def __init__(self, path: Path | None) -> None:
+        self._path, self._end = path, 0
+        self._begins: dict[str, tuple[int, float]] = {}
+        """By the image: where its line begins, and when the image was changed, in seconds."""
+        self._superseded: set[int] = set()
         self._file: IO[bytes] | None = None
-        self._known: set[str] = set()
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        whole = 0
-        for line in path.read_bytes().splitlines(keepends=True):
-            if anew or not line.endswith(b"\n"):
+        self._file = path.open("a+b")
+        self._file.seek(0)
+        for line in self._file:
+            if not line.endswith(b"\n"):
                 break
-            whole += len(line)
-            with contextlib.suppress(ValueError, LookupError, TypeError):
-                document = json.loads(line)
-                if document["model"]["sha256"] == sha256:
-                    self._known.add(document["file"])
-        self._file = path.open("r+b")
-        self._file.truncate(whole)
-        self._file.seek(whole)
+            self._note(line)
+        self._file.truncate(self._end)
 
     def has(self, job: Job) -> bool:
-        """Whether a job's line is here, and it wants nothing else."""
-        return str(job.source) in self._known and not job.results()
+        """Whether a job's line is here, of the image as it is now."""
+        known = self._begins.get(str(job.source))
+        try:
+            return known is not None and known[1] >= job.source.stat().st_mtime
+        except OSError:
+            return False
 
     def add(self, line: bytes | None) -> None:
         """Write a line."""
         if self._file is not None and line is not None:
             self._file.write(line + b"\n")
             self._file.flush()
+            self._note(line + b"\n")
+
+    def _note(self, line: bytes) -> None:
+        """Keep in mind whose line is the next one."""
+        with contextlib.suppress(ValueError, LookupError, TypeError):  # whatever else stands there is left alone
+            document: dict[str, Any] = json.loads(line)
+            file = str(document["file"])
+            if file in self._begins:
+                self._superseded.add(self._begins[file][0])
+            self._begins[file] = self._end, float(document.get("modified_s", 0))
+        self._end += len(line)
+
+    def close(self) -> None:
+        """Leave one line an image."""
+        if self._file is None or self._path is None:
+            return
+        self._file.close()
+        if not self._superseded:
+            return
+        unfinished = self._path.with_name(f".{self._path.name}.part")
+        with self._path.open("rb") as lines, unfinished.open("wb") as kept:
+            begin = 0
+            for line in lines:
+                if begin not in self._superseded:
+                    kept.write(line)
+                begin += len(line)
+        unfinished.replace(self._path)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        self.close()
 
 
 def plan(
-    paths: Sequence[Path], out: Path | None, write: Sequence[Write], suffix: str = ".png"
+    paths: Sequence[Path], out: Path | None, write: Sequence[Write], targets: Targets, suffix: str = ".png"
 ) -> tuple[list[Job], list[tuple[Path, str]]]:
     """Find the images, and decide where the results go.
 
@@ -129,35 +153,25 @@ def plan(
         paths: image files, and folders, which are searched to the bottom
         out: the results' folder, in which a folder's own shape is kept; beside each image if None
         write: what is wanted
+        targets: of the run
         suffix: of the masks' format
     Gives:
         a job for each image, each image once, no two writing the same file and none writing over an input
         the paths that cannot be worked on, each with its reason
     """
-    found: dict[Path, tuple[Path, Path]] = {}
-    failures: list[tuple[Path, str]] = []
-    for path in paths:
-        images = images_in(path) if path.is_dir() else [path]
-        if not images:
-            failures.append((path, "there is no image in this folder"))
-        for image in images:
-            within = image.relative_to(path).parent if path.is_dir() else Path()
-            found.setdefault(image.resolve(), (image, image.parent if out is None else out / within))
-    stems = Counter(folder / image.stem for image, folder in found.values())
-    taken = set(found)
+    failures = [(path, "there is no image in this folder") for path in paths if path.is_dir() and not images_in(path)]
+    found = sources(paths, out, lambda path: images_in(path) if path.is_dir() else [path])
+    targets.spare(found)
     jobs = []
-    for image, folder in found.values():
-        # a.jpg and a.png beside one another become a.jpg.mask.png and a.png.mask.png
-        stem = image.name if stems[folder / image.stem] > 1 else image.stem
-        mask = folder / f"{stem}{MASK_SUFFIX}{suffix}" if Write.MASKS in write else None
-        overlay = folder / f"{stem}{OVERLAY_SUFFIX}" if Write.OVERLAYS in write else None
-        job = Job(image, mask, overlay, Write.RLE in write)
-        targets = {path.resolve() for path in job.results()}
-        if targets & taken:
-            failures.append((image, f"{min(targets & taken)} is an input, or the result of another one: use another --out"))
-        else:
-            taken |= targets
+    for source in found:
+        mask = source.folder / f"{source.stem}{MASK}{suffix}" if Write.MASKS in write else None
+        overlay = source.folder / f"{source.stem}{OVERLAY}" if Write.OVERLAYS in write else None
+        job = Job(source.path, mask, overlay, Write.RLE in write)
+        why = targets.take(job.results())
+        if why is None:
             jobs.append(job)
+        else:
+            failures.append((source.path, why))
     return jobs, failures
 
 
@@ -175,14 +189,15 @@ def work(
         saving: deque[tuple[Job, Future[bytes | None]]] = deque()
         try:
             while loading:
-                job, image = loading.popleft()
+                job, loaded = loading.popleft()
                 loading.extend((following, pool.submit(_load, following, segmenter.limits)) for following in islice(todo, 1))
                 try:
-                    result = segmenter.segment_array(image.result(), model)
+                    image, modified_s = loaded.result()
+                    result = segmenter.segment_array(image, model)
                 except (ServiceError, OSError) as error:
                     yield job, reason(job.source, error), None
                 else:
-                    saving.append((job, pool.submit(_save, job, result, writing)))
+                    saving.append((job, pool.submit(_save, job, modified_s, result, writing)))
                 while saving and (len(saving) > FRAMES_AHEAD or saving[0][1].done()):
                     yield _saved(*saving.popleft())
             while saving:
@@ -191,16 +206,17 @@ def work(
             pool.shutdown(cancel_futures=True)  # a file that is being written is finished
 
 
-def _load(job: Job, limits: Limits) -> NDArray[np.uint8]:
-    size = job.source.stat().st_size
+def _load(job: Job, limits: Limits) -> tuple[NDArray[np.uint8], float]:
+    found = job.source.stat()
+    size = found.st_size
     if size > limits.max_bytes:  # told before a film called .jpg fills the memory
         raise BodyTooLarge(
             f"{size} bytes; FCN_MAX_IMAGE_BYTES allows {limits.max_bytes}", limit=limits.max_bytes, actual=size, unit="bytes"
         )
-    return decode.decode(job.source.read_bytes(), limits)
+    return decode.decode(job.source.read_bytes(), limits), found.st_mtime
 
 
-def _save(job: Job, result: Segmentation, writing: Writing) -> bytes | None:
+def _save(job: Job, modified_s: float, result: Segmentation, writing: Writing) -> bytes | None:
     def written(name: str) -> bytes:
         options = writing.options[name]
         view = MaskView(result.labels, result.image, result.manifest, result.sha256, result.confidence, options)
@@ -219,8 +235,8 @@ def _save(job: Job, result: Segmentation, writing: Writing) -> bytes | None:
             raise
     if not job.line:
         return None
-    # The format's own object, with the file's name before the rest.
-    return b'{"file":' + to_json(str(job.source)) + b"," + written("rle")[1:]
+    # The format's own object, with what is known of the file before the rest.
+    return to_json({"file": str(job.source), "modified_s": modified_s})[:-1] + b"," + written("rle")[1:]
 
 
 def _saved(job: Job, future: Future[bytes | None]) -> tuple[Job, str | None, bytes | None]:
@@ -236,7 +252,8 @@ def images_in(folder: Path) -> list[Path]:
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in IMAGE_SUFFIXES
-        and not path.name.endswith((f"{MASK_SUFFIX}.png", OVERLAY_SUFFIX))
+        and not is_result(path)
+        and not any(is_result(above) for above in path.relative_to(folder).parents)
         and path.is_file()
     )
 

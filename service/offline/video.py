@@ -3,8 +3,8 @@
 Everything that is being written has another name until it is finished. What an interrupted run leaves is its journal, the JSON
 Lines so far: the next run takes the masks of those frames from it, and goes on where it ends.
 
-May import: numpy, ``service.encodings``, ``service.errors``, ``service.pipeline``, ``service.offline.journal`` and ``overlap``;
-av (the extra ``video``) only where a video is opened.
+May import: numpy, ``service.encodings``, ``service.errors``, ``service.pipeline``, the rest of ``service.offline`` but
+``images`` and ``bags``; av (the extra ``video``) only where a video is opened.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from service.encodings.color import palette_of
 from service.errors import BadSetting, CorruptImage, UnsupportedImage
 from service.offline.journal import Journal
 from service.offline.overlap import overlapped
+from service.offline.targets import up_to_date
 from service.pipeline.engine import Engine
 from service.pipeline.segmenter import Segmenter
 
@@ -81,9 +82,9 @@ class Results:
         """Those that are wanted."""
         return [path for path in (self.lines, self.masks, self.overlay) if path is not None]
 
-    def finished(self) -> bool:
-        """Whether an earlier run has written them all."""
-        return all(path.exists() for path in self.all())
+    def finished(self, source: Path) -> bool:
+        """Whether an earlier run has written them all, from the video as it is now."""
+        return up_to_date(self.all(), source)
 
 
 class Video:
@@ -223,6 +224,8 @@ class _Writer:
         self._results, self._journal = results, journal
         self._rows = options["overlay"].rows(engine.manifest.classes)
         self._palette, self._legend = palette_of(self._rows), options["overlay"].legend
+        if results.masks is not None:  # every frame is written again, and there may be fewer
+            shutil.rmtree(_unfinished(results.masks), ignore_errors=True)
         self._film = None if results.overlay is None else _Film(_unfinished(results.overlay), video)
 
     def write(self, done: Segmented) -> None:
