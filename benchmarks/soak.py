@@ -41,9 +41,11 @@ from models.scenes import street_scene  # noqa: E402
 
 ROUND_S = 20.0
 """From one quiet moment to the next."""
-QUIET_S = 2.0
+QUIET_S = 3.0
 WARM_S = 60.0
-"""What a process takes in its first minute it may keep."""
+"""What a process takes in its first minute it may keep; or until every kind of image has been through every lane once, which
+takes longer than that on a busy machine.
+"""
 LAST_QUIET_S = 12.0
 """The last quiet moment: by then the server has closed every connection that is of no use."""
 
@@ -109,8 +111,11 @@ class Soak:
         """Close the connections."""
         await self._client.aclose()
 
-    async def metrics(self) -> str:
-        """What the server says of itself."""
+    async def quiet(self) -> str:
+        """Wait until nobody is inside, and until the server has tidied up after that. Gives: what it says of itself."""
+        while "\nfcn_queue_depth 0.0\n" not in (await self._client.get("/metrics")).text:
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(QUIET_S)
         return (await self._client.get("/metrics")).text
 
     async def round(self, seconds: float) -> None:
@@ -129,6 +134,15 @@ class Soak:
             for send in callers:
                 group.create_task(caller(send))
             group.create_task(self.burst(seconds / 2))
+
+    async def everything(self) -> None:
+        """Every size, kind and format once, alone and beside another of its size, so that every lane has had it."""
+        for number, (size, _, data) in enumerate(self._images):
+            params = {"format": self._formats[number % len(self._formats)]}
+            for callers in (1, 2, 2):
+                asked = (self._ask("first of all", {200, *SHED}, content=data, params=params) for _ in range(callers))
+                await asyncio.gather(*asked)
+            await self._ask("first of all", {200, *SHED}, content=data, size=size)
 
     async def image(self) -> None:
         """A good image; a mask of its size."""
@@ -353,27 +367,28 @@ async def soak(port: int, pid: int, minutes: float, seed: int) -> bool:
     moments: list[Moment] = []
     print("seconds memory MB  descriptors  threads  tasks", flush=True)
     try:
+        await soaking.everything()
+        warm_s = max(WARM_S, time.monotonic() - begun)
         while (left_s := 60 * minutes - (time.monotonic() - begun)) > 0:
             await soaking.round(min(ROUND_S, max(left_s, 5.0)) - QUIET_S)
-            await asyncio.sleep(QUIET_S)
-            moments.append(look(await soaking.metrics(), pid, begun))
+            moments.append(look(await soaking.quiet(), pid, begun))
             print(moments[-1], flush=True)
         await asyncio.sleep(LAST_QUIET_S)
-        moments.append(look(await soaking.metrics(), pid, begun))
+        moments.append(look(await soaking.quiet(), pid, begun))
     finally:
         await soaking.end()
     print(moments[-1])
-    return judged(moments, soaking.tally)
+    return judged(moments, warm_s, soaking.tally)
 
 
-def judged(moments: list[Moment], tally: Tally) -> bool:
+def judged(moments: list[Moment], warm_s: float, tally: Tally) -> bool:
     """Print the table. Gives: whether the promises hold."""
     for what in dict.fromkeys(what for what, _ in tally.statuses):
         answers = sorted((answer, count) for (kind, answer), count in tally.statuses.items() if kind == what)
         print(f"{what:14}", ", ".join(f"{count} x {answer}" for answer, count in answers))
     spent = np.percentile(tally.spent_ms or [0.0], [50, 99])
     print(f"masks          {len(tally.spent_ms)}, {spent[0]:.0f} ms (median; 99 of 100: {spent[1]:.0f})")
-    warm = [moment for moment in moments if moment.at_s >= WARM_S] or moments[-1:]
+    warm = [moment for moment in moments if moment.at_s >= warm_s] or moments[-1:]
     third = max(1, len(warm) // 3)
     first, last = (statistics.median(moment.memory_mb for moment in some) for some in (warm[:third], warm[-third:]))
     growth = last / first - 1
