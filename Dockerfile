@@ -43,6 +43,9 @@ COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
 COPY LICENSE /app/
 WORKDIR /app
+# The base image comes without bytecode of the standard library: what a start imports of it is compiled once, here, and not at
+# every start, which took 0.7 s.
+RUN env --unset=PYTHONDONTWRITEBYTECODE python -c "import http.client, service.cli.serve, service.server"
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM

@@ -113,7 +113,7 @@ class Soak:
 
     async def quiet(self) -> str:
         """Wait until nobody is inside, and until the server has tidied up after that. Gives: what it says of itself."""
-        while "\nfcn_queue_depth 0.0\n" not in (await self._client.get("/metrics")).text:
+        while "\nfcn_queue_depth 0.0\n" not in (await self._client.get("/metrics")).text:  # noqa: ASYNC110 - over the wire
             await asyncio.sleep(0.1)
         await asyncio.sleep(QUIET_S)
         return (await self._client.get("/metrics")).text

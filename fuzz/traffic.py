@@ -1,15 +1,17 @@
 """Mutated images and requests for a real server on a real socket: no 5xx, no unhandled exception, no hang.
 
-Most of what is sent is a good request with a damaged image in it; a tenth has its own bytes changed, head and all. The network
-is the tests' tiny one, so that the time goes into what is fuzzed.
+Most of what is sent is a good request with a damaged image in it; a tenth has its own bytes changed, head and all, and another
+speaks the Open Inference Protocol. Streams get damaged frames, and words before them. The network is the tests' tiny one, so
+that the time goes into what is fuzzed.
 
-May import: numpy, ``fuzz.targets``, ``tests``.
+May import: numpy, websockets, ``fuzz.targets``, ``tests``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 import re
 import time
@@ -19,8 +21,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
-from fuzz.targets import TARGETS
+from fuzz.targets import NO_SIZE, TARGETS
 from tests.conftest import write_artifact
 from tests.live import LiveProcess, live_process
 
@@ -80,6 +84,7 @@ def requests_of(count: int, seed: int) -> Iterable[tuple[str, bytes]]:
     """(what it is, the bytes to send), ``count`` of them."""
     chance = random.Random(seed)  # noqa: S311  (chance, not secrets)
     images, forms = TARGETS["decode"].seeds(), [form[1:] for form in TARGETS["form"].seeds()]
+    tensors = TARGETS["tensors"].seeds()
     queries = (
         "",
         "?format=rle",
@@ -101,6 +106,11 @@ def requests_of(count: int, seed: int) -> Iterable[tuple[str, bytes]]:
             else:
                 whole = mutated(whole, chance, WORDS)
             yield "request", whole
+        elif chance.random() < 0.1:
+            file = chance.choice((bytes(2) + image, *tensors))  # no JSON at all says that the body is an image
+            size, body = int.from_bytes(file[:2], "little"), mutated(file[2:], chance, WORDS)
+            split = "" if size == NO_SIZE else f"Inference-Header-Content-Length: {size}\r\n"
+            yield "tensor", head("", len(body), "application/octet-stream", "/v2/models/colours/infer", split) + body
         elif chance.random() < 0.15:
             body = mutated(chance.choice(forms), chance, WORDS)
             yield "form", head("?format=rle", len(body), "multipart/form-data; boundary=frontier") + body
@@ -109,10 +119,10 @@ def requests_of(count: int, seed: int) -> Iterable[tuple[str, bytes]]:
             yield "image", head(chance.choice(queries), len(body), "image/jpeg") + body
 
 
-def head(query: str, length: int, content_type: str) -> bytes:
+def head(query: str, length: int, content_type: str, path: str = "/segment", more: str = "") -> bytes:
     """A good request up to its body."""
     return (
-        f"POST /segment{query} HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\nX-Frame-Id: 7\r\n"
+        f"POST {path}{query} HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\nX-Frame-Id: 7\r\n{more}"
         f"X-Deadline-Ms: {DEADLINE_MS}\r\nContent-Length: {length}\r\n\r\n"
     ).encode()
 
@@ -126,11 +136,41 @@ class Traffic:
         self._address = urlsplit(base_url)
         self._out = out
 
-    async def send(self, requests: Iterable[tuple[str, bytes]], documented: set[str]) -> None:
+    async def stream(self, frames: int, seed: int, documented: set[str]) -> None:
+        """One frame after another, damaged, with good and bad words before it, and an answer to each.
+
+        Takes:
+            documented: the statuses that an image may get
+        """
+        chance = random.Random(seed)  # noqa: S311  (chance, not secrets)
+        images, words = TARGETS["decode"].seeds(), json.dumps({"frame_id": "7", "stamp": "1.5"}).encode()
+        address = f"ws://{self._address.netloc}/stream"
+        async with connect(address, max_size=None, compression=None) as link:
+            for number in range(frames):
+                said = mutated(words, chance, WORDS) if chance.random() < 0.3 else words
+                frame = mutated(chance.choice(images), chance)
+                try:
+                    await link.send(said.decode(errors="replace"))
+                    await link.send(frame)
+                    told = json.loads(await asyncio.wait_for(link.recv(), PATIENCE_S))
+                    if told["outcome"] == "mask":
+                        await asyncio.wait_for(link.recv(), PATIENCE_S)
+                    answer = str(told.get("status", told["outcome"]))
+                    right = told["seq"] == number
+                except TimeoutError:
+                    answer, right = "hangs", False
+                except ConnectionClosed:
+                    answer, right = "closed", False
+                self.answers["frame", answer] += 1
+                if not right or answer not in documented | {"mask"}:
+                    self._keep("frame", answer, frame)
+                    return
+
+    async def send(self, requests: Iterable[tuple[str, bytes]], documented: dict[str, set[str]]) -> None:
         """Send all of them, on a few connections at a time.
 
         Takes:
-            documented: the statuses that ``POST /segment`` may answer
+            documented: the statuses that each kind may be answered with
         """
         todo = iter(requests)
 
@@ -147,7 +187,7 @@ class Traffic:
                     answer = "closed"
                 self.answers[what, answer] += 1
                 # Whoever sends a broken head may be told nothing, and may ask for another path altogether.
-                allowed = documented | ({"closed", "404", "405"} if what == "request" else set())
+                allowed = documented[what] | ({"closed", "404", "405"} if what == "request" else set())
                 if answer not in allowed:
                     self._keep(what, answer, request)
                 if what == "request" or answer in ("closed", "hangs"):
@@ -199,12 +239,15 @@ def run(count: int, seed: int, out: Path) -> list[str]:
     write_artifact(models / "colours.onnx")
     # Fewer pixels than by default: a mutated header that claims 50 megapixels is a good image, and costs seconds.
     with live_process(out, {"models_dir": models, "max_image_pixels": 1_000_000, "log_level": "warning"}) as server:
-        call = httpx.get(f"{server.base_url}/openapi.json").json()["paths"]["/segment"]["post"]
+        paths = httpx.get(f"{server.base_url}/openapi.json").json()["paths"]
+        segment, infer = (set(paths[path]["post"]["responses"]) - {"500"} for path in ("/segment", "/v2/models/{name}/infer"))
+        documented = dict.fromkeys(("image", "form", "request"), segment) | {"tensor": infer}
         traffic = Traffic(server.base_url, out)
         begun = time.monotonic()
-        asyncio.run(traffic.send(requests_of(count, seed), set(call["responses"]) - {"500"}))
+        asyncio.run(traffic.send(requests_of(count, seed), documented))
+        asyncio.run(traffic.stream(count // 50, seed, segment))
         print(f"{count} requests in {time.monotonic() - begun:.0f} s")
-        for what in ("image", "form", "request"):
+        for what in ("image", "form", "tensor", "frame", "request"):
             answers = sorted((answer, number) for (kind, answer), number in traffic.answers.items() if kind == what)
             print(f"  {what:8}", ", ".join(f"{number} x {answer}" for answer, number in answers))
         return traffic.breaches + _aftermath(server)

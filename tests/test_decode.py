@@ -380,6 +380,14 @@ def test_12_bit_jpegs_are_unsupported() -> None:
         decode(bytes(data), LIMITS)
 
 
+@pytest.mark.parametrize("marker", [0xC3, 0xC7, 0xCB, 0xCF])
+def test_lossless_jpegs_are_unsupported(marker: int) -> None:
+    """All four kinds of them are."""
+    data = encode_image(NOISE, "JPEG").replace(b"\xff\xc0", bytes([0xFF, marker]))
+    with pytest.raises(UnsupportedImage, match="lossless"):
+        decode(data, LIMITS)
+
+
 def test_a_jpeg_of_countless_scans_is_refused() -> None:
     """Each would cost a pass over the image."""
     data = encode_image(NOISE, "JPEG", progressive=True)
@@ -509,9 +517,12 @@ def test_12_bit_grey_is_scaled_too() -> None:
 
 
 def test_64_bit_numbers_are_refused_for_what_they_are() -> None:
-    """Not as damage: the file is good."""
+    """Not as damage: the file is good. The larger kind of TIFF says it elsewhere."""
     with pytest.raises(UnsupportedImage, match="64-bit"):
         decode(tiff(64, 3, np.array([0.5, 1.0]).tobytes()), LIMITS)
+    entries = b"".join(struct.pack("<HHQQ", *entry) for entry in ((256, 16, 1, 2), (257, 4, 1, 1), (258, 3, 1, 64)))
+    with pytest.raises(UnsupportedImage, match="64-bit"):
+        decode(b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 3) + entries + bytes(8), LIMITS)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16", "F", "CMYK", "L"])
