@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -19,7 +21,7 @@ from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import QosDurability
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from service.errors import CorruptImage, UnsupportedImage
@@ -346,9 +348,68 @@ def test_every_encoding_shows_the_same_picture() -> None:
     assert np.array_equal(to_rgb(big, LIMITS)[..., 0], gray)
 
 
+def test_a_message_that_cannot_be_read_is_one_failure(tmp_path: Path, artifact_dir: Path) -> None:
+    """A torn message, and one whose pixels share their colours with none: both are told, and the rest goes on."""
+    whole = bytes(TYPES.serialize_cdr(image(make_image(), "rgb8", 128), IMAGE))
+    odd = bytes(TYPES.serialize_cdr(image(make_image(96, 127)[..., :2].copy(), "yuv422", 127), IMAGE))
+    for copy in ((), ("--copy",)):
+        bag = tmp_path / f"drive{len(copy)}"
+        with Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+            raw = writer.add_connection("/raw", IMAGE, typestore=TYPES)
+            for number, data in enumerate((whole, whole[:40], odd, b"", whole)):
+                writer.write(raw, 1000 + number, data)
+        outcome = run(artifact_dir, bag, *copy)
+        assert (outcome.returncode, outcome.stdout[:6]) == (1, "2 of 2")
+        assert "3 images have no mask; the first: not a message that can be read: " in outcome.stderr
+        masks = [time_ns for topic, time_ns, _ in contents(tmp_path / f"{bag.name}.masks") if topic == "/raw/mask"]
+        assert masks == [1000, 1004]
+
+
+def test_a_bag_that_breaks_off_is_done_as_far_as_it_goes(tmp_path: Path, artifact_dir: Path) -> None:
+    """A message that cannot be decompressed ends it: a line says so, and those before have their masks."""
+    for name, spoilt, done in (("drive", 2, "2 of 2"), ("night", 0, "0 of 1")):
+        bag = tmp_path / name
+        writer = Writer(bag, version=8, storage_plugin=StoragePlugin.SQLITE3)
+        writer.set_compression(CompressionMode.MESSAGE, CompressionFormat.ZSTD)
+        with writer:
+            raw = writer.add_connection("/raw", IMAGE, typestore=TYPES)
+            for number in range(4):
+                writer.write(raw, 1000 + number, TYPES.serialize_cdr(image(make_image(), "rgb8", 128), IMAGE))
+        (database,) = bag.glob("*.db3")
+        with contextlib.closing(sqlite3.connect(database)) as rows:
+            rows.execute("UPDATE messages SET data = x'00112233' WHERE timestamp = ?", (1000 + spoilt,))
+            rows.commit()
+        outcome = run(artifact_dir, bag)
+        assert (outcome.returncode, outcome.stdout[:6]) == (1, done)
+        said = f"damaged: {spoilt} images could be read" if spoilt else "no image of it can be read"
+        assert said in outcome.stderr
+        assert (tmp_path / f"{name}.masks").exists() == bool(spoilt)
+
+
+def test_bytes_that_are_no_bag_are_never_a_trace(tmp_path: Path, artifact_dir: Path) -> None:
+    """Cut off, or overwritten in the middle: one line about the file."""
+    (source,) = make_bag(tmp_path / "drive", frames=1).glob("*.mcap")
+    whole = source.read_bytes()
+    for number, cut in enumerate((8, 60, len(whole) // 2, len(whole) - 9)):
+        path = tmp_path / f"{number}.mcap"
+        path.write_bytes(whole[:cut])
+        outcome = run(artifact_dir, path)
+        assert (outcome.returncode, len(outcome.stderr.splitlines())) == (1, 1)
+        path.write_bytes(whole[:cut] + b"\xff" * 16 + whole[cut + 16 :])
+        assert run(artifact_dir, path).returncode in (0, 1)
+
+
 def test_a_message_that_is_no_picture_is_an_error_of_ours() -> None:
     """Too few bytes, no size, an encoding that nobody reads."""
     with pytest.raises(CorruptImage):
         to_rgb(image(make_image()[:50], "rgb8", 200), LIMITS)
     with pytest.raises(UnsupportedImage, match="rgb8"):
         to_rgb(image(make_image(), "32FC3", 128), LIMITS)
+    for encoding, (element, channels, _) in CONVERSIONS.items():
+        for height, width in np.ndindex(4, 4):
+            message = image(np.zeros((height + 1, (width + 1) * channels), element), encoding, width + 1)
+            if channels == 2 and width % 2 == 0:
+                with pytest.raises(CorruptImage, match="widths are even"):
+                    to_rgb(message, LIMITS)
+            else:
+                assert to_rgb(message, LIMITS).shape == (height + 1, width + 1, 3)

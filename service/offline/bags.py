@@ -83,9 +83,16 @@ class _Message(NamedTuple):
     time_ns: int
     raw: bytes
     message: Any
-    """None where it is only copied."""
+    """None where it is only copied, or cannot be read."""
+    unreadable: str | None
+    """Why it cannot be read."""
     number: int
     """Among the images."""
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is to have a mask."""
+        return self.message is not None or self.unreadable is not None
 
     def about(self) -> dict[str, Any]:
         """What its line in the journal says beside the mask."""
@@ -133,6 +140,10 @@ def to_rgb(message: Any, limits: decode.Limits) -> NDArray[np.uint8]:
     if message.encoding not in CONVERSIONS:
         raise UnsupportedImage(f"images in {message.encoding!r} are not read; {', '.join(CONVERSIONS)} are")
     element, channels, conversion = CONVERSIONS[message.encoding]
+    if channels == 2 and message.width % 2:
+        raise CorruptImage(
+            f"no {message.encoding} is {message.width} pixels wide: two of them share their colour, so that widths are even"
+        )
     row = message.width * channels * element.itemsize
     if not (message.height and message.width) or message.step < row or data.size < message.step * message.height:
         raise CorruptImage(f"{data.size} bytes are no {message.height} x {message.width} pixels of {message.encoding}")
@@ -167,7 +178,7 @@ def segment_bag(
         copy: whether every other message is copied, the images too
         anew: whether what an earlier run has left is thrown away
     Gives:
-        each image when its mask is written; at the end how many have none, or None
+        each image when its mask is written; at the end how many have none and whether the bag breaks off, or None
     Raises:
         ServiceError, OSError: if nothing can be made of it
     """
@@ -183,20 +194,32 @@ def segment_bag(
         unfinished = target.with_name(f".{target.name}.part")
         shutil.rmtree(unfinished, ignore_errors=True)
         until.callback(shutil.rmtree, unfinished, ignore_errors=True)
-        failures, worst = 0, ""
+        count, failures, worst = 0, 0, ""
+        damage: list[str] = []
         writing = _Writer(rosbags, unfinished, reader, chosen, engine, options, journal, copy=copy)
         with contextlib.closing(writing) as writer:
 
             def messages() -> Iterator[_Message]:
-                number = 0
-                for connection, time_ns, raw in reader.messages(connections=() if copy else chosen):
-                    wanted = connection.id in ids
-                    message = reader.deserialize(raw, connection.msgtype) if wanted else None
-                    yield _Message(connection, time_ns, raw, message, number)
-                    number += wanted
+                number, stored = 0, reader.messages(connections=() if copy else chosen)
+                while True:
+                    try:
+                        connection, time_ns, raw = next(stored)
+                    except StopIteration:
+                        return
+                    except Exception as error:  # noqa: BLE001 - of rosbags, SQLite and the decompressors
+                        damage.append(_said(error))
+                        return
+                    message = unreadable = None
+                    if connection.id in ids:
+                        try:
+                            message = reader.deserialize(raw, connection.msgtype)
+                        except Exception as error:  # noqa: BLE001 - whatever a parser stumbles over
+                            unreadable = f"not a message that can be read: {_said(error)}"
+                    yield _Message(connection, time_ns, raw, message, unreadable, number)
+                    number += connection.id in ids
 
             def segment(source: _Message) -> _Result:
-                if source.message is None:
+                if not source.is_image:
                     return _Result(source, None, None)
                 known = journal.known(source.about())
                 if known is not None and "failure" in known:
@@ -205,6 +228,8 @@ def segment_bag(
                     return _Result(source, rle.decode(known), None)
                 about = to_json(source.about())[:-1]
                 try:
+                    if source.unreadable is not None:
+                        raise CorruptImage(source.unreadable)
                     image = to_rgb(source.message, segmenter.limits)
                     made = segmenter.segment_array(image, engine.manifest.name)
                 except ServiceError as error:
@@ -213,10 +238,13 @@ def segment_bag(
                 return _Result(source, view.labels, None, about + b"," + FORMATS["rle"].encode(view)[1:])
 
             for done in overlapped(messages(), segment, writer.write):
-                if done.source.message is not None:
+                if done.source.is_image:
+                    count += 1
                     if done.failure is not None:
                         failures, worst = failures + 1, worst or done.failure
                     yield Segmented(done.failure, done.line)
+            if damage and not count:
+                raise CorruptImage(f"no image of it can be read: {damage[0]}")
         if is_mcap(target):
             (made,) = unfinished.glob("*.mcap")
             made.replace(target)
@@ -224,7 +252,14 @@ def segment_bag(
             shutil.rmtree(target, ignore_errors=True)
             unfinished.replace(target)
         journal.finish(None)
-    return f"{failures} images have no mask; the first: {worst}" if failures else None
+    told = [f"{failures} images have no mask; the first: {worst}"] if failures else []
+    told += [f"damaged: {count} images could be read, and are done: {why}" for why in damage]
+    return "; ".join(told) or None
+
+
+def _said(error: Exception) -> str:
+    """What a parser of others says."""
+    return str(error) or type(error).__name__
 
 
 def _chosen(reader: Any, topics: Sequence[str]) -> list[Any]:
@@ -341,11 +376,13 @@ class _Rosbags:
 
     def opened(self, path: Path, until: contextlib.ExitStack) -> Any:
         """A reader of a bag; messages without a definition are taken for those of ROS 2 Humble."""
-        reading = self.module("rosbags.highlevel.anyreader")
+        reading, types = self.module("rosbags.highlevel.anyreader"), self.types()
         try:
-            return until.enter_context(reading.AnyReader([path], default_typestore=self.types()))
-        except (reading.AnyReaderError, self.module("rosbags.rosbag2").ReaderError) as error:
-            raise UnsupportedImage(f"not a bag that can be read: {error}") from error
+            return until.enter_context(reading.AnyReader([path], default_typestore=types))
+        except OSError:
+            raise
+        except Exception as error:  # its own errors, and whatever its parsers stumble over
+            raise UnsupportedImage(f"not a bag that can be read: {_said(error)}") from error
 
     def latched(self) -> Any:
         """What a late subscriber still gets: reliable, transient local, the last one."""
