@@ -22,6 +22,7 @@ from PIL import Image, ImageOps
 
 from service.errors import BodyTooLarge, CorruptImage, EmptyBody, ImageTooLarge, ServiceError, UnsupportedImage
 from service.pipeline.decode import FORMATS, Header, Limits, decode, probe
+from service.settings import Settings
 from tests.conftest import encode_image, make_image
 
 LIMITS = Limits()
@@ -370,6 +371,12 @@ def test_an_image_without_pixels_is_corrupt(size: tuple[int, int]) -> None:
     """0 x 0 is nothing to segment."""
     with pytest.raises(CorruptImage, match="no pixels"):
         decode(png_that_claims(*size), LIMITS)
+
+
+def test_the_defaults_are_those_of_the_service() -> None:
+    """Whoever decodes without a service is bounded as it is."""
+    served = Settings()
+    assert Limits() == Limits(served.max_image_bytes, served.max_image_pixels, served.max_image_side)
 
 
 def test_12_bit_jpegs_are_unsupported() -> None:
