@@ -181,6 +181,74 @@ def test_whoever_stops_listening_leaves_the_camera_alone(server: str, png: bytes
 
 
 @twins
+def test_the_query_of_the_stream_is_that_of_a_request(server: str, png: bytes, streamed: Streamed) -> None:
+    """``ids`` and ``statistics`` mean what they mean for one image."""
+    with Client(server) as client:
+        expected = client.segment(png, statistics=True)
+    (mask,) = streamed(server, [png], statistics=True)
+    assert mask.classes == expected.classes
+    assert mask.classes[0].bbox is not None
+    with pytest.raises(errors.ServiceError, match="ids"):
+        streamed(server, [png], ids="nobody's")
+
+
+class Camera:
+    """Frames of which the second is waited for until ``go_on``."""
+
+    def __init__(self, png: bytes) -> None:
+        self.is_waiting, self.go_on = threading.Event(), threading.Event()
+        self.frames = self._frames(png)
+
+    def _frames(self, png: bytes) -> Iterator[Any]:
+        yield png
+        self.is_waiting.set()
+        assert self.go_on.wait(60)
+        yield png, "lost", None
+        yield png, "next", None
+
+
+def test_another_stream_goes_on_with_the_same_frames(server: str, png: bytes) -> None:
+    """Though the last one still waits for its next frame, which is lost; the others come."""
+    camera = Camera(png)
+    with Client(server) as client:
+        first: Any = client.stream(camera.frames)
+        next(first)
+        assert camera.is_waiting.wait(60)
+        first.close()
+        threading.Timer(0.3, camera.go_on.set).start()
+        assert [mask.frame_id for mask in client.stream(camera.frames)] == ["next"]
+
+
+def test_another_stream_of_asyncio_goes_on_with_the_same_frames(server: str, png: bytes) -> None:
+    """As without asyncio; but an asynchronous generator ends with the stream that waits for it, and that is told."""
+
+    async def run() -> None:
+        camera, waiting = Camera(png), asyncio.Event()
+
+        async def lens() -> AsyncIterator[Any]:
+            yield png
+            waiting.set()
+            await asyncio.sleep(600)
+
+        generator = lens()
+        async with AsyncClient(server) as client:
+            first: Any = client.stream(camera.frames)
+            await anext(first)
+            assert await asyncio.to_thread(camera.is_waiting.wait, 60)
+            await first.aclose()
+            threading.Timer(0.3, camera.go_on.set).start()
+            assert [mask.frame_id async for mask in client.stream(camera.frames)] == ["next"]
+            first = client.stream(generator)
+            await anext(first)
+            await waiting.wait()
+            await first.aclose()
+            with pytest.raises(ValueError, match="open it anew"):
+                await anext(client.stream(generator))
+
+    asyncio.run(run())
+
+
+@twins
 def test_the_key_is_sent_and_its_lack_is_an_error_of_ours(artifact_dir: Path, png: bytes, streamed: Streamed) -> None:
     """As for any other call."""
     with live_server(Settings(models_dir=artifact_dir, api_keys=(SecretStr("secret"),))) as base_url:

@@ -55,11 +55,7 @@ def segment_call(
     statistics: bool = False,
 ) -> Call:
     """Describe ``POST /segment`` for one image file; the mask is asked for as the contract's run-length encoding."""
-    params = mask_params(model, classes, min_confidence)
-    if ids is not None:
-        params.append(("ids", ids))
-    if statistics:
-        params.append(("statistics", "true"))
+    params = mask_params(model, classes, min_confidence, ids, statistics)
     headers = {"Content-Type": "application/octet-stream"}
     if frame_id is not None:
         headers["X-Frame-Id"] = sendable("frame_id", frame_id)
@@ -68,7 +64,9 @@ def segment_call(
     return Call("POST", "/segment", tuple(params), headers, body, deadline_ms)
 
 
-def mask_params(model: str | None, classes: Iterable[str | int] | None, min_confidence: float | None) -> list[tuple[str, str]]:
+def mask_params(
+    model: str | None, classes: Iterable[str | int] | None, min_confidence: float | None, ids: str | None, statistics: bool
+) -> list[tuple[str, str]]:
     """The query of ``POST /segment`` and of ``WS /stream``, as far as they are alike."""
     kept = [classes] if isinstance(classes, str) else classes or ()
     params = [("format", "rle"), *(("classes", str(wanted)) for wanted in kept)]
@@ -76,6 +74,10 @@ def mask_params(model: str | None, classes: Iterable[str | int] | None, min_conf
         params.append(("model", model))
     if min_confidence is not None:
         params.append(("min_confidence", str(min_confidence)))
+    if ids is not None:
+        params.append(("ids", ids))
+    if statistics:
+        params.append(("statistics", "true"))
     return params
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 import httpx
 
 from service.client.budget import DEFAULT_TIMEOUTS, OUT_OF_TIME, Budget, ConnectionFailed, TimedOut, Timeouts
-from service.client.calls import ApiKey, Call, http_options, segment_call
+from service.client.calls import ApiKey, Call, http_options, mask_params, segment_call
 from service.client.images import image_bytes
 from service.client.replies import Reply, parse_catalogue, parse_mask, raise_for_problem, wire_error
 from service.client.results import Catalogue, FrameWithoutMask, Mask
@@ -97,6 +97,8 @@ class Client:
         *,
         classes: Iterable[str | int] | None = None,
         min_confidence: float | None = None,
+        ids: str | None = None,
+        statistics: bool = False,
         deadline_ms: float | None = None,
         every: bool = False,
         without_mask: Callable[[FrameWithoutMask], object] | None = None,
@@ -106,12 +108,13 @@ class Client:
         Frames are taken on a thread, as fast as they come. While one is in work and a newer one comes, the one that
         waits is superseded: it is never computed. So no mask is older than it must be, however slow the server is.
 
-        A stream is not resumed: where the connection breaks, ``ConnectionFailed`` is raised, and the frames under way are lost.
-        Call again with the same iterator to go on with the next frame. Opening it is tried again, as a request is.
+        A stream is not resumed: where the connection breaks, ``ConnectionFailed`` is raised, and the frames under way are lost,
+        with the one that is being taken. Call again with the same iterator to go on with the next frame: it is taken when the
+        last stream is no longer waiting for its own. Opening it is tried again, as a request is.
 
         Takes:
             frames: images as ``segment`` takes them, or ``(image, frame_id, frame_stamp)`` of each, which come back
-            model, classes, min_confidence: as for ``segment``
+            model, classes, min_confidence, ids, statistics: as for ``segment``
             deadline_ms: of each frame, from its arrival at the server
             every: wait for the server, so that no frame is superseded: for files, not for cameras
             without_mask: called, where the masks are taken, with each frame that was superseded or failed. Left out, a
@@ -123,9 +126,8 @@ class Client:
             ModuleNotFoundError: where the package ``websockets`` is missing
             whatever ``frames`` raises, when the frames before it are answered
         """
-        call = stream_call(
-            self._http.base_url, self._auth, self._timeouts, self._retries, model, classes, min_confidence, deadline_ms
-        )
+        params = mask_params(model, classes, min_confidence, ids, statistics)
+        call = stream_call(self._http.base_url, self._auth, self._timeouts, self._retries, params, deadline_ms)
         return streamed(call, frames, every, without_mask)
 
     def models(self) -> Catalogue:
@@ -219,14 +221,19 @@ class AsyncClient:
         *,
         classes: Iterable[str | int] | None = None,
         min_confidence: float | None = None,
+        ids: str | None = None,
+        statistics: bool = False,
         deadline_ms: float | None = None,
         every: bool = False,
         without_mask: Callable[[FrameWithoutMask], object] | None = None,
     ) -> AsyncIterator[Mask]:
-        """Segment a camera's frames: see :meth:`Client.stream`. ``frames`` may be asynchronous; if not, it runs on a thread."""
-        call = stream_call(
-            self._http.base_url, self._auth, self._timeouts, self._retries, model, classes, min_confidence, deadline_ms
-        )
+        """Segment a camera's frames: see :meth:`Client.stream`. ``frames`` may be asynchronous; if not, it runs on a thread.
+
+        An asynchronous generator ends with the stream that waits for its next frame, as asyncio cancels it there. Open it anew
+        to go on: one that has ended is a ``ValueError``.
+        """
+        params = mask_params(model, classes, min_confidence, ids, statistics)
+        call = stream_call(self._http.base_url, self._auth, self._timeouts, self._retries, params, deadline_ms)
         return streamed_async(call, frames, every, without_mask)
 
     async def models(self) -> Catalogue:

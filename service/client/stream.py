@@ -8,19 +8,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import inspect
 import json
 import queue
 import threading
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+import weakref
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import httpx
 
 from service.client.budget import OUT_OF_TIME, Budget, ConnectionFailed, TimedOut, Timeouts
-from service.client.calls import USER_AGENT, ApiKey, mask_params
+from service.client.calls import USER_AGENT, ApiKey
 from service.client.images import image_bytes
 from service.client.replies import Reply, error_of, mask_of, raise_for_problem
 from service.client.results import FrameWithoutMask, Mask
@@ -65,9 +67,7 @@ def stream_call(
     auth: ApiKey | None,
     timeouts: Timeouts,
     retries: int,
-    model: str | None,
-    classes: Iterable[str | int] | None,
-    min_confidence: float | None,
+    params: Sequence[tuple[str, str]],
     deadline_ms: float | None,
 ) -> StreamCall:
     """Describe ``WS /stream``."""
@@ -75,7 +75,7 @@ def stream_call(
     if deadline_ms is not None:
         headers["X-Deadline-Ms"] = f"{deadline_ms:g}"
     scheme = "wss" if base_url.scheme == "https" else "ws"
-    url = base_url.copy_with(scheme=scheme, path=base_url.path + "stream", params=mask_params(model, classes, min_confidence))
+    url = base_url.copy_with(scheme=scheme, path=base_url.path + "stream", params=list(params))
     return StreamCall(str(url), headers, timeouts, retries)
 
 
@@ -109,6 +109,35 @@ class _Dialogue:
         return None
 
 
+class _Frames:
+    """A caller's frames, of which one stream takes at a time.
+
+    Whoever waits for a frame cannot be called off. Where a stream has ended meanwhile, and its caller goes on with the same
+    iterator in another one, that one waits until the last one has got its frame.
+    """
+
+    _in_use: ClassVar[weakref.WeakValueDictionary[int, _Frames]] = weakref.WeakValueDictionary()
+    _looking = threading.Lock()
+
+    def __init__(self, iterator: Iterator[ImageLike | StampedFrame]) -> None:
+        self._iterator, self._turn = iterator, threading.Lock()
+
+    @classmethod
+    def of(cls, frames: Iterable[ImageLike | StampedFrame]) -> _Frames:
+        """Those of an iterator, be it another stream's too."""
+        iterator = iter(frames)
+        with cls._looking:
+            found = cls._in_use.get(id(iterator))
+            if found is None:
+                found = cls._in_use[id(iterator)] = cls(iterator)
+            return found
+
+    def take(self, leave: threading.Event) -> list[ImageLike | StampedFrame]:
+        """The next one; none where they have come to an end, or whoever takes them is to leave."""
+        with self._turn:
+            return [] if leave.is_set() else [*islice(self._iterator, 1)]
+
+
 def streamed(
     call: StreamCall,
     frames: Iterable[ImageLike | StampedFrame],
@@ -119,13 +148,13 @@ def streamed(
     until = contextlib.ExitStack()
     socket = _opened(call, until)
     dialogue = _Dialogue(_request_id(socket), without_mask)
-    leave, room = threading.Event(), threading.Semaphore(_UNANSWERED)
+    leave, room, source = threading.Event(), threading.Semaphore(_UNANSWERED), _Frames.of(frames)
     ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
     def send() -> None:
         try:
-            for frame in frames:
-                image, about = dialogue.about(frame)
+            while taken := source.take(leave):
+                image, about = dialogue.about(taken[0])
                 if every:
                     room.acquire()
                 if leave.is_set():
@@ -183,13 +212,15 @@ async def streamed_async(
     without_mask: Callable[[FrameWithoutMask], object] | None,
 ) -> AsyncIterator[Mask]:
     """:func:`streamed` for asyncio: see ``AsyncClient.stream``."""
+    if inspect.isasyncgen(frames) and frames.ag_frame is None:
+        raise ValueError("this asynchronous generator has ended, perhaps with the stream that took its frames: open it anew")
     until = contextlib.AsyncExitStack()
     socket = await _opened_async(call, until)
     dialogue = _Dialogue(_request_id(socket), without_mask)
-    room = asyncio.Semaphore(_UNANSWERED)
+    leave, room = threading.Event(), asyncio.Semaphore(_UNANSWERED)
 
     async def send() -> None:
-        async for frame in _asynchronous(frames):
+        async for frame in _asynchronous(frames, leave):
             image, about = await asyncio.to_thread(dialogue.about, frame)
             if every:
                 await room.acquire()
@@ -228,6 +259,7 @@ async def streamed_async(
     except TimeoutError as error:
         raise TimedOut(OUT_OF_TIME) from error
     finally:
+        leave.set()
         sender.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):
             await sender
@@ -235,14 +267,14 @@ async def streamed_async(
 
 
 async def _asynchronous(
-    frames: Iterable[ImageLike | StampedFrame] | AsyncIterable[ImageLike | StampedFrame],
+    frames: Iterable[ImageLike | StampedFrame] | AsyncIterable[ImageLike | StampedFrame], leave: threading.Event
 ) -> AsyncIterator[ImageLike | StampedFrame]:
     if isinstance(frames, AsyncIterable):
         async for frame in frames:
             yield frame
         return
-    iterator = iter(frames)
-    while taken := await asyncio.to_thread(lambda: [*islice(iterator, 1)]):
+    source = _Frames.of(frames)
+    while taken := await asyncio.to_thread(source.take, leave):
         yield taken[0]
 
 
