@@ -5,6 +5,8 @@ May import: pydantic, pydantic-settings, ``service.errors``. Imported by ``cli``
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -14,6 +16,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, Settin
 from service.errors import BadSetting
 
 PREFIX = "FCN_"
+OTHERS = ("FCN_CPUS", "FCN_MEMORY", "FCN_PUBLISH", "FCN_SERVE_")
+"""What variables begin with that are not for the service: those of the compose file, and what Kubernetes tells of a Service."""
 SHIPPED_MODELS = Path(__file__).resolve().parent.parent / "models" / "artifacts"
 
 
@@ -128,3 +132,21 @@ class Settings(BaseSettings):
             raise BadSetting(f"{name}{reason}") from error
         except SettingsError as error:
             raise BadSetting(str(error)) from error
+
+
+def without_effect(names: Iterable[str]) -> list[str]:
+    """Variables that look like settings and are none: mistyped, or of another version.
+
+    Takes:
+        names: of the environment
+    Gives:
+        a sentence on each, with the setting that may be meant
+    """
+    settings = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    said = []
+    for name in sorted(names):
+        known = name.upper()
+        if known.startswith(PREFIX) and known not in settings and not known.startswith(OTHERS):
+            nearest = difflib.get_close_matches(known, settings, 1)
+            said.append(f"{name} is no setting, and has no effect{f'; is {nearest[0]} meant?' if nearest else ''}")
+    return said

@@ -66,7 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "service.client.results",
         "service.errors",
     },
-    "service.cli": {"service.errors"},
+    "service.cli": {"service", "service.errors"},
     "service.cli.serve": {
         "service.errors",
         "service.opening",

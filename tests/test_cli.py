@@ -23,7 +23,7 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from service import cli
+from service import __version__, cli
 from service.cli.check import _manifest_rows
 from service.client import Client
 from service.encodings import decode, overlay, rle
@@ -612,6 +612,11 @@ def test_help_names_the_commands(run: Run) -> None:
         assert f"  {command}" in out
 
 
+def test_the_version_is_told(run: Run) -> None:
+    """Of the package that is installed, and nothing else."""
+    assert run("--version") == Outcome(0, f"fcn-serve {__version__}\n", "")
+
+
 # serve -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -653,7 +658,7 @@ def test_serve_says_where_and_ends_well(number: signal.Signals, artifact_dir: Pa
 
 def test_json_lines_are_json_from_the_first(artifact_dir: Path) -> None:
     """Whoever reads the log by machine can read all of it."""
-    with serving(artifact_dir, FCN_LOG_FORMAT="json") as process:
+    with serving(artifact_dir, FCN_LOG_FORMAT="json", FCN_PROT="1") as process:
         assert process.stderr is not None
         lines: list[str] = []
         while "listens on" not in (lines or [""])[-1]:
@@ -661,6 +666,10 @@ def test_json_lines_are_json_from_the_first(artifact_dir: Path) -> None:
         process.terminate()
         lines += process.communicate(timeout=120)[1].splitlines()
     assert all(json.loads(line)["message"] for line in lines)
+    told = [json.loads(line) for line in lines if "FCN_PROT" in line]
+    assert [(line["level"], line["message"]) for line in told] == [
+        ("warning", "FCN_PROT is no setting, and has no effect; is FCN_PORT meant?")
+    ]
 
 
 def test_a_start_that_fails_has_no_trace(artifact_dir: Path) -> None:

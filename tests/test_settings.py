@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import BadSetting
-from service.settings import PREFIX, Settings
+from service.settings import PREFIX, Settings, without_effect
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +58,15 @@ def test_an_unknown_flag_is_refused() -> None:
     """A setting that does not exist cannot be set in vain."""
     with pytest.raises(BadSetting, match="FCN_PROT"):
         Settings.load(prot=1)
+
+
+def test_a_variable_without_effect_is_told_with_the_one_that_may_be_meant() -> None:
+    """Mistyped or made up; those that are for others are left alone, and so is what is no business of ours."""
+    others = ["FCN_CPUS", "FCN_MEMORY_GPU", "FCN_PUBLISH", "FCN_SERVE_SERVICE_HOST", "PATH", "FCN", "FCNPORT"]
+    right = ["FCN_PORT", "fcn_port", *(f"FCN_{name.upper()}" for name in Settings.model_fields)]
+    assert without_effect([*others, *right]) == []
+    assert without_effect(["FCN_PROT"]) == ["FCN_PROT is no setting, and has no effect; is FCN_PORT meant?"]
+    assert without_effect(["FCN_XYZZY"]) == ["FCN_XYZZY is no setting, and has no effect"]
 
 
 def test_every_field_is_explained() -> None:

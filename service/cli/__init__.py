@@ -4,7 +4,8 @@ Exit codes: 0 all went well; 1 a file or an artifact did not; 2 the command line
 taken, a folder that is not there); 130 Ctrl-C in ``segment``; 130 or 143 a second Ctrl-C or SIGTERM in ``serve``. What goes
 wrong is one line on the standard error, never a trace.
 
-May import: typer, ``service.errors``; its files also ``service.settings``, and each what it says. Only ``main`` is for others.
+May import: typer, ``service`` itself, ``service.errors``; its files also ``service.settings``, and each what it says. Only
+``main`` is for others.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import logging
 import os
 import signal
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from service import __version__
 from service.errors import BadSetting, ServiceError
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
@@ -62,8 +64,19 @@ app = typer.Typer(
 )
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fcn-serve {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _commands() -> None:
+def _commands(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Typer takes an application without commands of its own for a group only if there is something before them."""
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import os
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,9 @@ import typer
 from service.errors import BadSetting
 from service.opening import open_repository, require_models
 from service.pipeline.repository import Repository
-from service.settings import Settings
+from service.settings import Settings, without_effect
+
+log = logging.getLogger(__name__)
 
 
 def serve(
@@ -42,6 +45,8 @@ def serve(
         # Lines of before the log is set up wait for it.
         early = MemoryHandler(1000, flushLevel=logging.CRITICAL + 1)
         logging.getLogger("service").addHandler(early)
+        for sentence in without_effect(os.environ):
+            log.warning("%s", sentence)
         # The web's libraries take as long to import as the models to open: the one beside the other.
         with ThreadPoolExecutor(1, thread_name_prefix="fcn-opening") as opener:
             with _nothing_collected():
