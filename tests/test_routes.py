@@ -473,3 +473,19 @@ def test_an_animated_gif_is_its_first_frame(client: httpx.Client) -> None:
     first, second = Image.fromarray(make_image()), Image.fromarray(make_image()[:, ::-1].copy())
     body = encode_image(first, "GIF", save_all=True, append_images=[second])
     assert is_right(pixels(client.post("/segment", content=body).content))
+
+
+def test_an_address_is_no_image_and_nobody_calls_there(base_url: str) -> None:
+    """Nor does a path touch a file: whatever says where an image is, is refused as what it is, bytes that are none."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/street.png"
+        drawing = f'<svg xmlns="http://www.w3.org/2000/svg"><image href="{address}"/></svg>'
+        sent: list[dict[str, Any]] = [{"content": words} for words in (address, "file:///etc/passwd", "/etc/passwd", drawing)]
+        sent += [{"files": {"image": address.encode()}}, {"json": {"url": address}}, {"params": {"url": address}}]
+        for call in sent:
+            reply = httpx.post(f"{base_url}/segment", **call)
+            assert (reply.status_code, reply.json()["code"]) in {(415, "unsupported_image"), (422, "bad_parameter")}, call
+            assert "root:" not in reply.text
+        with pytest.raises(BlockingIOError):
+            listener.accept()
