@@ -22,7 +22,9 @@ SHIPPED_MODELS = Path(__file__).resolve().parent.parent / "models" / "artifacts"
 
 
 class Settings(BaseSettings):
-    """Every setting; ``FCN_PORT=9000`` sets ``port``. Flags of the command line win over the environment."""
+    """Every setting; ``FCN_PORT=9000`` sets ``port``. Flags of the command line win over the environment. A variable that
+    begins so and sets nothing, ``FCN_PROT`` say, is a warning in the log of ``serve``.
+    """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True)
 

@@ -19,7 +19,7 @@ FORMATS_PAGE = DOCS / "formats.md"
 
 def settings_page() -> str:
     """The page of settings, from the class."""
-    lines = ["# Settings", "", (Settings.__doc__ or "").strip(), "", "| variable | default | what |", "|---|---|---|"]
+    lines = ["# Settings", "", " ".join((Settings.__doc__ or "").split()), "", "| variable | default | what |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         default = "shipped `models/artifacts`" if name == "models_dir" else f"`{field.default}`"
         default = "" if field.default in (None, ()) else default

@@ -145,10 +145,10 @@ def streamed(
     without_mask: Callable[[FrameWithoutMask], object] | None,
 ) -> Iterator[Mask]:
     """Speak on a stream, from its opening to its end: see ``Client.stream``."""
-    until = contextlib.ExitStack()
+    source, until = _Frames.of(frames), contextlib.ExitStack()
     socket = _opened(call, until)
     dialogue = _Dialogue(_request_id(socket), without_mask)
-    leave, room, source = threading.Event(), threading.Semaphore(_UNANSWERED), _Frames.of(frames)
+    leave, room = threading.Event(), threading.Semaphore(_UNANSWERED)
     ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
     def send() -> None:
