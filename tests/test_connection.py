@@ -128,16 +128,23 @@ def test_a_head_that_does_not_come_to_its_end_is_cut_off(base_url: str, drip: by
 
 
 def test_a_connection_that_was_served_must_send_its_next_head_in_time(base_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time counts from the last reply, and not while a request is being answered."""
+    """The time counts from the last reply, and not from the opening, nor while a request is being answered."""
     monkeypatch.setattr("service.api.connection.HEAD_S", 1.5)
-    with connected(base_url) as link:
-        for _ in range(4):
-            link.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert link.recv(65536).startswith(b"HTTP/1.1 200 ")
-            time.sleep(0.5)
-        link.sendall(b"GET /livez HTTP/1.1\r\nHo")
-        assert link.recv(65536) == b""
-        assert refusals(base_url, "head_too_slow") >= 1
+
+    def is_kept_while_it_asks() -> bool:
+        with connected(base_url) as link, contextlib.suppress(ConnectionError):
+            for _ in range(4):
+                link.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+                if not link.recv(65536).startswith(b"HTTP/1.1 200 "):
+                    return False
+                time.sleep(0.5)
+            link.sendall(b"GET /livez HTTP/1.1\r\nHo")
+            assert link.recv(65536) == b""
+            return True
+        return False
+
+    assert any(is_kept_while_it_asks() for _ in range(10))  # a busy machine may hold the asker up, but not ten times
+    assert refusals(base_url, "head_too_slow") >= 1
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux limits a process that runs")
