@@ -28,7 +28,7 @@ May import: the standard library.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 Fact = int | float | str | list[str]
 """What a fact may be: anything that JSON can say without loss."""
@@ -137,6 +137,11 @@ class DeadlineExceeded(ServiceError):
 
     code = "deadline_exceeded"
     deadline_ms: float
+
+    @classmethod
+    def after(cls, deadline_ms: float) -> Self:
+        """The error of whatever had so many milliseconds."""
+        return cls(f"not finished within {deadline_ms:g} ms", deadline_ms=deadline_ms)
 
 
 class NotReady(ServiceError):

@@ -217,9 +217,6 @@ async def infer(
     def left_s() -> float:
         return (deadline_ms - record.elapsed_ms()) / 1000
 
-    def too_late() -> DeadlineExceeded:
-        return DeadlineExceeded(f"not finished within {deadline_ms:g} ms", deadline_ms=deadline_ms)
-
     try:
         async with asyncio.timeout(left_s()) as timer:
             with services.uploads.one_more() as hold:
@@ -238,9 +235,9 @@ async def infer(
                 try:
                     return await unless_gone(request, inference.answer(left_s()))
                 except DeadlineExceeded:
-                    raise too_late() from None
+                    raise DeadlineExceeded.after(deadline_ms) from None
     except TimeoutError:
-        raise too_late() from None
+        raise DeadlineExceeded.after(deadline_ms) from None
 
 
 def _deadline_ms(*, timeout_ms: float | None, header_ms: float | None, default_ms: float) -> float:

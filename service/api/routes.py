@@ -110,10 +110,6 @@ class Order:
     options: Options
     deadline_ms: float
 
-    def too_late(self) -> DeadlineExceeded:
-        """What becomes of the request at its deadline."""
-        return DeadlineExceeded(f"not finished within {self.deadline_ms:g} ms", deadline_ms=self.deadline_ms)
-
     def left_s(self) -> float:
         """Seconds until the deadline."""
         return (self.deadline_ms - self.record.elapsed_ms()) / 1000
@@ -127,7 +123,7 @@ class Order:
         try:
             made = await self.services.segmenter.serve(images, self._encode, self.engine, deadline_s=self.left_s())
         except DeadlineExceeded:
-            raise self.too_late() from None
+            raise DeadlineExceeded.after(self.deadline_ms) from None
         for _, size, timing in made:
             self.record.sizes.append(size)
             self.record.add_timing(timing)
@@ -186,7 +182,7 @@ async def segment(
                     images = await read_images(request, services.max_image_bytes, hold)
                 bodies = await unless_gone(request, order.masks(images))
     except TimeoutError:
-        raise order.too_late() from None
+        raise DeadlineExceeded.after(order.deadline_ms) from None
     body = bodies[0] if len(bodies) == 1 else b"[" + b",".join(bodies) + b"]"
     return TimelyResponse(body, media_type=FORMATS[order.format].media_type)
 

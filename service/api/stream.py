@@ -300,9 +300,8 @@ class _Stream:
             try:
                 async with asyncio.timeout(order.left_s()):
                     (mask,) = await order.masks([frame.data])
-            except (TimeoutError, DeadlineExceeded):
-                late = f"not finished within {order.deadline_ms:g} ms"
-                raise DeadlineExceeded(late, deadline_ms=order.deadline_ms) from None
+            except TimeoutError:
+                raise DeadlineExceeded.after(order.deadline_ms) from None
         except ServiceError as error:
             return "error", problems.document(record, error), None
         except Exception:

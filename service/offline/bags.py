@@ -29,7 +29,7 @@ from service.encodings.color import ColoredRow
 from service.errors import BadParameter, BadSetting, CorruptImage, ServiceError, UnsupportedImage
 from service.offline.journal import Journal
 from service.offline.overlap import overlapped
-from service.offline.targets import BAG, MASKS, Source
+from service.offline.targets import BAG, MASKS, Source, unfinished
 from service.pipeline import decode
 from service.pipeline.engine import Engine
 from service.pipeline.segmenter import Segmenter
@@ -191,12 +191,12 @@ def segment_bag(
         ids = {connection.id for connection in chosen}
         run = {"model": engine.sha256, "topics": sorted({connection.topic for connection in chosen}), **options.selection()}
         journal = until.enter_context(contextlib.closing(Journal(target, path, run, anew=anew)))
-        unfinished = target.with_name(f".{target.name}.part")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        until.callback(shutil.rmtree, unfinished, ignore_errors=True)
+        part = unfinished(target)
+        shutil.rmtree(part, ignore_errors=True)
+        until.callback(shutil.rmtree, part, ignore_errors=True)
         count, failures, worst = 0, 0, ""
         damage: list[str] = []
-        writing = _Writer(rosbags, unfinished, reader, chosen, engine, options, journal, copy=copy)
+        writing = _Writer(rosbags, part, reader, chosen, engine, options, journal, copy=copy)
         with contextlib.closing(writing) as writer:
 
             def messages() -> Iterator[_Message]:
@@ -246,11 +246,11 @@ def segment_bag(
             if damage and not count:
                 raise CorruptImage(f"no image of it can be read: {damage[0]}")
         if is_mcap(target):
-            (made,) = unfinished.glob("*.mcap")
+            (made,) = part.glob("*.mcap")
             made.replace(target)
         else:
             shutil.rmtree(target, ignore_errors=True)
-            unfinished.replace(target)
+            part.replace(target)
         journal.finish(None)
     told = [f"{failures} images have no mask; the first: {worst}"] if failures else []
     told += [f"damaged: {count} images could be read, and are done: {why}" for why in damage]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from service.encodings import MaskView, Options, encode, to_json
 from service.errors import BodyTooLarge, ServiceError
-from service.offline.targets import MASK, OVERLAY, Targets, is_result, sources, up_to_date
+from service.offline.targets import MASK, OVERLAY, Targets, is_result, sources, unfinished, up_to_date
 from service.pipeline import decode
 from service.pipeline.decode import Limits
 from service.pipeline.segmenter import Segmentation, Segmenter
@@ -128,14 +128,14 @@ class Lines:
         self._file.close()
         if not self._superseded:
             return
-        unfinished = self._path.with_name(f".{self._path.name}.part")
-        with self._path.open("rb") as lines, unfinished.open("wb") as kept:
+        part = unfinished(self._path)
+        with self._path.open("rb") as lines, part.open("wb") as kept:
             begin = 0
             for line in lines:
                 if begin not in self._superseded:
                     kept.write(line)
                 begin += len(line)
-        unfinished.replace(self._path)
+        part.replace(self._path)
 
     def __enter__(self) -> Self:
         return self
@@ -226,12 +226,12 @@ def _save(job: Job, modified_s: float, result: Segmentation, writing: Writing) -
         if path is None:
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.part")
+        part = unfinished(path)
         try:
-            unfinished.write_bytes(written(name))
-            unfinished.replace(path)
+            part.write_bytes(written(name))
+            part.replace(path)
         except OSError:
-            unfinished.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
             raise
     if not job.line:
         return None

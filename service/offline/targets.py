@@ -25,6 +25,11 @@ def is_result(path: Path) -> bool:
     return path.name == ALL_LINES or path.name.endswith(_ENDINGS)
 
 
+def unfinished(result: Path) -> Path:
+    """Where a result grows, to be renamed when it is whole."""
+    return result.with_name(f".{result.name}.part")
+
+
 def up_to_date(results: Iterable[Path], source: Path) -> bool:
     """Whether all results are there, and none is older than what it was made of; of a folder its newest file counts."""
     try:

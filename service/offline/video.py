@@ -26,7 +26,7 @@ from service.encodings.color import palette_of
 from service.errors import BadSetting, CorruptImage, UnsupportedImage
 from service.offline.journal import Journal
 from service.offline.overlap import overlapped
-from service.offline.targets import up_to_date
+from service.offline.targets import unfinished, up_to_date
 from service.pipeline.engine import Engine
 from service.pipeline.segmenter import Segmenter
 
@@ -225,20 +225,20 @@ class _Writer:
         self._rows = options["overlay"].rows(engine.manifest.classes)
         self._palette, self._legend = palette_of(self._rows), options["overlay"].legend
         if results.masks is not None:  # every frame is written again, and there may be fewer
-            shutil.rmtree(_unfinished(results.masks), ignore_errors=True)
-        self._film = None if results.overlay is None else _Film(_unfinished(results.overlay), video)
+            shutil.rmtree(unfinished(results.masks), ignore_errors=True)
+        self._film = None if results.overlay is None else _Film(unfinished(results.overlay), video)
 
     def write(self, done: Segmented) -> None:
         """Write one frame."""
         if done.line is not None:
             self._journal.add(done.line)
         if self._results.masks is not None:
-            folder = _unfinished(self._results.masks)
+            folder = unfinished(self._results.masks)
             folder.mkdir(exist_ok=True)
             target = folder / f"{done.frame.number:06d}.png"
-            unfinished = _unfinished(target)
-            unfinished.write_bytes(png.encode_indexed(done.labels, self._palette))
-            unfinished.replace(target)
+            part = unfinished(target)
+            part.write_bytes(png.encode_indexed(done.labels, self._palette))
+            part.replace(target)
         if self._film is not None:
             picture = overlay.draw(done.frame.image, done.labels, self._rows, legend=self._legend)
             self._film.write(picture, done.frame.pts)
@@ -248,11 +248,11 @@ class _Writer:
         results = self._results
         if self._film is not None and results.overlay is not None:
             self._film.finish()
-            _unfinished(results.overlay).replace(results.overlay)
+            unfinished(results.overlay).replace(results.overlay)
         if results.masks is not None:
             if results.masks.exists():
                 shutil.rmtree(results.masks)
-            _unfinished(results.masks).replace(results.masks)
+            unfinished(results.masks).replace(results.masks)
         self._journal.finish(results.lines)
 
     def close(self) -> None:
@@ -260,7 +260,7 @@ class _Writer:
         if self._film is not None:
             self._film.close()
             if self._results.overlay is not None:
-                _unfinished(self._results.overlay).unlink(missing_ok=True)
+                unfinished(self._results.overlay).unlink(missing_ok=True)
 
 
 class _Film:
@@ -304,10 +304,6 @@ class _Film:
 def _evened(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     height, width = image.shape[:2]
     return np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), "edge") if height % 2 or width % 2 else image
-
-
-def _unfinished(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part")
 
 
 def _av() -> Any:

@@ -277,8 +277,7 @@ class Segmenter:
                         )
                     return made
             # Raised here, because the timeout's own error would come with it: that knows this task, which keeps its last error.
-            deadline_ms = round(1000 * (deadline_s or 0.0), 3)
-            raise DeadlineExceeded(f"not finished within {deadline_ms:g} ms", deadline_ms=deadline_ms)
+            raise DeadlineExceeded.after(round(1000 * (deadline_s or 0.0), 3))
 
     def _engine(self, model: str | Engine | None) -> Engine:
         return model if isinstance(model, Engine) else self.repository.get(model)
