@@ -41,6 +41,7 @@ from models.precision import calibration_frames, to_fp16, to_int8
 from models.quiet import quiet
 from models.receptive_field import measure_reach
 from models.scenes import street_view
+from models.slicing import in_slices
 from models.switches import replay, unpools, with_switches
 from models.weights import load_weights, read_weights
 from service.pipeline import onnx_file
@@ -345,6 +346,8 @@ def export(
         model = to_onnx(net, manifest.input.multiple)
         if lower and is_large(model):
             raise ValueError(f"weights beyond 2 GiB are exported in fp32 only, not in {manifest.precision}")
+        if not (lower or is_large(model)):  # both lower precisions have smaller maps, and fp16 is for GPUs
+            model = in_slices(model, fit_size(*manifest.input.working_size, manifest.input))
         write(model, manifest.model_copy(update={"precision": "fp32"}), exact)
         onnx.checker.check_model(exact, full_check=True)
         parity = check_parity(net, exact, manifest.input)
