@@ -2,7 +2,8 @@
 
 ``alone SECONDS``: one caller, all processors, ONNX Runtime's own defaults, which are its fastest when nobody else computes.
 ``lanes SECONDS``: one caller and one session a processor, one thread each. ``together``: one caller a processor, one session.
-Each gives a line of JSON: ``rate`` a second and ``median_ms``.
+Each gives a line of JSON: ``rate`` a second and ``median_ms``. ``evenly SECONDS RATE``: so many frames a second, whatever comes
+back, which wait for the first free of the lanes; ``median_ms`` and ``p99_ms`` from a frame's time to its scores.
 
 May import: numpy, onnxruntime.
 """
@@ -10,6 +11,7 @@ May import: numpy, onnxruntime.
 from __future__ import annotations
 
 import json
+import queue
 import statistics
 import sys
 import threading
@@ -46,6 +48,31 @@ def loop(sessions: list[ort.InferenceSession], image: np.ndarray, seconds: float
     return {"rate": len(spent) / (time.perf_counter() - begun), "median_ms": 1000 * statistics.median(spent)}
 
 
+def evenly(sessions: list[ort.InferenceSession], image: np.ndarray, seconds: float, rate: float) -> dict[str, float]:
+    """A frame at each of evenly spaced times: what a service's tail would be that took no time itself."""
+    spent: list[float] = []
+    frames: queue.SimpleQueue[float | None] = queue.SimpleQueue()
+
+    def lane(session: ort.InferenceSession) -> None:
+        while (came := frames.get()) is not None:
+            session.run(["scores"], {"image": image})
+            spent.append(time.perf_counter() - came)
+
+    lanes = [threading.Thread(target=lane, args=(session,)) for session in sessions]
+    for one in lanes:
+        one.start()
+    begun = time.perf_counter()
+    for number in range(round(seconds * rate)):
+        time.sleep(max(0.0, begun + number / rate - time.perf_counter()))
+        frames.put(time.perf_counter())
+    for _ in lanes:
+        frames.put(None)
+    for one in lanes:
+        one.join()
+    p50, p99 = np.percentile(spent, [50, 99])
+    return {"median_ms": 1000 * float(p50), "p99_ms": 1000 * float(p99)}
+
+
 def main(path: str, height: str, width: str) -> None:
     """Serve the standard input."""
     cores = len(sched_getaffinity(0))
@@ -56,8 +83,10 @@ def main(path: str, height: str, width: str) -> None:
         loop(sessions, image, 0.2)
     print("ready", flush=True)
     for line in sys.stdin:
-        way, seconds = line.split()
-        print(json.dumps(loop(ways[way], image, float(seconds))), flush=True)
+        way, *numbers = line.split()
+        seconds, *rate = map(float, numbers)
+        found = evenly(ways["lanes"], image, seconds, *rate) if way == "evenly" else loop(ways[way], image, seconds)
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

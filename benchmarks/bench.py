@@ -65,6 +65,27 @@ class Goal:
         return self.ratio <= self.limit if self.at_most else self.ratio >= self.limit
 
 
+@dataclass(frozen=True)
+class Tail:
+    """The 50th and 99th percentile in milliseconds, round by round."""
+
+    rate: float
+    served: list[tuple[float, float]]
+    bare: list[tuple[float, float]]
+
+    @staticmethod
+    def ratio(rounds: list[tuple[float, float]]) -> float:
+        """Median over the rounds of p99 over p50."""
+        return median_of([p99 / p50 for p50, p99 in rounds])
+
+    @property
+    def note(self) -> str:
+        """What else there is to say."""
+        p50, p99 = (statistics.median(values) for values in zip(*self.served, strict=True))
+        bare = self.ratio(self.bare)
+        return f"{p50:.0f} and {p99:.0f} ms at {self.rate:.1f} frames/s; the bare network behind a queue: {bare:.2f}"
+
+
 class Bare:
     """``bare.py`` for one image size."""
 
@@ -75,10 +96,10 @@ class Bare:
     def _answer(self) -> str:
         return cast(IO[str], self._process.stdout).readline() or sys.exit("bare.py ended")
 
-    def run(self, way: str, seconds: float) -> dict[str, float]:
-        """One measurement: ``rate`` and ``median_ms``."""
+    def run(self, way: str, *numbers: float) -> dict[str, float]:
+        """One measurement, as ``bare.py`` says: of so many seconds, at such a rate."""
         orders = cast(IO[str], self._process.stdin)
-        orders.write(f"{way} {seconds}\n")
+        orders.write(f"{' '.join([way, *map(str, numbers)])}\n")
         orders.flush()
         found: dict[str, float] = json.loads(self._answer())
         return found
@@ -189,13 +210,18 @@ class Bench:
                 rows.append([*row, spent - sum(row)])
         return dict(zip((*STAGES, "http"), np.median(rows, axis=0).round(2).tolist(), strict=True))
 
-    def tail(self, size: str, seconds: float) -> tuple[float, float, float]:
-        """At 80 % of the saturation rate, evenly spaced: rate, and the 50th and 99th percentile in milliseconds."""
+    def tail(self, size: str, seconds: float, rounds: int) -> Tail:
+        """At 80 % of the saturation rate, evenly spaced; the bare network behind a queue, at 80 % of its own, in between."""
         rate = 0.8 * median_of(self.rates[f"png, {size}"])
-        target = Target(urlsplit(self.product.url).port or 0, self.images[size].read_bytes(), 10.0)
-        tally = asyncio.run(target.open_loop(seconds, rate))
-        p50, p99 = np.percentile(tally.good_ms, [50, 99])
-        return rate, float(p50), float(p99)
+        bare_rate = 0.8 * median_of(self.rates[f"bare lanes, {size}"])
+        served, bare = [], []
+        for _ in range(rounds):
+            target = Target(urlsplit(self.product.url).port or 0, self.images[size].read_bytes(), 10.0)
+            p50, p99 = np.percentile(asyncio.run(target.open_loop(seconds, rate)).good_ms, [50, 99])
+            served.append((float(p50), float(p99)))
+            found = self.bare[size].run("evenly", seconds, bare_rate)
+            bare.append((found["median_ms"], found["p99_ms"]))
+        return Tail(rate, served, bare)
 
     def memory_mb(self) -> tuple[float, float]:
         """Resident memory after images of many sizes, a moment later; and the most so far."""
@@ -206,7 +232,7 @@ class Bench:
         return harness.resident_mb(self.product.pid), harness.resident_mb(self.product.pid, "VmHWM")
 
 
-def goals(bench: Bench, ready_s: float, memory: tuple[float, float], tail: tuple[float, float, float]) -> list[Goal]:
+def goals(bench: Bench, ready_s: float, memory: tuple[float, float], tail: Tail) -> list[Goal]:
     """The table."""
     table = []
     small, large = SIZES
@@ -219,8 +245,8 @@ def goals(bench: Bench, ready_s: float, memory: tuple[float, float], tail: tuple
     for size, most in ((small, 1.12), (large, 1.30)):
         latency = bench.ratio(f"alone, {size}", f"bare alone, {size}", of=lambda bench: bench.medians)
         table.append(Goal(f"latency alone over bare session.run alone, {size}", latency, most, at_most=True))
-    note = f"{tail[1]:.0f} and {tail[2]:.0f} ms at {tail[0]:.1f} frames/s"
-    table.append(Goal(f"p99 over p50 at 80 % of saturation, {small}", tail[2] / tail[1], 1.6, at_most=True, note=note))
+    name = f"p99 over p50 at 80 % of saturation, {small}"
+    table.append(Goal(name, tail.ratio(tail.served), 1.6, at_most=True, note=tail.note))
     for size, least in ((small, 1.4), (large, 2.0)):
         table.append(
             Goal(f"throughput over the straightforward service, {size}", bench.ratio(f"png, {size}", f"naive, {size}"), least)
@@ -269,7 +295,7 @@ def main() -> int:
         for number in range(options.rounds):
             print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
             bench.round()
-        tail = bench.tail("480 x 360", 5 * options.seconds)
+        tail = bench.tail("480 x 360", 3 * options.seconds, options.rounds)
         table = goals(bench, median_of(starts), bench.memory_mb(), tail)
         text = report(bench, table, stages, options.rounds)
     print(text)
@@ -279,6 +305,7 @@ def main() -> int:
         "rates": bench.rates,
         "medians_ms": bench.medians,
         "stages_ms": stages,
+        "tail_ms": {"served": tail.served, "bare": tail.bare},
         "goals": {goal.name: goal.ratio for goal in table},
     }
     (RESULTS / "bench.json").write_text(json.dumps({"machine": harness.machine(), **figures}, indent=1) + "\n")
