@@ -5,7 +5,8 @@ ranges from calibration frames. Weights use 7 of their 8 bits: on CPUs without V
 the 16-bit sums of ``vpmaddubsw``, and on the others the shorter range costs neither accuracy nor time (measured on the shipped
 model: 0.780 mean IoU either way). The bilinear steps of the fusion stay in float32, where they are faster than in int8.
 
-May import: numpy, onnx, onnxruntime, ``models.data`` and ``quiet``, ``service.pipeline.geometry`` and ``manifest``.
+May import: numpy, onnx, onnxruntime, ``models.data``, ``normalisation`` and ``quiet``, ``service.pipeline.geometry`` and
+``manifest``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from models.data import DataError, image_files, read_image
+from models.normalisation import by_rows
 from models.quiet import quiet
 from service.pipeline.geometry import fit_size, resize_image
 from service.pipeline.manifest import InputPolicy
@@ -89,7 +91,7 @@ def to_int8(model: onnx.ModelProto, frames: list[NDArray[np.uint8]]) -> onnx.Mod
         )
         quantised = onnx.load(result)
     del quantised.metadata_props[:]  # the tools' own traces
-    return quantised
+    return by_rows(quantised)
 
 
 def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
