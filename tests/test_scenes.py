@@ -7,6 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from models.scenes import CLASSES, VIEW, street_scene, street_view
@@ -24,6 +26,20 @@ def test_a_scene_has_the_size_asked_for(height: int, width: int) -> None:
     assert labels.shape == (height, width)
     assert image.dtype == labels.dtype == np.uint8
     assert labels.max() < len(CLASSES)
+
+
+@given(height=st.integers(16, 200), width=st.integers(16, 200), seed=st.integers(0, 10_000))
+@settings(max_examples=20)
+def test_every_size_and_seed_is_a_scene(height: int, width: int, seed: int) -> None:
+    """A tall and narrow one too, which sees what lies beside the street far away only."""
+    assert street_scene(height, width, seed)[1].shape == (height, width)
+
+
+def test_the_narrowest_and_the_widest_are_scenes() -> None:
+    """At many seeds: what is drawn differs by them."""
+    for seed in range(12):
+        assert street_scene(160, 16, seed)[1].shape == (160, 16)
+        assert street_scene(16, 160, seed)[1].shape == (16, 160)
 
 
 @pytest.mark.parametrize(("height", "width", "seed"), [(15, 64, 0), (64, 15, 0), (64, 64, -1)])

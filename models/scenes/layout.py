@@ -223,12 +223,12 @@ def _place_gardens(street: Street, view: View, sign: int, trees: list[Species], 
     for _ in range(int(rng.integers(5, 13))):
         off = rng.uniform(1.2, 14)
         x = side.front + sign * off
-        z_at = rng.uniform(_entry(view, x) * 0.9 + 3, 110)
+        z_at = rng.uniform(min(_entry(view, x) * 0.9 + 3, 110), 110)  # a narrow view sees what is beside it far away only
         if _in_junction(street, sign, z_at - 1, z_at + 1) is None or off > 6:
             _add_tree(street, trees, x, z_at, rng.uniform(5, 14), rng)
     for _ in range(int(rng.integers(2, 7))):
         x = side.front + sign * rng.uniform(0.8, 6)
-        z_at = rng.uniform(_entry(view, x) + 1, 60)
+        z_at = rng.uniform(min(_entry(view, x) + 1, 60), 60)
         if _in_junction(street, sign, z_at - 4, z_at + 4) is None:
             wide = rng.uniform(1, 3)
             tall = rng.uniform(0.7, 2.4)
