@@ -60,9 +60,10 @@ PIXEL_WORK = 1 / 8
 2 cores: 1/7 for a PNG of 50 megapixels that comes back as an overlay, 1/50 for a camera's JPEG."""
 
 TIDY_MEGAPIXELS = 8.0
-"""Images served since memory was last given back to the system, beyond which it is done again."""
+"""Images served since memory was last given back to the system, beyond which it is done again even if somebody comes soon."""
 TIDY_AFTER_S = 1.0
-"""How long after the last one left: in the very moment, the thread that answered him still holds his image."""
+"""How long after the last one left: in the very moment, the thread that answered him still holds his image. Whenever nobody
+comes for as long, it is done too."""
 
 log = logging.getLogger(__name__)
 
@@ -179,6 +180,8 @@ class Segmenter:
         )
         self._statistics: defaultdict[tuple[str, str], ModelStatistics] = defaultdict(ModelStatistics)
         self._used_megapixels = 0.0
+        self._resting: asyncio.TimerHandle | None = None
+        """Gives memory back if nobody comes until then."""
         self._pixels = ThreadPoolExecutor(pixel_threads or available_cpus(), thread_name_prefix="fcn-pixels")
         if not labels.is_compiled():
             log.info(
@@ -372,10 +375,14 @@ class Segmenter:
             del future  # it knows the error, whose traceback knows this frame: a circle stays until it is looked for
 
     def _tidy(self) -> None:
-        """Nobody is inside: what large images left behind goes back to the system, now and then."""
-        if self._used_megapixels >= TIDY_MEGAPIXELS:
+        """Nobody is inside: what images left behind goes back to the system, soon."""
+        if self._resting is not None:
+            self._resting.cancel()
+        due = asyncio.get_running_loop().call_later(TIDY_AFTER_S, self._give_back)
+        large = self._used_megapixels >= TIDY_MEGAPIXELS
+        if large:
             self._used_megapixels = 0.0
-            asyncio.get_running_loop().call_later(TIDY_AFTER_S, self._give_back)
+        self._resting = None if large else due
 
     def _give_back(self) -> None:
         with suppress(RuntimeError):  # the pool is shut down
