@@ -45,6 +45,7 @@ SIZES = {"480 x 360": (360, 480), "1280 x 720": (720, 1280)}
 RESULTS = Path(__file__).with_name("results")
 BOUNDARY = "fcn-bench"
 STAGES = ("decode", "queue", "infer", "labels", "encode")
+TAIL_ROUNDS, TAIL_S = 3, 8
 MIXED = [(16, 16), (48, 64), (360, 480), (640, 480), (480, 1280), (720, 1280), (1080, 1920), (2160, 3840)]
 """Height and width of the images after which the memory is read."""
 
@@ -282,8 +283,8 @@ def report(bench: Bench, table: list[Goal], stages: dict[str, dict[str, float]],
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=3, help="of one measurement")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--seconds", type=int, default=2, help="of one measurement")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         starts = []
@@ -295,7 +296,7 @@ def main() -> int:
         for number in range(options.rounds):
             print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
             bench.round()
-        tail = bench.tail("480 x 360", 3 * options.seconds, options.rounds)
+        tail = bench.tail("480 x 360", TAIL_S, TAIL_ROUNDS)
         table = goals(bench, median_of(starts), bench.memory_mb(), tail)
         text = report(bench, table, stages, options.rounds)
     print(text)
