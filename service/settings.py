@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     gets all of them, frames at the same time share them."""
     concurrency: Annotated[int, Field(ge=0, le=64)] = 0
     """Inferences at the same time; 0 is one a thread on the CPU, which gives the most frames a second, and one on a GPU. Each
-    takes memory of its own, 50 MB with the shipped network."""
+    takes memory of its own, 45 MB with the shipped network."""
     max_batch: Annotated[int, Field(ge=0, le=256)] = 0
     """Waiting images of one network size that may run as one batch; nothing waits for a batch to fill. 0 is 1 on the CPU, where
     a batch gains nothing, and 8 on a GPU."""

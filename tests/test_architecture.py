@@ -70,6 +70,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service.cli.serve": {
         "service.errors",
         "service.opening",
+        "service.pipeline.memory",
         "service.pipeline.repository",
         "service.server",
         "service.settings",
