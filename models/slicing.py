@@ -5,8 +5,8 @@ narrows it again. At the first of them the widened map is by far the network's l
 less than 4, and comes from main memory instead of the cache. No channel meets another before the narrowing, which is a sum: so
 a slice of them can go all the way before the next begins.
 
-FCN-4s on Lite0: 0.92 of the time on one thread, and 22 MB less for each lane (docs/adr/0009-slices.md). What the further kernels
-cost on a GPU has not been measured.
+FCN-4s on Lite0: 0.92 of the time on one thread, and 22 MB less for each lane (docs/adr/0009-slices.md). What the further
+kernels cost on a GPU has not been measured.
 
 May import: onnx, numpy, ``service.pipeline.manifest``.
 """
