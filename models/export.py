@@ -344,9 +344,10 @@ def export(
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         exact = candidate = Path(folder) / "fp32" / out.name
         model = to_onnx(net, manifest.input.multiple)
-        if lower and is_large(model):
+        large = is_large(model)
+        if lower and large:
             raise ValueError(f"weights beyond 2 GiB are exported in fp32 only, not in {manifest.precision}")
-        if not (lower or is_large(model)):  # both lower precisions have smaller maps, and fp16 is for GPUs
+        if not (lower or large):  # both lower precisions have smaller maps, and fp16 is for GPUs
             model = in_slices(model, fit_size(*manifest.input.working_size, manifest.input))
         write(model, manifest.model_copy(update={"precision": "fp32"}), exact)
         onnx.checker.check_model(exact, full_check=True)

@@ -5,20 +5,21 @@ Then mean and deviation are broadcast three numbers at a time, which took 8.2 of
 are repeated for every pixel the same operators take 0.5, and every bit of the scores is the same. In float32, where channels
 come before sides, they take 0.6 either way.
 
-May import: numpy, onnx, ``service.pipeline.manifest``.
+May import: numpy, onnx, ``models.graph``, ``service.pipeline.manifest``.
 """
 
 from __future__ import annotations
-
-from collections import defaultdict
 
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from models.graph import readers, with_nodes
 from service.pipeline.manifest import INPUT
 
 CHANNELS = 3
+FIRST = ("Transpose", "Cast")
+"""What becomes of the image before it is normalised."""
 
 
 def by_rows(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -32,9 +33,9 @@ def by_rows(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     chain = _beginning(model.graph, constants)
-    if len(chain) <= len(("Transpose", "Cast")):
+    steps = chain[len(FIRST) :]
+    if not steps:
         return model
-    transpose, cast, *steps = chain
     made = [
         helper.make_node("Shape", [INPUT], ["image_width"], start=2, end=3),
         helper.make_node("Cast", [INPUT], ["image_float"], to=TensorProto.FLOAT),
@@ -55,36 +56,25 @@ def by_rows(model: onnx.ModelProto) -> onnx.ModelProto:
         helper.make_node("Reshape", [rows, "shape_of_pixels"], ["image_normalised"]),
         helper.make_node("Transpose", ["image_normalised"], [steps[-1].output[0]], perm=[0, 3, 1, 2]),
     ]
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
-    replaced = {node.output[0] for node in (transpose, cast, *steps)}
+    replaced = {node.output[0] for node in chain}
     kept = [node for node in model.graph.node if node.output[0] not in replaced]
-    del changed.graph.node[:]
-    changed.graph.node.extend([*made, *kept])
-    read = {name for node in changed.graph.node for name in node.input}
-    del changed.graph.initializer[:]
-    changed.graph.initializer.extend([tensor for name, tensor in constants.items() if name in read])
-    changed.graph.initializer.extend([numpy_helper.from_array(content, name) for name, content in added.items()])
-    return changed
+    return with_nodes(model, [*made, *kept], [numpy_helper.from_array(content, name) for name, content in added.items()])
 
 
 def _beginning(graph: onnx.GraphProto, constants: dict[str, TensorProto]) -> list[NodeProto]:
-    """``Transpose``, ``Cast``, and every ``Sub`` or ``Div`` by a constant of each channel that follows, as far as it goes."""
-    readers = defaultdict(list)
-    for node in graph.node:
-        for name in dict.fromkeys(node.input):
-            readers[name].append(node)
+    """:data:`FIRST`, and every ``Sub`` or ``Div`` by a constant of each channel that follows, as far as it goes."""
+    read_by = readers(graph)
 
     def belongs(node: NodeProto, at: int) -> bool:
-        if at < 2:  # the first two
-            return node.op_type == ("Transpose", "Cast")[at]
+        if at < len(FIRST):
+            return node.op_type == FIRST[at]
         by = constants.get(node.input[1]) if node.op_type in ("Sub", "Div") else None
         return by is not None and by.data_type == TensorProto.FLOAT and list(by.dims) == [1, CHANNELS, 1, 1]
 
     # Others may ask the image for its shape; whatever comes after has one reader each, or goes on to several as it is.
     chain: list[NodeProto] = []
-    following = [node for node in readers[INPUT] if node.op_type != "Shape"]
+    following = [node for node in read_by[INPUT] if node.op_type != "Shape"]
     while len(following) == 1 and belongs(following[0], len(chain)):
         chain.append(following[0])
-        following = readers[chain[-1].output[0]]
+        following = read_by[chain[-1].output[0]]
     return chain

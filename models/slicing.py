@@ -8,12 +8,11 @@ a slice of them can go all the way before the next begins.
 FCN-4s on Lite0: 0.92 of the time on one thread, and 22 MB less for each lane (docs/adr/0009-slices.md). What the further
 kernels cost on a GPU has not been measured.
 
-May import: onnx, numpy, ``service.pipeline.manifest``.
+May import: onnx, numpy, ``models.graph``, ``service.pipeline.manifest``.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,6 +21,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
+from models.graph import readers, with_nodes
 from service.pipeline.manifest import INPUT
 
 SLICE_BYTES = 9e6
@@ -58,28 +58,19 @@ def in_slices(model: onnx.ModelProto, size: tuple[int, int], largest: float = SL
     Gives:
         a graph whose scores differ by rounding alone: the narrowing adds up its slices one after the other
     """
-    sliced = onnx.ModelProto()
-    sliced.CopyFrom(model)
-    shapes = map_shapes(sliced, size)
-    weights = {tensor.name: tensor for tensor in sliced.graph.initializer}
+    shapes = map_shapes(model, size)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    added: list[TensorProto] = []
     rewritten: dict[str, list[NodeProto]] = {}
     dropped: set[str] = set()
-    for expansion in _expansions(sliced.graph, weights):
+    for expansion in _expansions(model.graph, weights):
         n, channels, *sides = shapes.get(expansion.expand.output[0], (0, 0))
         count = _slices(channels, 4 * n * channels * int(np.prod(sides)), largest)
         if count > 1:
-            rewritten[expansion.project.output[0]] = list(_rewrite(sliced.graph, weights, expansion, count))
+            rewritten[expansion.project.output[0]] = list(_rewrite(expansion, count, weights, added))
             dropped |= {node.output[0] for node in expansion.inner}
-    nodes = [
-        new for node in sliced.graph.node if node.output[0] not in dropped for new in rewritten.get(node.output[0], [node])
-    ]
-    del sliced.graph.node[:]
-    sliced.graph.node.extend(nodes)
-    read = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in sliced.graph.initializer if tensor.name in read]
-    del sliced.graph.initializer[:]
-    sliced.graph.initializer.extend(kept)
-    return sliced
+    nodes = [new for node in model.graph.node if node.output[0] not in dropped for new in rewritten.get(node.output[0], [node])]
+    return with_nodes(model, nodes, added)
 
 
 def map_shapes(model: onnx.ModelProto, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
@@ -106,15 +97,12 @@ def _slices(channels: int, size_bytes: int, largest: float) -> int:
 
 
 def _expansions(graph: onnx.GraphProto, weights: dict[str, TensorProto]) -> Iterator[_Expansion]:
-    readers = defaultdict(list)
-    for node in graph.node:
-        for name in node.input:
-            readers[name].append(node)
+    read_by = readers(graph)
     outputs = {value.name for value in graph.output}
 
     def reader(node: NodeProto) -> NodeProto | None:
         """Who alone reads what a node makes."""
-        found = readers[node.output[0]]
+        found = read_by[node.output[0]]
         return found[0] if len(found) == 1 and node.output[0] not in outputs else None
 
     def past_activation(node: NodeProto) -> tuple[NodeProto | None, NodeProto | None]:
@@ -140,13 +128,15 @@ def _expansions(graph: onnx.GraphProto, weights: dict[str, TensorProto]) -> Iter
             yield _Expansion(expand, between, depthwise, after, project)
 
 
-def _rewrite(graph: onnx.GraphProto, weights: dict[str, TensorProto], expansion: _Expansion, count: int) -> Iterator[NodeProto]:
-    """The nodes that take an expansion's place; their weights go into the graph."""
+def _rewrite(
+    expansion: _Expansion, count: int, weights: dict[str, TensorProto], added: list[TensorProto]
+) -> Iterator[NodeProto]:
+    """The nodes that take an expansion's place; their weights join those added."""
     width = weights[expansion.expand.input[1]].dims[0] // count
     made = expansion.project.output[0]
 
     def weight(name: str, content: NDArray[np.float32]) -> str:
-        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(content), name))
+        added.append(numpy_helper.from_array(np.ascontiguousarray(content), name))
         return name
 
     total = ""
@@ -184,12 +174,12 @@ def _rewrite(graph: onnx.GraphProto, weights: dict[str, TensorProto], expansion:
         narrowed.name += suffix
         narrowed.output[0] = made + suffix
         yield narrowed
-        if index:
-            added = made if index == count - 1 else f"{made}_sum{index}"
-            yield helper.make_node("Add", [total, narrowed.output[0]], [added], name=f"{expansion.project.name}_sum{index}")
-            total = added
-        else:
+        if index == 0:
             total = narrowed.output[0]
+        else:
+            addends = [total, narrowed.output[0]]
+            total = made if index == count - 1 else f"{made}_sum{index}"
+            yield helper.make_node("Add", addends, [total], name=f"{expansion.project.name}_sum{index}")
 
 
 def _group(node: NodeProto) -> int:

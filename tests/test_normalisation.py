@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from models.normalisation import by_rows
 from service.pipeline.manifest import INPUT, OUTPUT
+from tests.graphs import run
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "models" / "artifacts"
 
@@ -45,13 +45,6 @@ def network(
     scores = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["n", 5, "h", "w"])
     graph = helper.make_graph(nodes, "network", [image], [scores], weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-
-
-def run(model: onnx.ModelProto, shape: tuple[int, int, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Scores of noise."""
-    images = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return np.asarray(session.run([OUTPUT], {INPUT: images})[0])
 
 
 @pytest.mark.parametrize("steps", [("Sub", "Div"), ("Sub",), ("Div",)])

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from models.slicing import BLOCK, SLICE_BYTES, in_slices, map_shapes
 from service.pipeline.manifest import INPUT, OUTPUT
+from tests.graphs import run
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "models" / "artifacts"
 H, W = 24, 40
@@ -76,13 +76,6 @@ def network(
     image = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["n", "h", "w", 3])
     graph = helper.make_graph(nodes, "network", [image], outputs, weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-
-
-def run(model: onnx.ModelProto, shape: tuple[int, int, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Scores of noise."""
-    images = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return np.asarray(session.run([OUTPUT], {INPUT: images})[0])
 
 
 def convolutions(model: onnx.ModelProto) -> int:

@@ -9,10 +9,8 @@ import ctypes
 import os
 from collections.abc import Callable
 
-# Other C libraries have no malloc_trim, nor need one.
+# Other C libraries have neither, nor need them.
 _MALLOC_TRIM: Callable[[int], object] = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)
-
-
 _MALLOPT: Callable[[int, int], object] = getattr(ctypes.CDLL(None), "mallopt", lambda _option, _value: None)
 _M_ARENA_MAX = -8
 """Of glibc's malloc.h."""
@@ -22,7 +20,7 @@ def share_one_heap() -> None:
     """Have all threads allocate from one heap, unless ``MALLOC_ARENA_MAX`` says otherwise. Before a second thread allocates.
 
     glibc gives every thread a heap of its own, and what is free at the end of such a heap it never gives back: 30 MB a lane
-    after images of many sizes. There is no other cost: the threads here allocate little else than a few arrays a frame.
+    after images of many sizes. It takes no longer: the threads here allocate a few arrays a frame.
     """
     if "MALLOC_ARENA_MAX" not in os.environ:
         _MALLOPT(_M_ARENA_MAX, 1)
