@@ -4,13 +4,12 @@ Serves the shipped model as users do, beside the bare network (``bare.py``) and 
 takes them in turn, round after round: only ratios of one round are compared, since a machine's speed drifts. The load comes
 from wrk, on the same processors. Writes ``benchmarks/results/bench.{md,json}``.
 
-May import: httpx, numpy, ``benchmarks.harness``, ``benchmarks.overload``, ``service.pipeline.geometry``.
+May import: httpx, numpy, ``benchmarks.harness``, ``benchmarks.callers``, ``service.pipeline.geometry``.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import statistics
 import subprocess
@@ -33,7 +32,7 @@ import httpx  # noqa: E402  (after the path)
 import numpy as np  # noqa: E402
 
 from benchmarks import harness  # noqa: E402
-from benchmarks.overload import Target  # noqa: E402
+from benchmarks.callers import Callers, Tally  # noqa: E402
 from service.pipeline.geometry import fit_size  # noqa: E402
 from service.pipeline.manifest import read_manifest  # noqa: E402
 from service.pipeline.onnx_file import outline  # noqa: E402
@@ -217,8 +216,9 @@ class Bench:
         bare_rate = 0.8 * median_of(self.rates[f"bare lanes, {size}"])
         served, bare = [], []
         for _ in range(rounds):
-            target = Target(urlsplit(self.product.url).port or 0, self.images[size].read_bytes(), 10.0)
-            p50, p99 = np.percentile(asyncio.run(target.open_loop(seconds, rate)).good_ms, [50, 99])
+            tally = Tally()
+            Callers(urlsplit(self.product.url).port or 0, self.images[size].read_bytes(), 10.0).open_loop(tally, seconds, rate)
+            p50, p99 = np.percentile(tally.good_ms, [50, 99])
             served.append((float(p50), float(p99)))
             found = self.bare[size].run("evenly", seconds, bare_rate)
             bare.append((found["median_ms"], found["p99_ms"]))

@@ -64,7 +64,7 @@ def test_who_finds_no_room_is_told_by_his_first_bytes_and_keeps_his_connection(
     artifact_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The 429 comes while most of the image is still to be sent; the rest is dropped, and the next request answered."""
-    monkeypatch.setattr("service.api.upload.MOMENT_S", 5.0)  # a busy machine may take longer than a moment to bring them
+    monkeypatch.setattr("service.api.connection.MOMENT_S", 5.0)  # a busy machine may take longer than a moment to bring them
     with full_server(artifact_dir, monkeypatch) as url, connected(url) as link:
         for _ in range(3):
             send(link, f"Content-Length: {len(NOISE)}", NOISE[:2000])
@@ -115,3 +115,92 @@ def test_who_sends_no_first_byte_waits_no_longer_than_his_deadline(artifact_dir:
         send(link, "Content-Length: 1000\r\nX-Deadline-Ms: 300", b"")
         assert link.recv(65536).startswith(b"HTTP/1.1 504 ")
         assert 0.25 < time.monotonic() - begun < 20  # for those inside, the gate is shut for 30 s
+
+
+def replies(link: socket.socket, count: int) -> list[bytes]:
+    """So many replies, whole."""
+    data = b""
+    found: list[bytes] = []
+    while len(found) < count:
+        head, end, rest = data.partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n", 1)[0]) if end else 0
+        if not end or len(rest) < length:
+            piece = link.recv(65536)
+            assert piece, data
+            data += piece
+            continue
+        found.append(head + end + rest[:length])
+        data = rest[length:]
+    assert not data
+    return found
+
+
+def test_what_follows_a_refusal_in_the_same_packet_is_answered(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a refused body is where the next request begins; each has its reply, in order."""
+    with full_server(artifact_dir, monkeypatch) as url, connected(url) as link:
+        upload = f"POST /segment?format=rle HTTP/1.1\r\nHost: x\r\nContent-Length: {len(NOISE)}\r\n\r\n".encode() + NOISE
+        probe = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+        sender = threading.Thread(target=link.sendall, args=(upload + probe + upload + upload + probe,))
+        sender.start()
+        statuses = [reply.split(b" ", 2)[1] for reply in replies(link, 5)]
+        sender.join()
+        assert statuses == [b"429", b"200", b"429", b"429", b"200"]
+
+
+def test_a_refusal_at_the_door_is_a_reply_like_any_other(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has its request's id and frame, is a problem document with the facts, and is counted."""
+    with full_server(artifact_dir, monkeypatch) as url, httpx.Client(base_url=url) as client:
+        headers = {"X-Request-ID": "mine", "X-Frame-Id": "front", "X-Frame-Stamp": "12.5"}
+        reply = client.post("/segment?format=rle", content=NOISE, headers=headers)
+        assert reply.status_code == 429
+        assert {name: reply.headers[name] for name in headers} == headers
+        assert reply.headers["content-type"] == "application/problem+json"
+        assert int(reply.headers["retry-after"]) >= 1
+        problem = reply.json()
+        assert (problem["status"], problem["code"], problem["request_id"]) == (429, "overloaded", "mine")
+        assert problem["retry_after_s"] > 0
+        text = client.get("/metrics").text
+        assert 'fcn_requests_total{method="POST",route="/segment",status="429"} 1.0' in text
+        assert 'fcn_errors_total{code="overloaded"} 1.0' in text
+
+
+@pytest.mark.parametrize("header", ["Connection: close", "Expect: 100-continue"])
+def test_who_wants_more_than_a_reply_is_refused_inside(
+    header: str, artifact_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that ends, a body that waits to be asked for."""
+    with full_server(artifact_dir, monkeypatch) as url, connected(url) as link:
+        send(link, f"Content-Length: {len(NOISE)}\r\n{header}", NOISE)
+        said = b""
+        while b'"code": "overloaded"' not in said:
+            piece = link.recv(65536)
+            assert piece, said
+            said += piece
+        assert (b"100 Continue" in said) == header.startswith("Expect")
+
+
+def test_first_bytes_that_tell_nothing_are_let_in(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first piece too short for a header, a head long before its body: refused when all of it has come."""
+    with full_server(artifact_dir, monkeypatch) as url, connected(url) as link:
+        for first, pause_s in ((NOISE[:3], 0.0), (b"", 0.2)):
+            send(link, f"Content-Length: {len(NOISE)}", first)
+            time.sleep(pause_s or 0.02)
+            link.sendall(NOISE[len(first) :])
+            (reply,) = replies(link, 1)
+            assert reply.startswith(b"HTTP/1.1 429 ")
+
+
+def test_a_body_in_any_number_of_pieces_is_the_same_body(artifact_dir: Path) -> None:
+    """The first piece is handed on as it is; those after it are put together."""
+    with live_server(Settings(models_dir=artifact_dir)) as url, connected(url) as link:
+        whole = httpx.post(f"{url}/segment", content=NOISE).content
+        for sizes in ((1,), (100, 1), (70_000, 5, 70_000), (200_000,)):
+            send(link, f"Content-Length: {len(NOISE)}", b"")
+            at = 0
+            for size in sizes:
+                link.sendall(NOISE[at : at + size])
+                at += size
+                time.sleep(0.01)
+            link.sendall(NOISE[at:])
+            (reply,) = replies(link, 1)
+            assert reply.partition(b"\r\n\r\n")[2] == whole

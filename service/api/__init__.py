@@ -5,7 +5,7 @@
 - ``inference_v2`` the same in the Open Inference Protocol, with its ``schemas_v2`` and its ``tensors``
 - ``stream``       ``WS /stream``: frames in, masks out, the newest frame wins
 - ``keys``         who may call
-- ``shedding``     saying no by an image's first bytes
+- ``shedding``     saying no at the door, by an image's first bytes
 - ``parameters``   queries and headers, parsed
 - ``negotiation``  which format a reply has
 - ``connection``   bounds on what comes before a request

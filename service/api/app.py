@@ -31,6 +31,7 @@ from service.api.connection import CONNECTIONS, Connections
 from service.api.keys import Keys, Origins
 from service.api.metrics import Metrics
 from service.api.readiness import Readiness
+from service.api.shedding import Door
 from service.api.stream import Streams
 from service.api.telemetry import PROBES, Telemetry
 from service.api.upload import UPLOADS_AT_ONCE, Uploads
@@ -60,6 +61,7 @@ def create_app(settings: Settings, opening: Callable[[], Repository] | None = No
         async with _serving(settings, metrics, connections, streams, opening or partial(open_repository, settings)) as services:
             app.state.services = operators.state.services = services
             app.state.streams = streams
+            connections.door = Door(services.segmenter, services.keys, metrics, settings.deadline_ms)
             yield {CONNECTIONS: connections}
 
     telemetry = Middleware(Telemetry, metrics=metrics, on_crash=problems.internal_error)
@@ -68,6 +70,7 @@ def create_app(settings: Settings, opening: Callable[[], Repository] | None = No
         [telemetry],
         lifespan,
     )
+    app.router.routes.append(routes.image_route)  # before all others, because most requests are for it
     operators = app
     if settings.admin_port is not None:
         operators = _Application("What operators call.", [telemetry])
@@ -75,7 +78,6 @@ def create_app(settings: Settings, opening: Callable[[], Repository] | None = No
         app.add_middleware(_Doors, port=settings.admin_port, behind=operators)
     operators.include_router(admin.router)
     operators.include_router(inference_v2.admin_router)
-    app.include_router(routes.image_router)
     app.include_router(routes.router)
     app.include_router(routes.open_router)
     app.include_router(inference_v2.router)

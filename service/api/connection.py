@@ -7,7 +7,9 @@ Nor does it bound how many connections there are: ten thousand that say nothing 
 nobody else can come in. Here whoever comes when all are taken gets the one that has been without a request for longest; only
 where every one of them has a request in work he is refused.
 
-May import: uvicorn, starlette, ``service.api.problems``, ``telemetry`` and ``upload``.
+Whom there is no room for is refused at the :class:`~service.api.shedding.Door`, before uvicorn makes a request of it.
+
+May import: uvicorn, starlette, ``service.api.problems``, ``shedding``, ``telemetry`` and ``upload``.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from service.api import problems
+from service.api.shedding import Door
 from service.api.telemetry import PROBES
 from service.api.upload import ABORT
 
@@ -38,6 +41,9 @@ megabytes, which are the masks of minutes."""
 PARTING_S = 10.0
 """How long last words may take to be read."""
 
+MOMENT_S = 0.05
+"""How long the first bytes of a body are waited for at the door."""
+
 CONNECTIONS = "connections"
 """The entry of the application's lifespan state that has the :class:`Connections`."""
 
@@ -53,6 +59,8 @@ class Connections:
     def __init__(self, limit: int, on_refusal: Callable[[str], None]) -> None:
         self.limit = limit
         self.on_refusal = on_refusal
+        self.door: Door | None = None
+        """Nobody is refused there before it exists."""
         self.open: Collection[object] = ()
         """Those that there are, streams too."""
         self.waiting: dict[Connection, None] = {}
@@ -69,6 +77,10 @@ class Connection(HttpToolsProtocol):
         self._within_head = False
         self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._at_door: float | None = None
+        """The deadline (ms) of a request whose head is complete, and which is let in or refused by what comes next."""
+        self._refused = False
+        """Whether the rest of a body is dropped as it comes."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Begin; the first head is awaited. Where all connections are taken, make room."""
@@ -110,6 +122,8 @@ class Connection(HttpToolsProtocol):
                 self._count(len(data))
             except OverflowError:
                 self.send_400_response("")
+        if self._at_door is not None and self._timer is None:
+            self._timer = self.loop.call_later(MOMENT_S, self._let_in)
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
@@ -131,7 +145,53 @@ class Connection(HttpToolsProtocol):
         self._within_head = False
         self._stop_timer()
         self.scope["state"][ABORT] = self.transport.abort
+        self._at_door = self._deadline_at_door()
+        if self._at_door is None:
+            super().on_headers_complete()
+
+    def _deadline_at_door(self) -> float | None:
+        door, parser = self._all.door, self.parser
+        others = self.cycle is not None and not self.cycle.response_complete  # their replies come first
+        if door is None or others or parser.should_upgrade() or not parser.should_keep_alive():
+            return None
+        if len(self._all.open) > self._all.limit:
+            return None
+        return door.deadline_ms(parser.get_method(), self.url, self.headers)
+
+    def _let_in(self) -> None:
+        self._stop_timer()
+        self._at_door = None
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body. The first one says whether there is room for the rest; and often is all: it is handed on as it
+        is, where uvicorn would copy it twice.
+        """
+        if self._refused:
+            return
+        if self._at_door is not None and self._all.door is not None:
+            reply = self._all.door.refusal(self._at_door, self.headers, body)
+            if reply is not None:
+                self._at_door, self._refused = None, True
+                self.transport.write(reply)
+                self._await_head()
+                return
+            self._let_in()
+        held: object = self.cycle.body
+        if not held:
+            self.cycle.body = b""  # type: ignore[assignment]  # nothing and a piece are the piece itself, as are bytes of bytes
+        elif isinstance(held, bytes):
+            self.cycle.body = bytearray(held)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The end of the body."""
+        if self._refused:
+            self._refused = False
+            return
+        if self._at_door is not None:  # there was none
+            self._let_in()
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """A reply is out. Unless another request has come already, its head is awaited."""

@@ -123,6 +123,24 @@ def refusal(status: int, code: str, detail: str) -> Response:
     return _reply(status, phrase(status), detail, code, request_id, headers={"X-Request-ID": request_id})
 
 
+def on_the_wire(record: RequestRecord, error: Overloaded) -> tuple[int, bytes]:
+    """The refusal of a request that never becomes one, for whoever has its connection.
+
+    Gives:
+        its status
+        the whole reply in HTTP/1.1: the connection lives on
+    """
+    body = json.dumps(document(record, error)).encode()
+    record.bytes_out = len(body)
+    status = KINDS[Overloaded].status
+    lines = [
+        f"HTTP/1.1 {status} {phrase(status)}\r\nretry-after: {_retry_after_s(error)}\r\n"
+        f"content-length: {len(body)}\r\ncontent-type: {MEDIA_TYPE}".encode()
+    ]
+    lines += [b"%b: %b" % header for header in record.headers()]
+    return status, b"\r\n".join([*lines, b"", body])
+
+
 def phrase(status: int) -> str:
     """The standard's words for a status."""
     return HTTPStatus(status).phrase
@@ -156,13 +174,17 @@ def _service_problem(record: RequestRecord, error: ServiceError, asked: Mapping[
     status, title = KINDS[type(error)]
     headers = {}
     if isinstance(error, Overloaded):
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+        headers["Retry-After"] = str(_retry_after_s(error))
     elif isinstance(error, NotReady):
         headers["Retry-After"] = "1"
     # What is still on its way is dropped as it comes, and the connection lives on; unless it is too much, or nobody knows.
     endless = isinstance(error, BodyTooLarge) or (isinstance(error, Overloaded) and "content-length" not in asked)
     shape = LingeringResponse if endless and not record.bytes_in else Response
     return _reply(status, title, error.message, error.code, record.request_id, error.facts, headers, shape)
+
+
+def _retry_after_s(error: Overloaded) -> int:
+    return max(1, math.ceil(error.retry_after_s))
 
 
 def _bad_parameter(error: RequestValidationError | WebSocketRequestValidationError) -> BadParameter:

@@ -23,7 +23,6 @@ from service.api.negotiation import chosen_format
 from service.api.parameters import parsed_headers, parsed_query
 from service.api.readiness import Readiness
 from service.api.record import RequestRecord, record_of
-from service.api.shedding import look_first
 from service.api.upload import TimelyResponse, Uploads, arriving, read_images, unless_gone
 from service.encodings import FORMATS, MaskView, Options, encode
 from service.encodings import understood as understood_options
@@ -85,7 +84,6 @@ class _ImageRoute(APIRoute):
         async def handle(request: Request) -> Response:
             services: Services = request.app.state.services
             services.keys.check(offered_key(request.headers))
-            request = await look_first(request, services.segmenter, services.deadline_ms)
             query = parsed_query(schemas.SegmentQuery, request.query_params)
             headers = parsed_headers(schemas.SegmentHeaders, request.headers)
             return await segment(request, query, headers, services)
@@ -93,7 +91,6 @@ class _ImageRoute(APIRoute):
         return handle
 
 
-image_router = APIRouter(dependencies=[Depends(authorise)], route_class=_ImageRoute)
 router = APIRouter(dependencies=[Depends(authorise)])
 open_router = APIRouter()
 
@@ -161,12 +158,6 @@ def understood(
     )
 
 
-@image_router.post(
-    "/segment",
-    response_class=Response,
-    responses=schemas.mask_reply() | schemas.refusals(401, 404, 413, 415, 422, 429, 500, 503, 504),
-    openapi_extra={"requestBody": schemas.BODY},
-)
 async def segment(
     request: Request,
     query: Annotated[schemas.SegmentQuery, Query()],
@@ -185,6 +176,18 @@ async def segment(
         raise DeadlineExceeded.after(order.deadline_ms) from None
     body = bodies[0] if len(bodies) == 1 else b"[" + b",".join(bodies) + b"]"
     return TimelyResponse(body, media_type=FORMATS[order.format].media_type)
+
+
+image_route = _ImageRoute(
+    "/segment",
+    segment,
+    methods=["POST"],
+    dependencies=[Depends(authorise)],
+    response_class=Response,
+    responses=schemas.mask_reply() | schemas.refusals(401, 404, 413, 415, 422, 429, 500, 503, 504),
+    openapi_extra={"requestBody": schemas.BODY},
+)
+"""Of no router: each one on the way to it would try its routes twice."""
 
 
 @router.get("/models", responses=schemas.refusals(401, 503))

@@ -1,46 +1,79 @@
-"""Saying no at first sight. Whoever cannot be served in time is told so by the first bytes of his image, before the rest of it
-is read or a parameter looked at: under overload most of what a server does is saying no, and it must not cost the masks of
-those to whom it says yes.
+"""Saying no at the door. Whoever cannot be served in time is told so by the first bytes of his image, before the rest of it is
+read and before there is a request for the application at all: under overload most of what a server does is saying no, and it
+must not cost the masks of those to whom it says yes.
 
-May import: starlette, ``service.pipeline.segmenter``, ``service.api.record``, ``schemas`` and ``upload``.
+May import: starlette, ``service.errors``, ``service.pipeline.segmenter``, ``service.api.keys``, ``metrics``, ``problems``,
+``record``, ``schemas`` and ``telemetry``.
 """
 
 from __future__ import annotations
 
-from starlette.requests import Request
+from collections.abc import Mapping
 
-from service.api.record import record_of
+from starlette.exceptions import HTTPException
+
+from service.api import problems
+from service.api.keys import Keys, offered_key
+from service.api.metrics import Metrics
+from service.api.record import new_record
 from service.api.schemas import MAX_DEADLINE_MS
-from service.api.upload import first_bytes
+from service.api.telemetry import finish
+from service.errors import Overloaded
 from service.pipeline.segmenter import Segmenter
 
+PATH = "/segment"
 
-async def look_first(request: Request, segmenter: Segmenter, default_deadline_ms: float) -> Request:
-    """Look at the first bytes of an image where others wait already. What they do not tell is decided later.
+
+class Door:
+    """Looks at images that come where others wait already. What their first bytes do not tell is decided inside.
 
     Takes:
-        request: one whose body nobody has touched
-        default_deadline_ms: of a request that names none
-    Gives:
-        a request whose body is untouched
-    Raises:
-        Overloaded: if the image could not be served before its deadline
+        segmenter: whose queue it is
+        keys: without one of which nobody learns of the load
+        metrics: where the refused are counted
+        deadline_ms: of a request that names none
     """
-    if not segmenter.queue.admitted:
-        return request
-    deadline_ms = _deadline_ms(request, default_deadline_ms)
-    form = request.headers.get("content-type", "").startswith("multipart/")
-    if form or b"model" in request.scope["query_string"] or deadline_ms is None:
-        return request
-    head, request = await first_bytes(request)
-    segmenter.check_room(head, deadline_s=(deadline_ms - record_of(request.scope).elapsed_ms()) / 1000)
-    return request
 
+    def __init__(self, segmenter: Segmenter, keys: Keys, metrics: Metrics, deadline_ms: float) -> None:
+        self._segmenter, self._keys, self._metrics, self._deadline_ms = segmenter, keys, metrics, deadline_ms
 
-def _deadline_ms(request: Request, default: float) -> float | None:
-    """The request's deadline; None if it makes no sense."""
-    try:
-        named = float(request.headers.get("x-deadline-ms", default))
-    except ValueError:
+    def deadline_ms(self, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]]) -> float | None:
+        """What a request is to be looked at with; None if it is none to be refused here.
+
+        Takes:
+            url: as the request line has it
+            headers: names in lower case
+        """
+        if not self._segmenter.queue.admitted or method != b"POST":
+            return None
+        path, _, query = url.partition(b"?")
+        if path != PATH.encode() or b"model" in query:
+            return None
+        named = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
+        # Who does not say how much he sends, or wants to be asked for it first, can be refused, but not keep his connection.
+        if "content-length" not in named or "expect" in named or named.get("content-type", "").startswith("multipart/"):
+            return None
+        return self._named_deadline_ms(named)
+
+    def refusal(self, deadline_ms: float, headers: list[tuple[bytes, bytes]], head: bytes) -> bytes | None:
+        """The reply to a request, as it goes over the wire; None if there may be room for it.
+
+        Takes:
+            head: the first bytes of the image
+        """
+        try:
+            self._segmenter.check_room(head, deadline_s=deadline_ms / 1000)
+        except Overloaded as error:
+            record = new_record(headers)
+            status, reply = problems.on_the_wire(record, error)
+            finish(self._metrics, record, path=PATH, route=PATH, method="POST", status=status)
+            return reply
         return None
-    return named if 0 < named <= MAX_DEADLINE_MS else None
+
+    def _named_deadline_ms(self, named: Mapping[str, str]) -> float | None:
+        try:
+            self._keys.check(offered_key(named))
+            deadline_ms = float(named.get("x-deadline-ms", self._deadline_ms))
+        except (HTTPException, ValueError):
+            return None
+        return deadline_ms if 0 < deadline_ms <= MAX_DEADLINE_MS else None

@@ -70,24 +70,29 @@ class Telemetry:
                 raise
             await self._on_crash(record.request_id)(scope, receive, send_with_headers)
         finally:
-            self._finish(scope, method, status, record)
-
-    def _finish(self, scope: Scope, method: str, status: int, record: RequestRecord) -> None:
-        self._metrics.inside.discard(record)
-        # The template of the route, never the path: a label must not grow with what callers send.
-        route = getattr(scope.get("route"), "path", "unmatched")
-        self._metrics.observe(route, method, status, record)
-        level = logging.WARNING if status >= 500 else logging.DEBUG if route in PROBES else logging.INFO
-        if log.isEnabledFor(level):
-            log.log(level, "request", extra={"fields": _line(scope, method, status, record)})
+            self._metrics.inside.discard(record)
+            route = getattr(scope.get("route"), "path", "unmatched")
+            finish(self._metrics, record, path=scope["path"], route=route, method=method, status=status)
 
 
-def _line(scope: Scope, method: str, status: int, record: RequestRecord) -> dict[str, Any]:
+def finish(metrics: Metrics, record: RequestRecord, *, path: str, route: str, method: str, status: int) -> None:
+    """Count a request that has its reply, and write its line in the log.
+
+    Takes:
+        route: the template of the route, never the path: a label must not grow with what callers send
+    """
+    metrics.observe(route, method, status, record)
+    level = logging.WARNING if status >= 500 else logging.DEBUG if route in PROBES else logging.INFO
+    if log.isEnabledFor(level):
+        log.log(level, "request", extra={"fields": _line(path, method, status, record)})
+
+
+def _line(path: str, method: str, status: int, record: RequestRecord) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "request_id": record.request_id,
         "trace_id": record.trace_id,
         "method": method,
-        "path": scope["path"][:128],
+        "path": path[:128],
         "status": status,
         "duration_ms": round(record.elapsed_ms(), 2),
         "code": record.code,

@@ -18,7 +18,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from service.api.compression import Inflater
 from service.errors import BadParameter, BodyTooLarge, DeadlineExceeded, EmptyBody, Overloaded
@@ -34,9 +34,6 @@ MULTIPART_ALLOWANCE = 64 * 1024
 
 LINGER_S = 2.0
 """How long the rest of a refused upload is read and dropped, so that a sender who has not finished can still see the reply."""
-
-MOMENT_S = 0.05
-"""How long the first bytes of a body are waited for by whoever would only like to see them."""
 
 UPLOADS_AT_ONCE = 8
 """How many of the largest bodies may be in memory together; of smaller ones accordingly more."""
@@ -159,28 +156,6 @@ async def read_body(request: Request, max_bytes: int, hold: Callable[[int], None
                 await asyncio.sleep(0)  # a chunk may have much in it, and others wait
     inflater.end()
     return b"".join(pieces)
-
-
-async def first_bytes(request: Request) -> tuple[bytes, Request]:
-    """Look at what comes first of a body.
-
-    Takes:
-        request: one whose body nobody has touched
-    Gives:
-        the first piece; nothing if none comes within a moment
-        a request whose body is untouched
-    """
-    try:
-        async with asyncio.timeout(MOMENT_S):
-            first = await request.receive()
-    except TimeoutError:
-        return b"", request
-    seen = iter((first,))
-
-    async def receive() -> Message:
-        return next(seen, None) or await request.receive()
-
-    return first.get("body", b""), Request(request.scope, receive)
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:
