@@ -16,7 +16,9 @@ import httpx
 import numpy as np
 import pytest
 
+from service.errors import NotReady
 from service.pipeline.engine import Engine
+from service.pipeline.queue import WorkQueue
 from service.settings import Settings
 from tests.conftest import encode_image
 from tests.live import live_server
@@ -100,6 +102,19 @@ def test_a_look_at_the_first_bytes_decides_nothing_else(artifact_dir: Path, monk
         for deadline in ("soon", "-1", "nan", "1e12"):
             reply = client.post("/segment", content=NOISE, headers={"X-Deadline-Ms": deadline})
             assert reply.json()["code"] == "bad_parameter"
+
+
+def test_a_queue_that_is_dead_is_no_bad_request(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the door is told besides "no room" is left to those inside, who have a status for it."""
+
+    def dead(*_: Any, **__: Any) -> None:
+        raise NotReady("its worker has died")
+
+    with full_server(artifact_dir, monkeypatch) as url:
+        with monkeypatch.context() as patch:
+            patch.setattr(WorkQueue, "check_room", dead)
+            reply = httpx.post(f"{url}/segment", content=NOISE)
+        assert (reply.status_code, reply.json()["code"]) == (503, "not_ready")
 
 
 def test_who_has_no_key_learns_nothing_of_the_load(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from service.api.metrics import Metrics
 from service.api.record import new_record
 from service.api.schemas import MAX_DEADLINE_MS
 from service.api.telemetry import finish
-from service.errors import Overloaded
+from service.errors import Overloaded, ServiceError
 from service.pipeline.segmenter import Segmenter
 
 PATH = "/segment"
@@ -68,6 +68,8 @@ class Door:
             status, reply = problems.on_the_wire(record, error)
             finish(self._metrics, record, path=PATH, route=PATH, method="POST", status=status)
             return reply
+        except ServiceError:  # it is not for want of room: said inside
+            return None
         return None
 
     def _named_deadline_ms(self, named: Mapping[str, str]) -> float | None:
