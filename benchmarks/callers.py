@@ -11,6 +11,7 @@ import select
 import socket
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 CALLERS = 4
@@ -120,25 +121,22 @@ class Callers:
             self._poll.register(number, select.EPOLLIN)
         self._asking[number] = link
         link.begun_s, link.sent, link.came, link.left = time.perf_counter(), 0, b"", -1
-        self._send(number, link)
-        if link.sent < len(self._request):
+        if not self._is_sent(link):
             self._poll.modify(number, select.EPOLLIN | select.EPOLLOUT)
 
-    def _send(self, number: int, link: _Link) -> None:
-        try:
+    def _is_sent(self, link: _Link) -> bool:
+        """Send what can be sent now. Gives: whether that was the rest."""
+        with suppress(BlockingIOError):
             link.sent += link.socket.send(self._request[link.sent :])
-        except BlockingIOError:
-            return
-        if link.sent == len(self._request):
-            self._poll.modify(number, select.EPOLLIN)
+        return link.sent == len(self._request)
 
     def _hear(self, tally: Tally, seconds: float) -> int:
         """Wait for what comes, but no longer than that. Gives: how many have their answer."""
         answered = 0
         for number, event in self._poll.poll(seconds):
             link = self._asking.get(number)
-            if event & select.EPOLLOUT and link is not None:
-                self._send(number, link)
+            if event & select.EPOLLOUT and link is not None and self._is_sent(link):
+                self._poll.modify(number, select.EPOLLIN)
             if not event & ~select.EPOLLOUT:
                 continue
             piece = (link or self._idle[number]).socket.recv(PIECE_BYTES)

@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import HTTPConnection
 
-from service.api import schemas
+from service.api import schemas, shedding
 from service.api.keys import Keys, offered_key
 from service.api.metrics import Metrics
 from service.api.negotiation import chosen_format
@@ -179,7 +179,7 @@ async def segment(
 
 
 image_route = _ImageRoute(
-    "/segment",
+    shedding.PATH,
     segment,
     methods=["POST"],
     dependencies=[Depends(authorise)],

@@ -22,6 +22,7 @@ from service.errors import Overloaded, ServiceError
 from service.pipeline.segmenter import Segmenter
 
 PATH = "/segment"
+"""Where images go."""
 
 
 class Door:
@@ -68,8 +69,8 @@ class Door:
             status, reply = problems.on_the_wire(record, error)
             finish(self._metrics, record, path=PATH, route=PATH, method="POST", status=status)
             return reply
-        except ServiceError:  # it is not for want of room: said inside
-            return None
+        except ServiceError:
+            pass  # it is not for want of room: said inside
         return None
 
     def _named_deadline_ms(self, named: Mapping[str, str]) -> float | None:
