@@ -217,7 +217,8 @@ class Bench:
         served, bare = [], []
         for _ in range(rounds):
             tally = Tally()
-            Callers(urlsplit(self.product.url).port or 0, self.images[size].read_bytes(), 10.0).open_loop(tally, seconds, rate)
+            callers = Callers(urlsplit(self.product.url).port or 0, self.images[size].read_bytes())
+            callers.open_loop(tally, seconds, rate, 10.0)
             p50, p99 = np.percentile(tally.good_ms, [50, 99])
             served.append((float(p50), float(p99)))
             found = self.bare[size].run("evenly", seconds, bare_rate)

@@ -1,4 +1,4 @@
-"""Callers on this machine: few that keep a server busy, or so many a second, whatever comes back.
+"""Callers on this machine: few that keep a server busy, so many a second, whatever comes back, or both at once.
 
 No client library and no event loop's: what a caller takes is missing from the processors that the server is measured on.
 
@@ -11,16 +11,19 @@ import select
 import socket
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-CALLERS = 4
-"""As many keep two processors busy."""
+WAITING = 16
+"""As many keep two processors busy, and the queue full."""
+PATIENCE_S = 30.0
+"""The deadline of those who wait their turn."""
 CONNECTIONS = 256
 GRACE_S = 0.05
 """What the way back and this program itself may add to a deadline."""
 LEAD_S = 1.5
-"""Of each phase, before anything is counted in its rate."""
+"""Before anything is counted in a rate."""
 PIECE_BYTES = 1 << 18
 
 
@@ -61,6 +64,9 @@ class _Link:
     """A connection, used again."""
 
     socket: socket.socket
+    tally: Tally = field(default_factory=Tally)
+    deadline_s: float = 0.0
+    request: memoryview = field(default_factory=lambda: memoryview(b""))
     begun_s: float = 0.0
     sent: int = 0
     came: bytes = b""
@@ -74,43 +80,76 @@ class Callers:
     Takes:
         port: of 127.0.0.1
         image: the file
-        deadline_s: that they name
     """
 
-    def __init__(self, port: int, image: bytes, deadline_s: float) -> None:
-        self._address, self._deadline_s = ("127.0.0.1", port), deadline_s
-        head = (
-            "POST /segment HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
-            f"X-Deadline-Ms: {1000 * deadline_s:g}\r\nContent-Length: {len(image)}\r\n\r\n"
-        )
-        self._request = memoryview(head.encode() + image)
+    def __init__(self, port: int, image: bytes) -> None:
+        self._address, self._image = ("127.0.0.1", port), image
+        self._requests: dict[float, memoryview] = {}
         self._poll = select.epoll()
         self._idle: dict[int, _Link] = {}
         self._asking: dict[int, _Link] = {}
 
     def closed_loop(self, tally: Tally, seconds: float) -> float:
-        """A few, each sending the image again when he has his answer. Gives: good answers a second."""
+        """Many who wait, each sending the image again when he has his answer. Gives: good answers a second."""
         begun = time.perf_counter()
-        for _ in range(CALLERS):
-            self._ask(tally)
+        for _ in range(WAITING):
+            self._ask(tally, PATIENCE_S)
         while self._asking:
-            for _ in range(self._hear(tally, 1.0)):
+            for _ in self._hear(1.0):
                 if time.perf_counter() - begun < LEAD_S + seconds:
-                    self._ask(tally)
+                    self._ask(tally, PATIENCE_S)
         return tally.rate(begun + LEAD_S, begun + LEAD_S + seconds)
 
-    def open_loop(self, tally: Tally, seconds: float, rate: float) -> float:
-        """So many a second, evenly spaced. Gives: good answers a second."""
+    def open_loop(self, tally: Tally, seconds: float, rate: float, deadline_s: float) -> None:
+        """So many a second, evenly spaced."""
         begun = time.perf_counter()
         for number in range(round((LEAD_S + seconds) * rate)):
             while (left_s := begun + number / rate - time.perf_counter()) > 0 or len(self._asking) == CONNECTIONS:
-                self._hear(tally, max(left_s, 0.001))
-            self._ask(tally)
+                self._hear(max(left_s, 0.001))
+            self._ask(tally, deadline_s)
         while self._asking:
-            self._hear(tally, 1.0)
-        return tally.rate(begun + LEAD_S, begun + LEAD_S + seconds)
+            self._hear(1.0)
 
-    def _ask(self, tally: Tally) -> None:
+    def waves(
+        self, waiting: Tally, others: Tally, seconds: float, *, count: int, factor: float, deadline_s: float
+    ) -> list[tuple[float, float]]:
+        """As many who wait as fill the queue; on top, in every other of equally long windows, others.
+
+        Takes:
+            waiting, others: what becomes of either
+            seconds: of a window
+            count: of windows with others
+            factor: how many others there are to each who had his mask in the calm window before
+            deadline_s: of the others
+        Gives:
+            (begin, end) of every window; the first, the third and so on until the last are those without others
+        """
+        begun = time.perf_counter() + LEAD_S
+        windows = [(begun + at * seconds, begun + (at + 1) * seconds) for at in range(2 * count + 1)]
+        for _ in range(WAITING):
+            self._ask(waiting, PATIENCE_S)
+        self._wait_turns(waiting, until_s=windows[0][1])
+        for calm, flooded, after in zip(windows[:-1:2], windows[1::2], windows[2::2], strict=True):
+            rate = factor * max(waiting.rate(*calm) + others.rate(*calm), 1.0)
+            due_s = flooded[0]
+            while due_s < flooded[1]:
+                self._wait_turns(waiting, until_s=due_s)
+                if len(self._asking) < CONNECTIONS:
+                    self._ask(others, deadline_s)
+                due_s += 1 / rate
+            self._wait_turns(waiting, until_s=after[1])
+        while self._asking:
+            self._hear(1.0)
+        return windows
+
+    def _wait_turns(self, waiting: Tally, until_s: float) -> None:
+        """Until then, whoever waits sends the image again when he has his answer."""
+        while (left_s := until_s - time.perf_counter()) > 0:
+            for tally in self._hear(left_s):
+                if tally is waiting:
+                    self._ask(waiting, PATIENCE_S)
+
+    def _ask(self, tally: Tally, deadline_s: float) -> None:
         tally.sent += 1
         if self._idle:
             number, link = self._idle.popitem()
@@ -120,35 +159,48 @@ class Callers:
             number = link.socket.fileno()
             self._poll.register(number, select.EPOLLIN)
         self._asking[number] = link
+        link.tally, link.deadline_s, link.request = tally, deadline_s, self._request(deadline_s)
         link.begun_s, link.sent, link.came, link.left = time.perf_counter(), 0, b"", -1
-        if not self._is_sent(link):
+        if not _is_sent(link):
             self._poll.modify(number, select.EPOLLIN | select.EPOLLOUT)
 
-    def _is_sent(self, link: _Link) -> bool:
-        """Send what can be sent now. Gives: whether that was the rest."""
-        with suppress(BlockingIOError):
-            link.sent += link.socket.send(self._request[link.sent :])
-        return link.sent == len(self._request)
+    def _request(self, deadline_s: float) -> memoryview:
+        if deadline_s not in self._requests:
+            head = (
+                "POST /segment HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
+                f"X-Deadline-Ms: {1000 * deadline_s:g}\r\nContent-Length: {len(self._image)}\r\n\r\n"
+            )
+            self._requests[deadline_s] = memoryview(head.encode() + self._image)
+        return self._requests[deadline_s]
 
-    def _hear(self, tally: Tally, seconds: float) -> int:
-        """Wait for what comes, but no longer than that. Gives: how many have their answer."""
-        answered = 0
-        for number, event in self._poll.poll(seconds):
-            link = self._asking.get(number)
-            if event & select.EPOLLOUT and link is not None and self._is_sent(link):
-                self._poll.modify(number, select.EPOLLIN)
-            if not event & ~select.EPOLLOUT:
-                continue
-            piece = (link or self._idle[number]).socket.recv(PIECE_BYTES)
-            if link is None:
-                self._idle.pop(number).socket.close()  # the server ends what is idle
-            elif not piece:
+    def _hear(self, seconds: float) -> list[Tally]:
+        """Wait for what comes, but no longer than that. Gives: the tallies of those who have their answer."""
+        return [tally for number, event in self._poll.poll(seconds) for tally in self._answered(number, event)]
+
+    def _answered(self, number: int, event: int) -> Iterator[Tally]:
+        link = self._asking.get(number)
+        if link is None:  # the server ends what is idle
+            self._idle.pop(number).socket.close()
+            return
+        if event & select.EPOLLOUT and _is_sent(link):
+            self._poll.modify(number, select.EPOLLIN)
+        if event & ~select.EPOLLOUT:
+            piece = link.socket.recv(PIECE_BYTES)
+            if not piece:
                 raise SystemExit("the server closed a connection without an answer")
-            elif _is_whole(link, piece):
-                tally.count(int(link.came[9:12]), link.begun_s, self._deadline_s)
-                self._idle[number] = self._asking.pop(number)
-                answered += 1
-        return answered
+            if _is_whole(link, piece):
+                link.tally.count(int(link.came[9:12]), link.begun_s, link.deadline_s)
+        # An answer may come before all of the image is sent; the connection is free when both are done.
+        if link.left == 0 and link.sent == len(link.request):
+            self._idle[number] = self._asking.pop(number)
+            yield link.tally
+
+
+def _is_sent(link: _Link) -> bool:
+    """Send what can be sent now. Gives: whether that was the rest."""
+    with suppress(BlockingIOError):
+        link.sent += link.socket.send(link.request[link.sent :])
+    return link.sent == len(link.request)
 
 
 def _is_whole(link: _Link, piece: bytes) -> bool:

@@ -1,10 +1,11 @@
-"""What happens at several times the capacity: ``python benchmarks/overload.py``. A minute and a half.
+"""What happens at several times the capacity: ``python benchmarks/overload.py``. Two minutes and a half.
 
-Starts a server, measures with a few callers in a closed loop what it can do, then sends several times as much, evenly spaced
-and whatever comes back, and so on in turns: each overload is compared with what was measured right before and after it. A
-request is *good* if its mask came within its deadline, seen from here. Counted is what comes once the queue is full, and while
-more is sent: neither the time that it takes to fill it nor what is left in it at the end. What this program itself takes of
-the processors is measured too: callers elsewhere would take nothing.
+Starts a server. Callers who wait their turn keep its queue full: they get what it can do, the capacity. In every other second
+others come on top, evenly spaced and whatever comes back, so that together they are several times as many. A request is *good*
+if its mask came within its deadline, seen from here, whoever asked for it.
+
+Each flooded second is compared with the two beside it: the machine's speed drifts by more, over a minute, than refusals cost.
+(Callers and server share the processors here; what this program takes of them is missing from the goodput.)
 
 Exit code 1 if a promise of docs/operations.md is broken.
 """
@@ -12,12 +13,10 @@ Exit code 1 if a promise of docs/operations.md is broken.
 from __future__ import annotations
 
 import argparse
-import os
+import platform
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,69 +28,51 @@ import numpy as np  # noqa: E402  (after the path)
 from benchmarks.callers import Callers, Tally  # noqa: E402
 from benchmarks.harness import cpu_s, resident_mb, sample, server  # noqa: E402
 
+GOODPUT = 0.95
+"""Of the capacity, at least."""
 REFUSAL_MS = 20.0
 """By when 99 of 100 refusals are here; what this program itself takes, on the same processors, included."""
 GROWTH_MB = 30.0
 """What memory may be more by after the overload."""
-PHASE_S = 4.0
-"""Of each phase, counted."""
+WARM_S = 4.0
 
 
-@dataclass
-class Phase:
-    """What was measured while one kind of load lasted."""
+def shares(rates: list[float]) -> list[float]:
+    """Of each flooded window's good answers to those of its neighbours' mean.
 
-    rate: float
-    """Good answers a second."""
-    cores: float
-    """Processors that the server had."""
-    own: float
-    """Those that this program had."""
+    Takes:
+        rates: of all windows; the first, the third and so on until the last are calm
+    """
+    beside = [(before + after) / 2 for before, after in pairwise(rates[::2])]
+    return [flooded / calm for flooded, calm in zip(rates[1::2], beside, strict=True)]
 
 
-def phase(pid: int, load: Callable[[], float]) -> Phase:
-    """Take the measure of a load, which gives good answers a second."""
-    used, own, begun = cpu_s(pid), time.process_time(), time.perf_counter()
-    rate = load()
-    spent = time.perf_counter() - begun
-    return Phase(rate, (cpu_s(pid) - used) / spent, (time.process_time() - own) / spent)
-
-
-def measure(port: int, pid: int, image: bytes, deadline_s: float, factor: float, rounds: int) -> bool:
-    """Run the phases, print the table. Gives: whether the promises hold."""
-    callers, calm, over = Callers(port, image, deadline_s), Tally(), Tally()
-    busy = [phase(pid, lambda: callers.closed_loop(calm, PHASE_S))]
-    memory_before = resident_mb(pid)
-    flooded = []
-    for _ in range(rounds):
-        rate = factor * busy[-1].rate
-        flooded.append(phase(pid, partial(callers.open_loop, over, PHASE_S, rate)))
-        busy.append(phase(pid, lambda: callers.closed_loop(calm, PHASE_S)))
-    memory_after = resident_mb(pid)
-    refused = np.percentile(over.refused_ms or [0.0], [50, 99])
-    shares = [
-        each.rate / ((before.rate + after.rate) / 2) for before, each, after in zip(busy, flooded, busy[1:], strict=False)
-    ]
-    share, capacity = float(np.median(shares)), np.median([each.rate for each in busy])
-    calm_own, over_own = (float(np.median([each.own for each in phases])) for phases in (busy, flooded))
-    processors = len(os.sched_getaffinity(0))
-    left = share * (processors - calm_own) / (processors - over_own)
-    print(f"capacity     {capacity:8.1f} frames/s")
-    print(f"offered      {factor * capacity:8.1f} frames/s  deadline {1000 * deadline_s:g} ms")
-    print(
-        f"goodput      {share * capacity:8.1f} frames/s  {share:.3f} of the capacity ({min(shares):.2f} to {max(shares):.2f})"
-    )
-    print(f"             {left:17.3f} of the capacity of the processors that this program leaves")
-    print(f"answers      {', '.join(f'{count} x {status}' for status, count in sorted(over.statuses.items()))}")
-    print(f"late         {over.late:8d}")
+def measure(port: int, pid: int, image: bytes, deadline_s: float, factor: float, count: int, window_s: float) -> bool:
+    """Run it, print the table. Gives: whether the promises hold."""
+    callers, waiting, others = Callers(port, image), Tally(), Tally()
+    callers.closed_loop(Tally(), WARM_S)
+    memory_before, used, own, begun = resident_mb(pid), cpu_s(pid), time.process_time(), time.perf_counter()
+    windows = callers.waves(waiting, others, window_s, count=count, factor=factor - 1, deadline_s=deadline_s)
+    memory_after, spent = resident_mb(pid), time.perf_counter() - begun
+    rates = [waiting.rate(*window) + others.rate(*window) for window in windows]
+    each = shares(rates)
+    share, error = float(np.mean(each)), float(np.std(each, ddof=1) / len(each) ** 0.5)
+    refused = np.percentile(others.refused_ms or [0.0], [50, 99])
+    statuses = waiting.statuses + others.statuses
+    print(f"python       {platform.python_version()}, {platform.python_compiler()}, {platform.python_implementation()}")
+    print(f"capacity     {np.mean(rates[::2]):8.1f} frames/s")
+    offered = np.mean(rates[1::2]) + (others.sent - len(others.good_s)) / count / window_s
+    print(f"offered      {offered:8.1f} frames/s  deadline {1000 * deadline_s:g} ms")
+    print(f"goodput      {np.mean(rates[1::2]):8.1f} frames/s  {share:.3f} +- {error:.3f} of the capacity, {count} seconds")
+    print(f"answers      {', '.join(f'{number} x {status}' for status, number in sorted(statuses.items()))}")
+    print(f"late         {waiting.late + others.late:8d}")
     print(f"429 after    {refused[0]:8.1f} ms  (median; 99 of 100: {refused[1]:.1f})")
-    used = [np.median([each.cores for each in phases]) for phases in (busy, flooded)]
-    print(f"processors   {used[0]:8.2f} for the server and {calm_own:.3f} for this program at capacity")
-    print(f"             {used[1]:8.2f} for the server and {over_own:.3f} for this program under overload")
+    print(f"processors   {(cpu_s(pid) - used) / spent:8.2f} for the server, {(time.process_time() - own) / spent:.3f} for this")
     print(f"memory       {memory_before:8.0f} MB before, {memory_after:.0f} after, {resident_mb(pid, 'VmHWM'):.0f} at the most")
     flat = memory_after - memory_before < GROWTH_MB
-    answered = sum(over.statuses.values()) == over.sent and over.late <= 0.01 * over.sent
-    return answered and flat and share >= 0.95 and refused[1] < REFUSAL_MS
+    sent = waiting.sent + others.sent
+    answered = sum(statuses.values()) == sent and others.late <= 0.01 * others.sent and not waiting.statuses[429]
+    return answered and flat and share >= GOODPUT and refused[1] < REFUSAL_MS
 
 
 def main() -> int:
@@ -99,13 +80,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--factor", type=float, default=5.0, help="times the capacity")
     parser.add_argument("--deadline-ms", type=float, default=1000.0)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--count", type=int, default=70, help="of flooded windows")
+    parser.add_argument("--window-s", type=float, default=1.0)
     parser.add_argument("--size", type=int, nargs=2, default=(720, 1280), metavar=("HEIGHT", "WIDTH"))
     options = parser.parse_args()
     with server() as served:
-        image = sample(*options.size)
         port, deadline_s = urlsplit(served.url).port or 0, options.deadline_ms / 1000
-        kept = measure(port, served.pid, image, deadline_s, options.factor, options.rounds)
+        image = sample(*options.size)
+        kept = measure(port, served.pid, image, deadline_s, options.factor, options.count, options.window_s)
     return 0 if kept else 1
 
 

@@ -136,13 +136,18 @@ class Soak:
             group.create_task(self.burst(seconds / 2))
 
     async def everything(self) -> None:
-        """Every size, kind and format once, alone and beside another of its size, so that every lane has had it."""
+        """Every size, kind and format once, alone and beside another of its size, so that every lane has had it;
+        and tensors, many at the same time.
+        """
         for number, (size, _, data) in enumerate(self._images):
             params = {"format": self._formats[number % len(self._formats)]}
             for callers in (1, 2, 2):
                 asked = (self._ask("first of all", {200, *SHED}, content=data, params=params) for _ in range(callers))
                 await asyncio.gather(*asked)
             await self._ask("first of all", {200, *SHED}, content=data, size=size)
+        # Threads that read and write tensors begin one by one, when all that there are have work: have them all begin.
+        for _ in range(4):
+            await asyncio.gather(*(self.tensor() for _ in range(24)))
 
     async def image(self) -> None:
         """A good image; a mask of its size."""

@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 
 from service.api import problems
 from service.api.metrics import Metrics
+from service.api.record import RequestRecord
 from service.api.telemetry import Telemetry
 from service.errors import (
     LEAVES,
@@ -98,6 +99,21 @@ async def test_a_shed_request_is_told_when_to_come_back() -> None:
     assert (await reply_to(Overloaded("full", retry_after_s=0.0))).headers["retry-after"] == "1"
     assert (await reply_to(NotReady("starting"))).headers["retry-after"] == "1"
     assert "retry-after" not in (await reply_to(BadArtifact("broken"))).headers
+
+
+async def test_a_refusal_at_the_door_says_what_one_inside_says() -> None:
+    """It is put together from a text with gaps: the same document, the same headers, whatever the gaps are filled with."""
+    error = Overloaded('full of "%s" %d, \\ and straße\r\n', retry_after_s=2.5)
+    inside = await reply_to(error)
+    del inside.headers["connection"]  # said to those who do not say how much they send, and who are never refused at the door
+    record = RequestRecord("mine", echo=[(b"x-frame-id", b"front % 7")])
+    status, reply = problems.on_the_wire(record, error)
+    head, _, body = reply.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    assert (first, status) == ("HTTP/1.1 429 Too Many Requests", inside.status_code)
+    assert body == inside.content
+    assert dict(line.split(": ", 1) for line in lines) == {**inside.headers, "x-frame-id": "front % 7"}
+    assert (record.code, record.bytes_out) == ("overloaded", len(body))
 
 
 async def test_a_refused_upload_closes_its_connection() -> None:

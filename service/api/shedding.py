@@ -23,6 +23,7 @@ from service.pipeline.segmenter import Segmenter
 
 PATH = "/segment"
 """Where images go."""
+_PATH = PATH.encode()
 
 
 class Door:
@@ -48,7 +49,7 @@ class Door:
         if not self._segmenter.queue.admitted or method != b"POST":
             return None
         path, _, query = url.partition(b"?")
-        if path != PATH.encode() or b"model" in query:
+        if path != _PATH or b"model" in query:
             return None
         named = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
         # Who does not say how much he sends, or wants to be asked for it first, can be refused, but not keep his connection.
