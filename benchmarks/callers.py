@@ -1,4 +1,4 @@
-"""Callers on this machine: few that keep a server busy, so many a second, whatever comes back, or both at once.
+"""Callers on this machine: as many as keep a server busy, so many a second, whatever comes back, or both at once.
 
 No client library and no event loop's: what a caller takes is missing from the processors that the server is measured on.
 
@@ -23,7 +23,7 @@ CONNECTIONS = 256
 GRACE_S = 0.05
 """What the way back and this program itself may add to a deadline."""
 LEAD_S = 1.5
-"""Before anything is counted in a rate."""
+"""Before the first window."""
 PIECE_BYTES = 1 << 18
 
 
@@ -60,14 +60,15 @@ class Tally:
 
 
 @dataclass(eq=False)
-class _Link:
-    """A connection, used again."""
+class _Request:
+    """One that is under way."""
 
     socket: socket.socket
-    tally: Tally = field(default_factory=Tally)
-    deadline_s: float = 0.0
-    request: memoryview = field(default_factory=lambda: memoryview(b""))
-    begun_s: float = 0.0
+    """Used again by the next."""
+    tally: Tally
+    deadline_s: float
+    message: memoryview
+    begun_s: float
     sent: int = 0
     came: bytes = b""
     left: int = -1
@@ -84,31 +85,25 @@ class Callers:
 
     def __init__(self, port: int, image: bytes) -> None:
         self._address, self._image = ("127.0.0.1", port), image
-        self._requests: dict[float, memoryview] = {}
+        self._messages: dict[float, memoryview] = {}
         self._poll = select.epoll()
-        self._idle: dict[int, _Link] = {}
-        self._asking: dict[int, _Link] = {}
+        self._idle: dict[int, socket.socket] = {}
+        self._asking: dict[int, _Request] = {}
 
-    def closed_loop(self, tally: Tally, seconds: float) -> float:
-        """Many who wait, each sending the image again when he has his answer. Gives: good answers a second."""
-        begun = time.perf_counter()
-        for _ in range(WAITING):
-            self._ask(tally, PATIENCE_S)
-        while self._asking:
-            for _ in self._hear(1.0):
-                if time.perf_counter() - begun < LEAD_S + seconds:
-                    self._ask(tally, PATIENCE_S)
-        return tally.rate(begun + LEAD_S, begun + LEAD_S + seconds)
+    def closed_loop(self, tally: Tally, seconds: float) -> None:
+        """As many who wait as fill the queue."""
+        self._begin_waiting(tally)
+        self._wait_turns(tally, until_s=time.perf_counter() + seconds)
+        self._hear_all()
 
     def open_loop(self, tally: Tally, seconds: float, rate: float, deadline_s: float) -> None:
         """So many a second, evenly spaced."""
         begun = time.perf_counter()
-        for number in range(round((LEAD_S + seconds) * rate)):
+        for number in range(round(seconds * rate)):
             while (left_s := begun + number / rate - time.perf_counter()) > 0 or len(self._asking) == CONNECTIONS:
                 self._hear(max(left_s, 0.001))
             self._ask(tally, deadline_s)
-        while self._asking:
-            self._hear(1.0)
+        self._hear_all()
 
     def waves(
         self, waiting: Tally, others: Tally, seconds: float, *, count: int, factor: float, deadline_s: float
@@ -126,8 +121,7 @@ class Callers:
         """
         begun = time.perf_counter() + LEAD_S
         windows = [(begun + at * seconds, begun + (at + 1) * seconds) for at in range(2 * count + 1)]
-        for _ in range(WAITING):
-            self._ask(waiting, PATIENCE_S)
+        self._begin_waiting(waiting)
         self._wait_turns(waiting, until_s=windows[0][1])
         for calm, flooded, after in zip(windows[:-1:2], windows[1::2], windows[2::2], strict=True):
             rate = factor * max(waiting.rate(*calm) + others.rate(*calm), 1.0)
@@ -138,9 +132,12 @@ class Callers:
                     self._ask(others, deadline_s)
                 due_s += 1 / rate
             self._wait_turns(waiting, until_s=after[1])
-        while self._asking:
-            self._hear(1.0)
+        self._hear_all()
         return windows
+
+    def _begin_waiting(self, waiting: Tally) -> None:
+        for _ in range(WAITING):
+            self._ask(waiting, PATIENCE_S)
 
     def _wait_turns(self, waiting: Tally, until_s: float) -> None:
         """Until then, whoever waits sends the image again when he has his answer."""
@@ -154,62 +151,66 @@ class Callers:
         if self._idle:
             number, link = self._idle.popitem()
         else:
-            link = _Link(socket.create_connection(self._address))
-            link.socket.setblocking(False)
-            number = link.socket.fileno()
+            link = socket.create_connection(self._address)
+            link.setblocking(False)
+            number = link.fileno()
             self._poll.register(number, select.EPOLLIN)
-        self._asking[number] = link
-        link.tally, link.deadline_s, link.request = tally, deadline_s, self._request(deadline_s)
-        link.begun_s, link.sent, link.came, link.left = time.perf_counter(), 0, b"", -1
-        if not _is_sent(link):
+        request = _Request(link, tally, deadline_s, self._message(deadline_s), time.perf_counter())
+        self._asking[number] = request
+        if not _is_sent(request):
             self._poll.modify(number, select.EPOLLIN | select.EPOLLOUT)
 
-    def _request(self, deadline_s: float) -> memoryview:
-        if deadline_s not in self._requests:
+    def _message(self, deadline_s: float) -> memoryview:
+        if deadline_s not in self._messages:
             head = (
                 "POST /segment HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
                 f"X-Deadline-Ms: {1000 * deadline_s:g}\r\nContent-Length: {len(self._image)}\r\n\r\n"
             )
-            self._requests[deadline_s] = memoryview(head.encode() + self._image)
-        return self._requests[deadline_s]
+            self._messages[deadline_s] = memoryview(head.encode() + self._image)
+        return self._messages[deadline_s]
+
+    def _hear_all(self) -> None:
+        """Wait until everybody has his answer."""
+        while self._asking:
+            self._hear(1.0)
 
     def _hear(self, seconds: float) -> list[Tally]:
         """Wait for what comes, but no longer than that. Gives: the tallies of those who have their answer."""
         return [tally for number, event in self._poll.poll(seconds) for tally in self._answered(number, event)]
 
     def _answered(self, number: int, event: int) -> Iterator[Tally]:
-        link = self._asking.get(number)
-        if link is None:  # the server ends what is idle
-            self._idle.pop(number).socket.close()
+        request = self._asking.get(number)
+        if request is None:  # the server ends what is idle
+            self._idle.pop(number).close()
             return
-        if event & select.EPOLLOUT and _is_sent(link):
+        if event & select.EPOLLOUT and _is_sent(request):
             self._poll.modify(number, select.EPOLLIN)
         if event & ~select.EPOLLOUT:
-            piece = link.socket.recv(PIECE_BYTES)
+            piece = request.socket.recv(PIECE_BYTES)
             if not piece:
                 raise SystemExit("the server closed a connection without an answer")
-            if _is_whole(link, piece):
-                link.tally.count(int(link.came[9:12]), link.begun_s, link.deadline_s)
+            if _is_whole(request, piece):
+                request.tally.count(int(request.came[9:12]), request.begun_s, request.deadline_s)
         # An answer may come before all of the image is sent; the connection is free when both are done.
-        if link.left == 0 and link.sent == len(link.request):
-            self._idle[number] = self._asking.pop(number)
-            yield link.tally
+        if request.left == 0 and request.sent == len(request.message):
+            self._idle[number] = self._asking.pop(number).socket
+            yield request.tally
 
 
-def _is_sent(link: _Link) -> bool:
+def _is_sent(request: _Request) -> bool:
     """Send what can be sent now. Gives: whether that was the rest."""
     with suppress(BlockingIOError):
-        link.sent += link.socket.send(link.request[link.sent :])
-    return link.sent == len(link.request)
+        request.sent += request.socket.send(request.message[request.sent :])
+    return request.sent == len(request.message)
 
 
-def _is_whole(link: _Link, piece: bytes) -> bool:
+def _is_whole(request: _Request, piece: bytes) -> bool:
     """Whether this was the last piece of an answer."""
-    if link.left < 0:
-        link.came += piece
-        head, end, piece = link.came.partition(b"\r\n\r\n")
+    if request.left < 0:
+        request.came += piece
+        head, end, piece = request.came.partition(b"\r\n\r\n")
         if not end:
             return False
-        link.left = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
-    link.left -= len(piece)
-    return not link.left
+        request.left = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
+    request.left -= len(piece)
+    return not request.left

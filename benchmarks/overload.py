@@ -34,7 +34,7 @@ REFUSAL_MS = 20.0
 """By when 99 of 100 refusals are here; what this program itself takes, on the same processors, included."""
 GROWTH_MB = 30.0
 """What memory may be more by after the overload."""
-WARM_S = 4.0
+WARM_S = 5.5
 
 
 def shares(rates: list[float]) -> list[float]:
