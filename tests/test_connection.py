@@ -94,6 +94,16 @@ def test_a_head_of_nearly_the_limit_passes(base_url: str) -> None:
         assert client.post("/segment", content=bytes(300_000)).status_code == 415
 
 
+def test_a_head_of_nearly_the_limit_passes_in_pieces_too(base_url: str) -> None:
+    """No byte of it counts twice."""
+    head = b"GET /livez HTTP/1.1\r\nHost: x\r\n" + b"X-Many: cookies\r\n" * ((MAX_HEAD_BYTES - 400) // 17) + b"\r\n"
+    with connected(base_url) as link:
+        for at in range(0, len(head), 5000):
+            link.sendall(head[at : at + 5000])
+            time.sleep(0.02)
+        assert link.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
 @pytest.mark.parametrize(
     "words",
     [b"hello\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET / HTTP/1.1\r\nA b: c\r\n\r\n", b"\0" * 100],

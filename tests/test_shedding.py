@@ -84,6 +84,21 @@ def test_who_finds_no_room_is_told_by_his_first_bytes_and_keeps_his_connection(
         assert link.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
+def test_who_is_refused_after_a_pause_is_refused_once(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first bytes come a little after the head; when the moment that they had is over, nothing more happens."""
+    monkeypatch.setattr("service.api.connection.MOMENT_S", 0.5)
+    with full_server(artifact_dir, monkeypatch) as url, connected(url) as link:
+        send(link, f"Content-Length: {len(NOISE)}", b"")
+        time.sleep(0.01)
+        link.sendall(NOISE[:2000])
+        assert link.recv(65536).startswith(b"HTTP/1.1 429 ")
+        time.sleep(1.0)
+        link.sendall(NOISE[2000:])
+        link.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert link.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert 'fcn_requests_total{method="POST",route="/segment",status="429"} 1.0' in httpx.get(f"{url}/metrics").text
+
+
 def test_a_client_sees_the_refusal_of_what_it_still_sends(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """httpx reads the 429, with and without a length, raw and in a form, and goes on using its connection where it can."""
     with full_server(artifact_dir, monkeypatch) as url, httpx.Client(base_url=url) as client:

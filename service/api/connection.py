@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Collection
+from itertools import takewhile
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -41,6 +42,9 @@ megabytes, which are the masks of minutes."""
 PARTING_S = 10.0
 """How long last words may take to be read."""
 
+LOOK_S = 0.5
+"""How often somebody looks for those who have taken longer: a timer for each of them would cost every request two."""
+
 MOMENT_S = 0.05
 """How long the first bytes of a body are waited for at the door."""
 
@@ -63,8 +67,23 @@ class Connections:
         """Nobody is refused there before it exists."""
         self.open: Collection[object] = ()
         """Those that there are, streams too."""
-        self.waiting: dict[Connection, None] = {}
-        """Those whose next head is not complete, the one that has waited for longest first."""
+        self.waiting: dict[Connection, float] = {}
+        """Those whose next head is not complete, and since when; the one that has waited for longest first."""
+        self._look: asyncio.TimerHandle | None = None
+
+    def await_head(self, connection: Connection) -> None:
+        """From now on that connection's next head is waited for."""
+        loop = connection.loop
+        self.waiting.pop(connection, None)
+        self.waiting[connection] = loop.time()
+        if self._look is None:
+            self._look = loop.call_later(LOOK_S, self._give_up_on_the_late, loop)
+
+    def _give_up_on_the_late(self, loop: asyncio.AbstractEventLoop) -> None:
+        earliest = loop.time() - HEAD_S
+        for connection in list(takewhile(lambda waiting: self.waiting[waiting] <= earliest, self.waiting)):
+            connection.give_up()
+        self._look = loop.call_later(LOOK_S, self._give_up_on_the_late, loop) if self.waiting else None
 
 
 class Connection(HttpToolsProtocol):
@@ -76,7 +95,7 @@ class Connection(HttpToolsProtocol):
         self._all.open = self.connections
         self._within_head = False
         self._head_bytes = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._moment: asyncio.TimerHandle | None = None
         self._at_door: float | None = None
         """The deadline (ms) of a request whose head is complete, and which is let in or refused by what comes next."""
         self._refused = False
@@ -85,7 +104,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Begin; the first head is awaited. Where all connections are taken, make room."""
         super().connection_made(transport)
-        self._await_head()
+        self._all.await_head(self)
         if len(self._all.open) > self._all.limit:
             longest = next(iter(self._all.waiting))
             if longest is self:
@@ -110,7 +129,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
-        self._stop_timer()
+        self._all.waiting.pop(self, None)
+        self._cancel_moment()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -119,31 +139,22 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         if within_head and self._within_head and not self.transport.is_closing():
             try:
-                self._count(len(data))
+                self._check_head(self._head_bytes + len(data))
             except OverflowError:
                 self.send_400_response("")
-        if self._at_door is not None and self._timer is None:
-            self._timer = self.loop.call_later(MOMENT_S, self._let_in)
+        if self._at_door is not None and self._moment is None:
+            self._moment = self.loop.call_later(MOMENT_S, self._let_in)
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
         self._within_head, self._head_bytes = True, 0
 
-    def on_url(self, url: bytes) -> None:
-        """A piece of the request line."""
-        self._count(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One header, complete."""
-        self._count(len(name) + len(value) + 4)
-        super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         """The head is complete."""
+        self._check_head(len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers))
         self._within_head = False
-        self._stop_timer()
+        self._all.waiting.pop(self, None)
         self.scope["state"][ABORT] = self.transport.abort
         self._at_door = self._deadline_at_door()
         if self._at_door is None:
@@ -159,7 +170,7 @@ class Connection(HttpToolsProtocol):
         return door.deadline_ms(parser.get_method(), self.url, self.headers)
 
     def _let_in(self) -> None:
-        self._stop_timer()
+        self._cancel_moment()
         self._at_door = None
         super().on_headers_complete()
 
@@ -172,9 +183,10 @@ class Connection(HttpToolsProtocol):
         if self._at_door is not None and self._all.door is not None:
             reply = self._all.door.refusal(self._at_door, self.headers, body)
             if reply is not None:
+                self._cancel_moment()
                 self._at_door, self._refused = None, True
                 self.transport.write(reply)
-                self._await_head()
+                self._all.await_head(self)
                 return
             self._let_in()
         held: object = self.cycle.body
@@ -197,7 +209,7 @@ class Connection(HttpToolsProtocol):
         """A reply is out. Unless another request has come already, its head is awaited."""
         super().on_response_complete()
         if self.cycle.response_complete and not self.transport.is_closing():
-            self._await_head()
+            self._all.await_head(self)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no request, and close; where the parser stopped because we did, say so.
@@ -218,23 +230,17 @@ class Connection(HttpToolsProtocol):
         self.transport.write(b"\r\n".join([*head, b"", bytes(reply.body)]))
         self.transport.close()
 
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > MAX_HEAD_BYTES:
+    def _check_head(self, size: int) -> None:
+        self._head_bytes = size
+        if size > MAX_HEAD_BYTES:
             raise OverflowError  # httptools makes an error of its own of it, and uvicorn a call of send_400_response
 
-    def _await_head(self) -> None:
-        self._stop_timer()
-        self._all.waiting[self] = None
-        self._timer = self.loop.call_later(HEAD_S, self._give_up)
+    def _cancel_moment(self) -> None:
+        if self._moment is not None:
+            self._moment.cancel()
+            self._moment = None
 
-    def _stop_timer(self) -> None:
-        self._all.waiting.pop(self, None)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
         """Close without a word: whoever sends half a head in ten seconds waits for none. Nor is the end of a reply kept for
         whoever does not read it.
         """

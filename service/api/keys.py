@@ -31,6 +31,8 @@ class Keys:
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._digests = [_digest(key) for key in keys]
+        self.is_open = not self._digests
+        """Whether everybody may come in."""
 
     def check(self, offered: str) -> None:
         """Nothing, if the caller may come in.

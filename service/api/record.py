@@ -9,8 +9,8 @@ May import: starlette, opentelemetry's API.
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -93,12 +93,15 @@ def new_record(headers: Iterable[tuple[bytes, bytes]]) -> RequestRecord:
             request_id = value
         elif name in FRAME_HEADERS and len(value) <= MAX_FRAME_HEADER:
             echo.append((name, value))
-    record = RequestRecord(request_id.decode() or secrets.token_hex(8), echo=echo)
+    return RequestRecord(request_id.decode() or os.urandom(8).hex(), echo=echo)
+
+
+def join_trace(record: RequestRecord) -> None:
+    """The record and the span that is open now, if there is one, get each other's ids."""
     span = trace.get_current_span()
     if (context := span.get_span_context()).is_valid:
         record.trace_id = trace.format_trace_id(context.trace_id)
         span.set_attribute("fcn.request_id", record.request_id)
-    return record
 
 
 def _trace_stages(timing_ms: Mapping[str, float]) -> None:

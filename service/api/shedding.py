@@ -51,9 +51,9 @@ class Door:
         path, _, query = url.partition(b"?")
         if path != _PATH or b"model" in query:
             return None
-        named = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
+        named = dict(headers)
         # Who does not say how much he sends, or wants to be asked for it first, can be refused, but not keep his connection.
-        if "content-length" not in named or "expect" in named or named.get("content-type", "").startswith("multipart/"):
+        if b"content-length" not in named or b"expect" in named or named.get(b"content-type", b"").startswith(b"multipart/"):
             return None
         return self._named_deadline_ms(named)
 
@@ -74,10 +74,12 @@ class Door:
             pass  # it is not for want of room: said inside
         return None
 
-    def _named_deadline_ms(self, named: Mapping[str, str]) -> float | None:
+    def _named_deadline_ms(self, named: Mapping[bytes, bytes]) -> float | None:
         try:
-            self._keys.check(offered_key(named))
-            deadline_ms = float(named.get("x-deadline-ms", self._deadline_ms))
+            if not self._keys.is_open:
+                words = {name.decode("latin-1"): value.decode("latin-1") for name, value in named.items()}
+                self._keys.check(offered_key(words))
+            deadline_ms = float(named.get(b"x-deadline-ms", self._deadline_ms))
         except (HTTPException, ValueError):
             return None
         return deadline_ms if 0 < deadline_ms <= MAX_DEADLINE_MS else None

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.metrics import SWITCHING_PROTOCOLS, Metrics
-from service.api.record import RequestRecord, new_record
+from service.api.record import RequestRecord, join_trace, new_record
 
 PROBES = frozenset(("/livez", "/readyz", "/metrics"))
 """Asked all the time by machines: no line in the log, no trace."""
@@ -46,6 +46,7 @@ class Telemetry:
             await self._app(scope, receive, send)
             return
         record = new_record(scope["headers"])
+        join_trace(record)
         scope.setdefault("state", {})["record"] = record
         self._metrics.inside.add(record)
         method, status = scope.get("method", "GET"), 0

@@ -47,6 +47,10 @@ BAND_PIXELS = 1 << 18
 MAX_TIFF_ENTRIES = 4096
 """Of one directory; a picture has some twenty, and a file of nothing but entries would keep us walking."""
 
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""Markers of JPEG segments that have the image's size: SOF0 to SOF15; the three between them are of other kinds."""
+_EXIF = 0xE1
+"""APP1, which has other things as well."""
 _ORIENTATION = 0x0112
 _PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr")
 _PILLOW = re.compile(r"PIL\.")
@@ -171,29 +175,27 @@ def _check_size(kind: str, width: int, height: int, limits: Limits) -> None:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    marker, frame = next(segment for segment in _jpeg_segments(data) if _is_frame(segment[0]))
+    marker, frame = next(_jpeg_segments(data, _FRAMES))
     precision, height, width = struct.unpack_from(">BHH", frame)
     if precision != 8 or marker in (0xC3, 0xC7, 0xCB, 0xCF):
         raise UnsupportedImage(f"a lossless or {precision}-bit JPEG; 8-bit baseline and progressive ones are read")
     return width, height
 
 
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(marker, payload) up to the first scan."""
+def _jpeg_segments(data: bytes, markers: frozenset[int]) -> Iterator[tuple[int, bytes]]:
+    """(marker, payload) of those before the first scan that have one of these markers."""
     at = 2
     for _ in range(MAX_JPEG_SEGMENTS):
-        fill = _FILL.match(data, at)  # markers may be preceded by as many fill bytes as one likes: no loop of ours walks them
-        at = fill.end() if fill else at
+        at += data[at] == 0xFF
+        if data[at] == 0xFF:  # markers may be preceded by as many fill bytes as one likes: no loop of ours walks them
+            at += len(_FILL.match(data, at)[0])  # type: ignore[index]  # it matches anything
         marker = data[at]
         if marker == 0xDA:
             return
-        (length,) = struct.unpack_from(">H", data, at + 1)
-        yield marker, data[at + 3 : at + 1 + length]
+        length = data[at + 1] << 8 | data[at + 2]
+        if marker in markers:
+            yield marker, data[at + 3 : at + 1 + length]
         at += 1 + length
-
-
-def _is_frame(marker: int) -> bool:
-    return 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)
 
 
 def _png_size(data: bytes) -> tuple[int, int]:
@@ -262,8 +264,8 @@ _SIZE_READERS: dict[str, Callable[[bytes], tuple[int, int]]] = {
 
 
 def _decode_jpeg(data: bytes) -> RGB:
-    segments = list(_jpeg_segments(data))
-    marker, frame = next(segment for segment in segments if _is_frame(segment[0]))
+    segments = list(_jpeg_segments(data, _FRAMES | {_EXIF}))
+    marker, frame = next(segment for segment in segments if segment[0] in _FRAMES)
     if marker in (0xC2, 0xCA) and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
         raise CorruptImage(f"the JPEG image has more than {MAX_JPEG_SCANS} scans")
     if frame[5] == 4:  # CMYK or YCCK; Pillow knows about Adobe's inversion
@@ -271,7 +273,7 @@ def _decode_jpeg(data: bytes) -> RGB:
             pixels = np.asarray(picture.convert("RGB"))
     else:
         pixels = _jpeg_pixels(data)
-    exif = next((payload for marker, payload in segments if marker == 0xE1 and payload.startswith(b"Exif\0\0")), b"")
+    exif = next((payload for marker, payload in segments if marker == _EXIF and payload.startswith(b"Exif\0\0")), b"")
     return _upright(pixels, exif)
 
 

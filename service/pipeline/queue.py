@@ -130,7 +130,7 @@ class WorkQueue(Generic[Item, Answer]):
         self._death: BaseException | None = None
         self._admitted = 0
         self._load = 0.0
-        self._todo = dict.fromkeys(Priority, 0.0)  # work inside, by its priority
+        self._todo = [0.0] * (1 + max(Priority))  # work inside, by its priority
         self._on_idle = on_idle
         self._busy_s, self._done = measured  # seconds with somebody inside, and the work done in them
         self._measured = 0.0  # when
@@ -229,8 +229,8 @@ class WorkQueue(Generic[Item, Answer]):
         pace_s = HEADROOM * self.pace_s
         excess = self._load + cost - self.capacity
         if excess > 0:
-            _refuse("the queue is full", pace_s * sum(self._todo.values()) * min(1.0, excess / self._load))
-        ahead_s = pace_s * sum(todo for level, todo in self._todo.items() if level <= priority)
+            _refuse("the queue is full", pace_s * sum(self._todo) * min(1.0, excess / self._load))
+        ahead_s = pace_s * sum(self._todo[: priority + 1])
         through_s = ahead_s + pace_s * work
         if left_s is not None and through_s > left_s:
             # What could not make it behind anybody at all may come when nobody is there.
@@ -249,7 +249,7 @@ class WorkQueue(Generic[Item, Answer]):
         self._todo[priority] -= work
         if not self._admitted:
             self._load = 0.0  # no rounding error outlives a quiet moment
-            self._todo = dict.fromkeys(Priority, 0.0)
+            self._todo = [0.0] * len(self._todo)
             self._idle.set()
             self._on_idle()
 
