@@ -5,7 +5,7 @@ others come on top, evenly spaced and whatever comes back, so that together they
 if its mask came within its deadline, seen from here, whoever asked for it.
 
 Each flooded second is compared with the two beside it: the machine's speed drifts by more, over a minute, than refusals cost.
-(Callers and server share the processors here; what this program takes of them is missing from the goodput.)
+(Callers and server share the processors here; what the callers take of them is missing from the goodput.)
 
 Exit code 1 if a promise of docs/operations.md is broken.
 """
@@ -31,10 +31,12 @@ from benchmarks.harness import cpu_s, resident_mb, sample, server  # noqa: E402
 GOODPUT = 0.95
 """Of the capacity, at least."""
 REFUSAL_MS = 20.0
-"""By when 99 of 100 refusals are here; what this program itself takes, on the same processors, included."""
+"""By when 99 of 100 refusals are here; what the callers take, on the same processors, included."""
 GROWTH_MB = 30.0
 """What memory may be more by after the overload."""
 WARM_S = 5.5
+TURNS = 0.8
+"""Of the capacity, what those who wait their turn still ask for where others take their places in the queue; at the least."""
 
 
 def shares(rates: list[float]) -> list[float]:
@@ -51,8 +53,8 @@ def measure(port: int, pid: int, image: bytes, deadline_s: float, factor: float,
     """Run it, print the table. Gives: whether the promises hold."""
     callers, waiting, others = Callers(port, image), Tally(), Tally()
     callers.closed_loop(Tally(), WARM_S)
-    memory_before, used, own, begun = resident_mb(pid), cpu_s(pid), time.process_time(), time.perf_counter()
-    windows = callers.waves(waiting, others, window_s, count=count, factor=factor - 1, deadline_s=deadline_s)
+    memory_before, used, own, begun = resident_mb(pid), cpu_s(pid), callers.cpu_s, time.perf_counter()
+    windows = callers.waves(waiting, others, window_s, count=count, factor=factor - TURNS, deadline_s=deadline_s)
     memory_after, spent = resident_mb(pid), time.perf_counter() - begun
     rates = [waiting.rate(*window) + others.rate(*window) for window in windows]
     each = shares(rates)
@@ -60,18 +62,19 @@ def measure(port: int, pid: int, image: bytes, deadline_s: float, factor: float,
     refused = np.percentile(others.refused_ms or [0.0], [50, 99])
     statuses = waiting.statuses + others.statuses
     print(f"python       {platform.python_version()}, {platform.python_compiler()}, {platform.python_implementation()}")
-    print(f"capacity     {np.mean(rates[::2]):8.1f} frames/s")
-    offered = np.mean(rates[1::2]) + (others.sent - len(others.good_s)) / count / window_s
-    print(f"offered      {offered:8.1f} frames/s  deadline {1000 * deadline_s:g} ms")
+    capacity = np.mean(rates[::2])
+    print(f"capacity     {capacity:8.1f} frames/s")
+    offered = np.mean(rates[1::2]) + (others.statuses.total() - len(others.good_s)) / count / window_s
+    print(f"offered      {offered:8.1f} frames/s  {offered / capacity:.2f} times as many, deadline {1000 * deadline_s:g} ms")
     print(f"goodput      {np.mean(rates[1::2]):8.1f} frames/s  {share:.3f} +- {error:.3f} of the capacity, {count} seconds")
     print(f"answers      {', '.join(f'{number} x {status}' for status, number in sorted(statuses.items()))}")
     print(f"late         {waiting.late + others.late:8d}")
     print(f"429 after    {refused[0]:8.1f} ms  (median; 99 of 100: {refused[1]:.1f})")
-    print(f"processors   {(cpu_s(pid) - used) / spent:8.2f} for the server, {(time.process_time() - own) / spent:.3f} for this")
+    own = (callers.cpu_s - own) / spent
+    print(f"processors   {(cpu_s(pid) - used) / spent:8.2f} for the server, {own:.3f} for the callers")
     print(f"memory       {memory_before:8.0f} MB before, {memory_after:.0f} after, {resident_mb(pid, 'VmHWM'):.0f} at the most")
     flat = memory_after - memory_before < GROWTH_MB
-    sent = waiting.sent + others.sent
-    answered = sum(statuses.values()) == sent and others.late <= 0.01 * others.sent and not waiting.statuses[429]
+    answered = others.late <= 0.01 * others.statuses.total() and not waiting.statuses[429]
     return answered and flat and share >= GOODPUT and refused[1] < REFUSAL_MS
 
 

@@ -74,8 +74,8 @@ class RequestRecord:
             headers.append((b"x-model", self.model.encode()))
         if self.sha256 is not None:
             headers.append((b"x-model-sha256", self.sha256.encode()))
-        stages = [f"{stage};dur={self.timing_ms[stage]:.2f}" for stage in STAGES if stage in self.timing_ms]
-        if stages:
+        if self.timing_ms:
+            stages = [f"{stage};dur={self.timing_ms[stage]:.2f}" for stage in STAGES if stage in self.timing_ms]
             headers.append((b"server-timing", ", ".join(stages).encode()))
         return headers
 

@@ -22,6 +22,7 @@ import struct
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -73,8 +74,7 @@ class Limits:
     """Of the longer side, in pixels."""
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """What a file says of itself in its first bytes."""
 
     format: str
