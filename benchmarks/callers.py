@@ -9,16 +9,18 @@ May import: the standard library.
 
 from __future__ import annotations
 
+import atexit
 import os
 import resource
 import shlex
+import shutil
 import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 
 SOURCE = Path(__file__).with_suffix(".c")
@@ -106,7 +108,7 @@ class Callers:
     def _call(self, phases: list[str], waiting: Tally, others: Tally, deadline_s: float, *, waiting_count: int) -> float:
         """Run the program. Gives: when the first phase began; of the same clock as what is counted."""
         tallies = {"w": (waiting, PATIENCE_S), "o": (others, deadline_s)}
-        program, used = self._program, _children_s()
+        program, used = _compiled(), _children_s()
         with self._request(PATIENCE_S) as patient, self._request(deadline_s) as impatient:
             words = [program, str(self._port), str(waiting_count), patient, impatient, *phases]
             ran = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
@@ -132,16 +134,19 @@ class Callers:
             file.flush()
             yield file.name
 
-    @cached_property
-    def _program(self) -> str:
-        self._folder = tempfile.TemporaryDirectory()  # as long as this lives
-        program = str(Path(self._folder.name, "callers"))
-        try:
-            command = [*shlex.split(os.environ.get("CC", "cc")), *FLAGS, "-o", program, str(SOURCE), "-lm"]
-            subprocess.run(command, check=True)
-        except OSError as error:
-            raise SystemExit(f"the callers want a C compiler: apt-get install gcc libc6-dev ({error})") from error
-        return program
+
+@cache
+def _compiled() -> str:
+    """The program; until this process ends."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    program = str(Path(folder, "callers"))
+    try:
+        command = [*shlex.split(os.environ.get("CC", "cc")), *FLAGS, "-o", program, str(SOURCE), "-lm"]
+        subprocess.run(command, check=True)
+    except OSError as error:
+        raise SystemExit(f"the callers want a C compiler: apt-get install gcc libc6-dev ({error})") from error
+    return program
 
 
 def _children_s() -> float:

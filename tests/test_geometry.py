@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.pipeline.geometry import MAX_ELONGATION, fit_size, resize_image
+from service.pipeline.geometry import MAX_ELONGATION, fit_size, least_size, resize_image
 from service.pipeline.manifest import InputPolicy
 from tests.conftest import make_image
 
@@ -35,6 +37,21 @@ def test_area_keeps_the_work_bounded(height: int, width: int) -> None:
     h, w = fit_size(height, width, InputPolicy(working_size=(360, 480), multiple=8))
     assert 0.9 <= h * w / (360 * 480) <= 1.1
     assert max(h / w, w / h) <= MAX_ELONGATION * 1.1
+
+
+@given(side, side, policies)
+def test_no_image_costs_less_than_the_least(height: int, width: int, policy: InputPolicy) -> None:
+    """Who is refused before anything is known of his image would have been refused with any."""
+    h, w = least_size(policy)
+    assert h * w <= math.prod(fit_size(height, width, policy))
+    assert h % policy.multiple == w % policy.multiple == 0
+
+
+def test_the_least_is_nearly_what_every_image_costs() -> None:
+    """Unless it were, hardly anybody would be refused before his image has come."""
+    assert math.prod(least_size(InputPolicy(working_size=(360, 480), multiple=8))) >= 0.95 * 360 * 480
+    assert least_size(InputPolicy(working_size=(360, 480), fit="stretch")) == (360, 480)
+    assert least_size(InputPolicy(working_size=(360, 480), fit="native", multiple=32)) == (32, 32)
 
 
 @pytest.mark.parametrize(

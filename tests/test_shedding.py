@@ -84,6 +84,25 @@ def test_who_finds_no_room_is_told_by_his_first_bytes_and_keeps_his_connection(
         assert link.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
+def test_who_would_be_too_late_with_any_image_is_told_before_he_sends_it(
+    artifact_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By his head alone; what he sends all the same is dropped, and his next request is answered."""
+    monkeypatch.setattr("service.api.connection.MOMENT_S", 60.0)
+    with full_server(artifact_dir, monkeypatch) as url, connected(url) as link:
+        send(link, f"X-Deadline-Ms: 0.01\r\nContent-Length: {len(NOISE)}", b"")
+        reply = link.recv(65536)
+        assert reply.startswith(b"HTTP/1.1 429 ")
+        assert b"left" in reply
+        link.sendall(NOISE)
+        link.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert link.recv(65536).startswith(b"HTTP/1.1 200 ")
+        send(link, "X-Deadline-Ms: 0.01\r\nContent-Length: 0", b"")
+        assert link.recv(65536).startswith(b"HTTP/1.1 429 ")
+        link.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert link.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
 def test_who_is_refused_after_a_pause_is_refused_once(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first bytes come a little after the head; when the moment that they had is over, nothing more happens."""
     monkeypatch.setattr("service.api.connection.MOMENT_S", 0.5)

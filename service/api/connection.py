@@ -97,7 +97,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._moment: asyncio.TimerHandle | None = None
         self._at_door: float | None = None
-        """The deadline (ms) of a request whose head is complete, and which is let in or refused by what comes next."""
+        """The deadline (ms) of a request whose head is complete, and which is let in or refused by its first bytes."""
         self._refused = False
         """Whether the rest of a body is dropped as it comes."""
 
@@ -159,6 +159,8 @@ class Connection(HttpToolsProtocol):
         self._at_door = self._deadline_at_door()
         if self._at_door is None:
             super().on_headers_complete()
+        else:
+            self._refused = self._is_refused(self._at_door, b"")
 
     def _deadline_at_door(self) -> float | None:
         door, parser = self._all.door, self.parser
@@ -168,6 +170,16 @@ class Connection(HttpToolsProtocol):
         if len(self._all.open) > self._all.limit:
             return None
         return door.deadline_ms(parser.get_method(), self.url, self.headers)
+
+    def _is_refused(self, deadline_ms: float, body: bytes) -> bool:
+        """Whether he who stands at the door is told that there is no room for him, by what has come of his image."""
+        if self._all.door is None or (reply := self._all.door.refusal(deadline_ms, self.headers, body)) is None:
+            return False
+        self._cancel_moment()
+        self._at_door = None
+        self.transport.write(reply)
+        self._all.await_head(self)
+        return True
 
     def _let_in(self) -> None:
         self._cancel_moment()
@@ -180,13 +192,9 @@ class Connection(HttpToolsProtocol):
         """
         if self._refused:
             return
-        if self._at_door is not None and self._all.door is not None:
-            reply = self._all.door.refusal(self._at_door, self.headers, body)
-            if reply is not None:
-                self._cancel_moment()
-                self._at_door, self._refused = None, True
-                self.transport.write(reply)
-                self._all.await_head(self)
+        if self._at_door is not None:
+            self._refused = self._is_refused(self._at_door, body)
+            if self._refused:
                 return
             self._let_in()
         held: object = self.cycle.body

@@ -1,6 +1,6 @@
-"""Saying no at the door. Whoever cannot be served in time is told so by the first bytes of his image, before the rest of it is
-read and before there is a request for the application at all: under overload most of what a server does is saying no, and it
-must not cost the masks of those to whom it says yes.
+"""Saying no at the door. Whoever cannot be served in time is told so by the head of his request, where that would go for any
+image, else by the first bytes of his: before the rest is read and before there is a request for the application at all. Under
+overload most of what a server does is saying no, and it must not cost the masks of those to whom it says yes.
 
 May import: starlette, ``service.errors``, ``service.pipeline.segmenter``, ``service.api.keys``, ``metrics``, ``problems``,
 ``record``, ``schemas`` and ``telemetry``.
@@ -61,7 +61,7 @@ class Door:
         """The reply to a request, as it goes over the wire; None if there may be room for it.
 
         Takes:
-            head: the first bytes of the image
+            head: the first bytes of the image, if any have come
         """
         try:
             self._segmenter.check_room(head, deadline_s=deadline_ms / 1000)

@@ -42,6 +42,28 @@ def fit_size(height: int, width: int, policy: InputPolicy) -> tuple[int, int]:
     return _round_to(h, policy.multiple), _round_to(w, policy.multiple)
 
 
+def least_size(policy: InputPolicy) -> tuple[int, int]:
+    """A size of as many pixels as the network sees of any image at the least.
+
+    Takes:
+        policy: the manifest's input policy
+    Gives:
+        (h, w): for no image does :func:`fit_size` give one of fewer pixels
+    """
+    target_h, target_w = policy.working_size
+    m = policy.multiple
+    if policy.fit == "native":
+        return m, m
+    if policy.fit == "stretch":
+        return _round_to(target_h, m), _round_to(target_w, m)
+    # Of the sizes that are rounded to one height, the tallest has the smallest width; a little less, for rounding's own sake.
+    pixels = target_h * target_w
+    lowest, tallest = math.sqrt(pixels / MAX_ELONGATION), math.sqrt(pixels * MAX_ELONGATION)
+    heights = range(_round_to(lowest, m), _round_to(tallest, m) + 1, m)
+    sizes = [(h, _round_to((1 - 1e-9) * pixels / min(h + m / 2, tallest), m)) for h in heights]
+    return min(sizes, key=math.prod)
+
+
 def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Resize to the network's size.
 

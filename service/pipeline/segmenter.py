@@ -179,6 +179,8 @@ class Segmenter:
             on_idle=self._tidy,
         )
         self._statistics: defaultdict[tuple[str, str], ModelStatistics] = defaultdict(ModelStatistics)
+        self._least: tuple[Manifest | None, _Fit] = None, _Fit(0.0, (0, 0))
+        """What an image costs of which nothing is known, and whose network it is."""
         self._used_megapixels = 0.0
         self._resting: asyncio.TimerHandle | None = None
         """Gives memory back if nobody comes until then."""
@@ -239,13 +241,15 @@ class Segmenter:
         """Refuse an image by its first bytes, if they say enough of it: so would :meth:`serve`, once all of it has come.
 
         Takes:
-            head: the beginning of the file
+            head: the beginning of the file; without any, an image of which nothing is known is refused where there would not be
+                room for the smallest
             deadline_s: seconds from now after which the answer is of no use
         Raises:
             Overloaded: if the queue is full, or too full for the deadline
         """
         try:
-            fit = self._fit_of(head, self.repository.get())
+            engine = self.repository.get()
+            fit = self._fit_of(head, engine) if head else self._least_fit(engine.manifest)
         except ServiceError:  # of the image, or of what has come of it so far
             return
         self.queue.check_room(fit.cost, work=fit.work, deadline=time.monotonic() + deadline_s)
@@ -288,6 +292,11 @@ class Segmenter:
     def _fit_of(self, data: bytes | Image, engine: Engine) -> _Fit:
         header = decode.probe(data, self.limits)
         return _Fit(header.megapixels, geometry.fit_size(header.height, header.width, engine.manifest.input))
+
+    def _least_fit(self, manifest: Manifest) -> _Fit:
+        if self._least[0] is not manifest:
+            self._least = manifest, _Fit(0.0, geometry.least_size(manifest.input))
+        return self._least[1]
 
     async def _serve_one(
         self,
