@@ -53,9 +53,16 @@ static struct sockaddr_in server;
 static Request waiting = {NULL, 0, 'w'}, others = {NULL, 0, 'o'};
 static char piece[PIECE_BYTES];
 
-static void fail(const char *what)
+static void fail(const char *why)
 {
-    fprintf(stderr, "callers: %s%s%s\n", what, errno ? ": " : "", errno ? strerror(errno) : "");
+    fprintf(stderr, "callers: %s\n", why);
+    exit(1);
+}
+
+/* The same where the system says why. */
+static void fail_at(const char *what)
+{
+    perror(what);
     exit(1);
 }
 
@@ -70,12 +77,12 @@ static void read_request(Request *request, const char *path)
 {
     FILE *file = fopen(path, "rb");
     if (!file || fseek(file, 0, SEEK_END))
-        fail(path);
+        fail_at(path);
     request->size = (size_t)ftell(file);
     char *bytes = malloc(request->size);
     rewind(file);
     if (!bytes || fread(bytes, 1, request->size, file) != request->size)
-        fail(path);
+        fail_at(path);
     fclose(file);
     request->bytes = bytes;
 }
@@ -84,7 +91,7 @@ static void listen_for(int number, uint32_t events, int operation)
 {
     struct epoll_event event = {.events = events, .data.fd = number};
     if (epoll_ctl(poll_link, operation, connections[number].link, &event))
-        fail("epoll_ctl");
+        fail_at("callers: epoll_ctl");
 }
 
 static void connect_to_server(int number)
@@ -92,7 +99,7 @@ static void connect_to_server(int number)
     Connection *connection = &connections[number];
     connection->link = socket(AF_INET, SOCK_STREAM, 0);
     if (connection->link < 0 || connect(connection->link, (struct sockaddr *)&server, sizeof server))
-        fail("connect");
+        fail_at("callers: connect");
     listen_for(number, EPOLLIN, EPOLL_CTL_ADD);
 }
 
@@ -102,7 +109,7 @@ static bool is_sent(Connection *connection)
     const Request *request = connection->request;
     ssize_t size = send(connection->link, request->bytes + connection->sent, request->size - connection->sent, MSG_DONTWAIT);
     if (size < 0 && errno != EAGAIN)
-        fail("send");
+        fail_at("callers: send");
     if (size > 0)
         connection->sent += (size_t)size;
     return connection->sent == request->size;
@@ -111,10 +118,8 @@ static bool is_sent(Connection *connection)
 static void ask(const Request *request)
 {
     int number = idle_count ? idle[--idle_count] : opened++;
-    if (number == CONNECTIONS) {
-        errno = 0;
+    if (number == CONNECTIONS)
         fail("the server answers so late that there are not connections enough");
-    }
     Connection *connection = &connections[number];
     if (!connection->link)
         connect_to_server(number);
@@ -140,7 +145,6 @@ static void hear(Connection *connection, const char *bytes, size_t size)
         char *end = strstr(connection->head, "\r\n\r\n"), *length = strcasestr(connection->head, "\r\ncontent-length:");
         if (!end && kept == size)
             return;
-        errno = 0;
         if (!end || !length || length > end)
             fail("an answer whose length nobody says");
         connection->left = atol(length + strlen("\r\ncontent-length:"));
@@ -165,7 +169,9 @@ static void attend(int number, uint32_t events)
         connection->link = 0;
         return;
     }
-    if (size <= 0)
+    if (size < 0)
+        fail_at("callers: recv");
+    if (size == 0)
         fail("the server closed a connection without an answer");
     hear(connection, piece, (size_t)size);
     if (connection->left == 0) {
@@ -183,7 +189,7 @@ static void hear_until(double until, bool again)
     for (double left; (left = until - now()) > 0 && (again || asking);) {
         int count = epoll_wait(poll_link, events, 64, (int)ceil(1000 * left));
         if (count < 0)
-            fail("epoll_wait");
+            fail_at("callers: epoll_wait");
         for (int at = 0; at < count; at++) {
             Connection *connection = &connections[events[at].data.fd];
             attend(events[at].data.fd, events[at].events);
@@ -214,7 +220,7 @@ int main(int count, char **words)
     read_request(&waiting, words[WAITING_FILE]);
     read_request(&others, words[OTHERS_FILE]);
     if ((poll_link = epoll_create1(0)) < 0)
-        fail("epoll_create1");
+        fail_at("callers: epoll_create1");
 
     double end = now(), length = 1.0;
     long before = 0;
@@ -237,7 +243,6 @@ int main(int count, char **words)
         hear_until(end, true);
     }
     hear_until(end + PATIENCE_S, false);
-    errno = 0;
     if (asking)
         fail("no answer for a minute");
     return 0;

@@ -60,8 +60,9 @@ def refusals(base_url: str, code: str) -> float:
         b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * MAX_HEAD_BYTES + b"\r\n\r\n",
         b"GET /livez HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * MAX_HEAD_BYTES + b"\r\n",
         b"GET /" + b"a" * MAX_HEAD_BYTES + b" HTTP/1.1\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * MAX_HEAD_BYTES,
     ],
-    ids=["one long header", "many short ones", "a long path"],
+    ids=["one long header", "many short ones", "a long path", "without an end"],
 )
 def test_a_head_that_is_too_long_is_refused(base_url: str, head: bytes) -> None:
     """431, at once, and it is counted by its cause."""

@@ -81,9 +81,11 @@ class Connections:
 
     def _give_up_on_the_late(self, loop: asyncio.AbstractEventLoop) -> None:
         earliest = loop.time() - HEAD_S
-        for connection in list(takewhile(lambda waiting: self.waiting[waiting] <= earliest, self.waiting)):
-            connection.give_up()
-        self._look = loop.call_later(LOOK_S, self._give_up_on_the_late, loop) if self.waiting else None
+        try:
+            for connection in list(takewhile(lambda waiting: self.waiting[waiting] <= earliest, self.waiting)):
+                connection.give_up()
+        finally:
+            self._look = loop.call_later(LOOK_S, self._give_up_on_the_late, loop) if self.waiting else None
 
 
 class Connection(HttpToolsProtocol):
@@ -95,6 +97,11 @@ class Connection(HttpToolsProtocol):
         self._all.open = self.connections
         self._within_head = False
         self._head_bytes = 0
+        """Of a request line, its headers and its trailers, as far as they are complete."""
+        self._piece_bytes = 0
+        """Of the pieces that have come since, with no end of a head in them."""
+        self._begins = False
+        """Whether a request begins in the bytes that are looked at."""
         self._moment: asyncio.TimerHandle | None = None
         self._at_door: float | None = None
         """The deadline (ms) of a request whose head is complete, and which is let in or refused by its first bytes."""
@@ -135,12 +142,11 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came. The parser keeps what it has of a header until that ends, and some never do."""
-        within_head = self._within_head
+        within_head, self._begins = self._within_head, False
         super().data_received(data)
-        if within_head and self._within_head and not self.transport.is_closing():
-            try:
-                self._check_head(self._head_bytes + len(data))
-            except OverflowError:
+        if within_head and self._within_head and not self._begins and not self.transport.is_closing():
+            self._piece_bytes += len(data)
+            if self._piece_bytes > MAX_HEAD_BYTES:
                 self.send_400_response("")
         if self._at_door is not None and self._moment is None:
             self._moment = self.loop.call_later(MOMENT_S, self._let_in)
@@ -148,11 +154,21 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
-        self._within_head, self._head_bytes = True, 0
+        self._within_head = self._begins = True
+        self._head_bytes = self._piece_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the request line."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header, complete; or one of the trailers that may follow a body in chunks."""
+        self._count(len(name) + len(value) + 4)
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The head is complete."""
-        self._check_head(len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers))
         self._within_head = False
         self._all.waiting.pop(self, None)
         self.scope["state"][ABORT] = self.transport.abort
@@ -225,7 +241,7 @@ class Connection(HttpToolsProtocol):
         Takes:
             msg: uvicorn's words, which say no more than the status does
         """
-        if self._head_bytes > MAX_HEAD_BYTES:
+        if max(self._head_bytes, self._piece_bytes) > MAX_HEAD_BYTES:
             status, code = 431, "head_too_large"
             detail = f"a request line and its headers have at most {MAX_HEAD_BYTES} bytes together"
         else:
@@ -238,9 +254,9 @@ class Connection(HttpToolsProtocol):
         self.transport.write(b"\r\n".join([*head, b"", bytes(reply.body)]))
         self.transport.close()
 
-    def _check_head(self, size: int) -> None:
-        self._head_bytes = size
-        if size > MAX_HEAD_BYTES:
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES:
             raise OverflowError  # httptools makes an error of its own of it, and uvicorn a call of send_400_response
 
     def _cancel_moment(self) -> None:

@@ -49,17 +49,25 @@ def _taking_arrays(function: Any) -> Callable[..., None]:
     def array(kind: Any, dimensions: int) -> Any:
         return np.ctypeslib.ndpointer(kind, dimensions, flags="C_CONTIGUOUS")
 
-    function.restype = None
-    function.argtypes = [
+    arrays = [
         array(np.float32, 3),
-        *[ctypes.c_int64] * 3,
+        *[None] * 3,
         *[array(np.int64, 1), array(np.float64, 1)] * 2,
         array(np.float32, 2),
         array(np.uint8, 2),
         array(np.uint8, 2),
-        ctypes.c_int64,
+        None,
     ]
-    return function  # type: ignore[no-any-return]  # ctypes knows no more
+    function.restype = None
+    function.argtypes = [ctypes.c_int64 if kind is None else ctypes.c_void_p for kind in arrays]
+
+    def call(*arguments: Any) -> None:
+        # Converted here and not by ctypes, which makes an error of its own of a Ctrl-C that comes meanwhile.
+        function(
+            *[value if kind is None else kind.from_param(value).data for kind, value in zip(arrays, arguments, strict=True)]
+        )
+
+    return call
 
 
 def compile_source() -> Path:

@@ -241,8 +241,7 @@ class Segmenter:
         """Refuse an image by its first bytes, if they say enough of it: so would :meth:`serve`, once all of it has come.
 
         Takes:
-            head: the beginning of the file; without any, an image of which nothing is known is refused where there would not be
-                room for the smallest
+            head: the beginning of the file; without any, an image of which nothing is known is refused where any would be late
             deadline_s: seconds from now after which the answer is of no use
         Raises:
             Overloaded: if the queue is full, or too full for the deadline
@@ -252,7 +251,7 @@ class Segmenter:
             fit = self._fit_of(head, engine) if head else self._least_fit(engine.manifest)
         except ServiceError:  # of the image, or of what has come of it so far
             return
-        self.queue.check_room(fit.cost, work=fit.work, deadline=time.monotonic() + deadline_s)
+        self.queue.check_room(fit.cost if head else 0.0, work=fit.work, deadline=time.monotonic() + deadline_s)
 
     def statistics(self, manifest: Manifest) -> ModelStatistics:
         """What a version of a model has served through :meth:`serve` so far."""
