@@ -5,7 +5,8 @@
  *
  * WAITING callers send the first file, a whole request, to 127.0.0.1:PORT, each again when it has its answer. Others send the
  * second file, whatever comes back, evenly spaced: in each of the phases RATE a second, or, where RATE is xF, F times as many
- * as those who had a 200 in the phase before (as one a second at the least). When the last phase is over nobody asks again, and all wait for their answers.
+ * as those who had a 200 in the phase before (as one a second at the least). When the last phase is over nobody asks again,
+ * and all wait for their answers.
  *
  * Prints the monotonic seconds at which the first phase began, then a line for each answer: w or o (who asked), the seconds
  * at which it was asked and at which the answer was complete, its status. */

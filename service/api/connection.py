@@ -176,7 +176,7 @@ class Connection(HttpToolsProtocol):
         if self._at_door is None:
             super().on_headers_complete()
         else:
-            self._refused = self._is_refused(self._at_door, b"")
+            self._refused = self._refuses(self._at_door, b"")
 
     def _deadline_at_door(self) -> float | None:
         door, parser = self._all.door, self.parser
@@ -187,8 +187,8 @@ class Connection(HttpToolsProtocol):
             return None
         return door.deadline_ms(parser.get_method(), self.url, self.headers)
 
-    def _is_refused(self, deadline_ms: float, body: bytes) -> bool:
-        """Whether he who stands at the door is told that there is no room for him, by what has come of his image."""
+    def _refuses(self, deadline_ms: float, body: bytes) -> bool:
+        """Tell him who stands at the door if there is no room for him, by what has come of his image. Gives: whether so."""
         if self._all.door is None or (reply := self._all.door.refusal(deadline_ms, self.headers, body)) is None:
             return False
         self._cancel_moment()
@@ -209,7 +209,7 @@ class Connection(HttpToolsProtocol):
         if self._refused:
             return
         if self._at_door is not None:
-            self._refused = self._is_refused(self._at_door, body)
+            self._refused = self._refuses(self._at_door, body)
             if self._refused:
                 return
             self._let_in()
