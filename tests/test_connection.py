@@ -87,6 +87,57 @@ def test_a_head_without_end_is_refused_while_it_comes(base_url: str) -> None:
         assert sent < 100 * MAX_HEAD_BYTES
 
 
+CHUNKED = b"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [
+        (b"0\r\nX-Long: ", b"a" * 4096),
+        (b"0\r\n", b"X-Many: trailers\r\n" * 240),
+        (b"5;extension=", b"a" * 4096),
+    ],
+    ids=["one long trailer", "many short ones", "a chunk's extension"],
+)
+def test_a_body_in_chunks_cannot_say_more_beside_its_bytes_than_a_head_can(base_url: str, begin: bytes, more: bytes) -> None:
+    """What never ends is refused while it comes, as with a head: it would keep the event loop busy, and be kept in memory."""
+    before = refusals(base_url, "head_too_large")
+    with connected(base_url) as link:
+        link.sendall(CHUNKED + b"5\r\nabcde\r\n" + begin)
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < 100 * MAX_HEAD_BYTES:
+                sent += link.send(more)
+                time.sleep(0.001)
+        assert sent < 100 * MAX_HEAD_BYTES
+    assert refusals(base_url, "head_too_large") == before + 1
+
+
+def test_chunks_with_much_beside_their_bytes_are_a_body_all_the_same(base_url: str, png: bytes) -> None:
+    """Each chunk has its own limit; where its length comes in a packet of its own, too."""
+    pieces = [png[at : at + len(png) // 19] for at in range(0, len(png), len(png) // 19)]
+    with connected(base_url) as link:
+        link.sendall(CHUNKED)
+        for piece in pieces:
+            link.sendall(b"%x;extension=" % len(piece) + b"a" * (MAX_HEAD_BYTES // 8))
+            time.sleep(0.01)
+            link.sendall(b"\r\n" + piece + b"\r\n")
+            time.sleep(0.01)
+        link.sendall(b"0\r\n\r\n")
+        assert link.recv(65536).startswith(b"HTTP/1.1 200 ")
+    assert len(pieces) * MAX_HEAD_BYTES // 8 > 2 * MAX_HEAD_BYTES
+
+
+def test_what_follows_a_body_is_no_header(base_url: str, png: bytes) -> None:
+    """A trailer would change what was decided by the headers; even where all comes at once."""
+    with connected(base_url) as link:
+        link.sendall(CHUNKED + b"%x\r\n%b\r\n0\r\nX-Request-ID: a-trailer\r\n\r\n" % (len(png), png))
+        reply = link.recv(65536)
+    assert reply.startswith(b"HTTP/1.1 200 ")
+    assert b"\r\nx-request-id: " in reply
+    assert b"a-trailer" not in reply
+
+
 def test_a_head_of_nearly_the_limit_passes(base_url: str) -> None:
     """Whoever has many cookies is no enemy; and the bytes of one request do not count against the next."""
     with httpx.Client(base_url=base_url) as client:

@@ -30,7 +30,7 @@ from service.api.telemetry import PROBES
 from service.api.upload import ABORT
 
 MAX_HEAD_BYTES = 32 * 1024
-"""Of a request line and its headers together."""
+"""Of a request line, its headers and its trailers together; of what stands beside a chunk's length, too."""
 
 HEAD_S = 10.0
 """How long it may take from a connection's opening, or from its last reply, until the next head is complete."""
@@ -99,9 +99,9 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         """Of a request line, its headers and its trailers, as far as they are complete."""
         self._piece_bytes = 0
-        """Of the pieces that have come since, with no end of a head in them."""
-        self._begins = False
-        """Whether a request begins in the bytes that are looked at."""
+        """Of the pieces that have come since a request or a body went on."""
+        self._goes_on = False
+        """Whether one did, in the bytes that are looked at."""
         self._moment: asyncio.TimerHandle | None = None
         self._at_door: float | None = None
         """The deadline (ms) of a request whose head is complete, and which is let in or refused by its first bytes."""
@@ -141,10 +141,12 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what came. The parser keeps what it has of a header until that ends, and some never do."""
-        within_head, self._begins = self._within_head, False
+        """Take what came. The parser keeps what it has of a header or a trailer until that ends, and some never do; nor does
+        what may stand beside a chunk's length.
+        """
+        self._goes_on = False
         super().data_received(data)
-        if within_head and self._within_head and not self._begins and not self.transport.is_closing():
+        if not self._goes_on and not self.transport.is_closing():
             self._piece_bytes += len(data)
             if self._piece_bytes > MAX_HEAD_BYTES:
                 self.send_400_response("")
@@ -154,8 +156,9 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
-        self._within_head = self._begins = True
-        self._head_bytes = self._piece_bytes = 0
+        self._within_head = True
+        self._head_bytes = 0
+        self._go_on()
 
     def on_url(self, url: bytes) -> None:
         """A piece of the request line."""
@@ -163,13 +166,17 @@ class Connection(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header, complete; or one of the trailers that may follow a body in chunks."""
+        """One header, complete; or one of the trailers that may follow a body in chunks, and which nobody here asks for: added
+        to the headers they would change what has been decided by them (RFC 9110, section 6.5.1).
+        """
         self._count(len(name) + len(value) + 4)
-        super().on_header(name, value)
+        if self._within_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The head is complete."""
         self._within_head = False
+        self._go_on()
         self._all.waiting.pop(self, None)
         self.scope["state"][ABORT] = self.transport.abort
         self._at_door = self._deadline_at_door()
@@ -206,6 +213,7 @@ class Connection(HttpToolsProtocol):
         """A piece of the body. The first one says whether there is room for the rest; and often is all: it is handed on as it
         is, where uvicorn would copy it twice.
         """
+        self._go_on()
         if self._refused:
             return
         if self._at_door is not None:
@@ -222,6 +230,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The end of the body."""
+        self._go_on()
         if self._refused:
             self._refused = False
             return
@@ -243,7 +252,7 @@ class Connection(HttpToolsProtocol):
         """
         if max(self._head_bytes, self._piece_bytes) > MAX_HEAD_BYTES:
             status, code = 431, "head_too_large"
-            detail = f"a request line and its headers have at most {MAX_HEAD_BYTES} bytes together"
+            detail = f"a request line, its headers and its trailers have at most {MAX_HEAD_BYTES} bytes together"
         else:
             status, code = 400, "bad_request"
             detail = msg or "this is no HTTP/1.1 request"
@@ -253,6 +262,10 @@ class Connection(HttpToolsProtocol):
         head += [b"%b: %b" % header for header in reply.raw_headers]
         self.transport.write(b"\r\n".join([*head, b"", bytes(reply.body)]))
         self.transport.close()
+
+    def _go_on(self) -> None:
+        self._goes_on = True
+        self._piece_bytes = 0
 
     def _count(self, size: int) -> None:
         self._head_bytes += size

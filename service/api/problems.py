@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import secrets
 from collections.abc import Mapping
 from http import HTTPStatus
 from json.encoder import encode_basestring_ascii as json_string
@@ -24,7 +23,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
-from service.api.record import RequestRecord, record_of
+from service.api.record import RequestRecord, new_request_id, record_of
 from service.api.upload import LingeringResponse
 from service.errors import (
     BadArtifact,
@@ -119,7 +118,7 @@ def internal_error(request_id: str) -> Response:
 
 def refusal(status: int, code: str, detail: str) -> Response:
     """The reply to what never becomes a request, for whoever has the connection. The log has it under its id as well."""
-    request_id = secrets.token_hex(8)
+    request_id = new_request_id()
     log.info("refused", extra={"fields": {"request_id": request_id, "status": status, "code": code}})
     return _reply(status, phrase(status), detail, code, request_id, headers={"X-Request-ID": request_id})
 

@@ -85,6 +85,11 @@ def record_of(scope: Scope) -> RequestRecord:
     return cast(RequestRecord, scope["state"]["record"])
 
 
+def new_request_id() -> str:
+    """An id for whoever brings none: sixteen hexadecimal digits."""
+    return os.urandom(8).hex()
+
+
 def new_record(headers: Iterable[tuple[bytes, bytes]]) -> RequestRecord:
     """The record of a request that begins: its id and what it wants echoed."""
     request_id, echo = b"", []
@@ -93,7 +98,7 @@ def new_record(headers: Iterable[tuple[bytes, bytes]]) -> RequestRecord:
             request_id = value
         elif name in FRAME_HEADERS and len(value) <= MAX_FRAME_HEADER:
             echo.append((name, value))
-    return RequestRecord(request_id.decode() or os.urandom(8).hex(), echo=echo)
+    return RequestRecord(request_id.decode() or new_request_id(), echo=echo)
 
 
 def join_trace(record: RequestRecord) -> None:
