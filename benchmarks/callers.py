@@ -49,6 +49,8 @@ class Tally:
     """How long each of those took."""
     refused_ms: list[float] = field(default_factory=list)
     """How long each 429 took."""
+    expired_s: list[tuple[float, float]] = field(default_factory=list)
+    """When each was asked and told whose time was over before he had his mask."""
 
     def count(self, status: int, asked_s: float, answered_s: float, deadline_s: float) -> None:
         """One more answer."""
@@ -60,6 +62,8 @@ class Tally:
             self.good_ms.append(1000 * (answered_s - asked_s))
         if status == 429:
             self.refused_ms.append(1000 * (answered_s - asked_s))
+        if status == 504:
+            self.expired_s.append((asked_s, answered_s))
 
     def rate(self, begin_s: float, end_s: float) -> float:
         """Good ones a second, from one moment to another."""

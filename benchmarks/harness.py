@@ -14,10 +14,12 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,6 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PRODUCT = (sys.executable, "-m", "service", "serve", "--port", "{port}")
 """The command that starts it."""
 READY_S = 120.0
+WAKE_S = 0.02
+"""How often whoever watches the machine wakes up."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,44 @@ def cpu_s(pid: int) -> float:
     """Processor time used so far."""
     words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Watch:
+    """Somebody who wakes up often, and notes when he really did and how much of the processors others had until then."""
+
+    moments: list[tuple[float, float]] = field(default_factory=list)
+    """Of ``time.monotonic()``, and the seconds of all processors that the host gave to other machines so far."""
+
+    def longest_pause_s(self, begin_s: float, end_s: float) -> float:
+        """The longest time in between in which nobody woke up, though he should have."""
+        pauses = pairwise(moment for moment, _ in self.moments)
+        inside = [min(after, end_s) - max(before, begin_s) for before, after in pauses if before < end_s and after > begin_s]
+        return max(inside, default=0.0)
+
+    def taken_s(self, begin_s: float, end_s: float) -> float:
+        """Seconds of all processors that others had in between (``steal`` of ``/proc/stat``)."""
+        inside = [taken for moment, taken in self.moments if begin_s - WAKE_S <= moment <= end_s + WAKE_S]
+        return max(inside, default=0.0) - min(inside, default=0.0)
+
+
+@contextmanager
+def watch() -> Iterator[Watch]:
+    """Watch the machine meanwhile, which others share."""
+    watched, ended = Watch(), threading.Event()
+
+    def look() -> None:
+        while not ended.wait(WAKE_S):
+            taken = int(Path("/proc/stat").read_text().split(maxsplit=9)[8])
+            watched.moments.append((time.monotonic(), taken / os.sysconf("SC_CLK_TCK")))
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        yield watched
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def sample(height: int, width: int, seed: int = 0) -> bytes:

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402  (after the path)
 
 from benchmarks.callers import Callers, Tally  # noqa: E402
-from benchmarks.harness import cpu_s, resident_mb, sample, server  # noqa: E402
+from benchmarks.harness import cpu_s, resident_mb, sample, server, watch  # noqa: E402
 
 GOODPUT = 0.95
 """Of the capacity, at least."""
@@ -53,9 +53,10 @@ def measure(port: int, pid: int, image: bytes, deadline_s: float, factor: float,
     """Run it, print the table. Gives: whether the promises hold."""
     callers, waiting, others = Callers(port, image), Tally(), Tally()
     callers.closed_loop(Tally(), WARM_S)
-    memory_before, used, own, begun = resident_mb(pid), cpu_s(pid), callers.cpu_s, time.perf_counter()
-    windows = callers.waves(waiting, others, window_s, count=count, factor=factor - TURNS, deadline_s=deadline_s)
-    memory_after, spent = resident_mb(pid), time.perf_counter() - begun
+    memory_before, used, own, begun = resident_mb(pid), cpu_s(pid), callers.cpu_s, time.monotonic()
+    with watch() as machine:
+        windows = callers.waves(waiting, others, window_s, count=count, factor=factor - TURNS, deadline_s=deadline_s)
+    memory_after, spent = resident_mb(pid), time.monotonic() - begun
     rates = [waiting.rate(*window) + others.rate(*window) for window in windows]
     each = shares(rates)
     share, error = float(np.mean(each)), float(np.std(each, ddof=1) / len(each) ** 0.5)
@@ -70,6 +71,11 @@ def measure(port: int, pid: int, image: bytes, deadline_s: float, factor: float,
     print(f"answers      {', '.join(f'{number} x {status}' for status, number in sorted(statuses.items()))}")
     print(f"late         {waiting.late + others.late:8d}")
     print(f"429 after    {refused[0]:8.1f} ms  (median; 99 of 100: {refused[1]:.1f})")
+    taken, pause = machine.taken_s(begun, begun + spent) / spent, machine.longest_pause_s(begun, begun + spent)
+    print(f"machine      {taken:8.2f} processors of others, longest pause {1000 * pause:.0f} ms")
+    for asked, told in waiting.expired_s + others.expired_s:
+        taken, pause = machine.taken_s(asked, told) / (told - asked), machine.longest_pause_s(asked, told)
+        print(f"a 504        {taken:8.2f} processors of others, longest pause {1000 * pause:.0f} ms, while he waited")
     own = (callers.cpu_s - own) / spent
     print(f"processors   {(cpu_s(pid) - used) / spent:8.2f} for the server, {own:.3f} for the callers")
     print(f"memory       {memory_before:8.0f} MB before, {memory_after:.0f} after, {resident_mb(pid, 'VmHWM'):.0f} at the most")

@@ -269,17 +269,20 @@ class Soak:
         await asyncio.gather(call, return_exceptions=True)
 
     async def dripping(self) -> None:
-        """A sender who is slower than his own deadline, or says half a sentence and leaves."""
+        """A sender who is slower than his own deadline, or says half a sentence and leaves. With half a second most are
+        refused by their heads, since any image would be too late; with three, most are let in and cut off.
+        """
         host, port = self._base_url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         try:
-            writer.write(b"POST /segment HTTP/1.1\r\nHost: x\r\nX-Deadline-Ms: 500\r\nContent-Length: 100000\r\n\r\n")
+            head = b"POST /segment HTTP/1.1\r\nHost: x\r\nX-Deadline-Ms: %d\r\nContent-Length: 100000\r\n\r\n"
+            writer.write(head % self._random.choice((500, 3000)))
             for _ in range(self._random.choice((1, 20))):
                 writer.write(b"\xff\xd8\xff")
                 await asyncio.sleep(0.05)
             if self._random.random() < 0.5:
                 answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)
-                self._count("dripping", int(answer.split()[1]), {504})
+                self._count("dripping", int(answer.split()[1]), SHED)
         except (OSError, EOFError):
             self.tally.statuses["dripping", "cut off"] += 1
         finally:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from benchmarks.callers import WAITING, Callers, Tally
+from benchmarks.harness import Watch, watch
 from service.settings import Settings
 from tests.live import live_server
 
@@ -38,6 +40,9 @@ def test_every_caller_has_his_answer_and_is_counted(artifact_dir: Path, png: byt
         Callers(urlsplit(url).port or 0, png).closed_loop(crowd, 0.3)
         assert crowd.statuses.keys() == {200, 429}
         assert len(crowd.refused_ms) == crowd.statuses[429]
+        hurried = Tally()
+        Callers(urlsplit(url).port or 0, png).open_loop(hurried, 0.1, 10.0, 1e-3)
+        assert len(hurried.expired_s) == hurried.statuses[504] > 0
 
 
 def test_callers_say_what_went_wrong(png: bytes, capfd: pytest.CaptureFixture[str]) -> None:
@@ -45,3 +50,16 @@ def test_callers_say_what_went_wrong(png: bytes, capfd: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         Callers(1, png).closed_loop(Tally(), 0.1)
     assert "callers: connect" in capfd.readouterr().err
+
+
+def test_a_machine_that_stands_still_is_noticed() -> None:
+    """The longest pause and what others took, within a time; one that reaches beyond it counts as far as it is inside."""
+    watched = Watch([(0.0, 5.0), (0.02, 5.0), (0.5, 5.3), (0.52, 5.3), (0.54, 5.3)])
+    assert watched.longest_pause_s(0.0, 0.6) == pytest.approx(0.48)
+    assert watched.longest_pause_s(0.4, 0.6) == pytest.approx(0.1)
+    assert watched.taken_s(0.0, 0.6) == pytest.approx(0.3)
+    assert watched.taken_s(0.53, 0.6) == 0
+    with watch() as looked:
+        time.sleep(0.3)
+    assert len(looked.moments) >= 2
+    assert looked.moments == sorted(looked.moments)
