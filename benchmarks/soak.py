@@ -282,7 +282,7 @@ class Soak:
                 await asyncio.sleep(0.05)
             if self._random.random() < 0.5:
                 answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)
-                self._count("dripping", int(answer.split()[1]), SHED)
+                self._count("dripping", int(answer.split()[1]), {*SHED})
         except (OSError, EOFError):
             self.tally.statuses["dripping", "cut off"] += 1
         finally:
