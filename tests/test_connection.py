@@ -96,8 +96,10 @@ CHUNKED = b"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nTran
         (b"0\r\nX-Long: ", b"a" * 4096),
         (b"0\r\n", b"X-Many: trailers\r\n" * 240),
         (b"5;extension=", b"a" * 4096),
+        (b"", b"1;" + b"a" * 4096 + b"\r\nX\r\n"),
+        (b"", b"1\r\nX\r\n" * 1000),
     ],
-    ids=["one long trailer", "many short ones", "a chunk's extension"],
+    ids=["one long trailer", "many short ones", "a chunk's extension", "one for every chunk", "chunks of a byte"],
 )
 def test_a_body_in_chunks_cannot_say_more_beside_its_bytes_than_a_head_can(base_url: str, begin: bytes, more: bytes) -> None:
     """What never ends is refused while it comes, as with a head: it would keep the event loop busy, and be kept in memory."""
@@ -113,19 +115,88 @@ def test_a_body_in_chunks_cannot_say_more_beside_its_bytes_than_a_head_can(base_
     assert refusals(base_url, "head_too_large") == before + 1
 
 
-def test_chunks_with_much_beside_their_bytes_are_a_body_all_the_same(base_url: str, png: bytes) -> None:
-    """Each chunk has its own limit; where its length comes in a packet of its own, too."""
-    pieces = [png[at : at + len(png) // 19] for at in range(0, len(png), len(png) // 19)]
+def test_chunks_whose_lengths_come_in_packets_of_their_own_are_a_body_all_the_same(base_url: str, png: bytes) -> None:
+    """Small ones, too."""
     with connected(base_url) as link:
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         link.sendall(CHUNKED)
-        for piece in pieces:
-            link.sendall(b"%x;extension=" % len(piece) + b"a" * (MAX_HEAD_BYTES // 8))
-            time.sleep(0.01)
-            link.sendall(b"\r\n" + piece + b"\r\n")
-            time.sleep(0.01)
+        for at in range(0, len(png), 128):
+            piece = png[at : at + 128]
+            for packet in (b"%x\r\n" % len(piece), piece, b"\r\n"):
+                link.sendall(packet)
+                time.sleep(0.001)
         link.sendall(b"0\r\n\r\n")
         assert link.recv(65536).startswith(b"HTTP/1.1 200 ")
-    assert len(pieces) * MAX_HEAD_BYTES // 8 > 2 * MAX_HEAD_BYTES
+
+
+def test_a_body_that_goes_wrong_after_its_reply_gets_no_second_one(base_url: str) -> None:
+    """It would be taken for the reply to the next request."""
+    with connected(base_url) as link:
+        link.sendall(CHUNKED.replace(b"/segment", b"/nothing") + b"5\r\nabcde\r\n")
+        assert link.recv(65536).startswith(b"HTTP/1.1 404 ")
+        with contextlib.suppress(ConnectionError):
+            link.sendall(b"0\r\nX-Long: " + b"a" * 3 * MAX_HEAD_BYTES)
+            time.sleep(0.1)
+            link.sendall(b"a" * MAX_HEAD_BYTES)
+            assert link.recv(65536) == b""
+
+
+@pytest.mark.parametrize("after", [b"x" * 2000, b"\r\n" * 1000], ids=["garbage", "empty lines"])
+def test_what_comes_after_a_last_request_costs_nobody_his_mask(base_url: str, png: bytes, after: bytes) -> None:
+    """However much it is."""
+    head = b"POST /segment HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
+    with connected(base_url) as link:
+        link.sendall(head % len(png) + png)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(100):
+                link.sendall(after)
+        assert link.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_trailer_that_ends_the_connection_ends_it(base_url: str, png: bytes) -> None:
+    """The parser takes no request after it: whoever sent one would wait for nothing."""
+    with connected(base_url) as link:
+        link.sendall(CHUNKED + b"%x\r\n%b\r\n0\r\nConnection: close\r\n\r\n" % (len(png), png))
+        received = b""
+        while chunk := link.recv(65536):
+            received += chunk
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert b"\r\nconnection: close\r\n" in received
+
+
+def test_requests_without_number_in_a_row_are_not_kept(base_url: str) -> None:
+    """Whoever reads no reply cannot have the service remember a hundred thousand questions."""
+    before = refusals(base_url, "bad_request")
+    with connected(base_url) as link, contextlib.suppress(ConnectionError):
+        for _ in range(1000):
+            link.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" * 200)
+        pytest.fail("200,000 requests were taken")
+    assert refusals(base_url, "bad_request") == before + 1
+
+
+@pytest.mark.parametrize("body", [b"Content-Length: 3\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"])
+def test_a_stream_that_is_asked_for_with_a_body_is_refused(base_url: str, body: bytes) -> None:
+    """It was never answered, and kept its connection for ever."""
+    head = b"GET /stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    with connected(base_url) as link:
+        link.sendall(head + b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" + body)
+        status, document = answer(link)
+    assert (status, document["detail"]) == (400, "a request for a WebSocket has no body")
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["at once", "in pieces"])
+def test_who_asks_for_another_protocol_is_served_in_this_one(base_url: str, png: bytes, together: bool) -> None:
+    """As Java's client asks, before it has seen that there is no HTTP/2 here: with the image of its first request."""
+    more = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQBAAAAAAIAAAAA\r\n"
+    request = b"POST /segment HTTP/1.1\r\nHost: x\r\n" + more + b"Content-Length: %d\r\n\r\n" % len(png) + png
+    with connected(base_url) as link:
+        for _ in range(3):
+            for at in range(0, len(request), len(request) if together else 97):
+                link.sendall(request[at : at + (len(request) if together else 97)])
+                time.sleep(0 if together else 0.001)
+            assert link.recv(65536).startswith(b"HTTP/1.1 200 ")
+        link.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n" + more + b"\r\n")
+        assert link.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
 def test_what_follows_a_body_is_no_header(base_url: str, png: bytes) -> None:

@@ -9,7 +9,7 @@ where every one of them has a request in work he is refused.
 
 Whom there is no room for is refused at the :class:`~service.api.shedding.Door`, before uvicorn makes a request of it.
 
-May import: uvicorn, starlette, ``service.api.problems``, ``shedding``, ``telemetry`` and ``upload``.
+May import: httptools, uvicorn, starlette, ``service.api.problems``, ``shedding``, ``telemetry`` and ``upload``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection
 from itertools import takewhile
 from typing import Any
 
+import httptools
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -30,7 +31,11 @@ from service.api.telemetry import PROBES
 from service.api.upload import ABORT
 
 MAX_HEAD_BYTES = 32 * 1024
-"""Of a request line, its headers and its trailers together; of what stands beside a chunk's length, too."""
+"""Of a request line, its headers and its trailers together; and of what stands between a body's chunks, but for a quarter of
+the body. What has no end yet in the read in which either begins is not counted: a read has 256 KiB at the most."""
+
+MAX_PIPELINED = 64
+"""Requests that have come before the reply to the first of them is out."""
 
 HEAD_S = 10.0
 """How long it may take from a connection's opening, or from its last reply, until the next head is complete."""
@@ -42,6 +47,8 @@ megabytes, which are the masks of minutes."""
 PARTING_S = 10.0
 """How long last words may take to be read."""
 
+BODY_HEADERS = (b"content-length", b"transfer-encoding")
+
 LOOK_S = 0.5
 """How often somebody looks for those who have taken longer: a timer for each of them would cost every request two."""
 
@@ -50,6 +57,10 @@ MOMENT_S = 0.05
 
 CONNECTIONS = "connections"
 """The entry of the application's lifespan state that has the :class:`Connections`."""
+
+
+class _NoRequest(Exception):
+    """What the parser would take, and we do not."""
 
 
 class Connections:
@@ -98,10 +109,13 @@ class Connection(HttpToolsProtocol):
         self._within_head = False
         self._head_bytes = 0
         """Of a request line, its headers and its trailers, as far as they are complete."""
-        self._piece_bytes = 0
-        """Of the pieces that have come since a request or a body went on."""
-        self._goes_on = False
-        """Whether one did, in the bytes that are looked at."""
+        self._within_body = False
+        self._body_bytes = 0
+        """Of the body, so far."""
+        self._other_bytes = 0
+        """Of the reads within a head or within a body, what is no body."""
+        self._turns = False
+        """Whether a head or a body begins or ends in the bytes that are looked at."""
         self._moment: asyncio.TimerHandle | None = None
         self._at_door: float | None = None
         """The deadline (ms) of a request whose head is complete, and which is let in or refused by its first bytes."""
@@ -142,23 +156,46 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came. The parser keeps what it has of a header or a trailer until that ends, and some never do; nor does
-        what may stand beside a chunk's length.
+        what may stand beside a chunk's length, nor chunks of a byte each.
         """
-        self._goes_on = False
-        super().data_received(data)
-        if not self._goes_on and not self.transport.is_closing():
-            self._piece_bytes += len(data)
-            if self._piece_bytes > MAX_HEAD_BYTES:
+        before, self._turns = self._body_bytes, False
+        self._parse(data)
+        if not self._turns and (self._within_head or self._within_body) and not self.transport.is_closing():
+            self._other_bytes += len(data) - (self._body_bytes - before)
+            if self._other_bytes > MAX_HEAD_BYTES + self._body_bytes // 4:
                 self.send_400_response("")
         if self._at_door is not None and self._moment is None:
             self._moment = self.loop.call_later(MOMENT_S, self._let_in)
 
+    def _parse(self, data: bytes) -> None:
+        """As uvicorn does, but that a request which asks for another protocol than a WebSocket is served in this one (RFC 9110,
+        section 7.8), with its body: Java's client asks for HTTP/2 with every first one.
+        """
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._should_upgrade():
+                self.handle_websocket_upgrade()
+            elif self._asks_for_another_protocol():
+                self._parse(self._head_without_upgrade() + data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            reason = error.__context__
+            self.send_400_response(str(reason) if isinstance(reason, _NoRequest) else "")
+
+    def _asks_for_another_protocol(self) -> bool:
+        return any(name == b"upgrade" for name, _ in self.headers) and not self._should_upgrade()
+
+    def _head_without_upgrade(self) -> bytes:
+        line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        headers = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        return line + b"".join(headers) + b"\r\n"
+
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
-        self._within_head = True
-        self._head_bytes = 0
-        self._go_on()
+        self._within_head = self._turns = True
+        self._head_bytes = self._other_bytes = self._body_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         """A piece of the request line."""
@@ -172,11 +209,20 @@ class Connection(HttpToolsProtocol):
         self._count(len(name) + len(value) + 4)
         if self._within_head:
             super().on_header(name, value)
+        elif name.lower() == b"connection":  # the parser heeds it, and takes no further request
+            self.cycle.keep_alive = False
 
     def on_headers_complete(self) -> None:
         """The head is complete."""
-        self._within_head = False
-        self._go_on()
+        if self.parser.should_upgrade():
+            if self._asks_for_another_protocol():
+                return
+            if self._should_upgrade() and any(name in BODY_HEADERS for name, _ in self.headers):
+                raise _NoRequest("a request for a WebSocket has no body")  # and what answers it would wait for ever
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise _NoRequest(f"more than {MAX_PIPELINED} requests came before the reply to the first")
+        self._within_head, self._within_body, self._turns = False, True, True
+        self._other_bytes = 0
         self._all.waiting.pop(self, None)
         self.scope["state"][ABORT] = self.transport.abort
         self._at_door = self._deadline_at_door()
@@ -213,7 +259,7 @@ class Connection(HttpToolsProtocol):
         """A piece of the body. The first one says whether there is room for the rest; and often is all: it is handed on as it
         is, where uvicorn would copy it twice.
         """
-        self._go_on()
+        self._body_bytes += len(body)
         if self._refused:
             return
         if self._at_door is not None:
@@ -229,8 +275,10 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The end of the body."""
-        self._go_on()
+        """The end of the body; or of a head that is taken once more, without what it asks for."""
+        if self._within_head:
+            return
+        self._within_body, self._turns = False, True
         if self._refused:
             self._refused = False
             return
@@ -245,14 +293,17 @@ class Connection(HttpToolsProtocol):
             self._all.await_head(self)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no request, and close; where the parser stopped because we did, say so.
+        """Refuse what is no request, and close; where the parser stopped because we did, say so. Where another reply is due
+        first, or this request has begun to have its own, nothing is said: it would be taken for a part of that.
 
         Takes:
-            msg: uvicorn's words, which say no more than the status does
+            msg: what is wrong; empty where the parser does not say
         """
-        if max(self._head_bytes, self._piece_bytes) > MAX_HEAD_BYTES:
+        if self._head_bytes > MAX_HEAD_BYTES or self._other_bytes > MAX_HEAD_BYTES + self._body_bytes // 4:
             status, code = 431, "head_too_large"
             detail = f"a request line, its headers and its trailers have at most {MAX_HEAD_BYTES} bytes together"
+            if self._within_body:
+                detail += ", and what stands between a body's chunks has no more but for a quarter of the body"
         else:
             status, code = 400, "bad_request"
             detail = msg or "this is no HTTP/1.1 request"
@@ -260,17 +311,14 @@ class Connection(HttpToolsProtocol):
         reply = problems.refusal(status, code, detail)
         head = [f"HTTP/1.1 {status} {problems.phrase(status)}".encode(), b"connection: close"]
         head += [b"%b: %b" % header for header in reply.raw_headers]
-        self.transport.write(b"\r\n".join([*head, b"", bytes(reply.body)]))
+        if not self.pipeline and not (self._within_body and self.cycle is not None and self.cycle.response_started):
+            self.transport.write(b"\r\n".join([*head, b"", bytes(reply.body)]))
         self.transport.close()
-
-    def _go_on(self) -> None:
-        self._goes_on = True
-        self._piece_bytes = 0
 
     def _count(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES:
-            raise OverflowError  # httptools makes an error of its own of it, and uvicorn a call of send_400_response
+            raise _NoRequest
 
     def _cancel_moment(self) -> None:
         if self._moment is not None:
