@@ -25,7 +25,7 @@ LOCKS = ROOT / "deploy" / "locks"
 INSTALLED_AS = {"PIL": "pillow", "cv2": "opencv-python-headless", "opentelemetry": "opentelemetry-api"}
 """Import name to distribution name, where they differ in more than underscores."""
 
-FOR_UVICORN = {"httptools", "uvloop"}
+FOR_UVICORN = {"uvloop"}
 """Dependencies that no file of ours imports: uvicorn takes them where it finds them."""
 
 
