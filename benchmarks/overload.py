@@ -71,11 +71,10 @@ def measure(port: int, pid: int, image: bytes, deadline_s: float, factor: float,
     print(f"answers      {', '.join(f'{number} x {status}' for status, number in sorted(statuses.items()))}")
     print(f"late         {waiting.late + others.late:8d}")
     print(f"429 after    {refused[0]:8.1f} ms  (median; 99 of 100: {refused[1]:.1f})")
-    taken, pause = machine.taken_s(begun, begun + spent) / spent, machine.longest_pause_s(begun, begun + spent)
-    print(f"machine      {taken:8.2f} processors of others, longest pause {1000 * pause:.0f} ms")
-    for asked, told in waiting.expired_s + others.expired_s:
-        taken, pause = machine.taken_s(asked, told) / (told - asked), machine.longest_pause_s(asked, told)
-        print(f"a 504        {taken:8.2f} processors of others, longest pause {1000 * pause:.0f} ms, while he waited")
+    times = [("machine", begun, begun + spent), *(("a 504", *time_s) for time_s in waiting.expired_s + others.expired_s)]
+    for what, begin_s, end_s in times:
+        taken, pause_s = machine.taken_s(begin_s, end_s) / (end_s - begin_s), machine.longest_pause_s(begin_s, end_s)
+        print(f"{what:12} {taken:8.2f} processors of others meanwhile, longest pause {1000 * pause_s:.0f} ms")
     own = (callers.cpu_s - own) / spent
     print(f"processors   {(cpu_s(pid) - used) / spent:8.2f} for the server, {own:.3f} for the callers")
     print(f"memory       {memory_before:8.0f} MB before, {memory_after:.0f} after, {resident_mb(pid, 'VmHWM'):.0f} at the most")

@@ -196,6 +196,20 @@ def test_what_follows_a_refusal_in_the_same_packet_is_answered(artifact_dir: Pat
         assert statuses == [b"429", b"200", b"429", b"429", b"200"]
 
 
+def test_thousands_who_ask_for_another_protocol_are_refused_one_by_one(
+    artifact_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many come in one packet: each head is taken twice, and none within the one before."""
+    head = b"POST /segment HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nX-Deadline-Ms: 0.01\r\n"
+    with full_server(artifact_dir, monkeypatch) as url, connected(url) as link, ThreadPoolExecutor(1) as sender:
+        sent = sender.submit(link.sendall, (head + b"Content-Length: 3\r\n\r\nabc") * 3000)
+        received = b""
+        while received.count(b"HTTP/1.1 429 ") < 3000 and (chunk := link.recv(1 << 20)):
+            received += chunk
+        sent.result()
+        assert received.count(b"HTTP/1.1 429 ") == 3000
+
+
 def test_a_refusal_at_the_door_is_a_reply_like_any_other(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has its request's id and frame, is a problem document with the facts, and is counted."""
     with full_server(artifact_dir, monkeypatch) as url, httpx.Client(base_url=url) as client:

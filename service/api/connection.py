@@ -47,7 +47,7 @@ megabytes, which are the masks of minutes."""
 PARTING_S = 10.0
 """How long last words may take to be read."""
 
-BODY_HEADERS = (b"content-length", b"transfer-encoding")
+BODY_HEADERS = frozenset((b"content-length", b"transfer-encoding"))
 
 LOOK_S = 0.5
 """How often somebody looks for those who have taken longer: a timer for each of them would cost every request two."""
@@ -162,7 +162,7 @@ class Connection(HttpToolsProtocol):
         self._parse(data)
         if not self._turns and (self._within_head or self._within_body) and not self.transport.is_closing():
             self._other_bytes += len(data) - (self._body_bytes - before)
-            if self._other_bytes > MAX_HEAD_BYTES + self._body_bytes // 4:
+            if self._is_too_much():
                 self.send_400_response("")
         if self._at_door is not None and self._moment is None:
             self._moment = self.loop.call_later(MOMENT_S, self._let_in)
@@ -172,19 +172,20 @@ class Connection(HttpToolsProtocol):
         section 7.8), with its body: Java's client asks for HTTP/2 with every first one.
         """
         self._unset_keepalive_if_required()
+        pieces: list[bytes | memoryview] = [data]
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            if self._should_upgrade():
-                self.handle_websocket_upgrade()
-            elif self._asks_for_another_protocol():
-                self._parse(self._head_without_upgrade() + data[upgrade.args[0] :])
+            while pieces:
+                piece = pieces.pop()
+                try:
+                    self.parser.feed_data(piece)
+                except httptools.HttpParserUpgrade as upgrade:
+                    if self._should_upgrade():
+                        self.handle_websocket_upgrade()
+                    elif self._within_head:
+                        pieces = [memoryview(piece)[upgrade.args[0] :], self._head_without_upgrade()]
         except httptools.HttpParserError as error:
             reason = error.__context__
             self.send_400_response(str(reason) if isinstance(reason, _NoRequest) else "")
-
-    def _asks_for_another_protocol(self) -> bool:
-        return any(name == b"upgrade" for name, _ in self.headers) and not self._should_upgrade()
 
     def _head_without_upgrade(self) -> bytes:
         line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
@@ -215,12 +216,14 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is complete."""
         if self.parser.should_upgrade():
-            if self._asks_for_another_protocol():
-                return
-            if self._should_upgrade() and any(name in BODY_HEADERS for name, _ in self.headers):
-                raise _NoRequest("a request for a WebSocket has no body")  # and what answers it would wait for ever
+            names = {name for name, _ in self.headers}
+            if self._should_upgrade():
+                if names & BODY_HEADERS:
+                    raise _NoRequest("a request for a WebSocket has no body")  # and what answers it would wait for ever
+            elif b"upgrade" in names:
+                return  # still within the head: it is taken once more
         if len(self.pipeline) >= MAX_PIPELINED:
-            raise _NoRequest(f"more than {MAX_PIPELINED} requests came before the reply to the first")
+            raise _NoRequest  # told without words, since the replies to others come first
         self._within_head, self._within_body, self._turns = False, True, True
         self._other_bytes = 0
         self._all.waiting.pop(self, None)
@@ -299,7 +302,7 @@ class Connection(HttpToolsProtocol):
         Takes:
             msg: what is wrong; empty where the parser does not say
         """
-        if self._head_bytes > MAX_HEAD_BYTES or self._other_bytes > MAX_HEAD_BYTES + self._body_bytes // 4:
+        if self._is_too_much():
             status, code = 431, "head_too_large"
             detail = f"a request line, its headers and its trailers have at most {MAX_HEAD_BYTES} bytes together"
             if self._within_body:
@@ -317,8 +320,11 @@ class Connection(HttpToolsProtocol):
 
     def _count(self, size: int) -> None:
         self._head_bytes += size
-        if self._head_bytes > MAX_HEAD_BYTES:
+        if self._is_too_much():
             raise _NoRequest
+
+    def _is_too_much(self) -> bool:
+        return self._head_bytes > MAX_HEAD_BYTES or self._other_bytes > MAX_HEAD_BYTES + self._body_bytes // 4
 
     def _cancel_moment(self) -> None:
         if self._moment is not None:
