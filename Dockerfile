@@ -20,7 +20,7 @@ RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq 
 WORKDIR /app
 COPY service service
 COPY models/artifacts/*.onnx models/artifacts/
-RUN python -P service/pipeline/compiled.py && /opt/venv/bin/python -m compileall -q service
+RUN python -P service/pipeline/tasks/compiled.py && /opt/venv/bin/python -m compileall -q service
 
 FROM python:3.11-slim-bookworm
 ARG VARIANT=cpu

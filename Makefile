@@ -99,7 +99,7 @@ lock: .venv-lock/bin/uv ## write the lock files anew from pyproject.toml
 
 clean: ## remove what the targets made, .venv too
 	rm -rf $(VENV) .venv-lock .venv-peers out build dist htmlcov .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache \
-		service/pipeline/labels-*.so
+		service/pipeline/tasks/labels-*.so
 	find service models tests fuzz benchmarks deploy -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(VENV)/.serve: $(LOCKS)/serve.txt
@@ -110,8 +110,8 @@ $(VENV)/.serve: $(LOCKS)/serve.txt
 	@touch $@
 
 # labels.c; without a compiler the service is complete, and slower.
-$(VENV)/.labels: service/pipeline/labels.c service/pipeline/compiled.py | $(VENV)/.serve
-	@$(BIN)/python -P service/pipeline/compiled.py || true
+$(VENV)/.labels: service/pipeline/tasks/labels.c service/pipeline/tasks/compiled.py | $(VENV)/.serve
+	@$(BIN)/python -P service/pipeline/tasks/compiled.py || true
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.serve $(LOCKS)/dev.txt $(LOCKS)/alone.txt pyproject.toml | $(VENV)/.labels

@@ -1,4 +1,4 @@
-"""The package's build: compiles ``service/pipeline/labels.c`` where there is a compiler. Where there is none, the wheel
+"""The package's build: compiles ``service/pipeline/tasks/labels.c`` where there is a compiler. Where there is none, the wheel
 is pure.
 
 May import: the standard library, hatchling.
@@ -20,9 +20,9 @@ class CompiledLabels(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002  (hatchling's signature)
         """Compile, and say that the wheel is for machines such as this one."""
-        script = Path(self.root, "service", "pipeline", "compiled.py")
+        script = Path(self.root, "service", "pipeline", "tasks", "compiled.py")
         if subprocess.run([sys.executable, "-P", str(script)], check=False).returncode:  # noqa: S603
             return
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
-        build_data["artifacts"].append("/service/pipeline/labels-*.so")
+        build_data["artifacts"].append("/service/pipeline/tasks/labels-*.so")

@@ -4,7 +4,7 @@ Serves the shipped model as users do, beside the bare network (``bare.py``) and 
 takes them in turn, round after round: only ratios of one round are compared, since a machine's speed drifts. The load comes
 from wrk, on the same processors. Writes ``benchmarks/results/bench.{md,json}``.
 
-May import: httpx, numpy, ``benchmarks.harness``, ``benchmarks.callers``, ``service.pipeline.geometry``.
+May import: httpx, numpy, ``benchmarks.harness``, ``benchmarks.callers``, ``service.pipeline.plan``.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ import numpy as np  # noqa: E402
 
 from benchmarks import harness  # noqa: E402
 from benchmarks.callers import Callers, Tally  # noqa: E402
-from service.pipeline.geometry import fit_size  # noqa: E402
 from service.pipeline.manifest import read_manifest  # noqa: E402
 from service.pipeline.onnx_file import outline  # noqa: E402
+from service.pipeline.plan import fit_size  # noqa: E402
 
 MODEL = "fcn4s-lite0-camvid"
 ARTIFACT = ROOT / f"models/artifacts/{MODEL}.onnx"

@@ -17,11 +17,11 @@ sys.path.insert(0, str(ROOT))
 
 from models.scenes import street_scene  # noqa: E402  (after the path)
 from service.encodings import FORMATS, MaskView, decode, encode, understood  # noqa: E402
-from service.pipeline.decode import Limits  # noqa: E402
+from service.pipeline.codecs.decoding import Limits  # noqa: E402
 from service.pipeline.engine import EngineOptions  # noqa: E402
-from service.pipeline.labels import confidence_map  # noqa: E402
 from service.pipeline.repository import Repository  # noqa: E402
-from service.pipeline.segmenter import Segmenter  # noqa: E402
+from service.pipeline.tasks.semantic import confidence_map  # noqa: E402
+from service.serving.segmenter import Segmenter  # noqa: E402
 
 SIZE = (720, 1280)
 ROUNDS = 15

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from models import checkpoint
+from models.training import checkpoint
 
 
 def main(source: str, target: str) -> None:

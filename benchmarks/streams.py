@@ -29,11 +29,11 @@ import numpy as np  # noqa: E402
 from benchmarks import harness  # noqa: E402
 from benchmarks.bench import SIZES, bare  # noqa: E402
 from models.scenes import street_scene  # noqa: E402
+from service.batch.sources.video import Results, segment_video  # noqa: E402
 from service.cli.opened import opened  # noqa: E402
 from service.client import Client, FrameWithoutMask  # noqa: E402
 from service.encodings.options import NO_OPTIONS  # noqa: E402
-from service.offline.video import Results, segment_video  # noqa: E402
-from service.pipeline.segmenter import Segmenter  # noqa: E402
+from service.serving.segmenter import Segmenter  # noqa: E402
 from service.settings import Settings  # noqa: E402
 
 ROUNDS, FRAMES = 5, 40

@@ -19,14 +19,15 @@ from PIL import Image
 from starlette.requests import Request
 from starlette.types import Message
 
-from service.api import tensors
 from service.api.negotiation import chosen_format
 from service.api.upload import read_images
+from service.api.v2 import tensors
 from service.encodings import autoware, coco, cvat, labelstudio, npy, png, polygons, rle
 from service.errors import BadArtifact, ServiceError, UnsupportedFormat
-from service.pipeline import decode, manifest, onnx_file
+from service.pipeline import manifest, onnx_file
+from service.pipeline.codecs import decoding
 
-LIMITS = decode.Limits(max_bytes=1 << 20, max_pixels=1 << 20, max_side=4096)
+LIMITS = decoding.Limits(max_bytes=1 << 20, max_pixels=1 << 20, max_side=4096)
 PICTURE = (np.arange(9 * 11 * 3).reshape(9, 11, 3) * 7 % 256).astype(np.uint8)
 LABELS = np.array([[0, 0, 1], [2, 1, 1]], np.uint8)
 CLASSES = [
@@ -48,7 +49,7 @@ def _images() -> list[bytes]:
     """The same small picture in every format and in several modes."""
     files = []
     picture = Image.fromarray(PICTURE)
-    ways: list[tuple[str, str, dict[str, Any]]] = [(kind, "RGB", {}) for kind in decode.FORMATS]
+    ways: list[tuple[str, str, dict[str, Any]]] = [(kind, "RGB", {}) for kind in decoding.FORMATS]
     ways += [("PNG", mode, {}) for mode in ("L", "LA", "P", "RGBA", "1", "I;16")]
     ways += [("TIFF", mode, {}) for mode in ("L", "I;16", "F", "CMYK", "1")]
     ways += [
@@ -67,7 +68,7 @@ def _images() -> list[bytes]:
 
 def _decode(data: bytes) -> None:
     try:
-        image = decode.decode(data, LIMITS)
+        image = decoding.decode(data, LIMITS)
     except ServiceError:
         return
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image[..., 0].size > LIMITS.max_pixels:
@@ -76,7 +77,7 @@ def _decode(data: bytes) -> None:
 
 def _probe(data: bytes) -> None:
     try:
-        header = decode.probe(data, LIMITS)
+        header = decoding.probe(data, LIMITS)
     except ServiceError:
         return
     if not 0 < header.width * header.height <= LIMITS.max_pixels:

@@ -2,27 +2,27 @@
 
 In the order of a model's life:
 
-- :mod:`models.network`  what every network promises
-- :mod:`models.encoders`, :mod:`models.fcn`  EfficientNet-Lite, and the fully convolutional network on top of it
-- :mod:`models.vgg`, :mod:`models.resnet`, :mod:`models.deconvnet`  the other networks, a paper each
-- :mod:`models.upsampling`  how maps grow: what the networks use, and what they might
-- :mod:`models.architectures`  all of them by name
-- :mod:`models.weights`  published state dicts into them
-- :mod:`models.classes`  class tables
-- :mod:`models.data`  folders of frames and labels, the augmentation
+- :mod:`models.nets.network`  what every network promises
+- :mod:`models.nets.encoders`, :mod:`models.nets.fcn`  EfficientNet-Lite, and the fully convolutional network on top of it
+- :mod:`models.nets.vgg`, :mod:`models.nets.resnet`, :mod:`models.nets.deconvnet`  the other networks, a paper each
+- :mod:`models.nets.upsampling`  how maps grow: what the networks use, and what they might
+- :mod:`models.nets.architectures`  all of them by name
+- :mod:`models.exporting.weights`  published state dicts into them
+- :mod:`models.training.classes`  class tables
+- :mod:`models.training.data`  folders of frames and labels, the augmentation
 - :mod:`models.scenes`  a generator of street scenes with exact labels, for whoever has no data (numpy and OpenCV alone)
-- :mod:`models.losses`  what training minimises
+- :mod:`models.training.losses`  what training minimises
 - :mod:`models.train`  ``python -m models.train``
-- :mod:`models.metrics`  the paper's four scores
-- :mod:`models.checkpoint`  what a checkpoint file holds, written whole, read without running code
+- :mod:`models.training.metrics`  the paper's four scores
+- :mod:`models.training.checkpoint`  what a checkpoint file holds, written whole, read without running code
 - :mod:`models.evaluate`  ``python -m models.evaluate``
-- :mod:`models.receptive_field`  stride, receptive field and halo, computed from the network
-- :mod:`models.folding`  a network as it is traced
-- :mod:`models.artifact`  a graph and its manifest on disk, in one file or with its weights beside it
-- :mod:`models.precision`  a graph in int8 or half precision
+- :mod:`models.exporting.receptive_field`  stride, receptive field and halo, computed from the network
+- :mod:`models.exporting.folding`  a network as it is traced
+- :mod:`models.exporting.artifact`  a graph and its manifest on disk, in one file or with its weights beside it
+- :mod:`models.exporting.precision`  a graph in int8 or half precision
 - :mod:`models.export`  ``python -m models.export``: weights to ONNX artifact, refused where it disagrees with PyTorch
 - :mod:`models.adopt`  ``python -m models.adopt``: somebody else's ONNX file to an artifact
-- :mod:`models.card`  the model card beside the artifact
+- :mod:`models.exporting.card`  the model card beside the artifact
 
 May import the light half of ``service`` (errors, manifest, geometry, decode, labels, onnx_file); :mod:`models.evaluate` also
 imports what serves, for what it scores is what is served. ``service`` never imports this package.

@@ -9,7 +9,7 @@ file runs beside the old one: where they disagree, no artifact is written.
 Receptive field and halo of a foreign graph stay unknown: perturbing pixels gives a lower bound only, and a tile cut by that
 would be wrong at its seams without a sign.
 
-May import: numpy, onnx, onnxruntime, rich, ``service.pipeline``, ``models.artifact``, ``classes`` and ``scenes``. No torch.
+May import: numpy, onnx, onnxruntime, rich, ``service.pipeline``, ``models.exporting``, ``scenes``. No torch.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from models.arguments import size_argument
-from models.artifact import move, write
-from models.classes import TABLES, ClassTable, ClassTableError, table
+from models.exporting.artifact import move, write
 from models.scenes import street_view
+from models.training.classes import TABLES, ClassTable, ClassTableError, table
 from service.errors import BadArtifact, InferenceFailed
 from service.pipeline import onnx_file
 from service.pipeline.engine import Engine, load
-from service.pipeline.geometry import fit_size
 from service.pipeline.inspection import Port, inspect, network_input, network_outputs
 from service.pipeline.manifest import INPUT, OUTPUT, InputPolicy, Manifest, Parity, Training
+from service.pipeline.plan import fit_size
 
 SCORE_TOLERANCE = 1e-3
 """Largest difference of a score between the artifact and the network that it was made from."""

@@ -23,22 +23,22 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from models import checkpoint
-from models.architectures import ARCHITECTURES
-from models.classes import CAMVID, TABLES, ClassTable
-from models.classes import table as class_table
-from models.data import DataError, frame_pairs, read_image, read_labels
-from models.losses import IGNORED
-from models.metrics import confusion_matrix, scores
+from models.nets.architectures import ARCHITECTURES
+from models.training import checkpoint
+from models.training.classes import CAMVID, TABLES, ClassTable
+from models.training.classes import table as class_table
+from models.training.data import DataError, frame_pairs, read_image, read_labels
+from models.training.losses import IGNORED
+from models.training.metrics import confusion_matrix, scores
 from service.client import Client
 from service.encodings import color
 from service.errors import ServiceError
-from service.pipeline.decode import Limits
-from service.pipeline.geometry import fit_size, resize_image
-from service.pipeline.labels import label_map
+from service.pipeline.codecs.decoding import Limits
 from service.pipeline.manifest import SplitScores
+from service.pipeline.plan import fit_size, resize_image
 from service.pipeline.repository import Repository
-from service.pipeline.segmenter import Segmenter
+from service.pipeline.tasks.semantic import label_map
+from service.serving.segmenter import Segmenter
 
 Predict = Callable[[Path], NDArray[np.uint8]]
 """An image file to H x W uint8 labels of its upright size."""

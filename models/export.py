@@ -28,25 +28,25 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from models import checkpoint
-from models.architectures import ARCHITECTURES, build
 from models.arguments import size_argument
-from models.artifact import is_large, move, write
-from models.card import write_card
-from models.classes import TABLES, ClassTable, table
 from models.evaluate import evaluate, predictor
-from models.folding import folded
-from models.network import Network
-from models.precision import calibration_frames, to_fp16, to_int8
-from models.quiet import quiet
-from models.receptive_field import measure_reach
+from models.exporting.artifact import is_large, move, write
+from models.exporting.card import write_card
+from models.exporting.folding import folded
+from models.exporting.precision import calibration_frames, to_fp16, to_int8
+from models.exporting.quiet import quiet
+from models.exporting.receptive_field import measure_reach
+from models.exporting.slicing import in_slices
+from models.exporting.weights import load_weights, read_weights
+from models.nets.architectures import ARCHITECTURES, build
+from models.nets.network import Network
+from models.nets.switches import replay, unpools, with_switches
 from models.scenes import street_view
-from models.slicing import in_slices
-from models.switches import replay, unpools, with_switches
-from models.weights import load_weights, read_weights
+from models.training import checkpoint
+from models.training.classes import TABLES, ClassTable, table
 from service.pipeline import onnx_file
-from service.pipeline.geometry import fit_size
 from service.pipeline.manifest import INPUT, OUTPUT, InputPolicy, Manifest, Parity, SplitScores, Training
+from service.pipeline.plan import fit_size
 
 OPSET = 20
 SCORE_TOLERANCE = 1e-3

@@ -29,19 +29,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from models import checkpoint
-from models.architectures import ARCHITECTURES, Architecture, build
 from models.arguments import size_argument
-from models.classes import TABLES, ClassTable, ClassTableError
-from models.classes import table as class_table
-from models.data import Augmentation, DataError, Frames, load_frames
-from models.encoders import EfficientNetLite, imagenet_weights_file
-from models.losses import IGNORED, class_weights, lovasz_softmax
-from models.metrics import scores
-from models.network import AUXILIARY, Network
-from models.weights import start_from
-from service.pipeline.geometry import fit_size
+from models.exporting.weights import start_from
+from models.nets.architectures import ARCHITECTURES, Architecture, build
+from models.nets.encoders import EfficientNetLite, imagenet_weights_file
+from models.nets.network import AUXILIARY, Network
+from models.training import checkpoint
+from models.training.classes import TABLES, ClassTable, ClassTableError
+from models.training.classes import table as class_table
+from models.training.data import Augmentation, DataError, Frames, load_frames
+from models.training.losses import IGNORED, class_weights, lovasz_softmax
+from models.training.metrics import scores
 from service.pipeline.manifest import SplitScores
+from service.pipeline.plan import fit_size
 
 
 class WeightAverage:

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import __version__
 from service.api.app import create_app
-from service.api.connection import Connection, StreamConnection
+from service.api.transport.connection import Connection, StreamConnection
 from service.errors import BadSetting, ServiceError
 from service.log import log_config
 from service.pipeline.repository import Repository

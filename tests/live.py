@@ -18,7 +18,7 @@ import httpx
 import uvicorn
 
 from service.api.app import create_app
-from service.api.connection import Connection, StreamConnection
+from service.api.transport.connection import Connection, StreamConnection
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent

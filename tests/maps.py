@@ -11,8 +11,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.classes import CAMVID
 from models.scenes import street_scene
+from models.training.classes import CAMVID
 
 ROOT = Path(__file__).resolve().parent.parent
 CAMVID_LABELS = ROOT.parent / "shared" / "camvid" / "val" / "labels"

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from models.network import Network
+from models.nets.network import Network
 
 NetworkT = TypeVar("NetworkT", bound=Network)
 

@@ -19,14 +19,14 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from models import adopt
-from models import artifact as on_disk
 from models.adopt import AdoptionError, Normalisation
-from models.quiet import quiet
+from models.exporting import artifact as on_disk
+from models.exporting.quiet import quiet
 from service.errors import BadArtifact
-from service.pipeline.decode import Limits
+from service.pipeline.codecs.decoding import Limits
 from service.pipeline.engine import Engine
 from service.pipeline.repository import Repository
-from service.pipeline.segmenter import Segmentation, Segmenter
+from service.serving.segmenter import Segmentation, Segmenter
 from tests.conftest import STRIDE, make_image, make_labels, write_artifact
 
 IMAGENET = ["--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"]

@@ -28,12 +28,12 @@ from pydantic import SecretStr
 
 from service.api.app import create_app
 from service.errors import InferenceFailed, NotReady, UnknownModel
-from service.pipeline.decode import FORMATS
+from service.pipeline.codecs.decoding import FORMATS
 from service.pipeline.engine import Engine
 from service.settings import Settings
 from tests.conftest import STRIDE, encode_image, make_image, make_manifest, write_artifact
 from tests.live import live_process, live_server
-from tests.test_decode import claiming
+from tests.test_decoding import claiming
 
 pytestmark = pytest.mark.anyio
 

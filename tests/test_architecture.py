@@ -20,111 +20,23 @@ WEB = {"fastapi", "starlette", "uvicorn", "httpx", "typer", "rich"}
 TRAINING = {"torch", "torchvision", "onnx", "onnxscript", "matplotlib", "safetensors"}
 """Third-party packages of the export side; none of them is in the serving lock."""
 
-PIPELINE = {file.stem for file in (ROOT / "service" / "pipeline").glob("*.py")} - {"__init__"}
-"""The pipeline's files by name."""
-
-MAY_IMPORT: dict[str, set[str]] = {
-    "service": set(),
-    "service.__main__": {"service.cli"},
-    "service.errors": set(),
-    "service.log": set(),
-    "service.settings": {"service.errors"},
-    "service.opening": {"service.errors", "service.settings", "service.pipeline.engine", "service.pipeline.repository"},
-    "service.server": {
-        "service",
-        "service.api.*",
-        "service.errors",
-        "service.log",
-        "service.pipeline.repository",
-        "service.settings",
-    },
-    "service.client": {"service.client.budget", "service.client.clients", "service.client.results"},
-    "service.client.budget": {"service.errors"},
-    "service.client.calls": {"service", "service.client.budget"},
-    "service.client.clients": {
-        "service.client.budget",
-        "service.client.calls",
-        "service.client.images",
-        "service.client.replies",
-        "service.client.results",
-        "service.client.stream",
-        "service.errors",
-    },
-    "service.client.images": {"service.encodings.*"},
-    "service.client.replies": {
-        "service.client.budget",
-        "service.client.results",
-        "service.encodings.*",
-        "service.errors",
-    },
-    "service.client.results": {"service.errors"},
-    "service.client.stream": {
-        "service.client.budget",
-        "service.client.calls",
-        "service.client.images",
-        "service.client.replies",
-        "service.client.results",
-        "service.errors",
-    },
-    "service.cli": {"service", "service.errors"},
-    "service.cli.serve": {
-        "service.errors",
-        "service.opening",
-        "service.pipeline.memory",
-        "service.pipeline.repository",
-        "service.server",
-        "service.settings",
-    },
-    "service.cli.segment": {
-        "service.cli",
-        "service.cli.opened",
-        "service.cli.progress",
-        "service.encodings.*",
-        "service.errors",
-        "service.offline.*",
-        "service.pipeline.*",
-        "service.settings",
-    },
-    "service.cli.models": {"service.cli.opened", "service.cli.tables", "service.settings"},
-    "service.cli.check": {
-        "service.cli",
-        "service.cli.opened",
-        "service.cli.tables",
-        "service.errors",
-        "service.pipeline.*",
-        "service.settings",
-    },
-    "service.cli.opened": {"service.opening", "service.pipeline.*", "service.settings"},
-    "service.cli.progress": set(),
-    "service.cli.tables": set(),
-    "service.offline": set(),
-    "service.offline.images": {"service.encodings.*", "service.errors", "service.offline.targets", "service.pipeline.*"},
-    "service.offline.video": {
-        "service.encodings.*",
-        "service.errors",
-        "service.offline.journal",
-        "service.offline.overlap",
-        "service.offline.targets",
-        "service.pipeline.*",
-    },
-    "service.offline.bags": {
-        "service.encodings.*",
-        "service.errors",
-        "service.offline.journal",
-        "service.offline.overlap",
-        "service.offline.targets",
-        "service.pipeline.*",
-    },
-    "service.offline.journal": set(),
-    "service.offline.overlap": set(),
-    "service.offline.targets": {"service.encodings.*"},
+LAYERS: dict[str, set[str]] = {
+    "errors": set(),
+    "log": set(),
+    "process": set(),
+    "settings": {"errors"},
+    "pipeline": {"errors", "process"},
+    "encodings": {"errors", "pipeline"},
+    "client": {"errors", "encodings"},
+    "serving": {"errors", "process", "pipeline"},
+    "batch": {"errors", "pipeline", "encodings", "serving"},
+    "compose": {"errors", "settings", "process", "pipeline", "serving"},
+    "api": {"errors", "log", "settings", "pipeline", "encodings", "serving", "compose"},
+    "server": {"errors", "log", "settings", "process", "pipeline", "api"},
+    "cli": {"errors", "log", "settings", "process", "pipeline", "encodings", "serving", "compose", "batch", "server"},
+    "__main__": {"cli"},
 }
-"""What each file outside of the rooms ``api``, ``pipeline`` and ``encodings``, which have rules of their own, imports of ours;
-``.*`` is the room and all that is in it."""
-
-LEAVES = {"manifest", "compiled", "cpus", "memory", "onnx_file"}
-"""Files of the pipeline that are no steps: what an artifact says of itself and its file, a compiled library, and the machine's
-cores and memory."""
+"""What each file or package directly below ``service`` may import of the others. ``service`` itself is open."""
 
 
 def module_name(path: Path) -> str:
@@ -158,11 +70,6 @@ def imports_of(path: Path) -> set[str]:
 def within(module: str, *packages: str) -> bool:
     """Whether a module is one of these packages or lies inside one."""
     return any(module == package or module.startswith(f"{package}.") for package in packages)
-
-
-def admits(row: str, module: str) -> bool:
-    """Whether an entry of :data:`MAY_IMPORT` names a module."""
-    return within(module, row.removesuffix(".*")) if row.endswith(".*") else module == row
 
 
 def sources(folder: str) -> Iterator[Path]:
@@ -205,98 +112,44 @@ def test_the_service_knows_neither_torch_nor_the_models_package() -> None:
     assert offences("service", forbidden=TRAINING | {"models"}) == []
 
 
-def test_each_file_outside_of_the_rooms_imports_what_its_row_says() -> None:
-    """No file without a row, no import that is not in it, and nothing in it that is not imported."""
-    files = [path for path in sources("service") if path.relative_to(ROOT).parts[1] not in ("api", "pipeline", "encodings")]
-    assert {module_name(path) for path in files} == set(MAY_IMPORT)
-    for path in files:
-        ours = {module for module in imports_of(path) if within(module, "service")}
-        allowed = MAY_IMPORT[module_name(path)]
-        strangers = {module for module in ours if not any(admits(row, module) for row in allowed)}
-        idle = {row for row in allowed if not any(admits(row, module) for module in ours)}
-        assert (path.name, strangers, idle) == (path.name, set(), set())
+def test_each_layer_imports_only_what_its_row_names() -> None:
+    """Every file and package below ``service`` has a row in LAYERS, and imports nothing that the row does not name."""
+    found = {path.stem for path in (ROOT / "service").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert found - {"__init__"} == set(LAYERS)
+    strangers = []
+    for path in sources("service"):
+        layer = path.relative_to(ROOT / "service").parts[0].removesuffix(".py")
+        for module in sorted(imports_of(path)):
+            if within(module, "service") and module != "service":
+                other = module.split(".")[1]
+                if layer not in (other, "__init__") and other not in LAYERS[layer]:
+                    strangers.append(f"{path.relative_to(ROOT)} imports {module}")
+    assert strangers == []
 
 
-def test_the_pipeline_the_encodings_and_the_work_on_files_know_nothing_of_the_rim() -> None:
-    """Values in, arrays out: no HTTP, no settings, no command line below the rim."""
-    rim = WEB | {"service.api", "service.cli", "service.client", "service.settings"}
-    assert offences("service/pipeline", forbidden=rim | {"service.offline"}) == []
-    assert offences("service/encodings", forbidden=rim | {"service.offline"}) == []
-    assert offences("service/offline", forbidden=rim) == []
+def test_only_the_api_and_the_server_import_the_web_frameworks() -> None:
+    """Values in, arrays out: no HTTP below the rim."""
+    rim = WEB - {"typer", "rich"}
+    outside = ("service.api", "service.server", "service.client", "service.cli")
+    assert offences("service", forbidden=rim, except_for=outside) == []
 
 
 def test_only_the_command_line_speaks_to_a_terminal() -> None:
     """Typer and Rich are nobody else's business, and the work on files is the command line's."""
-    assert (
-        offences("service", forbidden={"typer", "rich", "service.offline"}, except_for=("service.cli", "service.offline")) == []
-    )
-
-
-def test_the_steps_of_the_pipeline_do_not_import_one_another() -> None:
-    """Only the segmenter strings the steps together, and only the repository opens engines."""
-    allowed = {"segmenter": PIPELINE, "repository": {"engine"}, "inspection": {"engine"}}
-    offending = [
-        f"{step} imports {other}"
-        for step in sorted(PIPELINE)
-        for module in sorted(imports_of(ROOT / "service" / "pipeline" / f"{step}.py"))
-        if within(module, "service.pipeline")
-        for other in [module.removeprefix("service.pipeline").strip(".").split(".")[0]]
-        if other not in LEAVES | allowed.get(step, set())
-    ]
-    assert offending == []
-
-
-def test_only_the_command_line_and_the_application_read_the_settings() -> None:
-    """Everybody else is handed values, so that a test needs no environment."""
-    assert (
-        offences(
-            "service",
-            forbidden={"service.settings"},
-            except_for=("service.cli", "service.opening", "service.server", "service.api.app"),
-        )
-        == []
-    )
-    assert offences("models", forbidden={"service.settings"}) == []
-
-
-def test_only_the_command_line_starts_the_application() -> None:
-    """The rim is a leaf of the tree: nothing imports it but the command that serves it."""
-    assert offences("service", forbidden={"service.api"}, except_for=("service.api", "service.server")) == []
-
-
-def test_the_errors_import_nothing_of_ours() -> None:
-    """Everything may raise them, so they may need nothing."""
-    imported = imports_of(ROOT / "service" / "errors.py")
-    assert {module.split(".")[0] for module in imported} <= set(sys.stdlib_module_names)
-
-
-def test_the_client_needs_the_errors_and_the_encodings_at_the_most() -> None:
-    """A car's computer installs the client without the server's dependencies."""
-    rooms = ("service.client", "service.errors", "service.encodings")
-    ours = {module for path in sources("service/client") for module in imports_of(path) if within(module, "service")}
-    assert {module for module in ours if not within(module, *rooms)} <= {"service"}
+    assert offences("service", forbidden={"typer", "rich", "service.batch"}, except_for=("service.cli", "service.batch")) == []
 
 
 def test_models_imports_the_light_half_of_the_service_only() -> None:
-    """Training and exporting share the service's arithmetic; nothing of models reaches the rim.
-
-    Evaluation also imports what serves, because what it scores is what is served; adoption opens a graph from elsewhere with
-    the engine that will serve it.
-    """
-    pipeline = ("manifest", "geometry", "decode", "labels", "onnx_file")
-    light = ["service.errors", *(f"service.pipeline.{name}" for name in pipeline)]
-    allowed = {
-        "models.evaluate": ("service.client", "service.encodings", "service.pipeline"),
-        "models.adopt": ("service.pipeline.engine", "service.pipeline.inspection"),
-    }
+    """Training and exporting share the service's arithmetic; nothing of models reaches the web or the command line."""
+    assert offences("models", forbidden={"fastapi", "starlette", "uvicorn"}) == []
+    allowed = ("service", "service.errors", "service.pipeline", "service.encodings", "service.client", "service.serving")
     offending = [
         f"{module_name(path)} imports {module}"
         for path in sources("models")
-        for module in sorted(imports_of(path) - {"service.pipeline"})  # the package itself: it only sets the environment
-        if within(module, "service") and not within(module, *light, *allowed.get(module_name(path), ()))
+        for module in sorted(imports_of(path))
+        if within(module, "service") and module != "service" and not within(module, *allowed[1:])
     ]
     assert offending == []
-    assert offences("models", forbidden={"fastapi", "starlette", "uvicorn"}) == []
 
 
 BLOCKER = """
@@ -348,7 +201,7 @@ def test_nothing_is_imported_before_the_models_open_but_what_opens_them() -> Non
     listing = "import sys; print(*(name for name in sys.modules if name.startswith('service.')))"
     loaded = import_without(f"import service.cli.serve; {listing}", later).stdout.split()
     assert "service.cli.serve" in loaded
-    assert [name for name in loaded if within(name, "service.encodings", "service.offline", "service.api")] == []
+    assert [name for name in loaded if within(name, "service.encodings", "service.batch", "service.api")] == []
 
 
 def test_the_client_imports_with_httpx_and_numpy_alone() -> None:

@@ -11,19 +11,20 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from models import artifact, deconvnet, resnet
-from models.architectures import ARCHITECTURES, build
-from models.artifact import write
 from models.export import OPSET, to_onnx
-from models.network import Network
-from models.receptive_field import Reach, influences, measure_reach
+from models.exporting import artifact
+from models.exporting.artifact import write
+from models.exporting.receptive_field import Reach, influences, measure_reach
+from models.nets import deconvnet, resnet
+from models.nets.architectures import ARCHITECTURES, build
+from models.nets.network import Network
+from models.nets.upsampling import MaxUnpool
 from models.scenes import street_scene
-from models.upsampling import MaxUnpool
-from service.pipeline.decode import Limits
+from service.pipeline.codecs.decoding import Limits
 from service.pipeline.engine import Engine
-from service.pipeline.geometry import fit_size, resize_image
+from service.pipeline.plan import fit_size, resize_image
 from service.pipeline.repository import Repository
-from service.pipeline.segmenter import Segmenter
+from service.serving.segmenter import Segmenter
 from tests.conftest import make_manifest
 from tests.networks import make_images, make_lively
 

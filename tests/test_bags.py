@@ -24,9 +24,9 @@ from rosbags.interfaces import QosDurability
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from service.batch.sources.bags import CONVERSIONS, to_rgb
 from service.errors import CorruptImage, UnsupportedImage
-from service.offline.bags import CONVERSIONS, to_rgb
-from service.pipeline.decode import Limits
+from service.pipeline.codecs.decoding import Limits
 from tests.conftest import encode_image, make_image, make_labels, make_manifest, write_artifact
 from tests.test_video import COMMAND, ROOT, run
 

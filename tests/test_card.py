@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from models.card import card, write_card
+from models.exporting.card import card, write_card
 from service.pipeline.manifest import Manifest, Parity, SplitScores, Training
 from tests.conftest import make_manifest
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from models import checkpoint
-from models.architectures import ARCHITECTURES, build
-from models.checkpoint import CheckpointError
-from models.classes import CAMVID
-from models.fcn import FCN, FCNConfig
-from models.network import AUXILIARY, Network
-from models.resnet import FCNResNet
+from models.nets.architectures import ARCHITECTURES, build
+from models.nets.fcn import FCN, FCNConfig
+from models.nets.network import AUXILIARY, Network
+from models.nets.resnet import FCNResNet
+from models.training import checkpoint
+from models.training.checkpoint import CheckpointError
+from models.training.classes import CAMVID
 
 NARROW = 1 / 32
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "models" / "checkpoints"

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.classes import CAMVID, TABLES, ClassTable, ClassTableError, table, voc_color
-from models.losses import IGNORED
 from models.scenes import CLASSES
+from models.training.classes import CAMVID, TABLES, ClassTable, ClassTableError, table, voc_color
+from models.training.losses import IGNORED
 
 EVERY_TABLE = pytest.mark.parametrize("known", TABLES.values(), ids=TABLES)
 

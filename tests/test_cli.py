@@ -24,10 +24,10 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from service import __version__, cli
+from service.batch.sources.images import Lines
 from service.cli.check import _manifest_rows
 from service.client import Client
 from service.encodings import decode, overlay, rle
-from service.offline.images import Lines
 from service.pipeline.manifest import Parity, SplitScores
 from service.settings import Settings
 from tests.conftest import encode_image, make_graph, make_image, make_labels, make_manifest, write_artifact

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from service.api.connection import MAX_HEAD_BYTES
+from service.api.transport.connection import MAX_HEAD_BYTES
 from service.settings import Settings
 from tests.live import live_process, live_server
 
@@ -258,7 +258,7 @@ def test_what_is_no_http_is_a_problem_too(base_url: str, words: bytes) -> None:
 @pytest.mark.parametrize("drip", [b"", b"\r\n", b"X-A: b\r\n"], ids=["silence", "empty lines", "headers"])
 def test_a_head_that_does_not_come_to_its_end_is_cut_off(base_url: str, drip: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever drips in meanwhile: a connection without a request costs something, and is worth nothing."""
-    monkeypatch.setattr("service.api.connection.HEAD_S", 0.5)
+    monkeypatch.setattr("service.api.transport.connection.HEAD_S", 0.5)
     with connected(base_url) as link:
         begun = time.monotonic()
         link.sendall(b"GET /livez HTTP/1.1\r\n" if drip.startswith(b"X") else drip)
@@ -276,7 +276,7 @@ def test_a_head_that_does_not_come_to_its_end_is_cut_off(base_url: str, drip: by
 
 def test_a_connection_that_was_served_must_send_its_next_head_in_time(base_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The time counts from the last reply, and not from the opening, nor while a request is being answered."""
-    monkeypatch.setattr("service.api.connection.HEAD_S", 1.5)
+    monkeypatch.setattr("service.api.transport.connection.HEAD_S", 1.5)
 
     def is_kept_while_it_asks() -> bool:
         with connected(base_url) as link, contextlib.suppress(ConnectionError):

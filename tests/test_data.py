@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from models.classes import CAMVID
-from models.data import GREY, Augmentation, DataError, frame_pairs, load_frames, read_image, read_labels
-from models.losses import IGNORED
-from service.pipeline import geometry
-from service.pipeline.decode import Limits, decode
+from models.training.classes import CAMVID
+from models.training.data import GREY, Augmentation, DataError, frame_pairs, load_frames, read_image, read_labels
+from models.training.losses import IGNORED
+from service.pipeline import plan
+from service.pipeline.codecs.decoding import Limits, decode
 from service.pipeline.manifest import InputPolicy
 
 PALETTE = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (11, 3)))
@@ -167,7 +167,7 @@ def test_what_the_service_would_refuse_is_refused_here_too(tmp_path: Path) -> No
 
 
 def test_frames_are_resized_as_the_service_resizes_them(tmp_path: Path) -> None:
-    """Pixel for pixel what ``service.pipeline.geometry`` gives; labels by their nearest pixel, so that no class is made up."""
+    """Pixel for pixel what ``service.pipeline.plan`` gives; labels by their nearest pixel, so that no class is made up."""
     rng = np.random.default_rng(1)
     images = {name: rng.integers(0, 256, (*size, 3), dtype=np.uint8) for name, size in (("a", (90, 120)), ("b", (301, 403)))}
     for name, image in images.items():
@@ -177,8 +177,8 @@ def test_frames_are_resized_as_the_service_resizes_them(tmp_path: Path) -> None:
     assert frames.names == ("a", "b")
     assert len(frames) == 2
     for index, (name, image) in enumerate(images.items()):
-        h, w = geometry.fit_size(image.shape[0], image.shape[1], policy)
-        expected = geometry.resize_image(image, (h, w))
+        h, w = plan.fit_size(image.shape[0], image.shape[1], policy)
+        expected = plan.resize_image(image, (h, w))
         np.testing.assert_array_equal(frames.images[index, :, :h, :w].permute(1, 2, 0).numpy(), expected, err_msg=name)
         rows, columns = ((np.arange(n) + 0.5) * full / n for n, full in ((h, image.shape[0]), (w, image.shape[1])))
         nearest = image[rows.astype(int)[:, None], columns.astype(int), 0]

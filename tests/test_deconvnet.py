@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.deconvnet import DeconvNet
-from models.vgg import BLOCKS, MEAN_BGR
+from models.nets.deconvnet import DeconvNet
+from models.nets.vgg import BLOCKS, MEAN_BGR
 from tests.networks import make_images, make_lively
 
 NARROW = 1 / 32

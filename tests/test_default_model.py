@@ -11,19 +11,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import checkpoint
-from models.classes import CAMVID
-from models.data import frame_pairs
 from models.evaluate import evaluate, predictor
 from models.export import check_parity
-from models.fcn import FCN
-from models.metrics import confusion_matrix, scores
-from models.receptive_field import measure_reach
+from models.exporting.receptive_field import measure_reach
+from models.nets.fcn import FCN
 from models.scenes import street_scene
-from service.pipeline.decode import Limits
+from models.training import checkpoint
+from models.training.classes import CAMVID
+from models.training.data import frame_pairs
+from models.training.metrics import confusion_matrix, scores
+from service.pipeline.codecs.decoding import Limits
 from service.pipeline.manifest import Manifest
 from service.pipeline.repository import Repository
-from service.pipeline.segmenter import Segmenter
+from service.serving.segmenter import Segmenter
 
 ROOT = Path(__file__).resolve().parent.parent
 ARTIFACT = ROOT / "models" / "artifacts" / "fcn4s-lite0-camvid.onnx"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.encoders import (
+from models.nets.encoders import (
     FEATURE_STAGES,
     STRIDES,
     WIDTH_AND_DEPTH,

@@ -14,11 +14,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.classes import CAMVID
 from models.evaluate import evaluate, main, predictor
-from models.losses import IGNORED
-from models.metrics import confusion_matrix, scores
 from models.scenes.__main__ import main as write_scenes
+from models.training.classes import CAMVID
+from models.training.losses import IGNORED
+from models.training.metrics import confusion_matrix, scores
 from service.pipeline.manifest import SplitScores
 from service.settings import Settings
 from tests.conftest import make_manifest, write_artifact

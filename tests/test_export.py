@@ -17,21 +17,22 @@ import torch
 from onnx import helper, numpy_helper
 from torch.nn.functional import interpolate
 
-from models import artifact as on_disk
-from models import checkpoint, export
-from models.card import card
-from models.encoders import load_imagenet
+from models import export
 from models.export import TOLERANCES, ParityError, Served, check_agreement, check_parity, compare, main, parity_inputs
-from models.fcn import FCN, FCNConfig
-from models.network import Network
-from models.receptive_field import measure_reach
+from models.exporting import artifact as on_disk
+from models.exporting.card import card
+from models.exporting.receptive_field import measure_reach
+from models.nets.encoders import load_imagenet
+from models.nets.fcn import FCN, FCNConfig
+from models.nets.network import Network
 from models.scenes import street_scene, street_view
+from models.training import checkpoint
 from service.client import Client
-from service.pipeline.decode import Limits
-from service.pipeline.geometry import fit_size, resize_image
+from service.pipeline.codecs.decoding import Limits
 from service.pipeline.manifest import InputPolicy, Manifest, SplitScores, read_manifest
+from service.pipeline.plan import fit_size, resize_image
 from service.pipeline.repository import Repository
-from service.pipeline.segmenter import Segmenter
+from service.serving.segmenter import Segmenter
 from service.settings import Settings
 from tests.conftest import encode_image
 from tests.live import live_server

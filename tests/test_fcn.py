@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from models.fcn import FCN, FCNConfig, upsample_onto
+from models.nets.fcn import FCN, FCNConfig, upsample_onto
 
 PAPER = FCNConfig(classes=5)
 SHIPPED = FCNConfig(classes=5, width=16, stride=4, context=3, smooth=True)

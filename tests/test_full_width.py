@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from models import export
-from models.architectures import build
+from models.nets.architectures import build
 from models.scenes import street_scene
 from service.client import Client, Timeouts
 from service.settings import Settings

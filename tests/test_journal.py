@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from service.offline.journal import Journal
+from service.batch.journal import Journal
 
 RUN = {"model": "a" * 64, "ids": None}
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from models.losses import IGNORED, class_weights, lovasz_softmax
+from models.training.losses import IGNORED, class_weights, lovasz_softmax
 
 
 def mean_jaccard_loss(truth: NDArray[np.int64], prediction: NDArray[np.int64]) -> float:

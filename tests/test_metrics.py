@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from models.losses import IGNORED
-from models.metrics import confusion_matrix, scores
+from models.training.losses import IGNORED
+from models.training.metrics import confusion_matrix, scores
 
 NAMES = ("a", "b", "c", "d")
 K = len(NAMES)

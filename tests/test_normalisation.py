@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from models.normalisation import by_rows
+from models.nets.normalisation import by_rows
 from service.pipeline.manifest import INPUT, OUTPUT
 from tests.graphs import run
 

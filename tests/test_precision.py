@@ -10,17 +10,18 @@ import onnx
 import pytest
 from PIL import Image
 
-from models import checkpoint, export
-from models.artifact import write
-from models.classes import CAMVID
-from models.data import DataError
+from models import export
 from models.export import Labelled, ParityError, check_loss, main
-from models.precision import MOST_FRAMES, calibration_frames, to_fp16, to_int8
+from models.exporting.artifact import write
+from models.exporting.precision import MOST_FRAMES, calibration_frames, to_fp16, to_int8
 from models.scenes import street_scene
-from service.pipeline.decode import Limits
+from models.training import checkpoint
+from models.training.classes import CAMVID
+from models.training.data import DataError
+from service.pipeline.codecs.decoding import Limits
 from service.pipeline.manifest import InputPolicy, Manifest, read_manifest
 from service.pipeline.repository import Repository
-from service.pipeline.segmenter import Segmenter
+from service.serving.segmenter import Segmenter
 
 ARTIFACTS = Path(__file__).resolve().parents[1] / "models" / "artifacts"
 FLOAT, INT8 = ARTIFACTS / "fcn4s-lite0-camvid.onnx", ARTIFACTS / "fcn4s-lite0-camvid-int8.onnx"

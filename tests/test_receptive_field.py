@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from models.fcn import FCN, FCNConfig
-from models.receptive_field import Reach, influences, measure_reach
+from models.exporting.receptive_field import Reach, influences, measure_reach
+from models.nets.fcn import FCN, FCNConfig
 
 COARSEST = 32
 PAPER = FCNConfig(classes=2)

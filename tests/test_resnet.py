@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.resnet import MEAN, STD, FCNResNet
-from service.pipeline.labels import label_map
+from models.nets.resnet import MEAN, STD, FCNResNet
+from service.pipeline.tasks.semantic import label_map
 from tests.networks import make_images, make_lively
 
 DEPTHS = pytest.mark.parametrize("depth", [50, 101])

@@ -25,11 +25,11 @@ from service.errors import (
     UnknownModel,
     UnsupportedImage,
 )
+from service.pipeline.codecs.decoding import Limits
 from service.pipeline.cpus import available_cpus
-from service.pipeline.decode import Limits
 from service.pipeline.engine import Engine
 from service.pipeline.repository import Repository
-from service.pipeline.segmenter import Segmentation, Segmenter
+from service.serving.segmenter import Segmentation, Segmenter
 from tests.conftest import encode_image, make_graph, make_image, make_labels, make_manifest, write_artifact
 
 WAIT_S = 20.0
@@ -457,7 +457,7 @@ def test_what_is_made_of_a_result_is_made_on_a_thread(
     lanes: int, thread: str, artifact_dir: Path, png: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With its exceptions, and in the order of the images; by the worker itself where each processor has its lane."""
-    monkeypatch.setattr("service.pipeline.segmenter.available_cpus", lambda: 2)
+    monkeypatch.setattr("service.serving.segmenter.available_cpus", lambda: 2)
     segmenter = Segmenter(Repository(artifact_dir), Limits(), concurrency=lanes)
 
     def finish(result: Segmentation) -> tuple[int, str]:

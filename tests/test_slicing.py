@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from models.slicing import BLOCK, SLICE_BYTES, in_slices, map_shapes
+from models.exporting.slicing import BLOCK, SLICE_BYTES, in_slices, map_shapes
 from service.pipeline.manifest import INPUT, OUTPUT
 from tests.graphs import run
 

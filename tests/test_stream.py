@@ -20,7 +20,8 @@ from pydantic import SecretStr
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from service.api import connection, routes, stream
+from service.api import routes, stream
+from service.api.transport import connection
 from service.encodings import rle
 from service.pipeline.engine import Engine
 from service.settings import Settings

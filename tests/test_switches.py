@@ -16,16 +16,16 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from models import export
-from models.artifact import write
 from models.export import Comparison, ParityError, Served, check_parity, compare, to_onnx
-from models.network import Network
+from models.exporting.artifact import write
+from models.nets.network import Network
+from models.nets.switches import replay, with_switches
+from models.nets.upsampling import MaxPool, MaxUnpool
 from models.scenes import street_view
-from models.switches import replay, with_switches
-from models.upsampling import MaxPool, MaxUnpool
-from service.pipeline.decode import Limits
+from service.pipeline.codecs.decoding import Limits
 from service.pipeline.manifest import InputPolicy, read_manifest
 from service.pipeline.repository import Repository
-from service.pipeline.segmenter import Segmenter
+from service.serving.segmenter import Segmenter
 from tests.conftest import make_manifest
 
 POLICY = InputPolicy(working_size=(256, 320), multiple=4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models import classes
+from models.training import classes
 from service.encodings import tables
 from service.encodings.runs import UNLABELLED
 from service.errors import BadParameter

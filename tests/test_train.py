@@ -20,15 +20,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from models import checkpoint
-from models.architectures import ARCHITECTURES, build
-from models.classes import CAMVID
-from models.data import Frames, load_frames
 from models.evaluate import evaluate, predictor
-from models.losses import IGNORED
-from models.metrics import confusion_matrix, scores
+from models.nets.architectures import ARCHITECTURES, build
 from models.scenes.__main__ import main as write_scenes
 from models.train import Trainer, WeightAverage, main, parameter_groups, parse, score_frames
+from models.training import checkpoint
+from models.training.classes import CAMVID
+from models.training.data import Frames, load_frames
+from models.training.losses import IGNORED
+from models.training.metrics import confusion_matrix, scores
 from service.pipeline.manifest import InputPolicy
 
 pytestmark = pytest.mark.usefixtures("one_thread")

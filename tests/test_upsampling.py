@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from models.upsampling import (
+from models.nets.upsampling import (
     MaxPool,
     MaxUnpool,
     bed_of_nails,

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.upsampling import bilinear_kernel
-from models.vgg import BLOCKS, FCNVGG16, FUSIONS, LAST, MEAN_BGR, PADDING
+from models.nets.upsampling import bilinear_kernel
+from models.nets.vgg import BLOCKS, FCNVGG16, FUSIONS, LAST, MEAN_BGR, PADDING
 from tests.networks import make_images, make_lively
 
 BACKBONE = [

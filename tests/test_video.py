@@ -20,8 +20,8 @@ import pytest
 from PIL import Image
 
 from service import cli
+from service.batch.sources.video import Video
 from service.encodings import rle
-from service.offline.video import Video
 from tests.conftest import make_image
 
 COMMAND = [sys.executable, "-m", "service", "segment"]

@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models import checkpoint
-from models.architectures import ARCHITECTURES, build
-from models.checkpoint import CheckpointError
-from models.network import Network
-from models.resnet import FCNResNet
-from models.weights import load_weights, read_weights, recognise, start_from
+from models.exporting.weights import load_weights, read_weights, recognise, start_from
+from models.nets.architectures import ARCHITECTURES, build
+from models.nets.network import Network
+from models.nets.resnet import FCNResNet
+from models.training import checkpoint
+from models.training.checkpoint import CheckpointError
 
 CLASSES = 3
 NARROW = 1 / 32

@@ -15,10 +15,10 @@ import cv2
 import onnxruntime as ort
 
 from service.encodings import png
-from service.pipeline.decode import Limits, decode
-from service.pipeline.geometry import fit_size, resize_image
-from service.pipeline.labels import label_map
+from service.pipeline.codecs.decoding import Limits, decode
 from service.pipeline.manifest import read_manifest
+from service.pipeline.plan import fit_size, resize_image
+from service.pipeline.tasks.semantic import label_map
 
 ARTIFACT = Path(__file__).resolve().parents[2] / "models/artifacts/fcn4s-lite0-camvid.onnx"
 WORKERS = int(os.environ.get("PEER_WORKERS", "1"))

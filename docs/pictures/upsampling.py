@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from models.upsampling import (
+from models.nets.upsampling import (
     MaxPool,
     MaxUnpool,
     bed_of_nails,

@@ -26,20 +26,22 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
-from service.api import admin, inference_v2, pages, problems, routes, schemas, schemas_v2, stream
-from service.api.connection import CONNECTIONS, Connections
+from service.api import admin, pages, problems, routes, schemas, stream
 from service.api.keys import Keys, Origins
 from service.api.metrics import Metrics
 from service.api.readiness import Readiness
-from service.api.shedding import Door
 from service.api.stream import Streams
 from service.api.telemetry import PROBES, Telemetry
+from service.api.transport.connection import CONNECTIONS, Connections
+from service.api.transport.early_refusal import Door
 from service.api.upload import UPLOADS_AT_ONCE, Uploads
-from service.opening import lanes, open_repository
-from service.pipeline.decode import Limits
+from service.api.v2 import rest as inference_v2
+from service.api.v2 import schemas as schemas_v2
+from service.compose import lanes, open_repository
+from service.pipeline.codecs.decoding import Limits
 from service.pipeline.engine import Engine
 from service.pipeline.repository import Repository
-from service.pipeline.segmenter import Segmenter
+from service.serving.segmenter import Segmenter
 from service.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -16,20 +16,21 @@ from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import HTTPConnection
 
-from service.api import schemas, shedding
+from service.api import schemas
 from service.api.keys import Keys, offered_key
 from service.api.metrics import Metrics
 from service.api.negotiation import chosen_format
 from service.api.parameters import parsed_headers, parsed_query
 from service.api.readiness import Readiness
 from service.api.record import RequestRecord, record_of
+from service.api.transport import early_refusal as shedding
 from service.api.upload import TimelyResponse, Uploads, arriving, read_images, unless_gone
 from service.encodings import FORMATS, MaskView, Options, encode
 from service.encodings import understood as understood_options
 from service.errors import DeadlineExceeded, UnsupportedFormat
 from service.pipeline.engine import Engine
 from service.pipeline.repository import Repository
-from service.pipeline.segmenter import Segmentation, Segmenter
+from service.serving.segmenter import Segmentation, Segmenter
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from service.errors import BadArtifact, ServiceError
 from service.pipeline.engine import Engine
 from service.pipeline.inspection import inspect
 from service.pipeline.manifest import Manifest
-from service.pipeline.segmenter import Segmenter
+from service.serving.segmenter import Segmenter
 from service.settings import Settings
 
 TIMED_RUNS = 5

@@ -1,6 +1,6 @@
 """What the commands without a server share: the models behind the pipeline.
 
-May import: ``service.opening`` and ``settings``, the pipeline.
+May import: ``service.compose`` and ``settings``, the pipeline.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.opening import require_models
-from service.pipeline.decode import Limits
+from service.compose import require_models
+from service.pipeline.codecs.decoding import Limits
 from service.pipeline.engine import EngineOptions
 from service.pipeline.repository import Repository
-from service.pipeline.segmenter import Segmenter
+from service.serving.segmenter import Segmenter
 from service.settings import Settings
 
 

@@ -15,18 +15,18 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from service.batch.sources import bags
+from service.batch.sources.images import Lines, Write, Writing, images_in, plan, reason, work
+from service.batch.sources.video import VIDEO_SUFFIXES, Results, segment_video
+from service.batch.targets import ALL_LINES, FILM, LINES, MASKS, Source, Targets, is_result, sources, up_to_date
 from service.cli import FAILED, INTERRUPTED
 from service.cli.opened import opened
 from service.cli.progress import Bar, progress
 from service.encodings import DEFAULT_FORMAT, FORMATS, Options, understood_together
 from service.encodings.tables import TABLES
 from service.errors import BadSetting, ServiceError
-from service.offline import bags
-from service.offline.images import Lines, Write, Writing, images_in, plan, reason, work
-from service.offline.targets import ALL_LINES, FILM, LINES, MASKS, Source, Targets, is_result, sources, up_to_date
-from service.offline.video import VIDEO_SUFFIXES, Results, segment_video
 from service.pipeline.engine import Engine
-from service.pipeline.segmenter import Segmenter
+from service.serving.segmenter import Segmenter
 from service.settings import Settings
 
 BAG_FORMAT = "gray"

@@ -3,7 +3,7 @@
 Start to ready is what a rolling update waits for. So nothing is imported before the models begin to open but what opens them;
 the web's libraries, which take as long, come beside it.
 
-May import: typer, ``service.opening``, ``errors`` and ``settings``, the pipeline's ``memory`` and ``repository``;
+May import: typer, ``service.compose``, ``errors`` and ``settings``, the pipeline's ``memory`` and ``repository``;
 ``service.server`` once the models are being opened.
 """
 
@@ -21,9 +21,9 @@ from typing import Annotated
 
 import typer
 
+from service import process
+from service.compose import open_repository, require_models
 from service.errors import BadSetting
-from service.opening import open_repository, require_models
-from service.pipeline import memory
 from service.pipeline.repository import Repository
 from service.settings import Settings, without_effect
 
@@ -35,7 +35,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.  [FCN_PORT; 8000]", show_default=False)] = None,
 ) -> None:
     """Serve the models over HTTP until Ctrl-C or SIGTERM."""
-    memory.share_one_heap()
+    process.share_one_heap()
     settings = Settings.load(host=host, port=port)
     require_models(settings)
     with contextlib.ExitStack() as open_sockets:

@@ -28,7 +28,7 @@ from service.encodings import (
     polygons,
     rle,
     selection,
-    statistics,
+    shares,
     tables,
 )
 from service.encodings.options import Options
@@ -111,7 +111,7 @@ def _json(
         labels, rows = view.masks()
         made = encode(labels, rows, view)
         if view.options.statistics:
-            for entry, more in zip(made["classes"], statistics.describe(labels, rows, view.confidence()), strict=True):
+            for entry, more in zip(made["classes"], shares.describe(labels, rows, view.confidence()), strict=True):
                 entry.update(more)
         return made | {"model": view.model}
 

@@ -18,8 +18,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from service import process
 from service.errors import BadArtifact, InferenceFailed, ProviderUnavailable
-from service.pipeline import memory, onnx_file
+from service.pipeline import onnx_file
 from service.pipeline.cpus import available_cpus
 from service.pipeline.manifest import INPUT, OUTPUT, Manifest, read_manifest
 from service.pipeline.onnx_file import OnnxFile
@@ -133,7 +134,7 @@ class Engine:
         bounded = manifest.input.fit != "native"
         if not (bounded or on_cuda):
             session = _session(file, options.threads_alone, arena=False)
-        memory.give_back()  # what loading took, before the next load takes as much
+        process.give_back()  # what loading took, before the next load takes as much
         in_lanes = not on_cuda and options.threads_in_lane < options.threads_alone
         lane = _session(file, options.threads_in_lane, arena=bounded, alone=False) if in_lanes else session
         engine = cls(session, lane, manifest, path, sha256)

@@ -23,8 +23,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Literal
 
+from service import process
 from service.errors import BadArtifact, NotReady, ProviderUnavailable, UnknownModel
-from service.pipeline import memory, onnx_file
+from service.pipeline import onnx_file
 from service.pipeline.engine import ON_CPU, Engine, EngineOptions
 from service.pipeline.manifest import METADATA_KEY, read_manifest
 
@@ -329,7 +330,7 @@ def _dispose(disposals: SimpleQueue[Callable[[], None] | None]) -> None:
     while (dispose := disposals.get()) is not None:
         dispose()
         del dispose
-        memory.give_back()
+        process.give_back()
 
 
 def _artifacts(folder: Path) -> list[Path]:

@@ -1,0 +1,1 @@
+"""From weights to an artifact that the service opens."""

@@ -1,0 +1,1 @@
+"""The networks, a paper each, and what they are made of."""

@@ -1,0 +1,1 @@
+"""uvicorn's protocol with our bounds, and the early refusal."""

@@ -1,0 +1,85 @@
+"""Saying no at the door. Whoever cannot be served in time is told so by the head of his request, where that would go for any
+image, else by the first bytes of his: before the rest is read and before there is a request for the application at all. Under
+overload most of what a server does is saying no, and it must not cost the masks of those to whom it says yes.
+
+May import: starlette, ``service.errors``, ``service.serving.segmenter``, ``service.api.keys``, ``metrics``, ``problems``,
+``record``, ``schemas`` and ``telemetry``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from starlette.exceptions import HTTPException
+
+from service.api import problems
+from service.api.keys import Keys, offered_key
+from service.api.metrics import Metrics
+from service.api.record import new_record
+from service.api.schemas import MAX_DEADLINE_MS
+from service.api.telemetry import finish
+from service.errors import Overloaded, ServiceError
+from service.serving.segmenter import Segmenter
+
+PATH = "/segment"
+"""Where images go."""
+_PATH = PATH.encode()
+
+
+class Door:
+    """Looks at images that come where others wait already. What their first bytes do not tell is decided inside.
+
+    Takes:
+        segmenter: whose queue it is
+        keys: without one of which nobody learns of the load
+        metrics: where the refused are counted
+        deadline_ms: of a request that names none
+    """
+
+    def __init__(self, segmenter: Segmenter, keys: Keys, metrics: Metrics, deadline_ms: float) -> None:
+        self._segmenter, self._keys, self._metrics, self._deadline_ms = segmenter, keys, metrics, deadline_ms
+
+    def deadline_ms(self, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]]) -> float | None:
+        """What a request is to be looked at with; None if it is none to be refused here.
+
+        Takes:
+            url: as the request line has it
+            headers: names in lower case
+        """
+        if not self._segmenter.queue.admitted or method != b"POST":
+            return None
+        path, _, query = url.partition(b"?")
+        if path != _PATH or b"model" in query:
+            return None
+        named = dict(headers)
+        # Who does not say how much he sends, or wants to be asked for it first, can be refused, but not keep his connection.
+        if b"content-length" not in named or b"expect" in named or named.get(b"content-type", b"").startswith(b"multipart/"):
+            return None
+        return self._named_deadline_ms(named)
+
+    def refusal(self, deadline_ms: float, headers: list[tuple[bytes, bytes]], head: bytes) -> bytes | None:
+        """The reply to a request, as it goes over the wire; None if there may be room for it.
+
+        Takes:
+            head: the first bytes of the image, if any have come
+        """
+        try:
+            self._segmenter.check_room(head, deadline_s=deadline_ms / 1000)
+        except Overloaded as error:
+            record = new_record(headers)
+            status, reply = problems.on_the_wire(record, error)
+            finish(self._metrics, record, path=PATH, route=PATH, method="POST", status=status)
+            return reply
+        except ServiceError:
+            pass  # it is not for want of room: said inside
+        return None
+
+    def _named_deadline_ms(self, named: Mapping[bytes, bytes]) -> float | None:
+        try:
+            if not self._keys.is_open:
+                words = {name.decode("latin-1"): value.decode("latin-1") for name, value in named.items()}
+                self._keys.check(offered_key(words))
+            deadline_ms = float(named.get(b"x-deadline-ms", self._deadline_ms))
+        except (HTTPException, ValueError):
+            return None
+        return deadline_ms if 0 < deadline_ms <= MAX_DEADLINE_MS else None

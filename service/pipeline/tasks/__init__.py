@@ -1,0 +1,1 @@
+"""The network's outputs to a result."""

@@ -1,0 +1,1 @@
+"""Many callers and one predictor: admission, lanes, deadlines, counts."""
