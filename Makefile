@@ -90,11 +90,11 @@ image: ## build the container image fcn-serve:VARIANT
 COMPILE = .venv-lock/bin/uv pip compile pyproject.toml --quiet --universal --fork-strategy fewest --no-python-downloads \
 	--custom-compile-command 'make lock' $(ARGS)
 lock: .venv-lock/bin/uv ## write the lock files anew from pyproject.toml
-	$(COMPILE) --generate-hashes --output-file $(LOCKS)/serve.txt
+	$(COMPILE) --generate-hashes --output-file $(LOCKS)/serve.txt --extra serve
 	$(COMPILE) --generate-hashes --output-file $(LOCKS)/serve-cuda.txt --constraint $(LOCKS)/serve.txt \
-		--group cuda --no-emit-package onnxruntime
+		--extra serve --group cuda --no-emit-package onnxruntime
 	$(COMPILE) --annotation-style line --output-file $(LOCKS)/dev.txt --constraint $(LOCKS)/serve.txt \
-		--extra train --extra video --extra bags --extra otel --group dev
+		--all-extras --group dev
 	sed -i.bak -E '/^(nvidia-|cuda-|triton==)/d' $(LOCKS)/dev.txt && rm $(LOCKS)/dev.txt.bak
 
 clean: ## remove what the targets made, .venv too

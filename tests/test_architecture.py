@@ -22,6 +22,7 @@ TRAINING = {"torch", "torchvision", "onnx", "onnxscript", "matplotlib", "safeten
 
 LAYERS: dict[str, set[str]] = {
     "errors": set(),
+    "extras": set(),
     "log": set(),
     "process": set(),
     "settings": {"errors"},
@@ -29,12 +30,12 @@ LAYERS: dict[str, set[str]] = {
     "encodings": {"errors", "pipeline"},
     "client": {"errors", "encodings"},
     "serving": {"errors", "process", "pipeline"},
-    "batch": {"errors", "pipeline", "encodings", "serving"},
+    "batch": {"errors", "extras", "pipeline", "encodings", "serving"},
     "compose": {"errors", "settings", "process", "pipeline", "serving"},
     "api": {"errors", "log", "settings", "pipeline", "encodings", "serving", "compose"},
     "server": {"errors", "log", "settings", "process", "pipeline", "api"},
     "cli": {"errors", "log", "settings", "process", "pipeline", "encodings", "serving", "compose", "batch", "server"},
-    "__main__": {"cli"},
+    "__main__": {"cli", "extras"},
 }
 """What each file or package directly below ``service`` may import of the others. ``service`` itself is open."""
 

@@ -26,6 +26,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from service.batch.sources.bags import CONVERSIONS, to_rgb
 from service.errors import CorruptImage, UnsupportedImage
+from service.extras import needs
 from service.pipeline.codecs.decoding import Limits
 from tests.conftest import encode_image, make_image, make_labels, make_manifest, write_artifact
 from tests.test_video import COMMAND, ROOT, run
@@ -288,10 +289,7 @@ def test_without_rosbags_a_line_says_how_to_get_it(tmp_path: Path, artifact_dir:
     for name in [name for name in sys.modules if name.partition(".")[0] == "rosbags"]:
         monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
     told = run(artifact_dir, bag)
-    assert (told.returncode, told.stderr) == (
-        2,
-        "fcn-serve: bags need the package rosbags: pip install 'fcn-serve[bags]'\n",
-    )
+    assert (told.returncode, told.stderr) == (2, f"fcn-serve: {needs('bags need', 'bags')}\n")
     assert [path.name for path in tmp_path.iterdir()] == ["drive"]
 
 

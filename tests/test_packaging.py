@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,17 @@ import yaml
 from packaging.requirements import Requirement
 
 import service
+from service.extras import EXTRAS, extra_of
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "deploy" / "locks"
 
-INSTALLED_AS = {"PIL": "pillow", "cv2": "opencv-python-headless", "opentelemetry": "opentelemetry-api"}
+INSTALLED_AS = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "opentelemetry": "opentelemetry-api",
+}
 """Import name to distribution name, where they differ in more than underscores."""
 
 FOR_UVICORN = {"uvloop"}
@@ -82,10 +88,12 @@ def test_every_file_of_a_serving_set_is_pinned_by_hash(lock: str) -> None:
 
 def test_what_the_project_asks_for_is_locked_at_a_version_that_it_accepts() -> None:
     """A floor raised in pyproject.toml without ``make lock`` is found here."""
-    declared = [Requirement(line) for line in project()["project"]["dependencies"]]
-    extras = [Requirement(line) for line in chain(*project()["project"]["optional-dependencies"].values())]
+    base = [Requirement(line) for line in project()["project"]["dependencies"]]
+    optional = project()["project"]["optional-dependencies"]
+    serve = [Requirement(line) for line in optional["serve"]]
+    extras = [Requirement(line) for line in chain(*optional.values())]
     development = [Requirement(line) for line in project()["dependency-groups"]["dev"]]
-    for lock, wanted in (("serve.txt", declared), ("dev.txt", [*declared, *extras, *development])):
+    for lock, wanted in (("serve.txt", [*base, *serve]), ("dev.txt", [*base, *extras, *development])):
         locked = pins(lock)
         for requirement in wanted:
             version = locked[requirement.name].split(" ")[0]
@@ -131,8 +139,13 @@ def test_no_file_names_a_package_index_or_a_path_of_one_machine() -> None:
 # --- dependencies --------------------------------------------------------------------------------------------------------
 
 
+def distributions(names: Iterable[str]) -> set[str]:
+    """The distribution that each import name comes from."""
+    return {INSTALLED_AS.get(name, name.replace("_", "-")) for name in names}
+
+
 def test_every_import_of_the_service_is_a_declared_dependency_and_the_other_way_round() -> None:
-    """Nothing is used that only happens to be installed, and nothing is installed for nothing."""
+    """The service imports only declared packages, and every declared package is imported."""
     imported = {
         name.split(".")[0]
         for path in (ROOT / "service").rglob("*.py")
@@ -141,14 +154,23 @@ def test_every_import_of_the_service_is_a_declared_dependency_and_the_other_way_
         for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""])
         if not (isinstance(node, ast.ImportFrom) and node.level)
     }
-    ours = set(sys.stdlib_module_names) | {"service"}
-    used = {INSTALLED_AS.get(name, name.replace("_", "-")) for name in imported - ours}
+    used = distributions(imported - set(sys.stdlib_module_names) - {"service"})
     tables = project()["project"]
-    declared = {Requirement(line).name for line in tables["dependencies"]}
-    extras = {Requirement(line).name for extra in ("bags", "video") for line in tables["optional-dependencies"][extra]}
+    base = {Requirement(line).name for line in tables["dependencies"]}
+    extras = {name: {Requirement(line).name for line in lines} for name, lines in tables["optional-dependencies"].items()}
     # Starlette is what FastAPI is made of: its names are part of FastAPI's own interface.
-    assert used - declared - extras - {"starlette"} == set()
-    assert declared - used == FOR_UVICORN
+    assert used - base.union(*extras.values()) - {"starlette"} == set()
+    assert (base | extras["serve"]) - used == FOR_UVICORN
+    assert base == {"httpx", "numpy"}
+
+
+def test_the_table_of_extras_says_what_pyproject_says() -> None:
+    """A missing module leads to the extra that installs it."""
+    optional = project()["project"]["optional-dependencies"]
+    for extra, modules in EXTRAS.items():
+        assert distributions(modules) == {Requirement(line).name for line in optional[extra]}
+    assert extra_of("cv2") == extra_of("onnxruntime.capi") == "serve"
+    assert extra_of("service.nothing") is extra_of("httpx") is extra_of(None) is None
 
 
 def test_every_dependency_has_its_reason_written_down() -> None:

@@ -22,6 +22,7 @@ from PIL import Image
 from service import cli
 from service.batch.sources.video import Video
 from service.encodings import rle
+from service.extras import needs
 from tests.conftest import make_image
 
 COMMAND = [sys.executable, "-m", "service", "segment"]
@@ -249,7 +250,7 @@ def test_without_pyav_a_line_says_how_to_get_it(tmp_path: Path, artifact_dir: Pa
     path = make_video(tmp_path / "drive.mp4", 2)
     monkeypatch.setitem(sys.modules, "av", None)  # as if it were not installed
     told = run(artifact_dir, path)
-    assert (told.returncode, told.stderr) == (2, "fcn-serve: videos need PyAV: pip install 'fcn-serve[video]'\n")
+    assert (told.returncode, told.stderr) == (2, f"fcn-serve: {needs('videos need', 'video')}\n")
     assert files(tmp_path) == ["drive.mp4"]
     Image.fromarray(make_image()).save(tmp_path / "still.png")
     assert run(artifact_dir, tmp_path / "still.png").returncode == 0

@@ -30,6 +30,7 @@ from service.batch.targets import BAG, MASKS, Source, unfinished
 from service.encodings import FORMATS, MaskView, Options, rle, to_json
 from service.encodings.color import ColoredRow
 from service.errors import BadParameter, BadSetting, CorruptImage, ServiceError, UnsupportedImage
+from service.extras import needs
 from service.pipeline.codecs import decoding
 from service.pipeline.engine import Engine
 from service.serving.segmenter import Segmenter
@@ -364,7 +365,7 @@ class _Rosbags:
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
-            raise BadSetting("bags need the package rosbags: pip install 'fcn-serve[bags]'") from error
+            raise BadSetting(needs("bags need", "bags")) from error
 
     def types(self) -> Any:
         """The messages of ROS 2, and the two of vision_msgs that are not among them."""

@@ -27,6 +27,7 @@ from service.batch.targets import unfinished, up_to_date
 from service.encodings import FORMATS, MaskView, Options, overlay, png, rle, to_json
 from service.encodings.color import palette_of
 from service.errors import BadSetting, CorruptImage, UnsupportedImage
+from service.extras import needs
 from service.pipeline.engine import Engine
 from service.serving.segmenter import Segmenter
 
@@ -310,4 +311,4 @@ def _av() -> Any:
     try:
         return importlib.import_module("av")
     except ModuleNotFoundError as error:
-        raise BadSetting("videos need PyAV: pip install 'fcn-serve[video]'") from error
+        raise BadSetting(needs("videos need", "video")) from error
