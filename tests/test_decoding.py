@@ -548,7 +548,7 @@ def test_bands_join_without_a_seam(mode: str, monkeypatch: pytest.MonkeyPatch) -
         picture = Image.frombytes(mode, (29, 37), rng.bytes(29 * 37 * bands))
     data = encode_image(picture, kind, **({"transparency": 3} if mode == "P" else {}))
     whole = decode(data, LIMITS)
-    monkeypatch.setattr("service.pipeline.codecs.decoding.BAND_PIXELS", 5 * 29)
+    monkeypatch.setattr("service.pipeline.codecs.pillow.BAND_PIXELS", 5 * 29)
     np.testing.assert_array_equal(decode(data, LIMITS), whole)
 
 
