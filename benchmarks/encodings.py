@@ -55,7 +55,7 @@ def main() -> None:
         )
         body = encode(name, view).body
         spent = milliseconds(lambda name=name, view=view: encode(name, view))  # type: ignore[misc]
-        readable = name == "autoware" or FORMATS[name].decode
+        readable = FORMATS[name].decode or FORMATS[name].decode_sized
         read = milliseconds(lambda name=name, body=body: decode(name, body, SIZE)) if readable else None  # type: ignore[misc]
         asked = "".join(f"&{key}={value}".lower() for key, value in query.items())
         print(f"| `{name}{asked}` | {spent:.1f} | {len(body) / 1000:.0f} | {'' if read is None else f'{read:.1f}'} |")

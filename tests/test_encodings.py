@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from service import encodings
-from service.encodings import MaskView, runs, selection
+from service.encodings import MaskView, overlay, runs, selection
 from service.errors import BadParameter, UnknownClass, UnsupportedFormat
 from service.pipeline import manifest
 from tests.conftest import BLUE, GREEN, RED, make_image, make_labels, make_manifest
@@ -27,7 +27,7 @@ def view() -> MaskView:
     return MaskView(
         labels=make_labels(),
         image=make_image(),
-        manifest=MANIFEST,
+        model=MANIFEST,
         sha256="ab" * 32,
         confidence=lambda: np.full((96, 128), 200, np.uint8),
     )
@@ -80,7 +80,7 @@ def test_every_document_says_which_model_made_it(name: str, view: MaskView) -> N
 STREET = MaskView(
     labels=streets()[0],
     image=np.zeros((*streets()[0].shape, 3), np.uint8),
-    manifest=make_manifest(classes=[entry.model_dump() for entry in STREET_CLASSES]),
+    model=make_manifest(classes=[entry.model_dump() for entry in STREET_CLASSES]),
     sha256="ab" * 32,
     confidence=lambda: np.where(np.arange(streets()[0].size) % 3, 240, 20).astype(np.uint8).reshape(streets()[0].shape),
 )
@@ -91,7 +91,7 @@ DECODABLE = [name for name, form in encodings.FORMATS.items() if form.decode]
 
 def written(name: str, **query: Any) -> bytes:
     """The street in a format, with what a query asks for."""
-    options = encodings.understood(name, STREET.manifest.classes, **query)
+    options = encodings.understood(name, STREET.model.classes, **query)
     return encodings.encode(name, replace(STREET, options=options)).body
 
 
@@ -181,7 +181,7 @@ def test_what_cannot_be_done_is_refused_beforehand(
 ) -> None:
     """The message says what would have worked."""
     with pytest.raises(error, match=match):
-        encodings.understood(name, STREET.manifest.classes, **query)
+        encodings.understood(name, STREET.model.classes, **query)
 
 
 def test_several_formats_share_what_each_of_them_can_do() -> None:
@@ -300,7 +300,7 @@ def test_a_confidence_beyond_0_to_1_is_refused(bar: float) -> None:
 def test_there_is_one_unlabelled() -> None:
     """The filters' 255 is the manifest's, and the overlay's."""
     assert runs.UNLABELLED == manifest.UNLABELLED
-    assert encodings.overlay._UNLABELLED == manifest.UNLABELLED
+    assert overlay._UNLABELLED == manifest.UNLABELLED
 
 
 def test_colours_reach_the_palette_of_the_png(view: MaskView) -> None:

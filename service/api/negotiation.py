@@ -5,7 +5,7 @@ May import: ``service.encodings``, ``service.errors``.
 
 from __future__ import annotations
 
-from service.encodings import DEFAULT_FORMAT, FORMATS
+from service.encodings import DEFAULT_FORMAT, FORMATS, format_named
 from service.errors import UnsupportedFormat
 
 
@@ -16,21 +16,19 @@ def chosen_format(wanted: str | None, accept: str | None) -> str:
         wanted: its name, as the query says it; wins over ``accept``
         accept: the header: media ranges with weights (RFC 9110, section 12.5.1)
     Gives:
-        a name in ``FORMATS``; of those that are equally welcome, the first; PNG if nothing is asked for
+        a name in ``FORMATS``; the first of those with the same weight; PNG if nothing is asked for
     Raises:
         UnsupportedFormat: if there is no such format, or if none is acceptable
     """
     if wanted is not None:
-        if wanted not in FORMATS:
-            raise UnsupportedFormat(f"no format {wanted[:64]!r}; there are {', '.join(FORMATS)}", allowed=list(FORMATS))
-        return wanted
+        return format_named(wanted).name
     if not accept:
         return DEFAULT_FORMAT
     ranges = dict(_weighted(media_range) for media_range in accept.split(","))
-    best = max(FORMATS, key=lambda name: _welcome(FORMATS[name].media_type, ranges))
-    if not _welcome(FORMATS[best].media_type, ranges):
+    best = max(FORMATS, key=lambda name: _weight(FORMATS[name].media_type, ranges))
+    if not _weight(FORMATS[best].media_type, ranges):
         offered = list(dict.fromkeys(form.media_type for form in FORMATS.values()))
-        raise UnsupportedFormat(f"none of {', '.join(offered)} is acceptable to the caller", allowed=list(FORMATS))
+        raise UnsupportedFormat(f"Accept allows none of {', '.join(offered)}", allowed=list(FORMATS))
     return best
 
 
@@ -43,7 +41,7 @@ def _weighted(media_range: str) -> tuple[str, float]:
         return name, 1.0
 
 
-def _welcome(media_type: str, ranges: dict[str, float]) -> float:
+def _weight(media_type: str, ranges: dict[str, float]) -> float:
     """The weight of the most specific range that covers a media type; 0 if none does."""
     for media_range in (media_type, media_type.partition("/")[0] + "/*", "*/*"):
         if media_range in ranges:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from service.encodings.format import Format
 from service.encodings.runs import find_runs
 
 RUN = np.dtype([("label", "u1"), ("length", "<i4")])
@@ -51,3 +52,13 @@ def decode(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
     if lengths.min(initial=0) < 0 or lengths.sum() != height * width:
         raise ValueError(f"the runs fill {lengths.sum()} pixels, not {height} x {width}")
     return np.repeat(runs["label"], lengths).reshape(height, width)
+
+
+FORMAT = Format(
+    "autoware",
+    ".rle",
+    "application/x-autoware-rle",
+    "Autoware's runs, five bytes each, for its point cloud fusion; with `ids=autoware` its class ids.",
+    encode=lambda view: encode(view.labels),
+    decode_sized=decode,
+)

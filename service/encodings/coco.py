@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.encodings.document import reading, size_of
+from service.encodings.format import json_format
 from service.encodings.runs import (
     UNLABELLED,
     ClassRow,
@@ -116,3 +117,12 @@ def unpack(text: str) -> NDArray[np.int64]:
     counts[1::2] = np.cumsum(counts[1::2])
     counts[2::2] = np.cumsum(counts[2::2])
     return counts
+
+
+FORMAT = json_format(
+    "coco",
+    "One COCO compressed run-length encoding a class, for `pycocotools.mask.decode` and what is built on it.",
+    lambda labels, rows, _: encode(labels, rows),
+    decode,
+    "instances",
+)

@@ -1,39 +1,18 @@
-"""A label map in the colours of its classes.
+"""A label map in the colours of its classes: ``format=color``.
 
-May import: numpy.
+May import: numpy, ``service.encodings``' PNG writer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
-
 import numpy as np
 from numpy.typing import NDArray
 
-from service.encodings.runs import ClassRow
+from service.encodings import png
+from service.encodings.format import Format
+from service.encodings.palettes import ColoredRow, palette_of
 
-
-class ColoredRow(ClassRow, Protocol):
-    """A row of the class table, with its colour."""
-
-    @property
-    def color(self) -> tuple[int, int, int]:
-        """RGB, 0..255."""
-
-
-def palette_of(rows: Iterable[ColoredRow]) -> NDArray[np.uint8]:
-    """The colour of every pixel value.
-
-    Takes:
-        rows: the class table
-    Gives:
-        256 x 3 uint8 RGB; values without a class are black
-    """
-    table = np.zeros((256, 3), np.uint8)
-    for row in rows:
-        table[row.id] = row.color
-    return table
+__all__ = ["FORMAT", "ColoredRow", "colorize", "palette_of"]
 
 
 def colorize(labels: NDArray[np.uint8], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -47,3 +26,12 @@ def colorize(labels: NDArray[np.uint8], palette: NDArray[np.uint8]) -> NDArray[n
     """
     # 2.6 ms at 1280 x 720; palette[labels] takes 17 ms. No index can be out of range, so "clip" only saves the check for it.
     return np.take(palette, labels, axis=0, mode="clip")
+
+
+FORMAT = Format(
+    "color",
+    ".png",
+    "image/png",
+    "The classes' colours alone, as an RGB picture for people.",
+    encode=lambda view: png.encode_rgb(colorize(view.labels, view.palette())),
+)

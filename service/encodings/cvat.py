@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.encodings.document import reading, size_of
+from service.encodings.format import json_format
 from service.encodings.runs import (
     UNLABELLED,
     ClassRow,
@@ -91,3 +92,12 @@ def _points(starts: NDArray[np.int64], lengths: NDArray[np.int64], width: int) -
     first = np.append(True, ~touching)
     joined = np.add.reduceat(lengths, np.flatnonzero(first))
     return [*binary_runs(within[first], joined, (bottom - top + 1) * across).tolist(), left, top, right, bottom]
+
+
+FORMAT = json_format(
+    "cvat",
+    "CVAT's mask shapes, as its API and `cvat_sdk` take them.",
+    lambda labels, rows, _: encode(labels, rows),
+    decode,
+    "instances",
+)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.encodings.document import reading, size_of
+from service.encodings.format import json_format
 from service.encodings.runs import (
     UNLABELLED,
     ClassRow,
@@ -175,3 +176,12 @@ def _bits(words: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.uin
     shift = np.repeat(ends, widths) - 1 - np.arange(total)
     bits[:total] = (np.repeat(words, widths) >> shift) & 1
     return bits
+
+
+FORMAT = json_format(
+    "labelstudio",
+    "Label Studio's brush masks, as a prediction that it imports.",
+    lambda labels, rows, view: encode(labels, rows) | {"model_version": f"{view.model.name}@{view.model.version}"},
+    decode,
+    "instances",
+)

@@ -10,6 +10,8 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 
+from service.encodings.format import Format
+
 
 def encode(labels: NDArray[np.uint8]) -> bytes:
     """Write a label map.
@@ -41,3 +43,13 @@ def decode(data: bytes) -> NDArray[np.uint8]:
     if not isinstance(labels, np.ndarray) or labels.dtype != np.uint8 or labels.ndim != 2:
         raise ValueError("not a .npy file of a two-dimensional uint8 array")
     return labels
+
+
+FORMAT = Format(
+    "npy",
+    ".npy",
+    "application/x-npy",
+    "The class ids as numpy's own file.",
+    encode=lambda view: encode(view.labels),
+    decode=decode,
+)

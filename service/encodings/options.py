@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from service.encodings.color import ColoredRow
+from service.encodings.palettes import ColoredRow
 from service.encodings.tables import Translation
 
 

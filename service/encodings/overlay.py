@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.encodings.color import ColoredRow, palette_of
+from service.encodings import png
+from service.encodings.format import Format
+from service.encodings.palettes import ColoredRow, palette_of
 from service.encodings.runs import find_runs
 
 ALPHA = 0.5
@@ -71,3 +73,13 @@ def blend(
     if unlabelled.any():
         blended[unlabelled] = image[unlabelled]
     return blended
+
+
+FORMAT = Format(
+    "overlay",
+    ".png",
+    "image/png",
+    "The classes' colours over the image, half and half, as an RGB picture for people.",
+    encode=lambda view: png.encode_rgb(draw(view.image, view.labels, view.classes, legend=view.options.legend)),
+    takes=frozenset(("legend",)),
+)

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.encodings.document import MAX_PIXELS, reading, size_of
+from service.encodings.format import json_format
 from service.encodings.runs import (
     UNLABELLED,
     ClassRow,
@@ -323,3 +324,13 @@ def _draw(labels: NDArray[np.uint8], rings: list[NDArray[np.float64]], value: in
     crossed = np.bincount((row - first) * (width + 1) + column, minlength=(last - first) * (width + 1)).astype(np.uint8)
     inside = np.cumsum(crossed.reshape(last - first, width + 1)[:, :-1], axis=1, dtype=np.uint8) & 1  # modulo 256 is even
     labels[first:last][inside.astype(bool)] = value
+
+
+FORMAT = json_format(
+    "polygons",
+    "Polygons with holes in the image's pixels, written as GeoJSON, for shapely and browsers.",
+    lambda labels, rows, view: encode(labels, rows, tolerance=view.options.tolerance),
+    decode,
+    "instances",
+    "tolerance",
+)

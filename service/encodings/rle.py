@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.encodings.format import json_format
 from service.encodings.runs import ClassRow, ValueMap, find_runs, masks_present, rows_present
 
 ORDER = "row-major"
@@ -65,3 +66,11 @@ def decode(document: Mapping[str, Any]) -> NDArray[np.uint8]:
     if height < 1 or width < 1 or lengths.max() > height * width or int(lengths.sum()) != height * width:
         raise ValueError(f"the runs fill {lengths.sum()} pixels, not {height} x {width}")
     return np.repeat(values.astype(np.uint8), lengths).reshape(height, width)
+
+
+FORMAT = json_format(
+    "rle",
+    "Run lengths of the whole map as JSON, small and exact, with the classes found: the one for programs.",
+    lambda labels, rows, _: encode(labels, rows),
+    decode,
+)

@@ -1,0 +1,17 @@
+"""The winner's probability of every pixel as a grey PNG: ``format=confidence``.
+
+May import: numpy, ``service.encodings``' PNG writer.
+"""
+
+from __future__ import annotations
+
+from service.encodings import png
+from service.encodings.format import Format
+
+FORMAT = Format(
+    "confidence",
+    ".png",
+    "image/png",
+    "The probability of each pixel's class as a grey PNG: 255 is certainty.",
+    encode=lambda view: png.encode_gray(view.confidence()),
+)

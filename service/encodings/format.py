@@ -1,0 +1,90 @@
+"""What a format is: one object a file, read by everything that offers formats.
+
+May import: numpy, ``service.encodings``' views, documents and shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.encodings import shares
+from service.encodings.document import from_json, to_json
+from service.encodings.runs import ClassRow, ValueMap
+from service.encodings.several import Encoded, Gather, listed
+from service.encodings.view import MaskView
+
+Document = dict[str, Any]
+Labels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way to write a mask."""
+
+    name: str
+    """The value of ``format=``."""
+    suffix: str
+    """The ending of a file, with its dot."""
+    media_type: str
+    """The Content-Type of one mask; where formats share one, ``Accept`` gets the first of the registry."""
+    about: str
+    """One sentence for the documentation and the page."""
+    encode: Callable[[MaskView], bytes]
+    """Writes a view whose options have been applied: see ``registry.encode``."""
+    decode: Callable[[bytes], Labels] | None = None
+    """Reads labels back; None where the bytes do not hold them, or do not hold their size."""
+    decode_sized: Callable[[bytes, tuple[int, int]], Labels] | None = None
+    """Reads labels back, given (height, width); for a format that does not say its size."""
+    document: Callable[[MaskView], Document] | None = None
+    """For a JSON format: the same as ``encode``, before it becomes text."""
+    gather: Gather | None = None
+    """Makes one reply of the masks of several images; None where a request holds one image only."""
+    takes: frozenset[str] = frozenset()
+    """The options that only some formats understand, this one among them."""
+    things: bool = False
+    """Whether every mask shows things one by one, asked for or not."""
+
+
+def json_format(
+    name: str,
+    about: str,
+    write: Callable[[ValueMap, Sequence[ClassRow], MaskView], Document],
+    read: Callable[[Any], Labels],
+    *takes: str,
+) -> Format:
+    """Make the format of a JSON document with one entry of ``classes`` a mask.
+
+    Takes:
+        name, about: as of :class:`Format`
+        write: (value map, its rows, the view) -> the document, without ``model``
+        read: the document -> H x W uint8 labels; raises ValueError
+        takes: options beside ``statistics``
+    """
+
+    def document(view: MaskView) -> Document:
+        labels, rows = view.masks()
+        made = write(labels, rows, view)
+        if view.options.statistics:
+            for entry, more in zip(made["classes"], shares.describe(labels, rows, view.confidence()), strict=True):
+                entry.update(more)
+        return made | {"model": view.made_by}
+
+    return Format(
+        name,
+        ".json",
+        "application/json",
+        about,
+        encode=lambda view: to_json(document(view)),
+        decode=lambda body: read(from_json(body)),
+        document=document,
+        gather=listed,
+        takes=frozenset(("statistics", *takes)),
+    )
+
+
+__all__ = ["Document", "Encoded", "Format", "Labels", "json_format"]

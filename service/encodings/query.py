@@ -1,0 +1,88 @@
+"""The query of a request for a mask, understood and checked before anything is computed.
+
+May import: ``service.errors``, the rest of ``service.encodings``; ``components``, and with it OpenCV, only where things are asked
+for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from service.encodings import selection, tables
+from service.encodings.options import Options
+from service.encodings.registry import FORMATS, format_named
+from service.encodings.runs import ClassRow
+from service.errors import BadParameter, UnsupportedFormat
+
+_BELONGS_TO = {"min_area": "instances"}
+"""An option that goes where another one goes."""
+
+
+def understood(
+    name: str,
+    table: Sequence[ClassRow],
+    *,
+    classes: Iterable[str] = (),
+    min_confidence: float = 0.0,
+    ids: str | None = None,
+    statistics: bool = False,
+    legend: bool = False,
+    instances: bool = False,
+    min_area: int = 0,
+    tolerance: float = 0.0,
+) -> Options:
+    """Understand a caller's query.
+
+    Takes:
+        name: of the format
+        table: the model's class table
+        the others: as the query of ``POST /segment`` has them
+    Raises:
+        UnsupportedFormat: if there is no such format, or if it cannot do what is asked for; naming those that can
+        UnknownClass, BadParameter: if a class, a table or a number makes no sense
+    """
+    wanted = {"statistics": statistics, "legend": legend, "instances": instances, "tolerance": tolerance > 0}
+    chosen = format_named(name)
+    for option, asked in wanted.items():
+        if asked and option not in chosen.takes:
+            able = [other for other, form in FORMATS.items() if option in form.takes]
+            raise UnsupportedFormat(f"{option} means nothing to {name}; it is for format={', '.join(able)}", allowed=able)
+    if min_area and not instances:
+        raise BadParameter("min_area is for the components of instances=true", parameter="min_area")
+    translation = None if ids is None else tables.translation(ids, table)
+    if instances:
+        from service.encodings import components  # noqa: PLC0415 - brings OpenCV, which a client need not have
+
+        components.countable(table if translation is None else [row for row in translation.targets if row is not None])
+    words = list(classes)
+    return Options(
+        min_confidence=min_confidence,
+        keep=selection.class_ids(words, table) if words else None,
+        translation=translation,
+        statistics=statistics,
+        legend=legend,
+        instances=instances,
+        min_area=min_area,
+        tolerance=tolerance,
+    )
+
+
+def understood_together(names: Sequence[str], table: Sequence[ClassRow], **query: Any) -> dict[str, Options]:
+    """Understand a caller's query for several formats at once; an option that only some of them take is for those alone.
+
+    Takes:
+        names: of the formats
+        table, query: as for :func:`understood`
+    Gives:
+        the options of each format
+    Raises:
+        as :func:`understood`; UnsupportedFormat, too, if none of the formats can do what is asked for
+    """
+    taken = frozenset().union(*(format_named(name).takes for name in names))
+    made = {}
+    for name in names:
+        others = taken - format_named(name).takes
+        mine = {option: value for option, value in query.items() if _BELONGS_TO.get(option, option) not in others}
+        made[name] = understood(name, table, **mine)
+    return made

@@ -1,0 +1,126 @@
+"""The list of formats, and how one is written and read by its name.
+
+``FORMATS`` holds every value of ``format=``. To add a format: write its file, add its line here, and write its test.
+
+May import: numpy, ``service.errors``, the rest of ``service.encodings``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from service.encodings import (
+    autoware,
+    coco,
+    coco_uncompressed,
+    color,
+    confidence,
+    cvat,
+    gray,
+    labelstudio,
+    npy,
+    overlay,
+    png,
+    polygons,
+    rle,
+)
+from service.encodings.format import Format, Labels
+from service.encodings.several import Encoded, Named
+from service.encodings.view import MaskView
+from service.errors import UnsupportedFormat
+
+DEFAULT_FORMAT = "png"
+
+FORMATS: dict[str, Format] = {
+    form.name: form
+    for form in (
+        png.FORMAT,
+        rle.FORMAT,
+        coco.FORMAT,
+        coco_uncompressed.FORMAT,
+        labelstudio.FORMAT,
+        cvat.FORMAT,
+        polygons.FORMAT,
+        autoware.FORMAT,
+        overlay.FORMAT,
+        color.FORMAT,
+        gray.FORMAT,
+        npy.FORMAT,
+        confidence.FORMAT,
+    )
+}
+"""Every format by name; where several share a media type, ``Accept`` gets the first one."""
+
+
+def format_named(name: str) -> Format:
+    """Find a format.
+
+    Raises:
+        UnsupportedFormat: naming those that exist
+    """
+    chosen = FORMATS.get(name)
+    if chosen is None:
+        raise UnsupportedFormat(f"no format {name[:64]!r}; there are {', '.join(FORMATS)}", allowed=list(FORMATS))
+    return chosen
+
+
+def encode(name: str, view: MaskView) -> Encoded:
+    """Write a mask in the format of that name, with what the view's options ask for.
+
+    Raises:
+        UnsupportedFormat: naming those that exist
+    """
+    chosen = format_named(name)
+    return Encoded(chosen.encode(view.selected()), chosen.media_type)
+
+
+def gather(name: str, masks: Sequence[Named]) -> Encoded:
+    """Make one reply of the masks of a request's images.
+
+    Takes:
+        name: of the format
+        masks: each image's mask as :func:`encode` wrote it, in the order of the images; at least one
+    Gives:
+        the mask itself where there is one; otherwise a list, a zip or one document, as the format says
+    Raises:
+        UnsupportedFormat: see :func:`check_gathers`
+    """
+    check_gathers(name, len(masks))
+    chosen = format_named(name)
+    if len(masks) == 1 or chosen.gather is None:
+        return Encoded(masks[0].body, chosen.media_type)
+    return chosen.gather(masks)
+
+
+def check_gathers(name: str, images: int) -> None:
+    """Reject several images where a format has no form for several masks.
+
+    Raises:
+        UnsupportedFormat: naming the formats that have one
+    """
+    if images > 1 and format_named(name).gather is None:
+        able = [other for other, form in FORMATS.items() if form.gather]
+        raise UnsupportedFormat(f"{name} holds one image a request; several images come back as {', '.join(able)}", allowed=able)
+
+
+def decode(name: str, body: bytes, size: tuple[int, int] | None = None) -> Labels:
+    """Read a mask back.
+
+    Takes:
+        name: of the format
+        body: what was written
+        size: (height, width), for a format that does not say it
+    Gives:
+        H x W uint8; 255 is unlabelled
+    Raises:
+        UnsupportedFormat: if there is no such format, or if it does not hold labels
+        ValueError: if the body is not of that format
+    """
+    chosen = format_named(name)
+    if chosen.decode is not None:
+        return chosen.decode(body)
+    if chosen.decode_sized is not None and size is not None:
+        return chosen.decode_sized(body, size)
+    able = [other for other, form in FORMATS.items() if form.decode]
+    hint = "does not say its size: it needs a size" if chosen.decode_sized else "holds no labels"
+    raise UnsupportedFormat(f"{name} {hint}; {', '.join(able)} hold labels and their size", allowed=able)
