@@ -27,7 +27,7 @@ LAYERS: dict[str, set[str]] = {
     "process": set(),
     "settings": {"errors"},
     "pipeline": {"errors", "process"},
-    "encodings": {"errors", "pipeline"},
+    "encodings": {"errors", "extras"},
     "client": {"errors", "encodings"},
     "serving": {"errors", "process", "pipeline"},
     "batch": {"errors", "extras", "pipeline", "encodings", "serving"},
@@ -209,6 +209,44 @@ def test_the_client_imports_with_httpx_and_numpy_alone() -> None:
     """Nothing of the server's set is needed on the other end of the wire."""
     result = import_without("import service.client", (third_party() - {"httpx", "numpy"}) | TRAINING | {"models"})
     assert result.returncode == 0, result.stderr
+
+
+WITH_NUMPY_ALONE = """
+import numpy as np
+from service import encodings
+
+class Row:
+    def __init__(self, id, name):
+        self.id, self.name, self.color = id, name, (id, 2 * id, 3 * id)
+
+class Model:
+    name, version, classes = "m", "1", (Row(0, "road"), Row(1, "car"))
+
+labels = np.array([[0, 1, 1], [1, 0, 255]], np.uint8)
+view = encodings.MaskView(labels, np.zeros((2, 3, 3), np.uint8), Model(), "0" * 64, lambda: labels)
+for name, form in encodings.FORMATS.items():
+    try:
+        body = encodings.encode(name, view).body
+        if form.decode or form.decode_sized:
+            assert (encodings.decode(name, body, (2, 3)) == labels).all(), name
+    except ModuleNotFoundError as error:
+        assert "pip install" in str(error), name
+        print(name)
+for name, query in (("coco", {"instances": True}), ("polygons", {"tolerance": 1.0}), ("overlay", {"legend": True})):
+    try:
+        encodings.encode(name, encodings.MaskView(*list(vars(view).values())[:5], encodings.Options(**query)))
+    except ModuleNotFoundError as error:
+        assert "pip install '.[serve]'" in str(error), error
+    else:
+        raise AssertionError(name)
+"""
+
+
+def test_formats_are_written_and_read_with_numpy_alone() -> None:
+    """The base installation encodes and decodes; what needs OpenCV or Pillow names the extra that brings it."""
+    result = import_without(WITH_NUMPY_ALONE, (third_party() - {"numpy"}) | TRAINING | {"models"})
+    assert result.returncode == 0, result.stderr
+    assert set(result.stdout.split()) <= {"panoptic", "instance-ids"}
 
 
 def test_the_sample_is_drawn_without_torch() -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from service.api.schemas import FormatRow, SegmentQuery
+from service.encodings import FORMATS
 from service.encodings.tables import SENSES, TABLES
 from service.settings import PREFIX, Settings
 from tests.live import ROOT, live_server
@@ -39,8 +41,8 @@ def test_every_setting_has_a_sentence() -> None:
     assert all(field.description and field.description.endswith(".") for field in Settings.model_fields.values())
 
 
-def formats_page() -> str:
-    """The page of formats, with the table of class names from the code."""
+def senses_table() -> list[str]:
+    """The rows of the table of class names."""
     labels, trains, autoware = (
         {row.name: row.id for row in TABLES[name]} for name in ("cityscapes-label", "cityscapes-train", "autoware")
     )
@@ -53,10 +55,37 @@ def formats_page() -> str:
         )
         car = f"{sense.autoware}: {autoware[sense.autoware]}" if sense.autoware else "255"
         lines.append(f"| {', '.join(sense.names)} | {city} | {car} | {sense.reason} |")
-    table = "\n".join(lines)
-    return re.sub(
-        r"(<!-- senses -->\n).*?(<!-- /senses -->)", rf"\1{table}\n\2", FORMATS_PAGE.read_text("utf-8"), flags=re.DOTALL
-    )
+    return lines
+
+
+def formats_table() -> list[str]:
+    """The rows of the table of formats, from the registry."""
+    lines = ["| format | media type | what | several images | back into labels |", "|---|---|---|---|---|"]
+    several = {None: "", "application/zip": "a zip", "application/json": "a list"}
+    for form in FORMATS.values():
+        row = FormatRow.of(form)
+        joined = "one document" if form.gather and form.gather.merges else several[row.several]
+        lines.append(f"| `{row.name}` | `{row.media_type}` | {row.about} | {joined} | {row.labels} |")
+    return lines
+
+
+def options_table() -> list[str]:
+    """The options that only some formats take, from the query's own schema."""
+    lines = ["| query | what, and for which formats |", "|---|---|"]
+    for option, field in SegmentQuery.model_fields.items():
+        if any(option in form.takes for form in FORMATS.values()):
+            lines.append(f"| `{option}=` | {' '.join((field.description or '').split())} |")
+    return lines
+
+
+def formats_page() -> str:
+    """The page of formats, with its tables from the code."""
+    page = FORMATS_PAGE.read_text("utf-8")
+    for name, lines in {"formats": formats_table(), "options": options_table(), "senses": senses_table()}.items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        before, _, rest = page.partition(begin)
+        page = before + begin + "\n".join(lines) + "\n" + end + rest.partition(end)[2]
+    return page
 
 
 def test_the_page_of_formats_has_every_row_of_the_code() -> None:

@@ -171,6 +171,7 @@ def test_a_tolerance_reaches_the_polygons() -> None:
         ("color", {"legend": True}, UnsupportedFormat, "overlay"),
         ("coco", {"tolerance": 1.0}, UnsupportedFormat, "polygons"),
         ("coco", {"min_area": 5}, BadParameter, "instances=true"),
+        ("rle", {"min_area": 5}, UnsupportedFormat, "coco, coco-uncompressed"),
         ("coco", {"ids": "kitti"}, BadParameter, "cityscapes-train"),
         ("coco", {"classes": ["unicorn"]}, UnknownClass, "pedestrian"),
         ("jpeg", {}, UnsupportedFormat, "png, rle"),

@@ -23,6 +23,7 @@ from playwright.sync_api import Browser, FilePayload, Page, Route, expect, sync_
 from pydantic import SecretStr
 
 from service.api.pages import PAGE
+from service.encodings import FORMATS
 from service.settings import Settings
 from tests.conftest import encode_image, make_image
 from tests.live import live_server
@@ -167,6 +168,20 @@ def test_what_has_not_changed_is_not_sent_again(base_url: str) -> None:
     again = httpx.get(f"{base_url}/page/page.js", headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
     assert "content-security-policy" in again.headers
+
+
+def test_the_list_of_formats_is_the_registry(base_url: str) -> None:
+    """Every format with its sentence, kept by a browser until it changes."""
+    first = httpx.get(f"{base_url}/formats")
+    rows = first.json()
+    assert [row["name"] for row in rows] == list(FORMATS)
+    for row in rows:
+        form = FORMATS[row["name"]]
+        assert (row["media_type"], row["suffix"], row["about"]) == (form.media_type, form.suffix, form.about)
+        assert set(row["takes"]) == form.takes
+        assert row["about"].endswith(".")
+    again = httpx.get(f"{base_url}/formats", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
 
 
 @pytest.mark.parametrize("name", sorted(PAGE))

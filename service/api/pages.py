@@ -1,23 +1,27 @@
-"""The web pages: static files, with headers that keep them to themselves.
+"""The web pages: static files, with headers that keep them to themselves; and the list of formats, which the page reads.
 
-May import: fastapi, starlette.
+May import: fastapi, starlette, ``service.encodings``, ``service.api.schemas``.
 """
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
-from starlette.staticfiles import StaticFiles
+from starlette.staticfiles import NotModifiedResponse, StaticFiles
+
+from service.api import schemas
+from service.encodings import FORMATS, to_json
 
 _FOLDER = Path(__file__).parent / "page"
 
 PAGE = frozenset(path.name for path in _FOLDER.iterdir())
-"""The page's files by name: what a caller asks for is looked up here, and never becomes a path."""
+"""The page's files by name: a requested name is searched for here, and never becomes a path."""
 
 PAGE_HEADERS = {
-    "Cache-Control": "no-cache",  # asked for anew, answered 304 where nothing changed
+    "Cache-Control": "no-cache",  # kept, and asked about each time: 304 where nothing changed
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'",  # text cannot become markup, not even by mistake
@@ -29,22 +33,22 @@ PAGE_HEADERS = {
 
 _files = StaticFiles(directory=_FOLDER)
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter()
 
 
-@router.api_route("/", methods=["GET", "HEAD"])
+@router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
 async def page(request: Request) -> Response:
     """The page."""
     return await page_file("index.html", request)
 
 
-@router.api_route("/docs", methods=["GET", "HEAD"])
+@router.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
 async def docs(request: Request) -> Response:
     """The OpenAPI document, for people."""
     return await page_file("docs.html", request)
 
 
-@router.api_route("/page/{name}", methods=["GET", "HEAD"])
+@router.api_route("/page/{name}", methods=["GET", "HEAD"], include_in_schema=False)
 async def page_file(name: str, request: Request) -> Response:
     """One of the files that they are made of."""
     if name not in PAGE:
@@ -52,3 +56,19 @@ async def page_file(name: str, request: Request) -> Response:
     reply = await _files.get_response(name, request.scope)
     reply.headers.update(PAGE_HEADERS)
     return reply
+
+
+_ROWS = to_json([schemas.FormatRow.of(form).model_dump() for form in FORMATS.values()])
+_FORMATS_HEADERS = {
+    "Cache-Control": "no-cache",
+    "ETag": f'"{hashlib.sha256(_ROWS).hexdigest()[:32]}"',
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@router.get("/formats", response_model=list[schemas.FormatRow])
+async def formats(request: Request) -> Response:
+    """Every format of a mask, in the order in which `Accept` chooses: what it is, and which options it takes."""
+    if request.headers.get("if-none-match") == _FORMATS_HEADERS["ETag"]:
+        return NotModifiedResponse(Response(headers=_FORMATS_HEADERS).headers)
+    return Response(_ROWS, media_type="application/json", headers=_FORMATS_HEADERS)

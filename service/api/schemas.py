@@ -14,7 +14,7 @@ from pydantic.json_schema import JsonSchemaMode, SkipJsonSchema, models_json_sch
 from service.api import problems
 from service.api.record import MAX_FRAME_HEADER
 from service.api.upload import FIELD, MAX_PARTS
-from service.encodings import FORMATS
+from service.encodings import FORMATS, Format
 from service.encodings.tables import TABLES
 from service.pipeline.engine import Engine
 from service.pipeline.manifest import Manifest
@@ -23,8 +23,12 @@ from service.pipeline.repository import ModelState
 MAX_DEADLINE_MS = 600_000
 
 
+def _able(option: str) -> str:
+    return ", ".join(f"`{form.name}`" for form in FORMATS.values() if option in form.takes)
+
+
 class SegmentQuery(BaseModel):
-    """The query of ``POST /segment``. A name that is not here is refused: a mistyped filter must not pass silently."""
+    """The query of ``POST /segment``. An unknown name is rejected: a mistyped filter must not pass silently."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
@@ -38,18 +42,31 @@ class SegmentQuery(BaseModel):
     min_confidence: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Pixels of which the network is less sure than this become 255, unlabelled."""
     ids: Annotated[str | SkipJsonSchema[None], Field(max_length=64, json_schema_extra={"enum": [*TABLES]})] = None
-    """Whose class ids, names and colours the reply has; left out, the model's own. What they lack becomes 255, unlabelled."""
-    statistics: bool = False
-    """JSON formats: add the bounding box and the mean confidence of each entry of `classes`."""
-    legend: bool = False
-    """`overlay`: draw the names and colours of the classes present into the picture."""
-    instances: bool = False
-    """`coco`, `coco-uncompressed`, `labelstudio`, `cvat`, `polygons`: a mask for each connected component of countable classes,
-    such as cars and persons. They are components, not a detector's instances: things that touch are one."""
-    min_area: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    """With `instances`: components of fewer pixels are dropped."""
-    tolerance: Annotated[float, Field(ge=0, le=100)] = 0.0
-    """`polygons`: how far outlines may stray, in pixels, to have fewer points; 0 is exact."""
+    """The table of class ids, names and colours of the reply; left out, the model's own. Classes that it lacks become 255."""
+    statistics: Annotated[
+        bool, Field(description=f"{_able('statistics')}: add the bounding box and the mean confidence of each mask.")
+    ] = False
+    legend: Annotated[
+        bool, Field(description=f"{_able('legend')}: draw the names and colours of the classes present into the picture.")
+    ] = False
+    instances: Annotated[
+        bool,
+        Field(
+            description=f"{_able('instances')}: a mask for each thing of the countable classes, such as cars and persons. "
+            "They are connected components, not a detector's objects: things that touch are one."
+        ),
+    ] = False
+    min_area: Annotated[
+        int, Field(ge=0, le=2**31 - 1, description=f"{_able('min_area')}: things of fewer pixels are dropped.")
+    ] = 0
+    tolerance: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=100,
+            description=f"{_able('tolerance')}: how far outlines may stray, in pixels, to have fewer points; 0 is exact.",
+        ),
+    ] = 0.0
 
 
 class SegmentHeaders(BaseModel):
@@ -60,7 +77,7 @@ class SegmentHeaders(BaseModel):
     accept: str | SkipJsonSchema[None] = None
     """Chooses the format by media type where the query names none."""
     x_deadline_ms: Annotated[float, Field(gt=0, le=MAX_DEADLINE_MS)] | SkipJsonSchema[None] = None
-    """Milliseconds from the request's arrival after which nobody needs the mask any more."""
+    """Milliseconds from the request's arrival after which the mask is of no use."""
     x_frame_id: Annotated[str | SkipJsonSchema[None], Field(max_length=MAX_FRAME_HEADER)] = None
     """Comes back untouched, to match the mask with its frame."""
     x_frame_stamp: Annotated[str | SkipJsonSchema[None], Field(max_length=MAX_FRAME_HEADER)] = None
@@ -104,6 +121,40 @@ class Models(BaseModel):
     default: str
     models: list[ServedModel]
     unavailable: list[Unavailable]
+
+
+class FormatRow(BaseModel):
+    """One format of a mask."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    name: str
+    """The value of `format`."""
+    media_type: str
+    """The Content-Type of the mask of one image."""
+    suffix: str
+    """The ending of a file."""
+    about: str
+    """What it is, in one sentence."""
+    takes: list[str]
+    """The options that only some formats understand, this one among them."""
+    several: str | None
+    """The Content-Type of the masks of several images; null where a request holds one image only."""
+    labels: Literal["yes", "with the size", "no"]
+    """Whether `service.encodings.decode` reads the class ids back."""
+
+    @classmethod
+    def of(cls, form: Format) -> Self:
+        """Describe a format."""
+        return cls(
+            name=form.name,
+            media_type=form.media_type,
+            suffix=form.suffix,
+            about=form.about,
+            takes=sorted(form.takes),
+            several=form.gather.media_type if form.gather else None,
+            labels="yes" if form.decode else "with the size" if form.decode_sized else "no",
+        )
 
 
 class Alive(BaseModel):
@@ -229,6 +280,7 @@ UNREADABLE: dict[str, Any] = {str(status): reply for status, reply in refusals(4
 def mask_reply() -> dict[int | str, dict[str, Any]]:
     """What OpenAPI says of a mask: every media type that a format has."""
     content: dict[str, Any] = {form.media_type: _BINARY for form in FORMATS.values() if form.document is None}
+    content |= {form.gather.media_type: _BINARY for form in FORMATS.values() if form.gather}
     lengths = {"$ref": "#/components/schemas/RunLengths"}
     other = {"type": "object", "description": "The other JSON formats: see docs/formats.md"}
     content["application/json"] = {"schema": {"anyOf": [lengths, other, {"type": "array", "items": {"type": "object"}}]}}

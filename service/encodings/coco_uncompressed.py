@@ -14,4 +14,5 @@ FORMAT = json_format(
     lambda labels, rows, _: coco.encode(labels, rows, compressed=False),
     coco.decode,
     "instances",
+    "min_area",
 )

@@ -3,19 +3,24 @@
 A component is a region of one class whose pixels touch by a side or a corner. It is no instance of a detector: two cars, one
 before the other, are one component, and a car behind a pole is two.
 
-May import: numpy, cv2.
+May import: numpy, cv2, ``service.errors``, ``service.extras``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from service.encodings.runs import UNLABELLED, ClassRow, Component, ValueMap
 from service.errors import BadParameter
+from service.extras import needs
+
+try:
+    import cv2
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(needs("components of masks need", "serve"), name=error.name) from error
 
 _CITYSCAPES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle", "caravan", "trailer")
 _CAMVID_AND_AUTOWARE = ("pedestrian", "bicyclist", "vehicle", "bike")

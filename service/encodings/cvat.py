@@ -100,4 +100,5 @@ FORMAT = json_format(
     lambda labels, rows, _: encode(labels, rows),
     decode,
     "instances",
+    "min_area",
 )

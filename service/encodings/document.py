@@ -60,6 +60,7 @@ def size_of(document: Mapping[str, Any]) -> tuple[int, int]:
 
     Gives:
         (height, width)
+
     Raises:
         ValueError: if it is not two positive whole numbers, or larger than ``MAX_PIXELS``
     """

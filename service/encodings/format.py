@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from service.encodings import shares
 from service.encodings.document import from_json, to_json
 from service.encodings.runs import ClassRow, ValueMap
-from service.encodings.several import Encoded, Gather, listed
+from service.encodings.several import LISTED, Encoded, Gather
 from service.encodings.view import MaskView
 
 Document = dict[str, Any]
@@ -43,7 +43,7 @@ class Format:
     document: Callable[[MaskView], Document] | None = None
     """For a JSON format: the same as ``encode``, before it becomes text."""
     gather: Gather | None = None
-    """Makes one reply of the masks of several images; None where a request holds one image only."""
+    """How the masks of several images become one reply; None where a request holds one image only."""
     takes: frozenset[str] = frozenset()
     """The options that only some formats understand, this one among them."""
     things: bool = False
@@ -82,7 +82,7 @@ def json_format(
         encode=lambda view: to_json(document(view)),
         decode=lambda body: read(from_json(body)),
         document=document,
-        gather=listed,
+        gather=LISTED,
         takes=frozenset(("statistics", *takes)),
     )
 

@@ -184,4 +184,5 @@ FORMAT = json_format(
     lambda labels, rows, view: encode(labels, rows) | {"model_version": f"{view.model.name}@{view.model.version}"},
     decode,
     "instances",
+    "min_area",
 )

@@ -1,6 +1,6 @@
-"""Names and colours of the classes, drawn into a picture: for people who look at it later and alone.
+"""Names and colours of the classes, drawn into a picture.
 
-May import: numpy, Pillow.
+May import: numpy, Pillow, ``service.extras``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+
+from service.extras import needs
+
+try:
+    from PIL import Image, ImageDraw, ImageFont
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(needs("legends need", "serve"), name=error.name) from error
 
 _INK = (255, 255, 255)
 _PAPER_WEIGHT = 0.6

@@ -101,7 +101,7 @@ def decode(data: bytes) -> NDArray[np.uint8]:
     array = read(data)
     if array.ndim != 2 or array.dtype != np.uint8:
         raise ValueError("a PNG file of several channels or of 16 bits: a label map is indexed or grey, of up to 8 bits")
-    return array
+    return array.astype(np.uint8, copy=False)
 
 
 def read(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
@@ -128,7 +128,7 @@ def read(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
         return rows.view(">u2").astype(np.uint16)
     if header.depth < 8:
         bits = np.unpackbits(rows, axis=1).reshape(header.height, -1, header.depth)[:, : header.width]
-        values: NDArray[np.uint8] = np.packbits(bits, axis=2)[..., 0] >> (8 - header.depth)
+        values: NDArray[np.uint8] = np.packbits(bits, axis=2)[..., 0] >> np.uint8(8 - header.depth)
         scale = 255 // ((1 << header.depth) - 1) if header.color == _GRAY else 1
         return values * np.uint8(scale)
     return rows.reshape(header.height, header.width, 3) if header.color == _RGB else rows

@@ -14,7 +14,7 @@ With a tolerance of t pixels each ring keeps only so many of its corners that it
 near an edge of a mask alone, the border of the image included; rings may then touch or cross, and where features overlap the
 later one counts.
 
-May import: numpy; cv2 only where a tolerance is asked for.
+May import: numpy, ``service.extras``; cv2 only where a tolerance is asked for.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from service.encodings.runs import (
     rows_present,
     value_of,
 )
+from service.extras import needs
 
 Points = NDArray[np.int64]
 """P x 2: x, y."""
@@ -292,7 +293,10 @@ def _enclosing(
 
 def _simplified(polygon: Sequence[Points], tolerance: float) -> list[Points]:
     """A region with fewer corners; none at all where its exterior is not even a triangle any more."""
-    import cv2  # noqa: PLC0415 - whoever reads polygons needs numpy alone
+    try:
+        import cv2  # noqa: PLC0415 - exact polygons, and reading any, need numpy alone
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(needs("polygons with a tolerance need", "serve"), name=error.name) from error
 
     kept: list[Points] = []
     for ring in polygon:
@@ -332,5 +336,6 @@ FORMAT = json_format(
     lambda labels, rows, view: encode(labels, rows, tolerance=view.options.tolerance),
     decode,
     "instances",
+    "min_area",
     "tolerance",
 )

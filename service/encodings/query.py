@@ -1,7 +1,6 @@
 """The query of a request for a mask, understood and checked before anything is computed.
 
-May import: ``service.errors``, the rest of ``service.encodings``; ``components``, and with it OpenCV, only where things are asked
-for.
+May import: ``service.errors``, the rest of ``service.encodings``; ``components``, and with it OpenCV, only for things.
 """
 
 from __future__ import annotations
@@ -14,9 +13,6 @@ from service.encodings.options import Options
 from service.encodings.registry import FORMATS, format_named
 from service.encodings.runs import ClassRow
 from service.errors import BadParameter, UnsupportedFormat
-
-_BELONGS_TO = {"min_area": "instances"}
-"""An option that goes where another one goes."""
 
 
 def understood(
@@ -42,7 +38,13 @@ def understood(
         UnsupportedFormat: if there is no such format, or if it cannot do what is asked for; naming those that can
         UnknownClass, BadParameter: if a class, a table or a number makes no sense
     """
-    wanted = {"statistics": statistics, "legend": legend, "instances": instances, "tolerance": tolerance > 0}
+    wanted = {
+        "statistics": statistics,
+        "legend": legend,
+        "instances": instances,
+        "tolerance": tolerance > 0,
+        "min_area": min_area > 0,
+    }
     chosen = format_named(name)
     for option, asked in wanted.items():
         if asked and option not in chosen.takes:
@@ -83,6 +85,6 @@ def understood_together(names: Sequence[str], table: Sequence[ClassRow], **query
     made = {}
     for name in names:
         others = taken - format_named(name).takes
-        mine = {option: value for option, value in query.items() if _BELONGS_TO.get(option, option) not in others}
+        mine = {option: value for option, value in query.items() if option not in others}
         made[name] = understood(name, table, **mine)
     return made

@@ -89,7 +89,7 @@ def gather(name: str, masks: Sequence[Named]) -> Encoded:
     chosen = format_named(name)
     if len(masks) == 1 or chosen.gather is None:
         return Encoded(masks[0].body, chosen.media_type)
-    return chosen.gather(masks)
+    return Encoded(chosen.gather.join(masks), chosen.gather.media_type)
 
 
 def check_gathers(name: str, images: int) -> None:
@@ -100,7 +100,9 @@ def check_gathers(name: str, images: int) -> None:
     """
     if images > 1 and format_named(name).gather is None:
         able = [other for other, form in FORMATS.items() if form.gather]
-        raise UnsupportedFormat(f"{name} holds one image a request; several images come back as {', '.join(able)}", allowed=able)
+        raise UnsupportedFormat(
+            f"{name} holds one image a request; several images come back as {', '.join(able)}", allowed=able
+        )
 
 
 def decode(name: str, body: bytes, size: tuple[int, int] | None = None) -> Labels:

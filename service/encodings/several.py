@@ -37,22 +37,33 @@ class Named:
     body: bytes
 
 
-Gather = Callable[[Sequence[Named]], Encoded]
+@dataclass(frozen=True)
+class Gather:
+    """How the masks of several images become one reply."""
+
+    media_type: str
+    join: Callable[[Sequence[Named]], bytes]
+    """Joins the masks, in the order of the images."""
+    merges: bool = False
+    """Whether one document holds all of them, instead of a list or a zip."""
 
 
-def listed(masks: Sequence[Named]) -> Encoded:
-    """Join JSON documents to a JSON list, in the order of the images."""
-    return Encoded(b"[" + b",".join(mask.body for mask in masks) + b"]", "application/json")
+def _list(masks: Sequence[Named]) -> bytes:
+    return b"[" + b",".join(mask.body for mask in masks) + b"]"
+
+
+LISTED = Gather("application/json", _list)
+"""A JSON list of documents."""
 
 
 def zipped(suffix: str) -> Gather:
-    """Make the function that packs one file a mask.
+    """Pack one file a mask into a zip.
 
     Takes:
         suffix: the files' ending, with its dot
     """
 
-    def gather(masks: Sequence[Named]) -> Encoded:
+    def join(masks: Sequence[Named]) -> bytes:
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED if suffix == ".png" else zipfile.ZIP_DEFLATED) as archive:
             for stem, mask in zip(file_stems([mask.name for mask in masks]), masks, strict=True):
@@ -60,9 +71,9 @@ def zipped(suffix: str) -> Gather:
                 entry.external_attr = 0o644 << 16
                 entry.compress_type = archive.compression
                 archive.writestr(entry, mask.body)
-        return Encoded(buffer.getvalue(), "application/zip")
+        return buffer.getvalue()
 
-    return gather
+    return Gather("application/zip", join)
 
 
 def file_stems(names: Sequence[str | None]) -> list[str]:
