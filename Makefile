@@ -29,7 +29,7 @@ INSTALL = $(PIP) install --no-input
 # The one tool that is not in a lock file: it writes them.
 UV := uv==0.13.9
 
-.PHONY: help run install test slow soak fuzz check format bench bench-peers coverage train evaluate export image lock clean
+.PHONY: help run install test slow soak fuzz check format bench bench-peers coverage train evaluate export wheel image lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-11s %s\n' "$$name" "$$what"; done
@@ -80,6 +80,9 @@ evaluate: $(VENV)/.dev ## score an artifact or a checkpoint: python -m models.ev
 
 export: $(VENV)/.dev ## turn a checkpoint into an artifact: python -m models.export ARGS
 	$(BIN)/python -m models.export $(ARGS)
+
+wheel: $(VENV)/.dev ## build the wheel and try it in empty environments; ARGS='--python /path/to/python3.13'
+	$(BIN)/python deploy/try_wheel.py $(ARGS)
 
 image: ## build the container image fcn-serve:VARIANT
 	docker build --build-arg VARIANT=$(VARIANT) --tag fcn-serve:$(VARIANT) $(ARGS) .
