@@ -28,4 +28,7 @@ May import the light half of ``service`` (errors, manifest, geometry, decode, la
 imports what serves, for what it scores is what is served. ``service`` never imports this package.
 """
 
-import service.pipeline  # noqa: F401  # before onnxruntime is: it switches its reports off
+import os
+
+# Read when onnxruntime is imported, at the top of these commands: no reports to its maker, no database in the home folder.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
@@ -21,10 +20,10 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import __version__
+from service import __version__, process
 from service.api.app import create_app
 from service.api.transport.connection import Connection, StreamConnection
-from service.errors import BadSetting, ServiceError
+from service.errors import ServiceError
 from service.log import log_config
 from service.pipeline.repository import Repository
 from service.settings import Settings
@@ -52,7 +51,9 @@ def run(
     Raises:
         ServiceError: whatever kept it from starting
     """
-    _allow_connections(settings.max_connections)
+    purpose = f"FCN_MAX_CONNECTIONS: {settings.max_connections} connections"
+    needed = settings.max_connections + SPARE_DESCRIPTORS
+    process.allow_descriptors(needed, needed + BACKLOG, purpose)
     application = create_app(settings, opening)
     startup = _Startup(application)
     config = uvicorn.Config(
@@ -81,23 +82,6 @@ def run(
         if startup.failure is not None:
             raise startup.failure from None
         raise
-
-
-def _allow_connections(count: int) -> None:
-    """See to it that there are file descriptors for so many.
-
-    Raises:
-        BadSetting: if the system does not give them
-    """
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    soft, hard = (sys.maxsize if limit == resource.RLIM_INFINITY else limit for limit in limits)
-    needed = count + SPARE_DESCRIPTORS
-    if hard < needed:
-        few = f"{count} connections need {needed} file descriptors, and this process may have {hard} (ulimit -Hn)"
-        raise BadSetting(f"FCN_MAX_CONNECTIONS: {few}")
-    wanted = min(hard, needed + BACKLOG)
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, limits[1]))
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

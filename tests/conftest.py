@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from service import process
 from service.pipeline.manifest import ClassEntry, InputPolicy, Manifest, Training
 
+process.configure_process()  # before onnxruntime is imported: the run is an entry point
 settings.register_profile("house", deadline=None)  # a busy machine is no failure
 settings.load_profile("house")
 for stage in ("connect", "read", "write", "pool"):  # of every call that names no timeout, 5 s otherwise; nor is it here

@@ -24,7 +24,7 @@ LAYERS: dict[str, set[str]] = {
     "errors": set(),
     "extras": set(),
     "log": set(),
-    "process": set(),
+    "process": {"errors"},
     "settings": {"errors"},
     "pipeline": {"errors", "process"},
     "encodings": {"errors", "extras"},

@@ -1,13 +1,18 @@
-"""What is freed goes back to the system, whichever thread had it."""
+"""Settings of the whole process: made in one call, and never by an import."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from service import process
+from service.errors import BadSetting
 
 PROGRAM = """
 import ctypes, sys, threading
@@ -45,7 +50,7 @@ kept.set()
 
 
 def kept_mb(*arguments: str, **variables: str) -> float:
-    """What a process keeps of the images of four threads."""
+    """Megabytes that a process keeps of the images of four threads."""
     environment = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"} | variables
     command = [sys.executable, "-c", PROGRAM, *arguments]
     return float(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
@@ -53,7 +58,120 @@ def kept_mb(*arguments: str, **variables: str) -> float:
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="another C library than glibc")
 def test_threads_that_share_a_heap_keep_nothing() -> None:
-    """Each with a heap of its own would keep what is free at its end; whoever sets the variable has his way."""
+    """A heap a thread keeps what is free at its end; one heap does not, and ``MALLOC_ARENA_MAX`` wins."""
     assert kept_mb("one") < 8
     assert kept_mb() > 15
     assert kept_mb("one", MALLOC_ARENA_MAX="8") > 15
+
+
+IMPORTED = """
+import importlib, os, pkgutil, resource, sys, warnings
+
+before = dict(os.environ), resource.getrlimit(resource.RLIMIT_NOFILE)
+import service
+
+found = [module.name for module in pkgutil.walk_packages(service.__path__, "service.")]
+names = [name for name in found if not name.endswith("__main__") and "labels-" not in name]
+for name in names:
+    importlib.import_module(name)
+print(len(names))
+assert resource.getrlimit(resource.RLIMIT_NOFILE) == before[1], "descriptors"
+changed = {name for name in before[0] | os.environ if before[0].get(name) != os.environ.get(name)}
+assert changed <= {"LD_LIBRARY_PATH"}, changed  # OpenCV's own loader
+
+from service import process
+
+assert not process.is_configured(), "configured"
+assert not [filter for filter in warnings.filters if "PIL" in str(filter[3])], "warnings"
+from PIL import Image, ImageFile
+
+assert Image.MAX_IMAGE_PIXELS == 2**30 // 12, "Pillow's limit"
+assert not ImageFile.LOAD_TRUNCATED_IMAGES, "Pillow's leniency"
+import cv2
+
+assert cv2.getNumThreads() == int(sys.argv[1]), "OpenCV's threads"
+from service.pipeline.engine import _arena_is_shared
+
+assert not _arena_is_shared(), "ONNX Runtime's arena"
+"""
+
+
+def unconfigured() -> dict[str, str]:
+    """The environment of a program that embeds the service. No test sends reports to the maker of ONNX Runtime."""
+    outside = {name: value for name, value in os.environ.items() if name != "OPENCV_FOR_THREADS_NUM"}
+    return outside | {"ORT_DISABLE_TELEMETRY": "1"}
+
+
+def test_importing_every_module_changes_nothing_of_the_process() -> None:
+    """A program that embeds the service keeps its environment, limits, warnings, threads and allocators."""
+    threads = subprocess.run(
+        [sys.executable, "-c", "import cv2; print(cv2.getNumThreads())"],
+        env=unconfigured(),
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED, threads], env=unconfigured(), check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50
+    setters = [path.name for path in Path(process.__file__).parent.rglob("*.py") if "ORT_DISABLE" in path.read_text("utf-8")]
+    assert setters == ["process.py"]
+
+
+CONFIGURED = """
+import os
+from service import process
+
+process.configure_process()
+process.configure_process()
+import io
+import cv2
+import numpy as np
+from PIL import Image
+from service.pipeline.codecs.decoding import Limits, decode
+from service.pipeline.engine import _arena_is_shared
+
+file = io.BytesIO()
+Image.new("P", (3, 2)).save(file, "PNG", transparency=bytes([0, 128]))
+decode(file.getvalue(), Limits())
+assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+assert cv2.getNumThreads() == 1
+assert Image.MAX_IMAGE_PIXELS is None
+assert _arena_is_shared()
+"""
+
+
+@pytest.mark.parametrize("first", ["", "import cv2\n"])
+def test_one_call_configures_the_libraries_whether_imported_before_or_after(first: str) -> None:
+    """The libraries take their settings from ``configure_process``, with warnings as errors too."""
+    command = [sys.executable, "-W", "error", "-c", first + CONFIGURED]
+    done = subprocess.run(command, env=unconfigured(), check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("before", "after"), [("0", "0"), (None, "1")])
+def test_reports_are_off_unless_the_environment_says_otherwise(before: str | None, after: str) -> None:
+    """The environment wins over ``configure_process``."""
+    code = "import os; from service import process; process.configure_process(); print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    if before is not None:
+        environment["ORT_DISABLE_TELEMETRY"] = before
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == after
+
+
+def test_a_session_opens_without_configuration(artifact: Path) -> None:
+    """An embedding program that configures nothing runs a network all the same."""
+    code = "import pathlib, sys; from service.pipeline.engine import Engine; Engine.open(pathlib.Path(sys.argv[1])).warm_up()"
+    subprocess.run([sys.executable, "-c", code, str(artifact)], env=unconfigured(), check=True)
+
+
+def test_too_few_descriptors_are_a_bad_setting() -> None:
+    """The error names the purpose, the need and the limit."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with pytest.raises(BadSetting, match=r"seven things need 10+ file descriptors"):
+        process.allow_descriptors(10**18, 10**18, "seven things")
+    process.allow_descriptors(1, 2, "two things")
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == before

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from service import __version__
+from service import __version__, process
 from service.errors import BadSetting, ServiceError
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
@@ -82,6 +82,7 @@ def _commands(
 
 def main() -> None:
     """Run the command line, and end the process with its exit code."""
+    process.configure_process()
     # A shell has SIGINT ignored in what it starts in the background; `kill -INT` must end that in order too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

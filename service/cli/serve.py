@@ -21,7 +21,6 @@ from typing import Annotated
 
 import typer
 
-from service import process
 from service.compose import open_repository, require_models
 from service.errors import BadSetting
 from service.pipeline.repository import Repository
@@ -35,7 +34,6 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.  [FCN_PORT; 8000]", show_default=False)] = None,
 ) -> None:
     """Serve the models over HTTP until Ctrl-C or SIGTERM."""
-    process.share_one_heap()
     settings = Settings.load(host=host, port=port)
     require_models(settings)
     with contextlib.ExitStack() as open_sockets:

@@ -5,6 +5,7 @@ May import: numpy, onnxruntime, ``service.errors``, and the pipeline's ``manifes
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 import weakref
@@ -41,12 +42,6 @@ ORT_FATAL = 4
 """ONNX Runtime writes to stderr by itself; everything that matters also reaches us as an exception."""
 
 log = logging.getLogger(__name__)
-
-# One arena for all sessions of the process: what one model has freed, the next one uses. See ``_session``.
-ort.create_and_register_allocator(
-    ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT),
-    ort.OrtArenaCfg(0, SAME_AS_REQUESTED, -1, -1),
-)
 
 
 @dataclass(frozen=True)
@@ -261,7 +256,7 @@ def _session(
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.add_session_config_entry("session.force_spinning_stop", "1")  # with the run: labels and encoding follow
     options.enable_cpu_mem_arena = arena
-    options.add_session_config_entry("session.use_env_allocators", str(int(arena)))
+    options.add_session_config_entry("session.use_env_allocators", str(int(arena and _arena_is_shared())))
     options.enable_mem_pattern = False  # a plan for each shape, laid out in one block of its own: 40 MB more, no faster
     options.log_severity_level = ORT_FATAL
     if file.data_files:  # ONNX Runtime would map them, and whoever writes into one would end this process, or change its masks
@@ -272,6 +267,21 @@ def _session(
         return ort.InferenceSession(file.path, options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's errors have no class in common
         raise _refusal(file.path, _one_line(error), on_cuda=on_cuda) from error
+
+
+@functools.cache
+def _arena_is_shared() -> bool:
+    """Register one arena for all sessions of the process, where its entry point allows that.
+
+    Gives:
+        whether there is one; otherwise each session has its own
+    """
+    if process.is_configured():
+        ort.create_and_register_allocator(
+            ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT),
+            ort.OrtArenaCfg(0, SAME_AS_REQUESTED, -1, -1),
+        )
+    return process.is_configured()
 
 
 def load(path: Path) -> ort.InferenceSession:

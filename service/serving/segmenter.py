@@ -35,7 +35,6 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -166,8 +165,6 @@ class Segmenter:
         max_batch: int = 1,
         pixel_threads: int | None = None,
     ) -> None:
-        # Images are what runs in parallel here; OpenCV's own pool on top would only make threads wait for cores.
-        cv2.setNumThreads(1)
         self.repository = repository
         self.limits = limits
         self._lane_each = concurrency >= available_cpus()

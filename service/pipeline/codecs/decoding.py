@@ -10,14 +10,13 @@ Reads JPEG, PNG, WebP, BMP, TIFF and GIF, the first frame of an animation, and t
 
 The bytes are the only input: no path and no URL is ever opened. Thread-safe.
 
-May import: numpy, Pillow, ``service.errors``, the other codecs.
+May import: numpy, ``service.errors``, the other codecs.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import UnidentifiedImageError
 
 from service.errors import CorruptImage, ServiceError
 from service.pipeline.codecs import headers, jpeg, pillow
@@ -71,8 +70,6 @@ def decode(data: bytes | RGB, limits: Limits, header: Header | None = None) -> R
         return jpeg.decode(data) if kind == "JPEG" else pillow.decode(data, kind, limits)
     except ServiceError:
         raise
-    except UnidentifiedImageError as error:
-        raise CorruptImage(f"the {kind} image is damaged: its header cannot be read") from error
     except Exception as error:  # decoders raise nearly anything for a damaged file; only some of it is readable
         reason = f": {error}" if isinstance(error, OSError | ValueError) else ""
         raise CorruptImage(f"the {kind} image is truncated or damaged{reason}") from error

@@ -6,15 +6,21 @@ May import: numpy, Pillow, ``service.errors``, the other codecs.
 from __future__ import annotations
 
 import io
-import re
-import warnings
+import struct
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, WebPImagePlugin  # noqa: F401 - it registers itself
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, SAMPLEFORMAT, TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
-from service.errors import UnsupportedImage
+from service import process
+from service.errors import CorruptImage, UnsupportedImage
 from service.pipeline.codecs.limits import Limits, check_size
 from service.pipeline.codecs.orientation import upright
 
@@ -22,26 +28,31 @@ BAND_PIXELS = 1 << 18
 """Pixels that are converted at a time."""
 
 _PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr")
-_PILLOW = re.compile(r"PIL\.")
 
-# The limits that count are ours, and they are checked before Pillow is called.
-Image.MAX_IMAGE_PIXELS = None
-# All plugins now, and not at the first image while others decode: those of BMP, GIF, JPEG and PNG; TIFF and WebP are imported.
-Image.preinit()
+_PLUGINS: dict[str, type[ImageFile]] = {
+    "BMP": BmpImageFile,
+    "GIF": GifImageFile,
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "TIFF": TiffImageFile,
+    "WEBP": WebPImageFile,
+}
 
 
-def open_file(data: bytes, kind: str) -> Image.Image:
-    """Open a file with one plugin of Pillow's.
+def open_file(data: bytes, kind: str) -> ImageFile:
+    """Open a file with one plugin of Pillow's, past its table of plugins and its limit of pixels.
 
     Takes:
-        kind: the plugin's name
+        kind: one of ``headers.FORMATS``
     Raises:
-        PIL.UnidentifiedImageError: if the plugin cannot read the header
+        CorruptImage: if the plugin cannot read the header
     """
-    quiet = ("ignore", None, Warning, _PILLOW, 0)
-    if quiet not in warnings.filters:  # catch_warnings would do it for one call, but swaps the filters of every thread
-        warnings.filterwarnings("ignore", module=_PILLOW.pattern)
-    return Image.open(io.BytesIO(data), formats=(kind,))
+    if process.is_configured():
+        Image.MAX_IMAGE_PIXELS = None  # the plugins check it too, for frames and tiles
+    try:
+        return _PLUGINS[kind](io.BytesIO(data))
+    except (SyntaxError, IndexError, TypeError, struct.error) as error:  # as Image.open takes them
+        raise CorruptImage(f"the {kind} image is damaged: its header cannot be read") from error
 
 
 def decode(data: bytes, kind: str, limits: Limits) -> NDArray[np.uint8]:
