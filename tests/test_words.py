@@ -1,0 +1,360 @@
+"""No sentence of the repository uses a banned word: in prose, docstrings, comments, strings and names.
+
+The rules of language are in CONTRIBUTING.md. This file is their executed part: the words that made the prose hard to read.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+BANNED = re.compile(
+    r"""
+    \b(?:
+        he | his | him | whom | whoever | whosoever | whose\ call
+      | nobody | nobody's | somebody | anybody | everybody | anew | twins?
+      | (?<!bounding[ ])(?<!bounding[_-])box(?:es)? | doors? | houses? | rooms? | look(?:s|ed|ing)? | welcomed? | life
+      | (?<!nearest[ -])(?<!nearest_)neighbours?
+      | (?<!there\ )(?:is|are|was|were|be)\ none\ of
+      | (?<!there\ )(?:is|are|was|were|be)\ no\ (?!longer\b|more\b|less\b|(?:lat|earli|larg|small|slow|fast)er\b)
+    )\b
+    | \bNothing,?\ (?:if|where|when|but|until)\b
+    | \bWhat\b[^.;:\n]{0,80}\bis\ what\b
+    """,
+    re.VERBOSE,
+)
+"""Matched with the case that is written here, and with a capital first letter."""
+
+THINGS = {"door", "doors", "house", "houses", "box", "boxes"}
+
+ALLOWED = {
+    "models/training/classes.py": THINGS,  # names of classes
+    "models/scenes/": THINGS,  # what is drawn
+    "service/api/page/page.css": {"box"},  # CSS's own word
+    "tests/test_words.py": None,
+}
+"""Words that a file, or the files of a folder, use for the thing itself; None for a file that has to spell them all."""
+
+UNCONVERTED: frozenset[str] = frozenset(
+    {
+        ".ci/run",
+        "CHANGELOG.md",
+        "Makefile",
+        "README.md",
+        "benchmarks/README.md",
+        "benchmarks/bare.py",
+        "benchmarks/bench_peers.py",
+        "benchmarks/callers.c",
+        "benchmarks/callers.py",
+        "benchmarks/encodings.py",
+        "benchmarks/harness.py",
+        "benchmarks/overload.py",
+        "benchmarks/soak.py",
+        "benchmarks/streams.py",
+        "deploy/kubernetes.yaml",
+        "deploy/prometheus/alerts.yml",
+        "docker-compose.yml",
+        "docs/README.md",
+        "docs/adr/0004-no-url-input.md",
+        "docs/adr/0005-default-model.md",
+        "docs/adr/0006-int8.md",
+        "docs/adr/0007-arena-and-lanes.md",
+        "docs/adr/0008-labels-in-c.md",
+        "docs/adr/0010-one-heap.md",
+        "docs/adr/0011-extras-and-locks.md",
+        "docs/architectures.md",
+        "docs/camera.md",
+        "docs/dependencies.md",
+        "docs/formats.md",
+        "docs/howto-cluster.md",
+        "docs/metrics.md",
+        "docs/mutation.md",
+        "docs/operations.md",
+        "docs/overview.md",
+        "docs/page.md",
+        "docs/performance.md",
+        "docs/pictures/upsampling.py",
+        "docs/settings.md",
+        "docs/tracing.md",
+        "docs/triton-clients.md",
+        "docs/upsampling.md",
+        "docs/video.md",
+        "fuzz/__init__.py",
+        "fuzz/__main__.py",
+        "fuzz/guided.py",
+        "fuzz/targets.py",
+        "fuzz/traffic.py",
+        "models/__init__.py",
+        "models/adopt.py",
+        "models/artifacts/fcn4s-lite0-camvid-int8.md",
+        "models/artifacts/fcn4s-lite0-camvid.md",
+        "models/export.py",
+        "models/exporting/quiet.py",
+        "models/exporting/receptive_field.py",
+        "models/exporting/weights.py",
+        "models/nets/architectures.py",
+        "models/nets/fcn.py",
+        "models/nets/network.py",
+        "models/nets/resnet.py",
+        "models/nets/vgg.py",
+        "models/scenes/__init__.py",
+        "models/scenes/buildings.py",
+        "models/scenes/light.py",
+        "models/scenes/vehicles.py",
+        "models/train.py",
+        "models/training/classes.py",
+        "pyproject.toml",
+        "service/__init__.py",
+        "service/api/__init__.py",
+        "service/api/app.py",
+        "service/api/compression.py",
+        "service/api/keys.py",
+        "service/api/metrics.py",
+        "service/api/page/camera.js",
+        "service/api/page/docs.js",
+        "service/api/page/page.css",
+        "service/api/page/page.js",
+        "service/api/page/service.js",
+        "service/api/page/theme.js",
+        "service/api/page/view.js",
+        "service/api/parameters.py",
+        "service/api/problems.py",
+        "service/api/readiness.py",
+        "service/api/record.py",
+        "service/api/routes.py",
+        "service/api/schemas.py",
+        "service/api/stream.py",
+        "service/api/telemetry.py",
+        "service/api/transport/connection.py",
+        "service/api/transport/early_refusal.py",
+        "service/api/upload.py",
+        "service/api/v2/rest.py",
+        "service/api/v2/schemas.py",
+        "service/api/v2/tensors.py",
+        "service/batch/journal.py",
+        "service/batch/sources/bags.py",
+        "service/batch/sources/video.py",
+        "service/batch/targets.py",
+        "service/cli/progress.py",
+        "service/cli/segment.py",
+        "service/cli/serve.py",
+        "service/client/__init__.py",
+        "service/client/budget.py",
+        "service/client/clients.py",
+        "service/client/images.py",
+        "service/client/replies.py",
+        "service/client/stream.py",
+        "service/compose.py",
+        "service/encodings/autoware.py",
+        "service/encodings/components.py",
+        "service/encodings/cvat.py",
+        "service/encodings/labelstudio.py",
+        "service/encodings/npy.py",
+        "service/encodings/options.py",
+        "service/encodings/png.py",
+        "service/encodings/polygons.py",
+        "service/encodings/runs.py",
+        "service/encodings/selection.py",
+        "service/encodings/tables.py",
+        "service/errors.py",
+        "service/log.py",
+        "service/pipeline/__init__.py",
+        "service/pipeline/codecs/orientation.py",
+        "service/pipeline/cpus.py",
+        "service/pipeline/engine.py",
+        "service/pipeline/inspection.py",
+        "service/pipeline/onnx_file.py",
+        "service/pipeline/repository.py",
+        "service/pipeline/tasks/semantic.py",
+        "service/server.py",
+        "service/serving/scheduler.py",
+        "service/serving/segmenter.py",
+        "service/settings.py",
+        "tests/conftest.py",
+        "tests/live.py",
+        "tests/test_adopt.py",
+        "tests/test_app.py",
+        "tests/test_architecture.py",
+        "tests/test_architectures.py",
+        "tests/test_bags.py",
+        "tests/test_callers.py",
+        "tests/test_card.py",
+        "tests/test_checkpoint.py",
+        "tests/test_classes.py",
+        "tests/test_cli.py",
+        "tests/test_client.py",
+        "tests/test_client_stream.py",
+        "tests/test_compression.py",
+        "tests/test_connection.py",
+        "tests/test_cvat.py",
+        "tests/test_data.py",
+        "tests/test_decoding.py",
+        "tests/test_default_model.py",
+        "tests/test_documentation.py",
+        "tests/test_early_refusal.py",
+        "tests/test_encoders.py",
+        "tests/test_encodings.py",
+        "tests/test_engine.py",
+        "tests/test_export.py",
+        "tests/test_faults.py",
+        "tests/test_fuzz.py",
+        "tests/test_inspection.py",
+        "tests/test_journal.py",
+        "tests/test_kubernetes.py",
+        "tests/test_log.py",
+        "tests/test_manifest.py",
+        "tests/test_monitoring.py",
+        "tests/test_normalisation.py",
+        "tests/test_npy.py",
+        "tests/test_onnx_file.py",
+        "tests/test_openapi.py",
+        "tests/test_packaging.py",
+        "tests/test_pages.py",
+        "tests/test_plan.py",
+        "tests/test_png.py",
+        "tests/test_polygons.py",
+        "tests/test_problems.py",
+        "tests/test_process.py",
+        "tests/test_receptive_field.py",
+        "tests/test_reload.py",
+        "tests/test_resnet.py",
+        "tests/test_routes.py",
+        "tests/test_run_sample.py",
+        "tests/test_scenes.py",
+        "tests/test_scheduler.py",
+        "tests/test_segmenter.py",
+        "tests/test_semantic.py",
+        "tests/test_settings.py",
+        "tests/test_shares.py",
+        "tests/test_slicing.py",
+        "tests/test_stream.py",
+        "tests/test_switches.py",
+        "tests/test_telemetry.py",
+        "tests/test_tracing.py",
+        "tests/test_train.py",
+        "tests/test_triton_clients.py",
+        "tests/test_upload.py",
+        "tests/test_upsampling.py",
+        "tests/test_v2_rest.py",
+        "tests/test_v2_tensors.py",
+        "tests/test_video.py",
+        "tests/test_weights.py",
+    }
+)
+"""Files whose prose is not rewritten yet. The list only ever shrinks."""
+
+WHOLE = {".md", ".js", ".html", ".css", ".c", ".lua", ".sh", ".yaml", ".yml", ".toml", ".conf", ".cpp", ".txt", ""}
+"""Suffixes of files that are read as they are; of Python files the comments, strings and names are read."""
+
+FOLDERS = (".ci", ".github", "benchmarks", "deploy", "docs", "fuzz", "models", "service", "tests")
+
+NOT_OURS = ("deploy/locks/", "benchmarks/peers/", "LICENSE")
+"""Written by other programs or by other people."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A piece of prose and the line on which it begins."""
+
+    line: int
+    text: str
+
+
+def files() -> list[str]:
+    """The names of the repository's text files, relative to its root."""
+    paths = [*ROOT.iterdir(), *chain.from_iterable((ROOT / folder).rglob("*") for folder in FOLDERS)]
+    names = (path.relative_to(ROOT).as_posix() for path in paths if path.suffix in WHOLE | {".py"} and path.is_file())
+    return sorted(name for name in names if not name.startswith(NOT_OURS) and "__pycache__" not in name)
+
+
+def allowed(name: str) -> set[str] | None:
+    """The entry of ALLOWED for a file."""
+    return next((words for prefix, words in ALLOWED.items() if name.startswith(prefix)), set())
+
+
+def passages(name: str) -> Iterator[Passage]:
+    """Yield what people read of a file; whitespace is one space, so that a phrase may span lines."""
+    text = (ROOT / name).read_text("utf-8")
+    if not name.endswith(".py"):
+        for number, line in enumerate(text.splitlines(), 1):
+            yield Passage(number, line)
+        return
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        kind = tokenize.tok_name[token.type]
+        if kind in ("COMMENT", "STRING", "FSTRING_MIDDLE"):
+            yield Passage(token.start[0], re.sub(r"\s+", " ", token.string))
+        elif kind == "NAME" and "_" in token.string:
+            yield Passage(token.start[0], token.string.replace("_", " "))
+
+
+def offences(name: str) -> list[str]:
+    """Return ``file:line: word`` for each banned word of a file."""
+    exempt = allowed(name)
+    if exempt is None:
+        return []
+    return [
+        f"{name}:{passage.line}: {match.group()!r} in {passage.text[max(0, match.start() - 40) : match.end() + 40]!r}"
+        for passage in passages(name)
+        for match in BANNED.finditer(lowered(passage.text))
+        if match.group() not in exempt
+    ]
+
+
+def lowered(text: str) -> str:
+    """Return a text whose capitalised words begin in lower case, but for the words that BANNED wants with a capital."""
+    return re.sub(r"\b(?!Nothing|What|None)[A-Z](?=[a-z]+\b)|\bHe\b", lambda letter: letter.group().lower(), text)
+
+
+@pytest.mark.parametrize("name", [name for name in files() if name not in UNCONVERTED])
+def test_a_file_uses_plain_words(name: str) -> None:
+    """No banned word stands in a comment, a docstring, a string, a name or a page."""
+    assert offences(name) == []
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Whoever asks",
+        "He waits",
+        "of his request",
+        "There is nobody",
+        "It starts anew",
+        "which is none of ours",
+        "This is no image",
+        "Nothing, if it fits",
+        "What is sent is what is kept",
+        "in a box of their own",
+        "a look at the folder",
+        "his neighbour",
+    ],
+)
+def test_the_words_are_found(sentence: str) -> None:
+    """The tests above would pass silently if the pattern missed a word."""
+    assert BANNED.search(lowered(sentence))
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "if x is None",
+        "there is no limit",
+        "a bounding box",
+        "this",
+        "nearest neighbour",
+        "it is no longer here",
+        "the lifetime",
+        "lookup",
+    ],
+)
+def test_plain_sentences_pass(sentence: str) -> None:
+    """The field's own words are not banned."""
+    assert not BANNED.search(lowered(sentence))
