@@ -401,7 +401,7 @@ def prove(foreign: Foreign, engine: Engine, behaviour: Behaviour, classes: Class
         if behaviour.kind == "labels" and not 0 <= answers.min() <= answers.max() < k:
             named = f"{answers.min()}..{answers.max()}"
             raise AdoptionError(f"class table '{classes.name}' has {k} classes, but the network gives labels {named}")
-        wanted, found = expected(answers, behaviour.kind, k), engine.run(batch)
+        wanted, found = expected(answers, behaviour.kind, k), engine.run(batch)[OUTPUT]
         difference = np.abs(found - wanted)
         exact = foreign.input.dtype == "float32"
         tolerance = SCORE_TOLERANCE if exact else HALF_TOLERANCE * max(1.0, float(np.abs(wanted).max()))

@@ -138,7 +138,7 @@ def test_scores_are_those_of_the_network_on_normalised_pixels(classes: Path, tmp
     pixels = (batch / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
     planes = pixels[..., ::-1].transpose(0, 3, 1, 2).astype(np.float32)
     (expected,) = ort.InferenceSession(network, providers=["CPUExecutionProvider"]).run(None, {"pixels": planes})
-    assert np.allclose(Engine.open(artifact).run(batch), expected, atol=1e-5)
+    assert np.allclose(Engine.open(artifact).run(batch)["scores"], expected, atol=1e-5)
 
 
 def test_probabilities_come_out_of_the_services_softmax_as_they_went_in(classes: Path, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_probabilities_come_out_of_the_services_softmax_as_they_went_in(classes:
     batch = np.random.default_rng(1).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
     planes = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))(batch)
     (expected,) = ort.InferenceSession(network, providers=["CPUExecutionProvider"]).run(None, {"pixels": planes})
-    exponents = np.exp(engine.run(batch))
+    exponents = np.exp(engine.run(batch)["scores"])
     assert np.allclose(exponents / exponents.sum(1, keepdims=True), expected, atol=1e-5)
 
 
@@ -185,7 +185,7 @@ def test_a_network_of_one_size_is_stretched_to_it(classes: Path, tmp_path: Path)
     assert np.array_equal(segment(artifact, make_image(150, 192)).labels, make_labels(150, 192))
     batch = np.random.default_rng(0).integers(0, 256, (3, 48, 96, 3), dtype=np.uint8)
     engine = Engine.open(artifact)
-    assert np.array_equal(engine.run(batch), np.concatenate([engine.run(image[None]) for image in batch]))
+    assert np.array_equal(engine.run(batch)["scores"], np.concatenate([engine.run(image[None])["scores"] for image in batch]))
 
 
 def needs_multiples_of_32() -> onnx.ModelProto:

@@ -29,7 +29,7 @@ from pydantic import SecretStr
 from service.api.app import create_app
 from service.errors import InferenceFailed, NotReady, UnknownModel
 from service.pipeline.codecs.decoding import FORMATS
-from service.pipeline.engine import Engine
+from service.pipeline.engine import Engine, Sessions
 from service.settings import Settings
 from tests.conftest import STRIDE, encode_image, make_image, make_manifest, write_artifact
 from tests.live import live_process, live_server
@@ -331,7 +331,8 @@ async def test_a_gpu_that_fails_for_good_turns_liveness_red(artifact_dir: Path, 
         engine: Engine = app.state.services.repository.get()
         engine.provider = "cuda"
         onnx.save(always_failing(), tmp_path / "failing.onnx")
-        engine._sessions[:] = [onnxruntime.InferenceSession(tmp_path / "failing.onnx", providers=["CPUExecutionProvider"])] * 2
+        failing = onnxruntime.InferenceSession(tmp_path / "failing.onnx", providers=["CPUExecutionProvider"])
+        engine._sessions[:] = [Sessions(failing, failing)] * 2
         assert (await client.get("/livez")).status_code == 200
         assert (await client.post("/segment", content=png)).json()["code"] == "inference_failed"
         for path in ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready"):
@@ -442,7 +443,7 @@ def test_a_dead_worker_turns_readiness_red_and_everyone_is_answered(
     with live_server(Settings(models_dir=artifact_dir)) as url:
         go_on = threading.Event()
 
-        def fatal(_engine: Engine, _batch: object, *, alone: bool) -> None:
+        def fatal(*_args: object, **_options: object) -> None:
             assert go_on.wait(10)
             raise SystemExit
 

@@ -104,7 +104,7 @@ def check_scores(net: Network, engine: Engine) -> None:
         images = make_images(n, height, width)
         with torch.no_grad():
             expected = net(images).numpy()
-        found = engine.run(images.permute(0, 2, 3, 1).to(torch.uint8).numpy())
+        found = engine.run(images.permute(0, 2, 3, 1).to(torch.uint8).numpy())["scores"]
         assert found.shape == (n, CLASSES, height // net.stride, width // net.stride)
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
         assert expected.std() > 1e-3

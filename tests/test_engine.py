@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from service.errors import BadArtifact, InferenceFailed, ProviderUnavailable
 from service.pipeline.engine import CUDA, Engine, EngineOptions
-from service.pipeline.manifest import InputPolicy
+from service.pipeline.manifest import ClassEntry, InputPolicy, Manifest, Output
 from tests.conftest import make_graph, make_image, make_manifest, write_artifact
 
 MAPS = Path("/proc/self/maps")
@@ -27,7 +29,7 @@ without_cuda = pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(),
 def test_scores_have_the_shape_that_the_manifest_promises(artifact: Path) -> None:
     """N x h x w x 3 in, N x K x h/8 x w/8 out; and the colours win where they are."""
     engine = Engine.open(artifact)
-    scores = engine.run(np.stack([make_image(), make_image()[:, ::-1]]))
+    scores = engine.run(np.stack([make_image(), make_image()[:, ::-1]]))["scores"]
     assert scores.shape == (2, 3, 12, 16)
     assert scores.dtype == np.float32
     assert scores[0, :, 0].argmax(0).tolist() == [0] * 5 + [1] * 6 + [2] * 5
@@ -60,7 +62,7 @@ def test_weights_beside_the_file_are_served_and_hashed(artifact: Path, tmp_path:
     path = with_weights_beside(tmp_path)
     batch = make_image()[None]
     engine = Engine.open(path)
-    assert np.allclose(engine.run(batch), Engine.open(artifact).run(batch), atol=1e-6)
+    assert np.allclose(engine.run(batch)["scores"], Engine.open(artifact).run(batch)["scores"], atol=1e-6)
     data = tmp_path / "colours.onnx.data"
     assert engine.sha256 == hashlib.sha256(path.read_bytes() + data.read_bytes()).hexdigest()
 
@@ -69,11 +71,11 @@ def test_weights_that_are_cut_off_under_a_running_engine_change_nothing(tmp_path
     """ONNX Runtime would map the file, and the next run would end the process (SIGBUS); the engine has what it read."""
     path = with_weights_beside(tmp_path)
     engine = Engine.open(path)
-    before = engine.run(make_image()[None])
+    before = engine.run(make_image()[None])["scores"]
     os.truncate(tmp_path / "colours.onnx.data", 0)
     if MAPS.exists():
         assert "colours.onnx.data" not in MAPS.read_text("utf-8")
-    assert np.array_equal(engine.run(make_image()[None]), before)
+    assert np.array_equal(engine.run(make_image()[None])["scores"], before)
 
 
 def test_missing_weights_are_a_bad_artifact(tmp_path: Path) -> None:
@@ -96,7 +98,7 @@ def test_a_graph_of_one_image_runs_a_batch_one_by_one(tmp_path: Path) -> None:
     policy = InputPolicy(working_size=(96, 128), fit="stretch", multiple=8)
     engine = Engine.open(write_artifact(tmp_path / "one.onnx", make_manifest(input=policy), at_one_size(96, 128, batch=1)))
     batch = np.stack([make_image(), make_image()[:, ::-1]])
-    scores = engine.run(batch)
+    scores = engine.run(batch)["scores"]
     assert scores.shape == (2, 3, 12, 16)
     assert scores[:, :, 0, 0].argmax(1).tolist() == [0, 2]
 
@@ -138,15 +140,15 @@ def test_an_engine_runs_from_many_threads(artifact: Path) -> None:
     engine = Engine.open(artifact, EngineOptions(threads=1))
     batches = [np.full((1, 8 * n, 16, 3), (0, 255, 0), np.uint8) for n in range(1, 20)]
     with ThreadPoolExecutor(4) as pool:
-        for scores in pool.map(engine.run, batches):
-            assert (scores.argmax(1) == 1).all()
+        for found in pool.map(engine.run, batches):
+            assert (found["scores"].argmax(1) == 1).all()
 
 
 def test_a_lane_gives_the_scores_of_the_whole(artifact: Path) -> None:
     """An image's answer does not depend on who else is there."""
     engine = Engine.open(artifact, EngineOptions(threads=4, lanes=2))
     batch = np.random.default_rng(0).integers(0, 256, (1, 96, 128, 3), np.uint8)
-    np.testing.assert_allclose(engine.run(batch, alone=False), engine.run(batch), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(engine.run(batch, alone=False)["scores"], engine.run(batch)["scores"], rtol=1e-5, atol=1e-5)
     engine.close()
     for alone in (True, False):
         with pytest.raises(InferenceFailed, match="closed"):
@@ -262,3 +264,162 @@ def test_a_broken_artifact_is_not_blamed_on_the_provider(tmp_path: Path) -> None
     (tmp_path / "broken.onnx").write_bytes(b"x")
     with pytest.raises(BadArtifact):
         Engine.open(tmp_path / "broken.onnx", EngineOptions(provider="cuda"))
+
+
+def panoptic_graph(cost: int = 1) -> onnx.ModelProto:
+    """The colour network with a second and a third output, ``centers`` and ``offsets``, behind a chain of convolutions.
+
+    Takes:
+        cost: convolutions of 64 channels that only these two need
+    """
+    model = make_graph()
+    graph = model.graph
+    weights = {
+        "widen": np.full((64, 3, 1, 1), 0.01, np.float32),
+        "deepen": np.full((64, 64, 3, 3), 1e-3, np.float32),
+        "one": np.ones((1, 64, 1, 1), np.float32),
+        "two": np.ones((2, 64, 1, 1), np.float32),
+    }
+    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
+    nodes = [helper.make_node("Conv", ["planes", "widen"], ["deep0"], strides=[4, 4])]
+    nodes += [helper.make_node("Conv", [f"deep{i}", "deepen"], [f"deep{i + 1}"], f"deep{i}", pads=[1] * 4) for i in range(cost)]
+    nodes += [
+        helper.make_node("Conv", [f"deep{cost}", "one"], ["raw"], strides=[2, 2]),
+        helper.make_node("Sigmoid", ["raw"], ["centers"]),
+        helper.make_node("Conv", [f"deep{cost}", "two"], ["offsets"]),
+    ]
+    graph.node.extend(nodes)
+    for name, planes in (("centers", 1), ("offsets", 2)):
+        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", planes, None, None]))
+    return model
+
+
+def panoptic_manifest(**changes: Any) -> Manifest:
+    """The manifest of :func:`panoptic_graph`: blue things can be counted."""
+    plain = make_manifest()
+    outputs = [Output(name="scores", kind="scores", stride=8), Output(name="centers", kind="centers", stride=8)]
+    fields = {
+        "task": "panoptic",
+        "classes": (*plain.classes[:2], plain.classes[2].model_copy(update={"countable": True})),
+        "outputs": (*outputs, Output(name="offsets", kind="offsets", stride=4)),
+    }
+    return make_manifest(**{**fields, **changes})
+
+
+def test_outputs_come_by_their_names_each_at_its_own_stride(tmp_path: Path) -> None:
+    """A run gives the outputs that are asked for, in that order, and the same numbers whatever else is asked for."""
+    engine = Engine.open(write_artifact(tmp_path / "panoptic.onnx", panoptic_manifest(), panoptic_graph()))
+    batch = np.stack([make_image(), make_image()[:, ::-1]])
+    every = engine.run(batch, ("offsets", "scores", "centers"))
+    assert {name: array.shape for name, array in every.items()} == {
+        "offsets": (2, 2, 24, 32),
+        "scores": (2, 3, 12, 16),
+        "centers": (2, 1, 12, 16),
+    }
+    for name, array in every.items():
+        (alone,) = engine.run(batch, (name,)).values()
+        assert np.array_equal(alone, array)
+    assert list(engine.run(batch)) == ["scores"]
+    with pytest.raises(InferenceFailed, match="no output 'depth'; it has scores, centers, offsets"):
+        engine.run(batch, ("depth",))
+
+
+def test_operators_that_no_wanted_output_needs_do_not_run(tmp_path: Path) -> None:
+    """The heads of a panoptic network cost nothing where only the scores are wanted: 40 convolutions are left out."""
+    engine = Engine.open(write_artifact(tmp_path / "heavy.onnx", panoptic_manifest(), panoptic_graph(40)))
+    batch = np.stack([make_image()])
+
+    def cpu_s(*outputs: str) -> float:
+        start = time.process_time()
+        engine.run(batch, outputs)
+        return time.process_time() - start
+
+    engine.run(batch, ("scores", "centers", "offsets"))
+    without, with_heads = [cpu_s("scores") for _ in range(5)], [cpu_s("centers", "offsets") for _ in range(5)]
+    assert 10 * min(without) < min(with_heads)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"outputs": "centers"}, "needs an output 'middles'"),
+        ({"planes": 2}, "output 'centers' must be float32 N x 1 x h x w; is"),
+        ({"stride": 4}, r"gave centers of \(1, 1, 13, 17\) instead of"),
+    ],
+)
+def test_an_output_that_contradicts_the_manifest_is_a_bad_artifact(
+    changes: dict[str, Any], complaint: str, tmp_path: Path
+) -> None:
+    """Names, planes and strides of every output are proven when the artifact is opened."""
+    manifest, model = panoptic_manifest(), panoptic_graph()
+    if "outputs" in changes:
+        named = [out.model_copy(update={"name": "middles"}) if out.kind == "centers" else out for out in manifest.outputs]
+        manifest = panoptic_manifest(outputs=tuple(named))
+    if "planes" in changes:
+        next(tensor for tensor in model.graph.initializer if tensor.name == "one").CopyFrom(
+            numpy_helper.from_array(np.ones((2, 64, 1, 1), np.float32), "one")
+        )
+        model.graph.output[1].CopyFrom(helper.make_tensor_value_info("centers", TensorProto.FLOAT, ["N", 2, None, None]))
+    if "stride" in changes:
+        nearer = [out.model_copy(update={"stride": 4}) if out.kind == "centers" else out for out in manifest.outputs]
+        manifest = panoptic_manifest(outputs=tuple(nearer))
+    with pytest.raises(BadArtifact, match=complaint):
+        Engine.open(write_artifact(tmp_path / "bad.onnx", manifest, model))
+
+
+def volume_graph(dtype: int, channels: int = 1) -> onnx.ModelProto:
+    """N x D x H x W x ``channels`` in; a voxel's first channel is the score of class 1, its negative that of class 0."""
+    kernel = np.zeros((2, channels, 1, 1, 1), np.float32)
+    kernel[:, 0] = np.array([-1, 1], np.float32).reshape(2, 1, 1, 1)
+    nodes = [
+        helper.make_node("Cast", ["image"], ["real"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["real"], ["planes"], perm=[0, 4, 1, 2, 3]),
+        helper.make_node("Conv", ["planes", "kernel"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "volumes",
+        [helper.make_tensor_value_info("image", dtype, ["N", "D", "H", "W", channels])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 2, "d", "h", "w"])],
+        [numpy_helper.from_array(kernel, "kernel")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def volume_manifest(**policy: Any) -> Manifest:
+    """The manifest of :func:`volume_graph`."""
+    size = {"working_size": (16, 24), "working_depth": 8, "fit": "native", "multiple": 8, "dimensions": 3, "channels": 1}
+    tissues = tuple(ClassEntry(id=k, name=name, color=(k, k, k)) for k, name in enumerate(("air", "tissue")))
+    whole = InputPolicy.model_validate({**size, **policy})
+    return make_manifest(input=whole, classes=tissues, stride=1, halo=0, receptive_field=1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "element", "largest"),
+    [("uint8", TensorProto.UINT8, 255), ("uint16", TensorProto.UINT16, 65535), ("float32", TensorProto.FLOAT, 1e4)],
+)
+def test_a_volume_of_any_dtype_keeps_its_numbers(dtype: str, element: int, largest: float, tmp_path: Path) -> None:
+    """Depth, height and width come out as they go in, and no bit of a 16-bit voxel is lost on the way."""
+    engine = Engine.open(write_artifact(tmp_path / "volume.onnx", volume_manifest(dtype=dtype), volume_graph(element)))
+    volume = np.zeros((2, 8, 16, 24, 1), dtype)
+    volume[1, 2, 3, 4] = largest
+    scores = engine.run(volume)["scores"]
+    assert scores.shape == (2, 2, 8, 16, 24)
+    assert scores[1, 1, 2, 3, 4] == largest
+    assert np.count_nonzero(scores) == 2
+
+
+@pytest.mark.parametrize(
+    ("policy", "complaint"),
+    [
+        ({"dtype": "uint16"}, r"input must be uint16 N x D x H x W x 1; is tensor\(uint8\)"),
+        ({"channels": 2}, "input must be uint8 N x D x H x W x 2"),
+        ({"dimensions": 2, "working_depth": None}, "input must be uint8 N x H x W x 1"),
+    ],
+)
+def test_an_input_that_contradicts_the_manifest_is_a_bad_artifact(
+    policy: dict[str, Any], complaint: str, tmp_path: Path
+) -> None:
+    """The dtype, the rank and the channels of the graph's input are proven."""
+    with pytest.raises(BadArtifact, match=complaint):
+        Engine.open(write_artifact(tmp_path / "bad.onnx", volume_manifest(**policy), volume_graph(TensorProto.UINT8)))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -164,3 +165,59 @@ def test_no_bytes_are_a_crash(tmp_path_factory: pytest.TempPathFactory, content:
     path.write_bytes(b"\x08\x0a\x3a" + bytes([len(content) & 0x7F]) + content)
     with contextlib.suppress(BadArtifact):
         onnx_file.read(path)
+
+
+def branching() -> onnx.ModelProto:
+    """A graph of two outputs; the second comes from a branch whose bodies read ``shared`` and ``only_branch``."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in ("kept", "other", "inner")]
+    bodies = {
+        f"{name}_branch": helper.make_graph([helper.make_node("Add", [read, "x"], ["inner"])], name, [], [values[2]])
+        for name, read in (("then", "shared"), ("else", "only_branch"))
+    }
+    nodes = [
+        helper.make_node("Abs", ["x"], ["shared"]),
+        helper.make_node("Neg", ["x"], ["only_branch"]),
+        helper.make_node("Exp", ["shared"], ["kept"]),
+        helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
+        helper.make_node("Cast", ["largest"], ["positive"], to=TensorProto.BOOL),
+        helper.make_node("If", ["positive"], ["other"], **bodies),
+    ]
+    source = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])
+    graph = helper.make_graph(nodes, "branching", [source], values[:2])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "operators"),
+    [
+        (("kept",), ["Abs", "Exp"]),
+        (("other",), ["Abs", "Neg", "ReduceMax", "Cast", "If"]),
+        (("kept", "other"), ["Abs", "Neg", "Exp", "ReduceMax", "Cast", "If"]),
+    ],
+)
+def test_pruning_keeps_what_the_outputs_need(outputs: tuple[str, ...], operators: list[str], tmp_path: Path) -> None:
+    """Operators that a branch's body alone reads stay; the rest of the file is as it was, and gives the same numbers."""
+    model = branching()
+    model.metadata_props.add(key="a", value="b" * 300)
+    onnx.save(model, tmp_path / "net.onnx")
+    pruned = onnx.load_from_string(onnx_file.pruned(tmp_path / "net.onnx", outputs))
+    onnx.checker.check_model(pruned)
+    assert [node.op_type for node in pruned.graph.node] == operators
+    assert pruned.metadata_props == model.metadata_props
+    x = {"x": np.array([-2.5, 3], np.float32)}
+    whole, part = (ort.InferenceSession(it.SerializeToString(), providers=["CPUExecutionProvider"]) for it in (model, pruned))
+    for expected, found in zip(whole.run(list(outputs), x), part.run(list(outputs), x), strict=True):
+        assert np.array_equal(found, expected)
+
+
+def test_pruning_to_every_output_is_the_file_itself(artifact: Path) -> None:
+    """A graph that needs all of its operators keeps every byte."""
+    assert onnx_file.pruned(artifact, ("scores",)) == artifact.read_bytes()
+
+
+@pytest.mark.parametrize("missing", [1, 50, 200])
+def test_pruning_a_truncated_file_is_a_bad_artifact(missing: int, artifact: Path, tmp_path: Path) -> None:
+    """A file that ends early is refused here too."""
+    (tmp_path / "short.onnx").write_bytes(artifact.read_bytes()[:-missing])
+    with pytest.raises(BadArtifact, match=r"short\.onnx: is damaged"):
+        onnx_file.pruned(tmp_path / "short.onnx", ("scores",))

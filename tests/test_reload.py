@@ -88,8 +88,8 @@ def test_an_artifact_that_was_replaced_is_exchanged_in_one_step(repository: Repo
     refresh(repository)
     assert identities(repository) == ["colours@2.0.0"]
     assert repository.get().sha256 == sha256 != held.sha256
-    assert held.run(make_image()[None])[0, :, 0, 0].argmax() == 0
-    assert repository.get().run(make_image()[None])[0, :, 0, 0].argmax() == 1
+    assert held.run(make_image()[None])["scores"][0, :, 0, 0].argmax() == 0
+    assert repository.get().run(make_image()[None])["scores"][0, :, 0, 0].argmax() == 1
 
 
 def test_an_artifact_that_was_removed_is_served_no_more(repository: Repository, tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_a_broken_artifact_is_refused_and_the_old_one_goes_on(
     for _ in range(5):
         repository.refresh()
     assert identities(repository) == ["colours@1.0.0"]
-    assert repository.get().run(make_image()[None]).shape == (1, 3, 12, 16)
+    assert repository.get().run(make_image()[None])["scores"].shape == (1, 3, 12, 16)
     (state,) = repository.index()
     assert (state.file, state.version, state.state) == ("a.onnx", "1.0.0", "READY")
     assert state.reason is not None

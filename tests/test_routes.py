@@ -275,7 +275,9 @@ def test_the_models_are_listed_with_their_manifests(client: httpx.Client) -> Non
     assert document["default"] == "colours"
     assert [model["name"] for model in document["models"]] == ["again", "colours", "street"]
     model = document["models"][1]
-    assert model["classes"][0] == {"id": 0, "name": "red", "color": [255, 0, 0]}
+    assert model["classes"][0] == {"id": 0, "name": "red", "color": [255, 0, 0], "countable": False}
+    assert (model["schema_version"], model["instances"]) == (2, "components")
+    assert model["outputs"] == [{"name": "scores", "kind": "scores", "stride": 8}]
     assert model["stride"] == 8
     assert model["provider"] == "cpu"
     assert client.get("/models/colours").json() == model

@@ -61,9 +61,9 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     gate = threading.Event()
     real = Engine.run
 
-    def waiting(engine: Engine, batch: np.ndarray, *, alone: bool = True) -> np.ndarray:
+    def waiting(*args: Any, **options: Any) -> Any:
         assert gate.wait(WAIT_S)
-        return real(engine, batch, alone=alone)
+        return real(*args, **options)
 
     monkeypatch.setattr(Engine, "run", waiting)
     return gate
@@ -76,13 +76,13 @@ def test_a_lone_image_has_all_processors_and_others_share_them(
     segmenter = Segmenter(Repository(artifact_dir), Limits(), concurrency=2)
     real, seen, inside = Engine.run, [], threading.Barrier(2)
 
-    def watched(engine: Engine, batch: np.ndarray, *, alone: bool = True) -> np.ndarray:
+    def watched(*args: Any, alone: bool = True, **options: Any) -> Any:
         seen.append(alone)
-        return real(engine, batch, alone=alone)
+        return real(*args, alone=alone, **options)
 
-    def meeting(engine: Engine, batch: np.ndarray, *, alone: bool = True) -> np.ndarray:
+    def meeting(*args: Any, **options: Any) -> Any:
         inside.wait(WAIT_S)
-        return watched(engine, batch, alone=alone)
+        return watched(*args, **options)
 
     monkeypatch.setattr(Engine, "run", watched)
 
@@ -417,7 +417,7 @@ def test_what_fails_or_is_given_up_is_forgotten_at_once(
     if ending in {"deadline", "gone"}:
         slow.clear()
 
-    def breaking(_engine: Engine, _batch: np.ndarray, *, alone: bool = True) -> np.ndarray:
+    def breaking(*_args: Any, **_options: Any) -> Any:
         raise InferenceFailed("no picture pleases this network")
 
     if ending == "network":
@@ -583,8 +583,8 @@ def test_one_image_that_breaks_the_network_fails_alone_in_its_batch(
     slow.clear()
     held = Engine.run
 
-    def breaking(engine: Engine, batch: np.ndarray, *, alone: bool = True) -> np.ndarray:
-        scores = held(engine, batch, alone=alone)
+    def breaking(engine: Engine, batch: np.ndarray, *args: Any, **options: Any) -> Any:
+        scores = held(engine, batch, *args, **options)
         if (batch == 255).all(axis=(1, 2, 3)).any():
             raise InferenceFailed("a white image")
         return scores

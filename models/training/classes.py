@@ -7,9 +7,10 @@
 
 Classes stand in the order of the score planes. ``color`` is RGB, 0..255, and by default what the VOC colour map has for the
 plane's number; ``label_id`` is the class's pixel value in label files, by default the plane's number; ``ignored`` lists the
-pixel values that are neither trained on nor scored, by default 255.
+pixel values that are neither trained on nor scored, by default 255. ``countable`` says whether a class consists of things, such
+as cars; by default its name decides, as for connected components.
 
-May import: numpy, pydantic, ``service.pipeline.manifest`` (for the row type).
+May import: numpy, pydantic, ``service.pipeline.manifest`` (for the row type), ``service.encodings.components``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from service.encodings.components import COUNTABLE
 from service.pipeline.manifest import UNLABELLED, Channel, ClassEntry
 
 Color = tuple[Channel, Channel, Channel]
@@ -61,7 +63,7 @@ class ClassTable:
     def to_json(self) -> str:
         """The table as :func:`from_json` reads it."""
         rows = [
-            _Row(name=entry.name, color=entry.color, label_id=value)
+            _Row(name=entry.name, color=entry.color, label_id=value, countable=entry.countable)
             for entry, value in zip(self.entries, self.label_ids, strict=True)
         ]
         return _File(name=self.name, classes=rows, ignored=list(self.ignored)).model_dump_json()
@@ -111,6 +113,7 @@ class _Row(BaseModel):
     name: Annotated[str, Field(min_length=1)]
     color: Color | None = None
     label_id: Annotated[int, Field(ge=0, le=255)] | None = None
+    countable: bool | None = None
 
 
 class _File(BaseModel):
@@ -138,7 +141,7 @@ def from_json(text: str | bytes, source: str, name: str = "unnamed") -> ClassTab
         where = ".".join(map(str, first["loc"]))
         raise ClassTableError(f"{source}: no class table: {where + ': ' if where else ''}{first['msg']}") from error
     rows = list(enumerate(file.classes))
-    entries = tuple(ClassEntry(id=k, name=row.name, color=row.color or voc_color(k)) for k, row in rows)
+    entries = tuple(_entry(k, row.name, row.color or voc_color(k), countable=row.countable) for k, row in rows)
     label_ids = tuple(k if row.label_id is None else row.label_id for k, row in rows)
     for what, values in (("name", [row.name for row in file.classes]), ("label_id", list(map(str, label_ids)))):
         twice = [value for value in values if values.count(value) > 1]
@@ -156,10 +159,15 @@ def voc_color(k: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
+def _entry(k: int, name: str, color: tuple[int, int, int], *, countable: bool | None = None) -> ClassEntry:
+    """A row; where nothing is said of it, its name decides whether it is countable."""
+    return ClassEntry(id=k, name=name, color=color, countable=name.casefold() in COUNTABLE if countable is None else countable)
+
+
 def _entries(text: str) -> tuple[ClassEntry, ...]:
     """``name R G B, name R G B, ...``."""
     rows = re.findall(r"([a-z][a-z ]*[a-z]) +(\d+) +(\d+) +(\d+)", text)
-    return tuple(ClassEntry(id=k, name=name, color=(int(r), int(g), int(b))) for k, (name, r, g, b) in enumerate(rows))
+    return tuple(_entry(k, name, (int(r), int(g), int(b))) for k, (name, r, g, b) in enumerate(rows))
 
 
 CAMVID = ClassTable(
@@ -178,7 +186,7 @@ _VOC_NAMES = (
 )
 VOC = ClassTable(
     name="voc",
-    entries=tuple(ClassEntry(id=k, name=name, color=voc_color(k)) for k, name in enumerate(_VOC_NAMES.split())),
+    entries=tuple(_entry(k, name, voc_color(k)) for k, name in enumerate(_VOC_NAMES.split())),
     label_ids=tuple(range(21)),
     ignored=(255,),
 )

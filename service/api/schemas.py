@@ -87,15 +87,20 @@ class SegmentHeaders(BaseModel):
 
 
 class ServedModel(Manifest):
-    """A manifest, and which file and provider stand behind it."""
+    """A manifest, the file that it comes from, and the provider that runs it."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     sha256: str
     provider: str
+    instances: Literal["learned", "components"]
+    """What `instances=true` gives: objects that the network tells apart, or connected components of countable classes."""
 
     @classmethod
     def of(cls, engine: Engine) -> Self:
         """Describe an engine."""
-        return cls(**dict(engine.manifest), sha256=engine.sha256, provider=engine.provider)
+        instances = "learned" if engine.manifest.learns_instances else "components"
+        return cls(**dict(engine.manifest), sha256=engine.sha256, provider=engine.provider, instances=instances)
 
 
 class Unavailable(BaseModel):

@@ -1,6 +1,7 @@
-"""One ONNX Runtime session: uint8 images in, float32 scores out.
+"""One network in ONNX Runtime: a batch of images or volumes in, named float32 outputs out.
 
-May import: numpy, onnxruntime, ``service.errors``, and the pipeline's ``manifest``, ``memory``, ``onnx_file`` and ``cpus``.
+May import: numpy, onnxruntime, ``service.errors``, ``service.process``, and the pipeline's ``manifest``, ``onnx_file`` and
+``cpus``.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ import functools
 import logging
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import onnxruntime as ort
@@ -40,6 +41,9 @@ GPU whose memory is full for a moment recovers, a context that an error has brok
 
 ORT_FATAL = 4
 """ONNX Runtime writes to stderr by itself; everything that matters also reaches us as an exception."""
+
+_TENSORS = {"uint8": "tensor(uint8)", "uint16": "tensor(uint16)", "float32": "tensor(float)"}
+"""ONNX Runtime's words for the dtypes of a manifest."""
 
 log = logging.getLogger(__name__)
 
@@ -70,15 +74,26 @@ class EngineOptions:
 ON_CPU = EngineOptions()
 
 
+@dataclass(frozen=True)
+class Sessions:
+    """One network, loaded for a number of threads."""
+
+    every: ort.InferenceSession
+    """The whole graph."""
+    scores: ort.InferenceSession
+    """The operators that the scores need, without those of further heads. The same session where there is no other output.
+
+    ONNX Runtime runs every operator of a graph, whatever outputs a run asks for. Its option ``only_execute_path_to_fetches``
+    has an effect in training builds only (microsoft/onnxruntime#16013; measured with 1.32)."""
+
+
 class Engine:
     """A network, opened, checked against its manifest, and proven to run where it was asked to. Thread-safe."""
 
-    def __init__(
-        self, session: ort.InferenceSession, lane: ort.InferenceSession, manifest: Manifest, path: Path, sha256: str
-    ) -> None:
-        self._sessions = [session, lane]
-        """The network with all threads, and with a lane's; one session twice where these are as many. In a box of their own,
-        which may outlive the engine: see :meth:`when_released`. Empty when closed."""
+    def __init__(self, whole: Sessions, lane: Sessions, manifest: Manifest, path: Path, sha256: str) -> None:
+        self._sessions = [whole, lane]
+        """With all threads, and with a lane's; twice the same where these are as many. A list, so that it can be cleared after
+        the engine is garbage-collected: see :meth:`when_released`. Empty when closed."""
         self.manifest = manifest
         self.path = path
         self.sha256 = sha256
@@ -86,8 +101,8 @@ class Engine:
         self.fault: str | None = None
         """Why this engine will never run again, once that is proven: only a new process helps."""
         self._opened = False
-        self._one_by_one = session.get_inputs()[0].shape[0] == 1
-        self.provider: Literal["cpu", "cuda"] = "cuda" if session.get_providers()[0] == CUDA else "cpu"
+        self._one_by_one = whole.every.get_inputs()[0].shape[0] == 1
+        self.provider: Literal["cpu", "cuda"] = "cuda" if whole.every.get_providers()[0] == CUDA else "cpu"
 
     @classmethod
     def open(cls, path: Path, options: EngineOptions = ON_CPU) -> Self:
@@ -126,13 +141,19 @@ class Engine:
             raise ProviderUnavailable("CUDA was asked for, but ONNX Runtime left it out; check driver, CUDA and cuDNN")
         manifest = read_manifest(session.get_modelmeta().custom_metadata_map, source=path.name)
         check_graph(session, manifest, path.name)
-        bounded = manifest.input.fit != "native"
-        if not (bounded or on_cuda):
+        arena = on_cuda or manifest.input.fit != "native"
+        if not arena:
             session = _session(file, options.threads_alone, arena=False)
         process.give_back()  # what loading took, before the next load takes as much
+        pruned = len(manifest.outputs) > 1 and not file.data_files
+        scores = _session(file, options.threads_alone, on_cuda=on_cuda, arena=arena, pruned=True) if pruned else session
+        whole = lane = Sessions(session, scores)
         in_lanes = not on_cuda and options.threads_in_lane < options.threads_alone
-        lane = _session(file, options.threads_in_lane, arena=bounded, alone=False) if in_lanes else session
-        engine = cls(session, lane, manifest, path, sha256)
+        if in_lanes:
+            every = _session(file, options.threads_in_lane, arena=arena, alone=False)
+            fewer = _session(file, options.threads_in_lane, arena=arena, alone=False, pruned=True) if pruned else every
+            lane = Sessions(every, fewer)
+        engine = cls(whole, lane, manifest, path, sha256)
         try:
             engine._check_multiple(options.lanes if in_lanes else 0)
             if on_cuda:  # which looks for its algorithms anew for every shape
@@ -142,52 +163,62 @@ class Engine:
         engine._opened = True
         return engine
 
-    def run(self, batch: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
-        """Run the network.
+    def run(
+        self, batch: NDArray[Any], outputs: Sequence[str] = (OUTPUT,), *, alone: bool = True
+    ) -> dict[str, NDArray[np.float32]]:
+        """Run the network. The operators of further heads are skipped where only the scores are wanted.
 
         Takes:
-            batch: N x h x w x 3 uint8 RGB, 0..255; h and w multiples of ``manifest.input.multiple``
-            alone: whether it has the processors to itself, and not just a lane
+            batch: N x h x w x channels, or N x d x h x w x channels, of the manifest's dtype; colours are RGB. All sides are
+                multiples of ``manifest.input.multiple``
+            outputs: names of the wanted outputs, as in the manifest
+            alone: whether all threads may be used; False runs on the threads of one lane
         Gives:
-            N x K x h/stride x w/stride float32 scores
+            by name, in the order of ``outputs``: N x planes x h/stride x w/stride float32, or with d/stride for volumes
         Raises:
-            InferenceFailed: if ONNX Runtime fails, or gives another shape, or the engine is closed
+            InferenceFailed: if ONNX Runtime fails, or an output is unknown or of another shape, or the engine is closed
         """
         sessions = self._sessions[:]
         if not sessions:
             raise InferenceFailed(f"{self.manifest.name} is closed")
         if self.fault is not None:
             raise InferenceFailed(self.fault)
+        wanted = {output.name: output for output in self.manifest.outputs}
+        for name in outputs:
+            if name not in wanted:
+                raise InferenceFailed(f"{self.manifest.name} has no output '{name}'; it has {', '.join(wanted)}")
         if self._one_by_one and len(batch) > 1:
-            return np.concatenate([self.run(image[None], alone=alone) for image in batch])
+            single = [self.run(image[None], outputs, alone=alone) for image in batch]
+            return {name: np.concatenate([found[name] for found in single]) for name in outputs}
+        loaded = sessions[0 if alone else 1]
+        session = loaded.scores if set(outputs) == {OUTPUT} else loaded.every
         try:
-            (scores,) = sessions[0 if alone else 1].run([OUTPUT], {INPUT: batch})
+            arrays = session.run(list(outputs), {INPUT: batch})
         except Exception as error:
             if self.provider == "cuda" and self._opened:
-                self._prove(sessions[0])
+                self._prove(session)
             raise InferenceFailed(f"{self.manifest.name} failed on {batch.shape}: {_one_line(error)}") from error
-        n, h, w, _ = batch.shape
-        stride = self.manifest.stride
-        expected = (n, len(self.manifest.classes), h // stride, w // stride)
-        if scores.shape != expected:
-            raise InferenceFailed(f"{self.manifest.name} gave scores of {scores.shape} instead of {expected}")
-        return np.asarray(scores, np.float32)
+        found = dict(zip(outputs, arrays, strict=True))
+        for name, array in found.items():
+            output = wanted[name]
+            sides = (side // output.stride for side in batch.shape[1:-1])
+            expected = (len(batch), self.manifest.planes(output), *sides)
+            if array.shape != expected:
+                raise InferenceFailed(f"{self.manifest.name} gave {name} of {array.shape} instead of {expected}")
+        return {name: np.asarray(array, np.float32) for name, array in found.items()}
 
     def warm_up(self) -> None:
-        """Run one black image of the working size, so that no caller pays for first allocations.
+        """Run one black image of the working size, so that the first request does not pay for first allocations.
 
         Raises:
             InferenceFailed: if the network does not run
         """
-        h, w = self._cells()
-        self._run_black(h, w)
+        self._run_black(self._cells())
 
     def _prove(self, session: ort.InferenceSession) -> None:
-        """After a failure: was it that image's, or will every other fail from now on?"""
+        """Set :attr:`fault` if, after a failure, a black image fails too."""
         reason = ""
-        multiple = self.manifest.input.multiple
-        h, w = self._cells()
-        black = np.zeros((1, h * multiple, w * multiple, 3), np.uint8)
+        black = self._black(self._cells())
         for _ in range(PROOFS):
             time.sleep(PROOF_PAUSE_S)
             try:
@@ -200,28 +231,36 @@ class Engine:
         log.critical(self.fault)
 
     def _check_multiple(self, lanes: int) -> None:
-        """Run black images both of whose sides are odd in multiples: a network that needs larger ones fails here, and not on
-        the first image of another shape. They are a little larger than any image of a bounded size will be, and fill all lanes
-        at once: what the arena then has is all that it will ever need.
+        """Run black images whose sides are odd numbers of multiples. A network that needs larger multiples fails here, and not
+        on the first image of another shape.
+
+        The images are a little larger than any image of a bounded size, and fill all lanes at once: the arena then has all the
+        memory that it will ever need.
 
         Raises:
             InferenceFailed: if the network does not run at every multiple that its manifest claims
         """
         more = 0 if self.manifest.input.fit == "stretch" else 1
-        h, w = ((side + more) | more for side in self._cells())
-        self._run_black(h, w)
+        cells = tuple((side + more) | more for side in self._cells())
+        self._run_black(cells)
         with ThreadPoolExecutor(max(1, lanes)) as pool:
-            list(pool.map(lambda _: self._run_black(h, w, alone=False), range(lanes)))
+            list(pool.map(lambda _: self._run_black(cells, alone=False), range(lanes)))
 
-    def _cells(self) -> tuple[int, int]:
-        """The working size in multiples, rounded up."""
+    def _cells(self) -> tuple[int, ...]:
+        """Return the working size in multiples, rounded up."""
         policy = self.manifest.input
-        h, w = (-(-side // policy.multiple) for side in policy.working_size)
-        return h, w
+        return tuple(-(-side // policy.multiple) for side in policy.sides)
 
-    def _run_black(self, h: int, w: int, *, alone: bool = True) -> None:
-        multiple = self.manifest.input.multiple
-        self.run(np.zeros((1, h * multiple, w * multiple, 3), np.uint8), alone=alone)
+    def _black(self, cells: tuple[int, ...]) -> NDArray[Any]:
+        """Return a black image of so many multiples on each side."""
+        policy = self.manifest.input
+        return np.zeros((1, *(side * policy.multiple for side in cells), policy.channels), policy.dtype)
+
+    def _run_black(self, cells: tuple[int, ...], *, alone: bool = True) -> None:
+        black = self._black(cells)
+        self.run(black, alone=alone)
+        if len(self.manifest.outputs) > 1:
+            self.run(black, [output.name for output in self.manifest.outputs], alone=alone)
 
     def close(self) -> None:
         """Give the memory back; runs under way end first."""
@@ -237,16 +276,17 @@ class Engine:
 
 
 def _session(
-    file: OnnxFile, threads: int, *, on_cuda: bool = False, arena: bool = True, alone: bool = True
+    file: OnnxFile, threads: int, *, on_cuda: bool = False, arena: bool = True, alone: bool = True, pruned: bool = False
 ) -> ort.InferenceSession:
     """Load an ONNX file.
 
     Takes:
         threads: of one run on the CPU
-        alone: whether nobody else computes while it runs. Then its threads may spin between two operators, 0.9 of the time;
-            where others do, spinning takes the processors from them: 0.65 of the time without
-        arena: whether freed memory is kept for the next run. Without, the system hands out every page anew, zeroed: 9,000 page
-            faults a frame and 1.4 times the time. But it keeps the peak of all that ever ran; so only where sizes are bounded
+        alone: whether the run has all processors. Its threads then spin between two operators, which takes 0.9 of the time.
+            Beside other runs, spinning takes the processors from them; without it a run takes 0.65 of the time
+        arena: whether freed memory is kept for the next run. Without, the system zeroes every page again: 9,000 page faults a
+            frame and 1.4 times the time. The arena keeps the peak of all runs, so it is used where sizes are bounded
+        pruned: whether to leave out all operators that the scores do not need
     """
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL  # NCHWc convolutions: 2.3 times as fast
@@ -259,12 +299,13 @@ def _session(
     options.add_session_config_entry("session.use_env_allocators", str(int(arena and _arena_is_shared())))
     options.enable_mem_pattern = False  # a plan for each shape, laid out in one block of its own: 40 MB more, no faster
     options.log_severity_level = ORT_FATAL
-    if file.data_files:  # ONNX Runtime would map them, and whoever writes into one would end this process, or change its masks
+    if file.data_files:  # ONNX Runtime would map them: a write into one would end this process, or change its masks
         weights = [np.fromfile(data_file, np.uint8) for data_file in file.data_files]
         options.add_external_initializers_from_files_in_memory(file.locations, weights, [len(part) for part in weights])
     providers = [(CUDA, CUDA_OPTIONS), CPU] if on_cuda else [CPU]
     try:
-        return ort.InferenceSession(file.path, options, providers=providers, enable_fallback=0)
+        model = onnx_file.pruned(file.path, (OUTPUT,)) if pruned else file.path
+        return ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's errors have no class in common
         raise _refusal(file.path, _one_line(error), on_cuda=on_cuda) from error
 
@@ -294,41 +335,44 @@ def load(path: Path) -> ort.InferenceSession:
 
 
 def check_graph(session: ort.InferenceSession, manifest: Manifest, source: str) -> None:
-    """Nothing, if a graph's inputs and outputs are as its manifest says.
+    """Check that the names, types, ranks and planes of a graph's input and outputs are as its manifest says.
 
     Raises:
-        BadArtifact: naming what contradicts
+        BadArtifact: naming the contradiction
     """
 
     def contradiction(what: str) -> BadArtifact:
         return BadArtifact(f"{source}: {what}", cause="graph")
 
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    classes = len(manifest.classes)
+    inputs, policy = session.get_inputs(), manifest.input
     if [node.name for node in inputs] != [INPUT]:
         raise contradiction(f"needs one input '{INPUT}'; has {[node.name for node in inputs]}")
-    if inputs[0].type != "tensor(uint8)" or len(inputs[0].shape) != 4 or inputs[0].shape[3] != 3:
-        raise contradiction(f"input must be uint8 N x H x W x 3; is {inputs[0].type} {inputs[0].shape}")
-    batch, *sides, _ = inputs[0].shape
+    axes = "D x H x W" if policy.dimensions == 3 else "H x W"
+    shape, channels = inputs[0].shape, policy.channels
+    if inputs[0].type != _TENSORS[policy.dtype] or len(shape) != policy.dimensions + 2 or shape[-1] != channels:
+        raise contradiction(f"input must be {policy.dtype} N x {axes} x {channels}; is {inputs[0].type} {shape}")
+    batch, *sides, _ = shape
     if isinstance(batch, int) and batch != 1:
         raise contradiction(f"takes batches of exactly {batch} images; export it with a free batch, or with 1")
-    policy = manifest.input
-    for fixed, side in zip(sides, policy.working_size, strict=True):
+    for fixed, side in zip(sides, policy.sides, strict=True):
         if isinstance(fixed, int) and not (policy.fit == "stretch" and fixed == side and fixed % policy.multiple == 0):
-            wanted = "x".join(map(str, policy.working_size))
+            wanted = "x".join(map(str, policy.sides))
             problem = f"its manifest says '{policy.fit}' of {wanted} in multiples of {policy.multiple}"
-            raise contradiction(f"takes {inputs[0].shape} images only, but {problem}")
-    if OUTPUT not in [node.name for node in outputs]:
-        raise contradiction(f"needs an output '{OUTPUT}'; has {[node.name for node in outputs]}")
-    scores = next(node for node in outputs if node.name == OUTPUT)
-    planes = scores.shape[1] if len(scores.shape) == 4 else 0
-    if scores.type != "tensor(float)" or (isinstance(planes, int) and planes != classes):
-        problem = f"must be float32 N x {classes} x h x w, one plane a class; is {scores.type} {scores.shape}"
-        raise contradiction(f"output '{OUTPUT}' {problem}")
+            raise contradiction(f"takes {shape} images only, but {problem}")
+    given = {node.name: node for node in session.get_outputs()}
+    for output in manifest.outputs:
+        if output.name not in given:
+            raise contradiction(f"needs an output '{output.name}'; has {list(given)}")
+        node, planes = given[output.name], manifest.planes(output)
+        rank_differs = len(node.shape) != policy.dimensions + 2
+        if node.type != "tensor(float)" or rank_differs or (isinstance(node.shape[1], int) and node.shape[1] != planes):
+            a_class = ", one plane a class" if output.kind == "scores" else ""
+            problem = f"must be float32 N x {planes} x {axes.lower()}{a_class}; is {node.type} {node.shape}"
+            raise contradiction(f"output '{output.name}' {problem}")
 
 
 def _refusal(path: Path, reason: str, *, on_cuda: bool) -> BadArtifact | ProviderUnavailable:
-    reason = reason.replace(str(path), path.name)  # callers may read it, and the folder is none of their business
+    reason = reason.replace(str(path), path.name)  # callers may read it, and must not learn the folder
     if on_cuda:
         return ProviderUnavailable(f"CUDA was asked for, but {path.name} does not run there: {reason}")
     return BadArtifact(f"{path.name}: ONNX Runtime cannot run it: {reason}", cause="runtime")

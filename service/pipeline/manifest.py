@@ -1,8 +1,12 @@
-"""What an artifact says of itself: the manifest inside the ONNX file.
+"""The manifest inside an artifact: what the service must know of a network.
 
-The exporter writes it as JSON under :data:`METADATA_KEY` in ONNX ``metadata_props``; the service reads it back through
-``session.get_modelmeta().custom_metadata_map``. There is no sidecar that could be lost. Nonsense is refused with the
-field's name.
+The exporter writes it as JSON under :data:`METADATA_KEY` in ONNX ``metadata_props``; the service reads it back from
+``session.get_modelmeta().custom_metadata_map``. There is no second file that could be lost. A wrong manifest is refused with
+the field's name.
+
+Two versions of the schema are read. Version 1 describes colour images and one output, ``scores``. Version 2 adds the input's
+dimensions, channels, dtype and intensity policy, named outputs, countable classes, the task ``panoptic`` and calibration. A
+manifest of version 1 is converted while it is read, so all other code knows version 2 only.
 
 May import: pydantic, numpy, ``service.errors``.
 """
@@ -15,6 +19,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, from_json
 
 from service.errors import BadArtifact
 
@@ -22,17 +27,28 @@ METADATA_KEY = "fcn_serve.manifest"
 """The ONNX metadata property that holds the manifest's JSON."""
 
 INPUT, OUTPUT = "image", "scores"
-"""What an artifact's input and output are called: uint8 N x H x W x 3 RGB, and float32 N x K x H/stride x W/stride."""
+"""Names of an artifact's input and of its first output."""
 
 UNLABELLED = 255
-"""The id of a pixel that no class may claim (vision_msgs: UNLABELED = 255)."""
+"""The id of a pixel without a class (vision_msgs: UNLABELED = 255)."""
+
+SCHEMAS = (1, 2)
+"""Versions of the schema that :func:`read_manifest` reads."""
 
 Channel = Annotated[int, Field(ge=0, le=255)]
 Side = Annotated[int, Field(ge=1, le=65535)]
+Stride = Annotated[int, Field(ge=1, le=256)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Millimetres = Annotated[float, Field(gt=0)]
+
+Dtype = Literal["uint8", "uint16", "float32"]
+Plane = Literal["axial", "coronal", "sagittal"]
+Kind = Literal["scores", "centers", "offsets"]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ClassEntry(_Frozen):
@@ -42,20 +58,103 @@ class ClassEntry(_Frozen):
     name: Annotated[str, Field(min_length=1)]
     color: tuple[Channel, Channel, Channel]
     """RGB, 0..255."""
+    countable: bool = False
+    """Whether the class is made of things that can be counted, such as cars, and not of stuff, such as road."""
+
+
+class Percentiles(_Frozen):
+    """An intensity policy: values between two percentiles are mapped to 0..1, others are clipped to 0 and 1."""
+
+    lower: Percent
+    """The percentile that becomes 0."""
+    upper: Percent
+    """The percentile that becomes 1."""
+    scope: Literal["picture", "volume"] = "picture"
+    """Where the percentiles are taken: in each picture (slice), or in the whole volume."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.lower >= self.upper:
+            raise ValueError(f"lower {self.lower:g} must be less than upper {self.upper:g}")
+        return self
 
 
 class InputPolicy(_Frozen):
-    """How an image is brought to the size at which the network runs (see ``geometry.fit_size``)."""
+    """How a picture or a volume is brought to the network.
+
+    The network's input is ``N x H x W x channels``, or ``N x D x H x W x channels`` where ``dimensions`` is 3.
+    """
 
     working_size: tuple[Side, Side]
     """(height, width) in pixels at which the network was trained and is scored."""
+    working_depth: Side | None = None
+    """Voxels along the first axis of a volume at which the network was trained; only where ``dimensions`` is 3."""
     fit: Literal["area", "stretch", "native"] = "area"
     """``area``: the working size's pixel count at the image's own aspect ratio; ``stretch``: exactly the working size;
     ``native``: the image's own size."""
     multiple: Annotated[int, Field(ge=1, le=256)] = 8
-    """Both sides that the network sees are multiples of this."""
-    color_order: Literal["rgb"] = "rgb"
-    """Order of the three channels of the uint8 N x H x W x 3 input; networks that want BGR reorder inside the graph."""
+    """All sides that the network sees are multiples of this."""
+    dimensions: Literal[2, 3] = 2
+    """2 for pictures and slices, 3 for volumes."""
+    channels: Annotated[int, Field(ge=1, le=32)] = 3
+    """3 for colours, 1 for grey; any number where a slice is given together with its neighbours."""
+    color_order: Literal["rgb"] | None = "rgb"
+    """Order of three colour channels; networks that want BGR reorder inside the graph. None where the channels are no colours:
+    one channel is grey, several are a slice between its neighbours, in the order of the volume."""
+    dtype: Dtype = "uint8"
+    """Of the input's numbers: as the picture has them, or float32 after the intensity policy."""
+    intensity: Percentiles | None = None
+    """How values are scaled before the network; None passes them on as they are."""
+    spacing_mm: tuple[Millimetres, Millimetres, Millimetres] | None = None
+    """Size of a voxel along each axis of ``orientation`` at which the network was trained; None: the scan's own."""
+    orientation: Annotated[str, Field(pattern=r"^[RLAPSI]{3}$")] | None = None
+    """Direction in which each axis of a volume's array grows, e.g. ``RAS`` (right, anterior, superior); None: the scan's own."""
+    planes: tuple[Plane, ...] = ()
+    """Planes in which a network of slices cuts a volume; the scores of several planes are averaged. Empty for pictures."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_order(cls, data: object) -> object:
+        if isinstance(data, dict) and "color_order" not in data:
+            colours = data.get("channels", 3) == 3 and data.get("dimensions", 2) == 2 and not data.get("planes")
+            return data if colours else {**data, "color_order": None}
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.color_order is not None and (self.channels != 3 or self.dimensions != 2):
+            raise ValueError(f"color_order {self.color_order} needs 3 channels of a picture; say null for other channels")
+        if (self.dimensions == 3) != (self.working_depth is not None):
+            raise ValueError("working_depth is needed where dimensions is 3, and only there")
+        if self.dimensions == 3 and self.planes:
+            raise ValueError("planes are for networks of slices; dimensions is 3")
+        if len(set(self.planes)) != len(self.planes):
+            raise ValueError("planes must differ from each other")
+        if self.orientation is not None and len({_AXES[letter] for letter in self.orientation}) != 3:
+            raise ValueError(f"orientation {self.orientation} must name each of the three axes once, as in RAS")
+        if self.intensity is not None and self.dtype != "float32":
+            raise ValueError(f"dtype must be float32 where there is an intensity policy, which gives 0..1; is {self.dtype}")
+        return self
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """The working size in the order of the input's axes: (height, width), or (depth, height, width)."""
+        return self.working_size if self.working_depth is None else (self.working_depth, *self.working_size)
+
+
+_AXES = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
+
+
+class Output(_Frozen):
+    """One output of the graph: float32 ``N x planes x h x w``, or ``N x planes x d x h x w`` for volumes."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    """As in the graph."""
+    kind: Kind
+    """``scores``: one plane a class, unnormalised; ``centers``: one plane, 0..1, how much a pixel is an object's centre;
+    ``offsets``: one plane an axis (dy, dx), input pixels from each pixel to the centre of its object."""
+    stride: Stride
+    """Input pixels a cell of this output."""
 
 
 class Training(_Frozen):
@@ -80,7 +179,7 @@ class SplitScores(_Frozen):
 
 
 class Parity(_Frozen):
-    """What the artifact was compared with on the same inputs: PyTorch, or the graph that it was adopted from."""
+    """The comparison of an artifact with its origin on the same inputs: with PyTorch, or with the adopted graph."""
 
     max_score_difference: float
     mean_score_difference: float
@@ -89,21 +188,34 @@ class Parity(_Frozen):
     switches: int = 0
     """Maxima that unpooling recorded, over all inputs tried; 0 where the network does not unpool."""
     moved_switches: int = 0
-    """Those on another pixel of their cell than PyTorch's, where two tie up to a rounding; the scores were compared with the
-    same on both sides."""
-    shapes: tuple[tuple[int, int, int], ...]
-    """(N, H, W) of every input tried."""
+    """Recorded maxima that are another pixel of their cell than PyTorch's, where two tie up to a rounding. The scores were
+    compared with the same maxima on both sides."""
+    shapes: tuple[tuple[int, ...], ...]
+    """(N, H, W), or (N, D, H, W), of every input tried."""
     opset: int
     versions: dict[str, str] = Field(default_factory=dict)
+
+
+class Calibration(_Frozen):
+    """How scores become probabilities: softmax of the scores divided by a temperature (Guo et al. 2017, section 4.2)."""
+
+    temperature: Annotated[float, Field(gt=0)]
+    fitted_on: str
+    """The split that the temperature was fitted on."""
+    ece_before: Share
+    """Expected calibration error at temperature 1, on a split that did not fit it."""
+    ece_after: Share
+    """The same at ``temperature``."""
 
 
 class Manifest(_Frozen):
     """Everything that the service needs to know of a network, and what its users ask of it."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
     version: Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}$")]
-    task: Literal["semantic-segmentation"] = "semantic-segmentation"
+    task: Literal["semantic-segmentation", "panoptic"] = "semantic-segmentation"
+    """``semantic-segmentation``: a class for each pixel; ``panoptic``: also the object of each pixel of a countable class."""
     architecture: str
     description: str = ""
     classes: Annotated[tuple[ClassEntry, ...], Field(min_length=1, max_length=255)]
@@ -111,8 +223,10 @@ class Manifest(_Frozen):
     ignore_id: Annotated[int, Field(ge=0, le=255)] = UNLABELLED
     """The value of a pixel without a class in a served mask."""
     input: InputPolicy
-    stride: Annotated[int, Field(ge=1, le=256)]
+    stride: Stride
     """Input pixels a score cell: scores are h/stride x w/stride and want bilinear upsampling when stride > 1."""
+    outputs: tuple[Output, ...]
+    """By default one, the scores."""
     receptive_field: Annotated[int, Field(ge=1)] | None
     """Side in input pixels of the square that one score can depend on; null where that is unknown, as of an adopted graph."""
     halo: Annotated[int, Field(ge=0)] | None
@@ -123,7 +237,16 @@ class Manifest(_Frozen):
     """By split name, e.g. ``camvid-val``."""
     parity: Parity | None = None
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
-    """In which the network computes; input and scores are uint8 and float32 in any case."""
+    """The precision in which the network computes. It changes neither the input's dtype nor the outputs', which are float32."""
+    calibration: Calibration | None = None
+    """None: the softmax of the scores is not calibrated."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_outputs(cls, data: object) -> object:
+        if isinstance(data, dict) and "outputs" not in data and "stride" in data:
+            return {**data, "outputs": ({"name": OUTPUT, "kind": "scores", "stride": data["stride"]},)}
+        return data
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -137,10 +260,44 @@ class Manifest(_Frozen):
             raise ValueError(f"ignore_id {self.ignore_id} is also a class id")
         if self.input.multiple % self.stride:
             raise ValueError(f"input.multiple {self.input.multiple} must be a multiple of stride {self.stride}")
+        self._check_outputs()
         return self
 
+    def _check_outputs(self) -> None:
+        for what in ("name", "kind"):
+            values = [getattr(output, what) for output in self.outputs]
+            if len(set(values)) != len(values):
+                raise ValueError(f"outputs: each {what} may occur once; found {values}")
+        for output in self.outputs:
+            if self.input.multiple % output.stride:
+                raise ValueError(f"outputs: input.multiple {self.input.multiple} must be a multiple of stride {output.stride}")
+        scores = self.output("scores")
+        if scores is None or (scores.name, scores.stride) != (OUTPUT, self.stride):
+            raise ValueError(f"outputs: one must be '{OUTPUT}' of kind scores at stride {self.stride}")
+        found = {output.kind for output in self.outputs}
+        if self.task == "panoptic":
+            if not {"centers", "offsets"} <= found:
+                raise ValueError(f"outputs: the task panoptic needs scores, centers and offsets; found {sorted(found)}")
+            if not any(entry.countable for entry in self.classes):
+                raise ValueError("classes: the task panoptic needs a countable class")
+        elif found != {"scores"}:
+            raise ValueError(f"outputs: the task {self.task} has scores alone; found {sorted(found)}")
+
+    def output(self, kind: Kind) -> Output | None:
+        """Return the output of a kind, or None if the network has none."""
+        return next((output for output in self.outputs if output.kind == kind), None)
+
+    def planes(self, output: Output) -> int:
+        """Return the number of planes of an output: one a class, one, or one an axis."""
+        return {"scores": len(self.classes), "centers": 1, "offsets": self.input.dimensions}[output.kind]
+
+    @property
+    def learns_instances(self) -> bool:
+        """Whether the network itself tells objects apart; otherwise connected components stand for them."""
+        return self.task == "panoptic"
+
     def palette(self) -> NDArray[np.uint8]:
-        """The colour of every pixel value.
+        """Return the colour of every pixel value.
 
         Gives:
             256 x 3 uint8 RGB; values without a class are black
@@ -151,18 +308,20 @@ class Manifest(_Frozen):
         return table
 
     def to_metadata(self) -> dict[str, str]:
-        """The ``metadata_props`` to write into an ONNX file."""
+        """Return the ``metadata_props`` to write into an ONNX file."""
         return {METADATA_KEY: self.model_dump_json()}
 
 
 def read_manifest(metadata: Mapping[str, str], *, source: str = "artifact") -> Manifest:
-    """Read the manifest back.
+    """Read the manifest of an ONNX file.
 
     Takes:
         metadata: the ONNX file's ``metadata_props`` as a mapping
         source: the file's name, for the error
+    Gives:
+        a manifest of schema 2; one of schema 1 is converted
     Raises:
-        BadArtifact: if there is none, or if it is not JSON, or if a field is missing, unknown or out of range
+        BadArtifact: if there is no manifest, or it is not JSON, or a field is missing, unknown or out of range
     """
     text = metadata.get(METADATA_KEY)
     if text is None:
@@ -172,14 +331,62 @@ def read_manifest(metadata: Mapping[str, str], *, source: str = "artifact") -> M
             cause="manifest",
         )
     try:
-        return Manifest.model_validate_json(text)
+        return Manifest.model_validate(_converted(from_json(text)))
     except ValidationError as error:
-        raise BadArtifact(f"{source}: manifest refused: {_first_reason(error)}", cause="manifest") from error
+        raise _refusal(source, _first_reason(error)) from error
+    except ValueError as error:
+        raise _refusal(source, str(error)) from error
+
+
+_SCHEMA_1 = frozenset(
+    ("schema_version", "name", "version", "task", "architecture", "description", "classes", "ignore_id", "input", "stride")
+    + ("receptive_field", "halo", "training", "scores", "parity", "precision")
+)
+_INPUT_1 = frozenset(("working_size", "fit", "multiple", "color_order"))
+_CLASS_1 = frozenset(("id", "name", "color"))
+"""Fields of schema 1. A manifest that says 1 and has others is refused, as it always was."""
+
+
+def _converted(document: object) -> object:
+    """Convert a manifest of schema 1 to schema 2; return any other value as it is.
+
+    Raises:
+        ValueError: if the version of the schema is unknown, or the document has fields that its version lacks
+    """
+    if not isinstance(document, dict):
+        return document
+    version = document.get("schema_version", 1)
+    if isinstance(version, bool) or version not in SCHEMAS:
+        raise ValueError(f"schema_version: {version!r} is not known; this service reads {' and '.join(map(str, SCHEMAS))}")
+    if version == 2:
+        return document
+    rows = document.get("classes")
+    parts: list[tuple[str, object, frozenset[str]]] = [("", document, _SCHEMA_1), ("input.", document.get("input"), _INPUT_1)]
+    parts += [(f"classes.{k}.", row, _CLASS_1) for k, row in enumerate(rows if isinstance(rows, list) else ())]
+    for place, fields, known in parts:
+        unknown = sorted(set(fields) - known) if isinstance(fields, dict) else []
+        if unknown:
+            raise ValueError(f"{place}{unknown[0]}: unknown field of schema 1")
+    if document.get("task", "semantic-segmentation") != "semantic-segmentation":
+        raise ValueError(f"task: unknown in schema 1: {str(document['task'])[:64]!r}")
+    return {**document, "schema_version": 2}
+
+
+def _refusal(source: str, reason: str) -> BadArtifact:
+    return BadArtifact(f"{source}: manifest refused: {reason}", cause="manifest")
 
 
 def _first_reason(error: ValidationError) -> str:
-    details: list[Any] = list(error.errors(include_url=False, include_input=False))
+    """Describe the first fault, with the value found where it is short."""
+    details: list[ErrorDetails] = error.errors(include_url=False)
     first = details[0]
     where = ".".join(str(part) for part in first["loc"]) or "manifest"
+    if first["type"] == "extra_forbidden":
+        problem = "unknown field"
+    else:
+        found: Any = first["input"]
+        problem = first["msg"].removeprefix("Value error, ")
+        if first["type"] != "missing" and isinstance(found, str | int | float):
+            problem += f"; found {found!r:.80}"
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-    return f"{where}: {first['msg']}{more}"
+    return f"{where}: {problem}{more}"

@@ -1,8 +1,8 @@
-"""What an ONNX file says of itself before ONNX Runtime opens it: its format, and the files that hold its weights.
+"""An ONNX file as bytes, before ONNX Runtime opens it: its format, the files that hold its weights, its graph pruned.
 
-An ONNX file is a protobuf message. It may keep its tensors in files beside it (the external-data form, for which weights beyond
-2 GiB have no alternative): then all of them together are the artifact. ONNX Runtime does not say which they are, and explains
-a file that is torn or incomplete in words of its own; so the few fields that matter are read here, the weights skipped.
+An ONNX file is a protobuf message. It may keep its tensors in files beside it (the external-data form, which weights beyond
+2 GiB need): then all files together are the artifact. ONNX Runtime does not name these files, and its errors about torn or
+incomplete files are unclear. So the few fields that matter are read here; weights are skipped.
 
 May import: the standard library, ``service.errors``.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
@@ -27,6 +27,15 @@ IR_VERSION, PRODUCER, PRODUCER_VERSION, GRAPH, OPSET, METADATA = 1, 2, 3, 7, 8, 
 EXTERNAL_DATA, DATA_LOCATION = 13, 14
 """Fields of TensorProto."""
 
+NODE, OUTPUT = 1, 12
+"""Fields of GraphProto."""
+
+NODE_INPUT, NODE_OUTPUT, ATTRIBUTE = 1, 2, 5
+"""Fields of NodeProto."""
+
+BODIES = (6, 11)
+"""Fields of AttributeProto that hold the graphs of loops and branches."""
+
 _INSIDE: dict[str, dict[int, str]] = {
     "model": {GRAPH: "graph", 25: "function"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
@@ -39,7 +48,7 @@ _INSIDE: dict[str, dict[int, str]] = {
 
 
 class Outline(NamedTuple):
-    """What the file alone tells, whether or not its data files are there."""
+    """The facts in the file itself, whether or not its data files are there."""
 
     ir_version: int
     opset: int
@@ -59,11 +68,11 @@ class OnnxFile:
     opset: int
     """Of the standard operators; 0 if there are none."""
     producer: str
-    """Who wrote it, and which version; may be empty."""
+    """The program that wrote it, and its version; may be empty."""
     data_files: tuple[Path, ...]
     """The files beside it that hold its weights, sorted; none if it is self-contained."""
     locations: tuple[str, ...] = ()
-    """What the file itself calls them."""
+    """Their names inside the file."""
 
     @property
     def size_bytes(self) -> int:
@@ -71,7 +80,7 @@ class OnnxFile:
         return sum(path.stat().st_size for path in (self.path, *self.data_files))
 
     def sha256(self) -> str:
-        """Of the file, followed by its data files: what ``cat FILE.onnx FILE.onnx.data | sha256sum`` says."""
+        """Return the hash of the file followed by its data files, as of ``cat FILE.onnx FILE.onnx.data | sha256sum``."""
         digest = hashlib.sha256()
         for path in (self.path, *self.data_files):
             with path.open("rb") as file:
@@ -83,9 +92,11 @@ class _Field(NamedTuple):
     number: int
     value: int
     """Of a varint."""
+    at: int
+    """Where the field begins."""
     start: int
+    """Where its bytes begin, after tag and length."""
     end: int
-    """Where the bytes of anything else lie."""
 
 
 class _Truncated(ValueError):
@@ -93,7 +104,7 @@ class _Truncated(ValueError):
 
 
 class _Bytes:
-    """A file's bytes, read as they are asked for. Not mapped: to read from a map of a file that somebody cuts short ends the
+    """A file's bytes, read as they are asked for. The file is not mapped: reading a map of a file that is cut short ends the
     process.
     """
 
@@ -145,6 +156,76 @@ def outline(path: Path) -> Outline:
             return _outline(path, data)
     except OSError as error:
         raise BadArtifact(f"{path.name}: cannot be read: {error.strerror}", cause="unreadable") from error
+
+
+def pruned(path: Path, outputs: Collection[str]) -> bytes:
+    """Return a file's bytes without the outputs that are not named, and without the operators that only these need.
+
+    Takes:
+        path: an ONNX file that holds its own weights; weights that become unused stay in it
+        outputs: names of the outputs to keep
+    Raises:
+        BadArtifact: if it cannot be read, or is damaged
+    """
+    try:
+        with path.open("rb") as file:
+            data = _Bytes(file)
+            parts = []
+            for field in _fields(data, 0, data.size):
+                if field.number == GRAPH:
+                    graph = _pruned_graph(data, field, frozenset(outputs))
+                    parts.append(_as_varint(GRAPH << 3 | BYTES) + _as_varint(len(graph)) + graph)
+                else:
+                    parts.append(data.slice(field.at, field.end))
+            return b"".join(parts)
+    except OSError as error:
+        raise BadArtifact(f"{path.name}: cannot be read: {error.strerror}", cause="unreadable") from error
+    except (ValueError, RecursionError):
+        raise _damage(path, "is damaged") from None
+
+
+def _pruned_graph(data: _Bytes, graph: _Field, outputs: frozenset[str]) -> bytes:
+    """Return a graph's bytes with the operators that these outputs need."""
+    fields = list(_fields(data, graph.start, graph.end))
+    needed = set(outputs)
+    kept = []
+    for field in reversed(fields):  # operators stand in the order in which they run
+        if field.number == OUTPUT:
+            name = next(_text(data, part) for part in _fields(data, field.start, field.end) if part.number == 1)
+            if name not in outputs:
+                continue
+        elif field.number == NODE:
+            parts = list(_fields(data, field.start, field.end))
+            if needed.isdisjoint(_text(data, part) for part in parts if part.number == NODE_OUTPUT):
+                continue
+            needed.update(_reads(data, field))
+        kept.append(data.slice(field.at, field.end))
+    return b"".join(reversed(kept))
+
+
+def _reads(data: _Bytes, node: _Field) -> Iterator[str]:
+    """The names that an operator reads, and those that the operators inside its loops and branches read."""
+    for part in _fields(data, node.start, node.end):
+        if part.number == NODE_INPUT:
+            yield _text(data, part)
+        elif part.number == ATTRIBUTE:
+            for inside in _fields(data, part.start, part.end):
+                if inside.number in BODIES:
+                    for field in _fields(data, inside.start, inside.end):
+                        if field.number == NODE:
+                            yield from _reads(data, field)
+                        elif field.number == OUTPUT:  # may be a name of the graph around it
+                            yield from (_text(data, name) for name in _fields(data, field.start, field.end) if name.number == 1)
+
+
+def _as_varint(value: int) -> bytes:
+    """The bytes of a number, as :func:`_varint` reads them."""
+    made = bytearray()
+    while value > 0x7F:
+        made.append(value & 0x7F | 0x80)
+        value >>= 7
+    made.append(value)
+    return bytes(made)
 
 
 def _outline(path: Path, data: _Bytes) -> Outline:
@@ -228,6 +309,7 @@ def _fields(data: _Bytes, at: int, end: int) -> Iterator[_Field]:
         ValueError: if these bytes are no message; :class:`_Truncated` if they end early
     """
     while at < end:
+        began = at
         tag, at = _varint(data, at, end)
         number, wire_type = tag >> 3, tag & 7
         value = size = 0
@@ -241,7 +323,7 @@ def _fields(data: _Bytes, at: int, end: int) -> Iterator[_Field]:
             raise ValueError("no field of a message")
         if at + size > end:
             raise _Truncated
-        yield _Field(number, value, at, at + size)
+        yield _Field(number, value, began, at, at + size)
         at += size
 
 

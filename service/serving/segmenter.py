@@ -44,7 +44,7 @@ from service.pipeline import plan
 from service.pipeline.codecs import decoding
 from service.pipeline.cpus import available_cpus
 from service.pipeline.engine import Engine
-from service.pipeline.manifest import Manifest
+from service.pipeline.manifest import OUTPUT, Manifest
 from service.pipeline.repository import Repository
 from service.pipeline.tasks import semantic
 from service.serving.scheduler import Place, Priority, WorkQueue
@@ -474,7 +474,7 @@ def _fit(image: Image, manifest: Manifest) -> Image:
 
 def _infer(engine: Engine, images: Sequence[Image], *, alone: bool) -> Sequence[Scores]:
     """Images of one size -> K x h x w scores each."""
-    return list(engine.run(np.stack(images) if len(images) > 1 else images[0][None], alone=alone))
+    return list(engine.run(np.stack(images) if len(images) > 1 else images[0][None], alone=alone)[OUTPUT])
 
 
 def _label(engine: Engine, start: float, prepared: _Prepared, scores: Scores, infer_s: float) -> Segmentation:
