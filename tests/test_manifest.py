@@ -140,11 +140,9 @@ def test_a_panoptic_manifest_names_its_outputs() -> None:
 
 def test_a_manifest_of_volumes_says_how_they_lie() -> None:
     """Depth first, then height and width; offsets have one plane an axis."""
-    policy = {
-        **{"working_size": [64, 80], "working_depth": 48, "fit": "native", "multiple": 8, "dimensions": 3, "channels": 1},
-        **{"dtype": "float32", "intensity": {"lower": 0.5, "upper": 99.5, "scope": "volume"}},
-        **{"spacing_mm": [1, 1, 1.5], "orientation": "RAS"},
-    }
+    policy = {"working_size": [64, 80], "working_depth": 48, "fit": "native", "multiple": 8, "dimensions": 3, "channels": 1}
+    policy |= {"dtype": "float32", "intensity": {"lower": 0.5, "upper": 99.5, "scope": "volume"}}
+    policy |= {"spacing_mm": [1, 1, 1.5], "orientation": "RAS"}
     manifest = read_manifest(altered(input=policy))
     assert manifest.input.sides == (48, 64, 80)
     assert manifest.input.color_order is None

@@ -108,7 +108,7 @@ class InputPolicy(_Frozen):
     spacing_mm: tuple[Millimetres, Millimetres, Millimetres] | None = None
     """Size of a voxel along each axis of ``orientation`` at which the network was trained; None: the scan's own."""
     orientation: Annotated[str, Field(pattern=r"^[RLAPSI]{3}$")] | None = None
-    """Direction in which each axis of a volume's array grows, e.g. ``RAS`` (right, anterior, superior); None: the scan's own."""
+    """Direction in which each axis of a volume's array grows, as ``RAS`` (right, anterior, superior); None: the scan's own."""
     planes: tuple[Plane, ...] = ()
     """Planes in which a network of slices cuts a volume; the scores of several planes are averaged. Empty for pictures."""
 
@@ -225,7 +225,7 @@ class Manifest(_Frozen):
     input: InputPolicy
     stride: Stride
     """Input pixels a score cell: scores are h/stride x w/stride and want bilinear upsampling when stride > 1."""
-    outputs: tuple[Output, ...]
+    outputs: tuple[Output, ...] = ()
     """By default one, the scores."""
     receptive_field: Annotated[int, Field(ge=1)] | None
     """Side in input pixels of the square that one score can depend on; null where that is unknown, as of an adopted graph."""
@@ -339,11 +339,27 @@ def read_manifest(metadata: Mapping[str, str], *, source: str = "artifact") -> M
 
 
 _SCHEMA_1 = frozenset(
-    ("schema_version", "name", "version", "task", "architecture", "description", "classes", "ignore_id", "input", "stride")
-    + ("receptive_field", "halo", "training", "scores", "parity", "precision")
+    [
+        "schema_version",
+        "name",
+        "version",
+        "task",
+        "architecture",
+        "description",
+        "classes",
+        "ignore_id",
+        "input",
+        "stride",
+        "receptive_field",
+        "halo",
+        "training",
+        "scores",
+        "parity",
+        "precision",
+    ]
 )
-_INPUT_1 = frozenset(("working_size", "fit", "multiple", "color_order"))
-_CLASS_1 = frozenset(("id", "name", "color"))
+_INPUT_1 = frozenset(["working_size", "fit", "multiple", "color_order"])
+_CLASS_1 = frozenset(["id", "name", "color"])
 """Fields of schema 1. A manifest that says 1 and has others is refused, as it always was."""
 
 
