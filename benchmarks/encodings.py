@@ -19,9 +19,9 @@ from models.scenes import street_scene  # noqa: E402  (after the path)
 from service.encodings import FORMATS, MaskView, decode, encode, understood  # noqa: E402
 from service.pipeline.codecs.decoding import Limits  # noqa: E402
 from service.pipeline.engine import EngineOptions  # noqa: E402
+from service.pipeline.predictor import Predictor  # noqa: E402
 from service.pipeline.repository import Repository  # noqa: E402
 from service.pipeline.tasks.semantic import confidence_map  # noqa: E402
-from service.serving.segmenter import Segmenter  # noqa: E402
 
 SIZE = (720, 1280)
 ROUNDS = 15
@@ -39,9 +39,9 @@ ROWS: list[tuple[str, dict[str, object]]] = [
 
 def main() -> None:
     """Print the table that docs/formats.md shows."""
-    segmenter = Segmenter(Repository(ROOT / "models" / "artifacts", EngineOptions("cpu", 1)), Limits(1 << 26, 1 << 26, 1 << 13))
+    predictor = Predictor(Repository(ROOT / "models" / "artifacts", EngineOptions("cpu", 1)), Limits(1 << 26, 1 << 26, 1 << 13))
     image, _ = street_scene(*SIZE, seed=3)
-    result = segmenter.segment_array(image)
+    result = predictor.segment(image)
     print("| format | written, ms | kB | read, ms |\n|---|---|---|---|")
     for name, query in ROWS:
         options = understood(name, result.manifest.classes, **query)  # type: ignore[arg-type]  # names and types are above
@@ -59,7 +59,7 @@ def main() -> None:
         read = milliseconds(lambda name=name, body=body: decode(name, body, SIZE)) if readable else None  # type: ignore[misc]
         asked = "".join(f"&{key}={value}".lower() for key, value in query.items())
         print(f"| `{name}{asked}` | {spent:.1f} | {len(body) / 1000:.0f} | {'' if read is None else f'{read:.1f}'} |")
-    segmenter.close()
+    predictor.close()
 
 
 def milliseconds(work: Callable[[], object]) -> float:

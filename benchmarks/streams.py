@@ -33,7 +33,7 @@ from service.batch.sources.video import Results, segment_video  # noqa: E402
 from service.cli.opened import opened  # noqa: E402
 from service.client import Client, FrameWithoutMask  # noqa: E402
 from service.encodings.options import NO_OPTIONS  # noqa: E402
-from service.serving.segmenter import Segmenter  # noqa: E402
+from service.pipeline.predictor import Predictor  # noqa: E402
 from service.settings import Settings  # noqa: E402
 
 ROUNDS, FRAMES = 5, 40
@@ -63,14 +63,14 @@ def main() -> None:
         for name, size in SIZES.items():
             print(f"| {name} | {camera(client, harness.sample(*size))} |")
     print("\n| video, 1280 x 720 | frames/s | bare network, frames/s | of the bare network |\n|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder, opened(Settings()) as segmenter, bare(SIZES["1280 x 720"]) as network:
+    with tempfile.TemporaryDirectory() as folder, opened(Settings()) as predictor, bare(SIZES["1280 x 720"]) as network:
         path = Path(folder) / "drive.mp4"
         draw(path)
         for name in ("lines", "lines and overlay"):
             rates, bares = [], []
             for _ in range(ROUNDS):
                 bares.append(network.run("alone", 3)["rate"])
-                rates.append(video(path, segmenter, overlay=name != "lines"))
+                rates.append(video(path, predictor, overlay=name != "lines"))
             ratio = statistics.median(rate / bare_rate for rate, bare_rate in zip(rates, bares, strict=True))
             print(f"| {name} | {statistics.median(rates):.1f} | {statistics.median(bares):.1f} | {ratio:.2f} |")
 
@@ -152,13 +152,13 @@ def draw(path: Path) -> None:
         container.mux(stream.encode(None))
 
 
-def video(path: Path, segmenter: Segmenter, *, overlay: bool) -> float:
+def video(path: Path, predictor: Predictor, *, overlay: bool) -> float:
     """Frames a second, from the opening of the file to its last result."""
     lines, film = path.with_suffix(".jsonl"), path.with_suffix(".overlay.mp4")
     results = Results(lines, None, film if overlay else None, lines)
     options = dict.fromkeys(("rle", "png", "overlay"), NO_OPTIONS)
     begun = time.perf_counter()
-    count = sum(1 for _ in segment_video(path, results, options, segmenter, segmenter.repository.get(None), anew=True))
+    count = sum(1 for _ in segment_video(path, results, options, predictor, predictor.repository.get(None), anew=True))
     return count / (time.perf_counter() - begun)
 
 

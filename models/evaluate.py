@@ -36,15 +36,15 @@ from service.errors import ServiceError
 from service.pipeline.codecs.decoding import Limits
 from service.pipeline.manifest import SplitScores
 from service.pipeline.plan import fit_size, resize_image
+from service.pipeline.predictor import Predictor
 from service.pipeline.repository import Repository
 from service.pipeline.tasks.semantic import label_map
-from service.serving.segmenter import Segmenter
 
 Predict = Callable[[Path], NDArray[np.uint8]]
 """An image file to H x W uint8 labels of its upright size."""
 
 
-def predictor(model: str, table: ClassTable, resources: ExitStack) -> Predict:
+def predictor_of(model: str, table: ClassTable, resources: ExitStack) -> Predict:
     """How a model predicts.
 
     Takes:
@@ -65,10 +65,10 @@ def predictor(model: str, table: ClassTable, resources: ExitStack) -> Predict:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     if path.suffix == ".onnx":
-        segmenter = Segmenter(Repository(path), Limits())
-        resources.callback(segmenter.close)
-        _check_classes(tuple(entry.name for entry in segmenter.repository.get().manifest.classes), table, model)
-        return lambda image: segmenter.segment_now(image.read_bytes()).labels
+        predictor = Predictor(Repository(path), Limits())
+        resources.callback(predictor.close)
+        _check_classes(tuple(entry.name for entry in predictor.repository.get().manifest.classes), table, model)
+        return lambda image: predictor.segment(image.read_bytes()).labels
     content = checkpoint.load(path)
     net = checkpoint.network(content)
     _check_classes(checkpoint.class_table(content).names, table, model)
@@ -157,7 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with ExitStack() as resources:
             table = class_table(args.classes)
-            predict = predictor(args.model, table, resources)
+            predict = predictor_of(args.model, table, resources)
             found = evaluate(predict, args.data, table, picture=args.picture)
     except (ServiceError, checkpoint.CheckpointError, DataError, ValueError, OSError) as error:
         Console(stderr=True, soft_wrap=True).print(str(error), style="red", markup=False, highlight=False)

@@ -29,7 +29,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from models.arguments import size_argument
-from models.evaluate import evaluate, predictor
+from models.evaluate import evaluate, predictor_of
 from models.exporting.artifact import is_large, move, write
 from models.exporting.card import write_card
 from models.exporting.folding import folded
@@ -376,7 +376,7 @@ def check_loss(exact: Path, candidate: Path, labelled: Labelled) -> float:
     """
     with ExitStack() as resources:
         found = [
-            evaluate(predictor(str(file), labelled.table, resources), labelled.folder, labelled.table).mean_iou
+            evaluate(predictor_of(str(file), labelled.table, resources), labelled.folder, labelled.table).mean_iou
             for file in (exact, candidate)
         ]
     loss = 100 * (found[0] - found[1])

@@ -1,24 +1,32 @@
-"""The models, opened as the settings say.
+"""Settings to objects: the only place where models, predictor and data plane are put together.
 
-May import: ``service.errors``, ``service.settings``, and the pipeline's ``engine`` and ``repository``: nothing of the web, so
-that the models can be opened while its libraries are being imported.
+``open_repository`` imports nothing but what opens models: the server opens them while the web's libraries are being imported.
+The other functions import the image libraries when they are called.
+
+May import: ``service.errors``, ``service.settings``, the pipeline, ``service.serving``.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from service.errors import BadSetting
 from service.pipeline.engine import EngineOptions
 from service.pipeline.repository import Repository
 from service.settings import Settings
 
+if TYPE_CHECKING:
+    from service.pipeline.predictor import Predictor
+    from service.serving.dataplane import DataPlane
+
 
 def require_models(settings: Settings) -> None:
-    """Nothing, if there is something to open.
+    """Return None if the models folder has an artifact.
 
     Raises:
-        BadSetting: if the models folder cannot be read, or has no artifact
+        BadSetting: if the folder cannot be read, or has no artifact
     """
     folder = settings.models_dir
     try:
@@ -29,12 +37,6 @@ def require_models(settings: Settings) -> None:
         raise BadSetting(f"FCN_MODELS_DIR: there is no artifact (*.onnx) in {folder}")
 
 
-def lanes(settings: Settings, *, on_cuda: bool) -> int:
-    """Inferences at the same time."""
-    options = EngineOptions(settings.provider, settings.threads)
-    return settings.concurrency or (1 if on_cuda else options.threads_alone)
-
-
 def open_repository(settings: Settings) -> Repository:
     """Open every artifact of the models folder, for serving.
 
@@ -42,5 +44,51 @@ def open_repository(settings: Settings) -> Repository:
         UnknownModel, ProviderUnavailable: as ``Repository``
     """
     options = EngineOptions(settings.provider, settings.threads)
-    lanes_each = lanes(settings, on_cuda=settings.provider == "cuda")  # `auto` may end on the CPU
-    return Repository(settings.models_dir, replace(options, lanes=lanes_each), default=settings.default_model)
+    lanes = _lanes(settings, on_cuda=settings.provider == "cuda")  # `auto` may end on the CPU
+    return Repository(settings.models_dir, replace(options, lanes=lanes), default=settings.default_model)
+
+
+def open_predictor(settings: Settings, models: Path | None = None) -> Predictor:
+    """Open artifacts for one caller at a time, as the commands do.
+
+    Takes:
+        models: a folder, or one artifact; None is the models folder with its default model
+    Raises:
+        BadSetting: as :func:`require_models`
+        UnknownModel, ProviderUnavailable: as ``Repository``
+    """
+    from service.pipeline.codecs.decoding import Limits  # noqa: PLC0415
+    from service.pipeline.predictor import Predictor  # noqa: PLC0415
+
+    if models is None:
+        require_models(settings)
+    options = EngineOptions(settings.provider, settings.threads)
+    default = settings.default_model if models is None else None
+    repository = Repository(models or settings.models_dir, options, default=default)
+    return Predictor(repository, Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side))
+
+
+def make_plane(settings: Settings, repository: Repository) -> DataPlane:
+    """Put a data plane before the open models, for many callers.
+
+    Takes:
+        repository: from :func:`open_repository`; closed together with the plane
+    """
+    from service.pipeline.codecs.decoding import Limits  # noqa: PLC0415
+    from service.pipeline.predictor import Predictor  # noqa: PLC0415
+    from service.serving.dataplane import DataPlane  # noqa: PLC0415
+
+    on_cuda = any(engine.provider == "cuda" for engine in repository.engines())
+    limits = Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side)
+    return DataPlane(
+        Predictor(repository, limits),
+        queue_megapixels=settings.queue_megapixels,
+        concurrency=_lanes(settings, on_cuda=on_cuda),
+        max_batch=settings.max_batch or (8 if on_cuda else 1),
+    )
+
+
+def _lanes(settings: Settings, *, on_cuda: bool) -> int:
+    """Return the number of inferences at the same time."""
+    options = EngineOptions(settings.provider, settings.threads)
+    return settings.concurrency or (1 if on_cuda else options.threads_alone)

@@ -25,8 +25,9 @@ from models.exporting.quiet import quiet
 from service.errors import BadArtifact
 from service.pipeline.codecs.decoding import Limits
 from service.pipeline.engine import Engine
+from service.pipeline.predictor import Predictor
 from service.pipeline.repository import Repository
-from service.serving.segmenter import Segmentation, Segmenter
+from service.pipeline.segmentation import Segmentation
 from tests.conftest import STRIDE, make_image, make_labels, write_artifact
 
 IMAGENET = ["--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"]
@@ -106,11 +107,11 @@ def run(network: Path, classes: Path | str, *more: str) -> Path:
 
 def segment(artifact: Path, image: np.ndarray[Any, np.dtype[np.uint8]]) -> Segmentation:
     """An image's mask, by the service's own pipeline."""
-    segmenter = Segmenter(Repository(artifact.parent), Limits(10**7, 10**7, 10**4))
+    predictor = Predictor(Repository(artifact.parent), Limits(10**7, 10**7, 10**4))
     try:
-        return segmenter.segment_array(image, "mine")
+        return predictor.segment(image, "mine")
     finally:
-        segmenter.close()
+        predictor.close()
 
 
 @pytest.mark.parametrize("answer", ["scores", "probabilities", "labels", "labels with a channel"])

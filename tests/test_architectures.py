@@ -23,8 +23,8 @@ from models.scenes import street_scene
 from service.pipeline.codecs.decoding import Limits
 from service.pipeline.engine import Engine
 from service.pipeline.plan import fit_size, resize_image
+from service.pipeline.predictor import Predictor
 from service.pipeline.repository import Repository
-from service.serving.segmenter import Segmenter
 from tests.conftest import make_manifest
 from tests.networks import make_images, make_lively
 
@@ -110,12 +110,12 @@ def check_scores(net: Network, engine: Engine) -> None:
         assert expected.std() > 1e-3
 
 
-def check_masks(net: Network, segmenter: Segmenter) -> None:
+def check_masks(net: Network, predictor: Predictor) -> None:
     """The mask of PyTorch, by textbook steps, and of the service's pipeline: images of odd size to labels of that size."""
-    policy = segmenter.repository.get().manifest.input
+    policy = predictor.repository.get().manifest.input
     for height, width in [(97, 131), (61, 37)]:
         image = street_scene(height, width, seed=5)[0]
-        found = segmenter.segment_array(image).labels
+        found = predictor.segment(image).labels
         fitted = resize_image(image, fit_size(height, width, policy))
         with torch.no_grad():
             scores = net(torch.from_numpy(fitted).permute(2, 0, 1)[None].float())
@@ -161,11 +161,11 @@ def test_pytorch_onnx_runtime_and_the_service_agree(which: str, tmp_path: Path, 
     write(model, manifest, tmp_path / "two" / "file.onnx")
     assert (tmp_path / "two" / "file.onnx.data").stat().st_size > 0.5 * (tmp_path / "one" / "file.onnx").stat().st_size
     for folder in ("one", "two"):
-        segmenter = Segmenter(Repository(tmp_path / folder), Limits())
+        predictor = Predictor(Repository(tmp_path / folder), Limits())
         if folder == "one":
-            check_scores(net, segmenter.repository.get())
-        check_masks(net, segmenter)
-        segmenter.close()
+            check_scores(net, predictor.repository.get())
+        check_masks(net, predictor)
+        predictor.close()
 
 
 @cache

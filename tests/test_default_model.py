@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.evaluate import evaluate, predictor
+from models.evaluate import evaluate, predictor_of
 from models.export import check_parity
 from models.exporting.receptive_field import measure_reach
 from models.nets.fcn import FCN
@@ -22,8 +22,8 @@ from models.training.data import frame_pairs
 from models.training.metrics import confusion_matrix, scores
 from service.pipeline.codecs.decoding import Limits
 from service.pipeline.manifest import Manifest
+from service.pipeline.predictor import Predictor
 from service.pipeline.repository import Repository
-from service.serving.segmenter import Segmenter
 
 ROOT = Path(__file__).resolve().parent.parent
 ARTIFACT = ROOT / "models" / "artifacts" / "fcn4s-lite0-camvid.onnx"
@@ -34,15 +34,15 @@ MOST_FLOP = 5.0e9
 
 
 @pytest.fixture(scope="module")
-def segmenter() -> Segmenter:
+def predictor() -> Predictor:
     """The service's pipeline with the shipped artifact."""
-    return Segmenter(Repository(ARTIFACT), Limits())
+    return Predictor(Repository(ARTIFACT), Limits())
 
 
 @pytest.fixture(scope="module")
-def manifest(segmenter: Segmenter) -> Manifest:
+def manifest(predictor: Predictor) -> Manifest:
     """What the artifact says of itself."""
-    return segmenter.repository.get().manifest
+    return predictor.repository.get().manifest
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_a_frame_costs_at_most_five_gigaflop(manifest: Manifest, net: FCN) -> No
     assert sum(spent) <= MOST_FLOP
 
 
-def test_it_segments_generated_streets_sensibly(segmenter: Segmenter) -> None:
+def test_it_segments_generated_streets_sensibly(predictor: Predictor) -> None:
     """Scenes that a stranger without data can make: the large classes are found where they are.
 
     Measured: pixel accuracy 0.93; IoU of sky .96, road .97, building .88, car .86, tree .83.
@@ -118,7 +118,7 @@ def test_it_segments_generated_streets_sensibly(segmenter: Segmenter) -> None:
     confusion = np.zeros((11, 12), np.int64)
     for seed in range(8):
         image, truth = street_scene(360, 480, seed)
-        confusion += confusion_matrix(truth, segmenter.segment_array(image).labels, 11)
+        confusion += confusion_matrix(truth, predictor.segment(image).labels, 11)
     found = scores(confusion, CAMVID.names)
     assert found.pixel_accuracy > 0.9
     large = {name: found.iou[name] or 0.0 for name in ("sky", "road", "building", "car", "tree")}
@@ -142,7 +142,7 @@ def test_the_recipe_reaches_its_score_on_frames_that_it_never_saw(tmp_path: Path
         (tmp_path / "images" / image.name).symlink_to(image.resolve())
         (tmp_path / "labels" / label.name).symlink_to(label.resolve())
     with ExitStack() as resources:
-        found = evaluate(predictor(str(weights), CAMVID, resources), tmp_path, CAMVID)
+        found = evaluate(predictor_of(str(weights), CAMVID, resources), tmp_path, CAMVID)
     assert found.frames == 26
     assert found.mean_iou >= 0.77
     assert found.pixel_accuracy >= 0.94

@@ -18,7 +18,7 @@ import pytest
 
 from service.errors import NotReady
 from service.pipeline.engine import Engine
-from service.serving.scheduler import WorkQueue
+from service.serving.scheduler import Scheduler
 from service.settings import Settings
 from tests.conftest import encode_image
 from tests.live import live_server
@@ -148,7 +148,7 @@ def test_a_queue_that_is_dead_is_no_bad_request(artifact_dir: Path, monkeypatch:
 
     with full_server(artifact_dir, monkeypatch) as url:
         with monkeypatch.context() as patch:
-            patch.setattr(WorkQueue, "check_room", dead)
+            patch.setattr(Scheduler, "check_room", dead)
             reply = httpx.post(f"{url}/segment", content=NOISE)
         assert (reply.status_code, reply.json()["code"]) == (503, "not_ready")
 

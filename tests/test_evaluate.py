@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.evaluate import evaluate, main, predictor
+from models.evaluate import evaluate, main, predictor_of
 from models.scenes.__main__ import main as write_scenes
 from models.training.classes import CAMVID
 from models.training.losses import IGNORED
@@ -45,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def score(model: str, data: Path) -> SplitScores:
     """What the command scores."""
     with ExitStack() as resources:
-        return evaluate(predictor(model, CAMVID, resources), data, CAMVID)
+        return evaluate(predictor_of(model, CAMVID, resources), data, CAMVID)
 
 
 @pytest.fixture(scope="module")
@@ -125,12 +125,12 @@ def test_a_model_of_other_classes_is_not_scored(artifact: Path) -> None:
     colours = replace(CAMVID, name="colours", entries=make_manifest().classes)
     with ExitStack() as resources:
         with pytest.raises(ValueError, match=r"colours\.onnx has the classes red, green, blue; 'camvid' has sky, .*"):
-            predictor(str(artifact), CAMVID, resources)
+            predictor_of(str(artifact), CAMVID, resources)
         url = resources.enter_context(live_server(Settings(models_dir=artifact.parent)))
         with pytest.raises(ValueError, match=r"http://.* has the classes red, green, blue; 'camvid' has sky, .*"):
-            predictor(url, CAMVID, resources)
+            predictor_of(url, CAMVID, resources)
         with pytest.raises(ValueError, match=r"camvid\.pt has the classes sky, .*; 'colours' has red, green, blue"):
-            predictor(str(CHECKPOINT), colours, resources)
+            predictor_of(str(CHECKPOINT), colours, resources)
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ from service.client import Client
 from service.pipeline.codecs.decoding import Limits
 from service.pipeline.manifest import InputPolicy, Manifest, SplitScores, read_manifest
 from service.pipeline.plan import fit_size, resize_image
+from service.pipeline.predictor import Predictor
 from service.pipeline.repository import Repository
-from service.serving.segmenter import Segmenter
 from service.settings import Settings
 from tests.conftest import encode_image
 from tests.live import live_server
@@ -85,9 +85,9 @@ def session(artifact: Path) -> ort.InferenceSession:
 
 
 @pytest.fixture(scope="module")
-def segmenter(artifact: Path) -> Iterator[Segmenter]:
+def predictor(artifact: Path) -> Iterator[Predictor]:
     """The service's pipeline with the artifact."""
-    opened = Segmenter(Repository(artifact), Limits())
+    opened = Predictor(Repository(artifact), Limits())
     yield opened
     opened.close()
 
@@ -107,10 +107,10 @@ def tampered(artifact: Path, out: Path, change: float) -> Path:
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (97, 131), (180, 60), (8, 8)])
-def test_the_service_gives_the_labels_that_pytorch_gives(height: int, width: int, net: FCN, segmenter: Segmenter) -> None:
+def test_the_service_gives_the_labels_that_pytorch_gives(height: int, width: int, net: FCN, predictor: Predictor) -> None:
     """From pixels to the mask: wherever the winner is no tie, the artifact in the service agrees with the network."""
     image = street_scene(max(height, 16), max(width, 16), seed=5)[0][:height, :width]
-    found = segmenter.segment_array(np.ascontiguousarray(image)).labels
+    found = predictor.segment(np.ascontiguousarray(image)).labels
     fitted = resize_image(np.ascontiguousarray(image), fit_size(height, width, POLICY))
     with torch.no_grad():
         scores = net(torch.from_numpy(fitted).permute(2, 0, 1)[None].float())
@@ -198,10 +198,10 @@ def test_weights_too_large_for_one_file_lie_beside_it_and_are_served(
     assert sorted(path.name for path in out.parent.iterdir()) == ["large.onnx", "large.onnx.data"]
     assert out.stat().st_size < artifact.stat().st_size / 10
     image = np.ascontiguousarray(street_scene(97, 131, seed=5)[0])
-    expected = Segmenter(Repository(artifact), Limits())
+    expected = Predictor(Repository(artifact), Limits())
     with live_server(Settings(models_dir=out.parent)) as url, Client(url) as client:
         served = client.segment(encode_image(image))
-        np.testing.assert_array_equal(served.labels, expected.segment_array(image).labels)
+        np.testing.assert_array_equal(served.labels, expected.segment(image).labels)
         assert served.labels.shape == (97, 131)
     expected.close()
     text = card(written, out)

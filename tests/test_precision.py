@@ -20,8 +20,8 @@ from models.training.classes import CAMVID
 from models.training.data import DataError
 from service.pipeline.codecs.decoding import Limits
 from service.pipeline.manifest import InputPolicy, Manifest, read_manifest
+from service.pipeline.predictor import Predictor
 from service.pipeline.repository import Repository
-from service.serving.segmenter import Segmenter
 
 ARTIFACTS = Path(__file__).resolve().parents[1] / "models" / "artifacts"
 FLOAT, INT8 = ARTIFACTS / "fcn4s-lite0-camvid.onnx", ARTIFACTS / "fcn4s-lite0-camvid-int8.onnx"
@@ -47,24 +47,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exact() -> Iterator[Segmenter]:
+def exact() -> Iterator[Predictor]:
     """The service's pipeline with the float32 artifact."""
-    segmenter = Segmenter(Repository(FLOAT), Limits())
-    yield segmenter
-    segmenter.close()
+    predictor = Predictor(Repository(FLOAT), Limits())
+    yield predictor
+    predictor.close()
 
 
-def agreement(exact: Segmenter, path: Path, size: tuple[int, int]) -> float:
+def agreement(exact: Predictor, path: Path, size: tuple[int, int]) -> float:
     """Share of a street's pixels that an artifact labels as float32 does."""
-    other = Segmenter(Repository(path), Limits())
+    other = Predictor(Repository(path), Limits())
     image, _ = street_scene(*size, seed=11)
-    share = float((other.segment_array(image).labels == exact.segment_array(image).labels).mean())
+    share = float((other.segment(image).labels == exact.segment(image).labels).mean())
     other.close()
     return share
 
 
 @pytest.mark.parametrize("size", [(360, 480), (173, 331)])
-def test_the_shipped_int8_network_sees_what_float32_sees(exact: Segmenter, size: tuple[int, int]) -> None:
+def test_the_shipped_int8_network_sees_what_float32_sees(exact: Predictor, size: tuple[int, int]) -> None:
     """Quantising changes few pixels, at the size it was calibrated for and at others."""
     assert agreement(exact, INT8, size) > 0.95
 
@@ -79,7 +79,7 @@ def test_the_shipped_int8_network_says_what_it_is() -> None:
         assert score.mean_iou > original.scores[split].mean_iou - 0.005
 
 
-def test_a_graph_is_quantised_with_frames_of_one_s_own(exact: Segmenter, folder: Path, tmp_path: Path) -> None:
+def test_a_graph_is_quantised_with_frames_of_one_s_own(exact: Predictor, folder: Path, tmp_path: Path) -> None:
     """Convolutions run in int8, and the mask stays nearly the same."""
     model = to_int8(onnx.load(FLOAT), calibration_frames(folder, InputPolicy(working_size=(240, 320))))
     weights = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
@@ -91,7 +91,7 @@ def test_a_graph_is_quantised_with_frames_of_one_s_own(exact: Segmenter, folder:
     assert agreement(exact, tmp_path / "int8.onnx", (240, 320)) > 0.93
 
 
-def test_half_precision_keeps_the_service_s_types_and_the_mask(exact: Segmenter, tmp_path: Path) -> None:
+def test_half_precision_keeps_the_service_s_types_and_the_mask(exact: Predictor, tmp_path: Path) -> None:
     """uint8 in and float32 out, whatever the network computes in."""
     write(to_fp16(onnx.load(FLOAT)), manifest_of(FLOAT).model_copy(update={"precision": "fp16"}), tmp_path / "fp16.onnx")
     assert (tmp_path / "fp16.onnx").stat().st_size < 0.6 * FLOAT.stat().st_size

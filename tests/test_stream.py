@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from service.api import routes, stream
+from service.api import segment, stream
 from service.api.transport import connection
 from service.encodings import rle
 from service.pipeline.engine import Engine
@@ -241,7 +241,7 @@ def test_what_nobody_foresaw_spoils_one_frame_and_tells_nothing(
     server: str, png: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The secret of the exception is for the log."""
-    monkeypatch.setattr(routes.Order, "masks", lambda *_: 1 / 0)
+    monkeypatch.setattr(segment.MaskRequest, "masks", lambda *_: 1 / 0)
     with opened(server) as socket:
         socket.send(png)
         header, _ = answer(socket)

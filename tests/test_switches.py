@@ -24,8 +24,8 @@ from models.nets.upsampling import MaxPool, MaxUnpool
 from models.scenes import street_view
 from service.pipeline.codecs.decoding import Limits
 from service.pipeline.manifest import InputPolicy, read_manifest
+from service.pipeline.predictor import Predictor
 from service.pipeline.repository import Repository
-from service.serving.segmenter import Segmenter
 from tests.conftest import make_manifest
 
 POLICY = InputPolicy(working_size=(256, 320), multiple=4)
@@ -150,8 +150,8 @@ def test_a_network_that_unpools_has_lower_precisions(
     assert (parity.switches > 100_000) == (precision == "fp16")
     assert parity.argmax_agreement > 0.9
     image = street_view(256, 320, seed=7)
-    with contextlib.closing(Segmenter(Repository(tmp_path / "lower.onnx"), Limits())) as segmenter:
-        found = segmenter.segment_array(image).labels
+    with contextlib.closing(Predictor(Repository(tmp_path / "lower.onnx"), Limits())) as predictor:
+        found = predictor.segment(image).labels
     with torch.no_grad():
         expected = Served(Bounce())(torch.from_numpy(image[None])).argmax(1)[0].numpy()
     assert np.mean(found == expected) > 0.9

@@ -23,6 +23,7 @@ from service.api.record import MAX_FRAME_HEADER, RequestRecord, record_of
 from service.api.telemetry import Telemetry
 from service.errors import LEAVES, NotReady
 from service.log import StandardError
+from service.pipeline.segmentation import Timing
 
 pytestmark = pytest.mark.anyio
 
@@ -36,10 +37,9 @@ def anyio_backend() -> str:
 async def _work(request: Request) -> Response:
     record = record_of(request.scope)
     record.model = "colours@1"
-    record.sizes.append((96, 128))
     record.bytes_in = 1234
-    record.add_timing({"decode": 1.25, "infer": 7.0})
-    record.add_timing({"infer": 3.0, "encode": 0.5})
+    record.add((96, 128), Timing(decode_s=0.00125, infer_s=0.007))
+    record.add((96, 128), Timing(infer_s=0.003, encode_s=0.0005))
     return PlainTextResponse("done")
 
 
@@ -114,7 +114,7 @@ async def test_a_frame_header_beyond_its_length_is_not_echoed() -> None:
 async def test_server_timing_lists_the_stages_in_order_with_their_sums() -> None:
     """The header says where the time of a request went; several images are summed."""
     reply = await call("/work/a")
-    assert reply.headers["server-timing"] == "decode;dur=1.25, infer;dur=10.00, encode;dur=0.50"
+    assert reply.headers["server-timing"] == "decode;dur=1.25, queue;dur=0.00, infer;dur=10.00, labels;dur=0.00, encode;dur=0.50"
     assert reply.headers["x-model"] == "colours@1"
 
 
@@ -145,10 +145,12 @@ async def test_every_request_is_one_line_with_its_sizes_and_timings(caplog: pyte
         "model": "colours@1",
         "bytes_in": 1234,
         "bytes_out": 4,
-        "images": ["96x128"],
+        "images": ["96x128", "96x128"],
         "frame_id": "7",
         "decode_ms": 1.25,
+        "queue_ms": 0.0,
         "infer_ms": 10.0,
+        "labels_ms": 0.0,
         "encode_ms": 0.5,
     }
 
@@ -183,7 +185,7 @@ async def test_stages_and_images_are_measured() -> None:
     found = samples(metrics)
     assert found["fcn_stage_duration_seconds_sum", (("stage", "infer"),)] == pytest.approx(0.01)
     assert found["fcn_request_duration_seconds_count", (("route", "/work/{name}"),)] == 1
-    assert found["fcn_image_pixels_sum", ()] == 96 * 128
+    assert found["fcn_image_pixels_sum", ()] == 2 * 96 * 128
     assert found["fcn_image_bytes_sum", ()] == 1234
 
 

@@ -19,10 +19,12 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from service.api.record import STAGES
 from service.client import Client
+from service.pipeline.segmentation import Timing
 from tests.conftest import encode_image, make_image
 from tests.live import ROOT, LiveProcess, live_process
+
+STAGES = tuple(Timing().stages())
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 

@@ -21,9 +21,9 @@ from service.api.v2 import tensors
 from service.api.v2.tensors import Order, Wanted
 from service.errors import BadParameter, EmptyBody, ServiceError
 from service.pipeline.codecs.decoding import Limits
+from service.pipeline.predictor import Predictor
 from service.pipeline.repository import Repository
 from service.serving.scheduler import Priority
-from service.serving.segmenter import Segmenter
 from tests.conftest import encode_image, make_image
 
 PIXELS = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
@@ -291,10 +291,10 @@ def test_any_bytes_are_a_request_or_a_refusal(sent: tuple[bytes, int | None]) ->
 @pytest.fixture(scope="module")
 def parts(artifact_dir: Path) -> Callable[..., list[list[tensors.Part]]]:
     """Makes the parts of real results, of images of the sizes given."""
-    segmenter = Segmenter(Repository(artifact_dir), Limits())
+    predictor = Predictor(Repository(artifact_dir), Limits())
 
     def make(outputs: tuple[Wanted, ...], *sizes: tuple[int, int]) -> list[list[tensors.Part]]:
-        return [tensors.make_parts(segmenter.segment_array(make_image(*size)), outputs) for size in sizes]
+        return [tensors.make_parts(predictor.segment(make_image(*size)), outputs) for size in sizes]
 
     return make
 

@@ -1,6 +1,6 @@
 """What operators call: metrics, and which models are served. On the public port, or on one of its own (``FCN_ADMIN_PORT``).
 
-May import: fastapi, ``service.api.routes``, ``schemas`` and ``telemetry``.
+May import: fastapi, ``service.api.services``, ``schemas`` and ``telemetry``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, HTTPException, Path, Response
 
 from service.api import schemas
 from service.api.metrics import METRICS_MEDIA_TYPE
-from service.api.routes import OfferedKey, ServicesNow
+from service.api.services import OfferedKey, ServicesNow
 
 
 async def _administrate(services: ServicesNow, key: OfferedKey) -> None:

@@ -1,9 +1,9 @@
-"""``create_app(settings)``: the only place where things are put together, and the life of the whole.
+"""``create_app(settings)``: the HTTP application, from start to shutdown.
 
-Every model is opened and run once before the first connection is taken: whoever is answered is served. On SIGTERM readiness
-turns red, what is in work finishes, and the models are closed.
+Every model is opened and run once before the first connection is accepted. On SIGTERM readiness turns red, requests in work
+finish, and the models are closed.
 
-Where operators have a port of their own, it leads to an application of its own: the same process, the same services.
+With ``FCN_ADMIN_PORT`` the operators' calls are an application on a port of its own: the same process, the same services.
 
 May import: everything of ``service`` but ``cli`` and ``client``.
 """
@@ -26,10 +26,11 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
-from service.api import admin, pages, problems, routes, schemas, stream
+from service.api import admin, models, pages, problems, schemas, segment, stream
 from service.api.keys import Keys, Origins
 from service.api.metrics import Metrics
 from service.api.readiness import Readiness
+from service.api.services import Services
 from service.api.stream import Streams
 from service.api.telemetry import PROBES, Telemetry
 from service.api.transport.connection import CONNECTIONS, Connections
@@ -37,22 +38,20 @@ from service.api.transport.early_refusal import Door
 from service.api.upload import UPLOADS_AT_ONCE, Uploads
 from service.api.v2 import rest as inference_v2
 from service.api.v2 import schemas as schemas_v2
-from service.compose import lanes, open_repository
-from service.pipeline.codecs.decoding import Limits
+from service.compose import make_plane, open_repository
 from service.pipeline.engine import Engine
 from service.pipeline.repository import Repository
-from service.serving.segmenter import Segmenter
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings, opening: Callable[[], Repository] | None = None) -> FastAPI:
-    """The application, complete; nothing is opened before its lifespan begins.
+    """Return the complete application; its lifespan opens the models.
 
     Takes:
         settings: read by the caller
-        opening: gives the models when they are open, where somebody has begun to open them already
+        opening: gives the open models, if the caller has begun to open them already
     """
     metrics = Metrics()
 
@@ -63,7 +62,7 @@ def create_app(settings: Settings, opening: Callable[[], Repository] | None = No
         async with _serving(settings, metrics, connections, streams, opening or partial(open_repository, settings)) as services:
             app.state.services = operators.state.services = services
             app.state.streams = streams
-            connections.door = Door(services.segmenter, services.keys, metrics, settings.deadline_ms)
+            connections.door = Door(services.plane, services.keys, metrics, settings.deadline_ms)
             yield {CONNECTIONS: connections}
 
     telemetry = Middleware(Telemetry, metrics=metrics, on_crash=problems.internal_error)
@@ -72,16 +71,16 @@ def create_app(settings: Settings, opening: Callable[[], Repository] | None = No
         [telemetry],
         lifespan,
     )
-    app.router.routes.append(routes.image_route)  # before all others, because most requests are for it
+    app.router.routes.append(segment.segment_route)  # before all others, because most requests are for it
     operators = app
     if settings.admin_port is not None:
         operators = _Application("What operators call.", [telemetry])
-        operators.include_router(routes.open_router)
+        operators.include_router(models.probes)
         app.add_middleware(_Doors, port=settings.admin_port, behind=operators)
     operators.include_router(admin.router)
     operators.include_router(inference_v2.admin_router)
-    app.include_router(routes.router)
-    app.include_router(routes.open_router)
+    app.include_router(models.router)
+    app.include_router(models.probes)
     app.include_router(inference_v2.router)
     app.include_router(inference_v2.open_router)
     app.include_router(stream.router)
@@ -149,35 +148,27 @@ class _Doors:
 @contextlib.asynccontextmanager
 async def _serving(
     settings: Settings, metrics: Metrics, connections: Connections, streams: Streams, opening: Callable[[], Repository]
-) -> AsyncIterator[routes.Services]:
+) -> AsyncIterator[Services]:
     repository = await asyncio.to_thread(opening)
-    on_cuda = any(engine.provider == "cuda" for engine in repository.engines())
-    segmenter = Segmenter(
-        repository,
-        Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side),
-        queue_megapixels=settings.queue_megapixels,
-        concurrency=lanes(settings, on_cuda=on_cuda),
-        max_batch=settings.max_batch or (8 if on_cuda else 1),
-    )
-    readiness = Readiness(segmenter.check_ready)
+    plane = make_plane(settings, repository)
+    readiness = Readiness(plane.check_ready)
     metrics.watch(
         ready=readiness.is_green,
-        queue_depth=lambda: segmenter.queue.admitted,
-        queue_megapixels=lambda: segmenter.queue.load,
+        queue_depth=lambda: plane.scheduler.admitted,
+        queue_megapixels=lambda: plane.scheduler.load,
         connections=lambda: len(connections.open),
         streams=lambda: streams.open,
         models=lambda: map(_model_labels, repository.engines()),
         refused=lambda: repository.broken,
         artifacts=lambda: repository.outcomes,
     )
-    services = routes.Services(
-        repository=repository,
-        segmenter=segmenter,
+    services = Services(
+        plane=plane,
         readiness=readiness,
         metrics=metrics,
         uploads=Uploads(UPLOADS_AT_ONCE * settings.max_image_bytes),
         max_image_bytes=settings.max_image_bytes,
-        deadline_ms=settings.deadline_ms,
+        deadline_s=settings.deadline_ms / 1000,
         keys=_keys(settings.api_keys),
         admin_keys=_keys(settings.admin_keys) if settings.admin_keys else None,
     )
@@ -187,7 +178,7 @@ async def _serving(
                 yield services
     finally:
         readiness.drain()
-        await segmenter.drain(max(1.0, settings.drain_s - readiness.draining_s))
+        await plane.drain(max(1.0, settings.drain_s - readiness.draining_s))
 
 
 @contextlib.asynccontextmanager

@@ -132,7 +132,7 @@ class Metrics:
         """Count a finished request. How long a stream was open is no measure of the service."""
         self._requests(route, method if method in _METHODS else "other", str(status)).inc()
         if status != SWITCHING_PROTOCOLS:
-            self._duration(route).observe(record.elapsed_ms() / 1000)
+            self._duration(route).observe(record.elapsed_s)
         self._observe_images(record)
 
     def observe_frame(self, outcome: str, record: RequestRecord) -> None:
@@ -141,8 +141,8 @@ class Metrics:
         self._observe_images(record)
 
     def _observe_images(self, record: RequestRecord) -> None:
-        for stage, spent_ms in record.timing_ms.items():
-            self._stages(stage).observe(spent_ms / 1000)
+        for stage, spent_s in record.timing_s.items():
+            self._stages(stage).observe(spent_s)
         for height, width in record.sizes:
             self._pixels.observe(height * width)
         if record.bytes_in:

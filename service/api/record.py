@@ -19,8 +19,7 @@ from typing import cast
 from opentelemetry import trace
 from starlette.types import Scope
 
-STAGES = ("decode", "queue", "infer", "labels", "encode")
-"""The stages of a request, in order, as ``Server-Timing`` and the latency histogram name them."""
+from service.pipeline.segmentation import Timing
 
 FRAME_HEADERS = (b"x-frame-id", b"x-frame-stamp")
 MAX_FRAME_HEADER = 256
@@ -36,20 +35,20 @@ class RequestRecord:
     """What is known of one request so far."""
 
     request_id: str
-    started_s: float = field(default_factory=time.perf_counter)
+    started_s: float = field(default_factory=time.monotonic)
     echo: list[tuple[bytes, bytes]] = field(default_factory=list)
     """The caller's frame headers, byte for byte."""
     model: str | None = None
     """``name@version`` of the model that answers."""
     sha256: str | None = None
     """Of that model's artifact: two builds may have one version."""
-    timing_ms: dict[str, float] = field(default_factory=dict)
-    """Milliseconds by stage, summed over the request's images."""
+    timing_s: dict[str, float] = field(default_factory=dict)
+    """Seconds by stage, summed over the request's images."""
     bytes_in: int = 0
     """Of its images."""
     bytes_out: int = 0
     sizes: list[tuple[int, int]] = field(default_factory=list)
-    """(height, width) of every image that was segmented."""
+    """(height, width) of every segmented image."""
     frames: dict[str, int] = field(default_factory=dict)
     """Of a stream: how many had which outcome."""
     code: str | None = None
@@ -57,15 +56,22 @@ class RequestRecord:
     trace_id: str | None = None
     """Of the trace that the request is part of, where traces are sent."""
 
-    def add_timing(self, timing_ms: Mapping[str, float]) -> None:
-        """Count the stages of one more image in, which has just been finished."""
-        _trace_stages(timing_ms)
-        for stage, spent_ms in timing_ms.items():
-            self.timing_ms[stage] = self.timing_ms.get(stage, 0.0) + spent_ms
+    def add(self, size: tuple[int, int], timing: Timing) -> None:
+        """Count an image that has just been finished.
 
-    def elapsed_ms(self) -> float:
-        """Milliseconds since the request's headers arrived."""
-        return (time.perf_counter() - self.started_s) * 1000
+        Takes:
+            size: (height, width)
+        """
+        stages = timing.stages()
+        _trace_stages(stages)
+        self.sizes.append(size)
+        for stage, spent_s in stages.items():
+            self.timing_s[stage] = self.timing_s.get(stage, 0.0) + spent_s
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the request's headers arrived."""
+        return time.monotonic() - self.started_s
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The headers that every reply carries, as far as they are known."""
@@ -74,8 +80,8 @@ class RequestRecord:
             headers.append((b"x-model", self.model.encode()))
         if self.sha256 is not None:
             headers.append((b"x-model-sha256", self.sha256.encode()))
-        if self.timing_ms:
-            stages = [f"{stage};dur={self.timing_ms[stage]:.2f}" for stage in STAGES if stage in self.timing_ms]
+        if self.timing_s:
+            stages = [f"{stage};dur={1000 * spent_s:.2f}" for stage, spent_s in self.timing_s.items()]
             headers.append((b"server-timing", ", ".join(stages).encode()))
         return headers
 
@@ -109,13 +115,16 @@ def join_trace(record: RequestRecord) -> None:
         span.set_attribute("fcn.request_id", record.request_id)
 
 
-def _trace_stages(timing_ms: Mapping[str, float]) -> None:
-    """A span a stage below the request's, one after another up to now."""
+def _trace_stages(stages: Mapping[str, float]) -> None:
+    """Add a span for each stage below the request's, one after another up to now.
+
+    Takes:
+        stages: seconds by name, in order
+    """
     if not trace.get_current_span().is_recording():
         return
-    at_ns = time.time_ns() - int(1e6 * sum(timing_ms.values()))
-    for stage in STAGES:
-        if stage in timing_ms:
-            span = _tracer.start_span(stage, start_time=at_ns)
-            at_ns += int(1e6 * timing_ms[stage])
-            span.end(at_ns)
+    at_ns = time.time_ns() - int(1e9 * sum(stages.values()))
+    for stage, spent_s in stages.items():
+        span = _tracer.start_span(stage, start_time=at_ns)
+        at_ns += int(1e9 * spent_s)
+        span.end(at_ns)

@@ -1,17 +1,17 @@
 """``WS /stream``: frames in, masks out, and the newest frame wins.
 
-The caller sends, for each frame, perhaps a text message ``{"frame_id": "...", "stamp": "..."}`` and then a binary message: an
+For each frame the caller sends an optional text message ``{"frame_id": "...", "stamp": "..."}``, then a binary message with the
 image file. Each frame gets exactly one answer, a text message with its number, its id and stamp, and one of three outcomes:
 
 - ``mask``        ``media_type``, ``size [H, W]``, ``model``, ``timing`` in ms; a binary message with the mask follows at once
 - ``superseded``  a newer frame came while this one waited: it is never computed
 - ``error``       the problem document of this frame; the stream goes on
 
-Of each stream one frame is in work and one waits, however fast they come; and where masks are not read, no new one is begun. So
-no delay builds up: what is computed is always the newest frame that there was.
+Of each stream one frame is in work and one waits, however fast they come. While masks are not read, no new one is begun. So no
+delay builds up: the next frame in work is always the newest.
 
-The query is that of ``POST /segment``. A stream that is not welcome is refused as a request would be, with a problem document;
-since browsers hide that from their pages, ``GET /stream`` answers with the same one, or with 426 if the stream would be opened.
+The query is that of ``POST /segment``. A refused stream gets the problem document that a request would get. Browsers hide that
+from their pages, so ``GET /stream`` answers with the same document, or with 426 if the stream would be opened.
 
 May import: fastapi, ``service.encodings``, ``service.errors``, the rest of ``service.api`` but ``app``.
 """
@@ -37,23 +37,25 @@ from starlette.websockets import WebSocketDisconnect
 from service.api import problems, schemas
 from service.api.keys import Origins, offered_key
 from service.api.record import MAX_FRAME_HEADER, RequestRecord, record_of
-from service.api.routes import Order, Services, ServicesNow, understood
+from service.api.segment import MaskRequest, parse_request
+from service.api.services import Services, ServicesNow
 from service.api.upload import REPLY_S, Uploads
 from service.encodings import FORMATS
-from service.errors import BadParameter, DeadlineExceeded, NotReady, Overloaded, ServiceError
+from service.errors import BadParameter, NotReady, Overloaded, ServiceError
+from service.serving.latest import Latest
 
 SUBPROTOCOL = "fcn-serve"
-"""Chosen where it is offered: a browser that offers a key (below) must be answered with one of its protocols."""
+"""Selected if it is offered: a browser that offers a key (below) must be answered with one of its protocols."""
 KEY_SUBPROTOCOL = "fcn-serve.key."
-"""A browser's page can set no header; it may offer this and its key in base64url as a second protocol."""
+"""A browser's page cannot set headers; it may offer this and its key in base64url as a second protocol."""
 
 IDLE_S = 60.0
-"""How long a stream may stay without a frame: it keeps others out."""
+"""Seconds without a frame after which a stream is closed: it takes another's place."""
 MAX_METADATA = 4096
 """Characters of the text before a frame."""
 
 MAX_UNREAD = 1000
-"""Answers that wait to be sent; whoever sends on and reads none of them is cut off. At most one is a mask."""
+"""Answers that may wait to be sent, at most one of them a mask. A caller that reads none of them is disconnected."""
 
 GOING_AWAY, RESTARTING = 1001, 1012
 
@@ -61,28 +63,28 @@ log = logging.getLogger(__name__)
 
 
 class Streams:
-    """All open streams: no more of them than allowed, and an end to all of them. On the event loop only.
+    """All open streams, bounded in number and ended together. On the event loop only.
 
     Takes:
         limit: how many may be open at the same time
-        origins: whose pages may open one
+        origins: the pages that may open one
     """
 
     def __init__(self, limit: int, origins: Origins) -> None:
         self.origins = origins
         self.open = 0
-        """How many there are."""
+        """Their number."""
         self.draining = asyncio.Event()
         self._limit = limit
         self._none_left = asyncio.Event()
         self._none_left.set()
 
     def check_room(self) -> None:
-        """Nothing, if one more may be opened.
+        """Return None if one more may be opened.
 
         Raises:
-            NotReady: if the service ends
-            Overloaded: if there are too many
+            NotReady: if the service shuts down
+            Overloaded: if the limit is reached
         """
         if self.draining.is_set():
             raise NotReady("the service is about to end; ask another instance")
@@ -91,7 +93,7 @@ class Streams:
 
     @contextlib.contextmanager
     def one_more(self) -> Iterator[None]:
-        """Be one of them for as long as this lasts.
+        """Count one more stream for as long as the block lasts.
 
         Raises:
             as :meth:`check_room`
@@ -107,7 +109,7 @@ class Streams:
                 self._none_left.set()
 
     async def drain(self, timeout_s: float) -> None:
-        """Let every stream answer what it has in work, and close it; open no more.
+        """Open no more streams; let each answer the frame in work, and close it.
 
         Takes:
             timeout_s: how long to wait for them
@@ -132,28 +134,28 @@ async def _authorise(connection: HTTPConnection, services: ServicesNow, streams:
 
 router = APIRouter(dependencies=[Depends(_authorise)])
 
-Understand = Callable[[RequestRecord], Order]
-"""Makes an order of a record: anew for each frame, because models come and go while a stream is open."""
+ParseFrame = Callable[[RequestRecord], MaskRequest]
+"""Makes the request of one frame: models may change while a stream is open."""
 
 
-async def _welcome(
+async def _check_opening(
     connection: HTTPConnection,
     query: Annotated[schemas.SegmentQuery, Query()],
     headers: Annotated[schemas.SegmentHeaders, Header()],
     services: ServicesNow,
     streams: StreamsNow,
-) -> Understand:
-    """How the frames of a stream are to be understood, if it is one that would be opened."""
-    understood(record_of(connection.scope), query, headers, services)
+) -> ParseFrame:
+    """Return how frames are parsed, if the stream may be opened."""
+    parse_request(record_of(connection.scope), query, headers, services)
     streams.check_room()
-    return lambda record: understood(record, query, headers, services)
+    return lambda record: parse_request(record, query, headers, services)
 
 
 @router.get(
     "/stream",
     status_code=426,
     responses=schemas.refusals(401, 403, 404, 422, 426, 429, 503),
-    dependencies=[Depends(_welcome)],
+    dependencies=[Depends(_check_opening)],
 )
 async def stream_over_http() -> None:
     """`WS /stream`: frames in, masks out. Asked for without an upgrade, it says why a stream would be refused."""
@@ -162,12 +164,12 @@ async def stream_over_http() -> None:
 
 @router.websocket("/stream")
 async def stream(
-    socket: WebSocket, understand: Annotated[Understand, Depends(_welcome)], services: ServicesNow, streams: StreamsNow
+    socket: WebSocket, parse: Annotated[ParseFrame, Depends(_check_opening)], services: ServicesNow, streams: StreamsNow
 ) -> None:
     """Serve one stream from its opening to its end."""
     with streams.one_more():
         await socket.accept(SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
-        end = await _Stream(socket, record_of(socket.scope), services, understand).run(streams.draining)
+        end = await _Stream(socket, record_of(socket.scope), services, parse).run(streams.draining)
         if end.code is not None:
             with contextlib.suppress(WebSocketDisconnect, TimeoutError):
                 async with asyncio.timeout(REPLY_S):
@@ -175,10 +177,10 @@ async def stream(
 
 
 class _Ended(Exception):
-    """Why a stream is over.
+    """The reason why a stream ends.
 
     Takes:
-        code: to close it with; None if nobody is there to be told
+        code: to close it with; None if the caller is gone
     """
 
     def __init__(self, code: int | None = None, reason: str = "") -> None:
@@ -188,7 +190,7 @@ class _Ended(Exception):
 
 @dataclass(eq=False)
 class _Frame:
-    """One image and whose it is."""
+    """One image of a stream."""
 
     data: bytes
     about: dict[str, str | None]
@@ -197,28 +199,34 @@ class _Frame:
     held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def hold(self, uploads: Uploads) -> None:
-        """Count its bytes among those that the service holds; raises Overloaded if they do not fit."""
+        """Count its bytes among those that the service holds; raise Overloaded if they do not fit."""
         self.held.enter_context(uploads.one_more())(len(self.data))
 
 
+@dataclass(frozen=True)
+class _Outcome:
+    """The answer to a frame."""
+
+    name: str
+    facts: dict[str, Any]
+    mask: bytes | None = None
+
+
 class _Stream:
-    """One stream: a reader, a worker and a writer. The reader waits for neither, so that old frames never pile up before it.
+    """One stream: a reader, a worker and a writer. The reader never waits for the others, so no old frames pile up.
 
     Takes:
         record: of the stream as a whole
-        understand: makes the order of a frame
+        parse: makes the request of a frame
     """
 
-    def __init__(self, socket: WebSocket, record: RequestRecord, services: Services, understand: Understand) -> None:
-        self._socket, self._record, self._services, self._understand = socket, record, services, understand
-        self._in_work: _Frame | None = None
-        self._waiting: _Frame | None = None
-        self._changed = asyncio.Event()
-        self._closing = False
+    def __init__(self, socket: WebSocket, record: RequestRecord, services: Services, parse: ParseFrame) -> None:
+        self._socket, self._record, self._services, self._parse = socket, record, services, parse
+        self._frames: Latest[_Frame] = Latest()
         self._answers: asyncio.Queue[tuple[str, bytes | None]] = asyncio.Queue(MAX_UNREAD)
 
     async def run(self, draining: asyncio.Event) -> _Ended:
-        """Until the caller leaves, falls silent or does not read, or until the service drains."""
+        """Run until the caller leaves, stops sending or stops reading, or until the service drains."""
         end = _Ended()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -227,8 +235,7 @@ class _Stream:
                 working = tasks.create_task(self._work())
                 await draining.wait()
                 reading.cancel()
-                self._closing = True
-                self._changed.set()
+                self._frames.close()
                 await working
                 await self._answers.join()
                 writing.cancel()
@@ -237,7 +244,7 @@ class _Stream:
         else:
             end = _Ended(RESTARTING, "the service is about to end; ask another instance")
         finally:
-            for frame in (self._in_work, self._waiting):
+            for frame in (self._frames.in_work, self._frames.waiting):
                 if frame is not None:
                     frame.held.close()
         return end
@@ -268,52 +275,36 @@ class _Stream:
         except ServiceError as error:
             self._answer(frame, "error", problems.document(frame.record, error))
             return
-        if self._in_work is None:
-            self._in_work = frame
-            self._changed.set()
-            return
-        superseded, self._waiting = self._waiting, frame
-        if superseded is not None:
+        if (superseded := self._frames.put(frame)) is not None:
             self._answer(superseded, "superseded", {})
 
     async def _work(self) -> None:
-        while True:
-            while self._in_work is None:
-                if self._closing:
-                    return
-                self._changed.clear()
-                await self._changed.wait()
-            frame = self._in_work
-            outcome, facts, mask = await self._segmented(frame)
-            await (
-                self._answers.join()
-            )  # the mask before it is out; until then newer frames take the place of the one that waits
-            self._answer(frame, outcome, facts, mask)
-            # The next one is in work before this answer is out: a caller who sends one frame an answer loses none.
-            self._in_work, self._waiting = self._waiting, None
+        while (frame := await self._frames.next()) is not None:
+            outcome = await self._segmented(frame)
+            # Wait until the previous mask is sent; until then newer frames replace the waiting one.
+            await self._answers.join()
+            self._answer(frame, outcome.name, outcome.facts, outcome.mask)
+            # The next frame is in work before this answer is sent: a caller that sends one frame an answer loses none.
+            self._frames.done()
 
-    async def _segmented(self, frame: _Frame) -> tuple[str, dict[str, Any], bytes | None]:
-        """The outcome of a frame, what is said of it, and its mask."""
+    async def _segmented(self, frame: _Frame) -> _Outcome:
         record = frame.record
         try:
-            order = self._understand(record)
-            try:
-                async with asyncio.timeout(order.left_s()):
-                    (mask,) = await order.masks([frame.data])
-            except TimeoutError:
-                raise DeadlineExceeded.after(order.deadline_ms) from None
+            wanted = self._parse(record)
+            async with wanted.deadline:
+                (mask,) = await wanted.masks([frame.data])
         except ServiceError as error:
-            return "error", problems.document(record, error), None
+            return _Outcome("error", problems.document(record, error))
         except Exception:
             log.exception("unhandled exception", extra={"fields": {"request_id": record.request_id}})
-            return "error", problems.internal_document(record), None
+            return _Outcome("error", problems.internal_document(record))
         facts = {
-            "media_type": FORMATS[order.format].media_type,
+            "media_type": FORMATS[wanted.format].media_type,
             "size": record.sizes[0],
             "model": record.model,
-            "timing": {stage: round(spent_ms, 2) for stage, spent_ms in record.timing_ms.items()},
+            "timing": {stage: round(1000 * spent_s, 2) for stage, spent_s in record.timing_s.items()},
         }
-        return "mask", facts, mask
+        return _Outcome("mask", facts, mask)
 
     def _answer(self, frame: _Frame, outcome: str, facts: dict[str, Any], mask: bytes | None = None) -> None:
         frame.held.close()

@@ -95,7 +95,7 @@ def _line(path: str, method: str, status: int, record: RequestRecord) -> dict[st
         "method": method,
         "path": path[:128],
         "status": status,
-        "duration_ms": round(record.elapsed_ms(), 2),
+        "duration_ms": round(1000 * record.elapsed_s, 2),
         "code": record.code,
         "model": record.model,
         "bytes_in": record.bytes_in or None,
@@ -103,6 +103,6 @@ def _line(path: str, method: str, status: int, record: RequestRecord) -> dict[st
         "images": [f"{height}x{width}" for height, width in record.sizes] or None,
         **{f"frames_{outcome}": number for outcome, number in record.frames.items()},
         **{name.decode()[2:].replace("-", "_"): value.decode("latin-1") for name, value in record.echo},
-        **{f"{stage}_ms": round(spent_ms, 2) for stage, spent_ms in record.timing_ms.items()},
+        **{f"{stage}_ms": round(1000 * spent_s, 2) for stage, spent_s in record.timing_s.items()},
     }
     return {name: value for name, value in fields.items() if value is not None}

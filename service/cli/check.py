@@ -6,7 +6,6 @@ May import: typer, numpy, ``service.errors``, ``settings`` and the pipeline; of 
 from __future__ import annotations
 
 import contextlib
-import statistics
 from pathlib import Path
 from typing import Annotated
 
@@ -14,12 +13,14 @@ import numpy as np
 import typer
 
 from service.cli import FAILED, tables
-from service.cli.opened import opened, segmenter_of
+from service.cli.opened import opened
+from service.compose import open_predictor
 from service.errors import BadArtifact, ServiceError
 from service.pipeline.engine import Engine
 from service.pipeline.inspection import inspect
 from service.pipeline.manifest import Manifest
-from service.serving.segmenter import Segmenter
+from service.pipeline.predictor import Predictor
+from service.pipeline.segmentation import Timing
 from service.settings import Settings
 
 TIMED_RUNS = 5
@@ -38,14 +39,14 @@ def check(
     if artifact is not None:
         _explain(artifact, settings)
         return
-    with opened(settings) as segmenter:
-        repository = segmenter.repository
+    with opened(settings) as predictor:
+        repository = predictor.repository
         table = tables.table("model", "file", "sha256", "provider", "frame", "network", "whole")
         broken = list(repository.broken.values())
         for engine in repository.engines():
             height, width = engine.manifest.input.working_size
             try:
-                timings = _timed(segmenter, engine)
+                timing = _timed(predictor, engine)
             except ServiceError as error:
                 broken.append(f"{engine.path.name}: {error.message}")
                 continue
@@ -55,8 +56,8 @@ def check(
                 engine.sha256[:12],
                 engine.provider,
                 f"{width} x {height}",
-                f"{timings['infer']:.1f} ms",
-                f"{sum(timings.values()):.1f} ms",
+                f"{1000 * timing.infer_s:.1f} ms",
+                f"{1000 * timing.total_s:.1f} ms",
             )
         tables.show(table)
         tables.list_broken(broken)
@@ -78,13 +79,13 @@ def _explain(path: Path, settings: Settings) -> None:
     ]
     if manifest is not None:
         rows += _manifest_rows(manifest)
-        with contextlib.closing(segmenter_of(path, settings)) as segmenter:
-            if reason := next(iter(segmenter.repository.broken.values()), None):
+        with contextlib.closing(open_predictor(settings, path)) as predictor:
+            if reason := next(iter(predictor.repository.broken.values()), None):
                 raise BadArtifact(reason)
-            engine = segmenter.repository.get()
-            timings = _timed(segmenter, engine)
+            engine = predictor.repository.get()
+            timing = _timed(predictor, engine)
             rows.append(
-                ("runs on", f"{engine.provider}: network {timings['infer']:.1f} ms, whole {sum(timings.values()):.1f} ms")
+                ("runs on", f"{engine.provider}: network {1000 * timing.infer_s:.1f} ms, whole {1000 * timing.total_s:.1f} ms")
             )
     rows.append(("providers", ", ".join(found.providers)))
     rows += [("missing", reason) for reason in found.missing]
@@ -115,10 +116,9 @@ def _manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
     return rows
 
 
-def _timed(segmenter: Segmenter, engine: Engine) -> dict[str, float]:
+def _timed(predictor: Predictor, engine: Engine) -> Timing:
     """The run with the median time: milliseconds by step, for an image of the working size that is decoded already."""
     height, width = engine.manifest.input.working_size
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    runs = [segmenter.segment_array(image, engine.manifest.name).timing for _ in range(TIMED_RUNS)]
-    middle = statistics.median_low(sum(timing.values()) for timing in runs)
-    return next(timing for timing in runs if sum(timing.values()) == middle)
+    runs = [predictor.segment(image, engine).timing for _ in range(TIMED_RUNS)]
+    return sorted(runs, key=lambda timing: timing.total_s)[TIMED_RUNS // 2]

@@ -14,8 +14,8 @@ from service.settings import Settings
 
 def models() -> None:
     """List the models that would be served."""
-    with opened(Settings.load()) as segmenter:
-        repository = segmenter.repository
+    with opened(Settings.load()) as predictor:
+        repository = predictor.repository
         table = tables.table("", "model", "version", "architecture", "classes", "runs at", "stride", "mean IoU")
         for engine in repository.engines():
             manifest = engine.manifest

@@ -1,4 +1,4 @@
-"""What the commands without a server share: the models behind the pipeline.
+"""The models of a command without a server.
 
 May import: ``service.compose`` and ``settings``, the pipeline.
 """
@@ -7,26 +7,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 
-from service.compose import require_models
-from service.pipeline.codecs.decoding import Limits
-from service.pipeline.engine import EngineOptions
-from service.pipeline.repository import Repository
-from service.serving.segmenter import Segmenter
+from service.compose import open_predictor
+from service.pipeline.predictor import Predictor
 from service.settings import Settings
 
 
 @contextlib.contextmanager
-def opened(settings: Settings) -> Iterator[Segmenter]:
-    """The models, opened as the service would open them."""
-    require_models(settings)
-    with contextlib.closing(segmenter_of(settings.models_dir, settings, settings.default_model)) as segmenter:
-        yield segmenter
-
-
-def segmenter_of(models: Path, settings: Settings, default: str | None = None) -> Segmenter:
-    """The artifacts of a folder, or one, behind the pipeline."""
-    repository = Repository(models, EngineOptions(settings.provider, settings.threads), default=default)
-    limits = Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side)
-    return Segmenter(repository, limits)
+def opened(settings: Settings) -> Iterator[Predictor]:
+    """Open the models as the service would, and close them after the block."""
+    with contextlib.closing(open_predictor(settings)) as predictor:
+        yield predictor

@@ -26,7 +26,7 @@ from service.encodings import DEFAULT_FORMAT, FORMATS, Options, understood_toget
 from service.encodings.tables import TABLES
 from service.errors import BadSetting, ServiceError
 from service.pipeline.engine import Engine
-from service.serving.segmenter import Segmenter
+from service.pipeline.predictor import Predictor
 from service.settings import Settings
 
 BAG_FORMAT = "gray"
@@ -101,8 +101,8 @@ def segment(
         raise BadSetting("--topic and --copy are for bags, and none is named")
     if out is not None and bags.is_mcap(out) and (images or videos or len(recordings) > 1):
         raise BadSetting(f"--out {out} is a file, for the masks of one bag alone: name a folder")
-    with opened(settings) as segmenter:
-        engine = segmenter.repository.get(model)
+    with opened(settings) as predictor:
+        engine = predictor.repository.get(model)
         of_images, of_videos = write or [Write.MASKS, Write.OVERLAYS], write or [Write.RLE, Write.OVERLAYS]
         table, selection = engine.manifest.classes, {"classes": classes or (), "min_confidence": min_confidence, "ids": ids}
         more = {
@@ -119,7 +119,7 @@ def segment(
         }
         options = understood_together(OFFLINE_FORMATS, table, **selection)
         options |= understood_together(sorted(written), table, **selection, **more)
-        run = _Run(segmenter, engine, options, out, overwrite)
+        run = _Run(predictor, engine, options, out, overwrite)
         targets = Targets()
         targets.spare((*videos, *recordings))
         try:
@@ -148,9 +148,9 @@ class _Run:
     """One run of ``segment``: what it works with, and what became of it so far."""
 
     def __init__(
-        self, segmenter: Segmenter, engine: Engine, options: Mapping[str, Options], out: Path | None, overwrite: bool
+        self, predictor: Predictor, engine: Engine, options: Mapping[str, Options], out: Path | None, overwrite: bool
     ) -> None:
-        self.segmenter, self.engine, self.options, self.out, self.overwrite = segmenter, engine, options, out, overwrite
+        self.predictor, self.engine, self.options, self.out, self.overwrite = predictor, engine, options, out, overwrite
         self.done = self.total = self.skipped = 0
         self.what = "images"
         self.failures: list[tuple[Path, str]] = []
@@ -225,7 +225,7 @@ def _segment_images(run: _Run, paths: Sequence[Path], write: Sequence[Write], na
         run.skipped += len(jobs) - len(todo)
         with (
             progress(len(todo)) as bar,
-            contextlib.closing(work(todo, run.segmenter, run.engine.manifest.name, writing)) as finished,
+            contextlib.closing(work(todo, run.predictor, run.engine.manifest.name, writing)) as finished,
         ):
             for job, failure, line in finished:
                 if failure is None:
@@ -255,7 +255,7 @@ def _segment_video(run: _Run, source: Source, write: Sequence[Write], targets: T
     _count_all(
         run,
         path,
-        lambda bar: segment_video(path, results, run.options, run.segmenter, run.engine, bar.expect, anew=run.overwrite),
+        lambda bar: segment_video(path, results, run.options, run.predictor, run.engine, bar.expect, anew=run.overwrite),
         lambda frame: frame.line,
     )
 
@@ -276,7 +276,7 @@ def _segment_bag(run: _Run, source: Source, topics: Sequence[str], targets: Targ
             target,
             topics,
             run.options[BAG_FORMAT],
-            run.segmenter,
+            run.predictor,
             run.engine,
             bar.expect,
             copy=copy,

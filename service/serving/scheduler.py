@@ -1,21 +1,20 @@
-"""A bounded queue between an event loop and worker threads. Generic: it knows costs, keys and deadlines, but no images.
+"""Admission, lanes and batches between an event loop and worker threads. Generic: costs, keys and deadlines, but no images.
 
-Callers are on one event loop; the work is done by threads of the queue's own. Two doors:
+Callers live on one event loop; the scheduler's own threads do the work. There are two steps:
 
-1. :meth:`WorkQueue.admit` gives a :class:`Place` inside or refuses at once, if the capacity is taken or if the pace measured
-   so far says that the deadline would be missed. A place is held until its caller has left *and* every thread that works for
-   him is done, even where he left early: what is admitted bounds the memory.
-2. :meth:`WorkQueue.submit` hands one item to the workers and waits for its answer.
+1. :meth:`Scheduler.admit` gives an :class:`Admission` or sheds at once: if the capacity is taken, or if the pace measured so
+   far says that the deadline would be missed. Its room is held until the caller has left *and* every thread that works for it
+   is done, even if the caller left early: what is admitted bounds the memory.
+2. :meth:`Scheduler.submit` hands one item to the workers and waits for its answer.
 
-Callers have a :class:`Priority`. It orders who waits for a worker, and admission predicts accordingly: whoever comes has ahead
-of him the work of his own priority and of higher ones. It buys no room, and work that has begun is never interrupted.
+A :class:`Priority` orders the items that wait for a worker, and admission predicts accordingly: ahead of an item is the work of
+its own priority and of higher ones. Priority changes the order of waiting items only; it never evicts or preempts.
 
-The future travels with the item; there is no table of ids that could lose one. A caller that goes away takes its item with
-it if work has not begun, and harms nobody if it has. An exception belongs to its item: a batch that fails is worked on once
-more, one by one. If a worker itself breaks, the queue is dead for good: ``alive`` turns False, and everyone who waits gets an
-error instead of waiting for ever.
+The future travels with the item; no table of ids could lose one. A caller that is cancelled takes its item along if work has
+not begun, and does not disturb the batch if it has. An exception belongs to its item: a batch that fails is run again, one item
+at a time. If a worker itself fails, the scheduler is dead: ``alive`` turns False, and every waiting caller gets an error.
 
-May import: the standard library, ``service.errors``.
+May import: the standard library, ``service.errors``, ``service.serving.deadline``.
 """
 
 from __future__ import annotations
@@ -30,52 +29,45 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
-from service.errors import DeadlineExceeded, NotReady, Overloaded
+from service.errors import NotReady, Overloaded
+from service.serving.deadline import Deadline
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 PACE_MEMORY = 0.95
-"""How much of what was measured is kept when the next caller leaves: the last twenty or so count."""
+"""The share of earlier measurements that each new one keeps: the last twenty or so count."""
 HEADROOM = 1.4
-"""How much longer than predicted the way through may take: the pace of the next seconds is not quite that of the last."""
+"""Factor on the predicted time: the pace of the next seconds is not quite that of the last."""
 LEAST_RETRY_S = 0.1
 
 log = logging.getLogger(__name__)
 
 
 class Priority(IntEnum):
-    """Who goes first where several wait; of equals, whoever came first."""
+    """The order of waiting items; equal ones keep the order of their arrival."""
 
     HIGH = 1
     NORMAL = 2
     LOW = 3
 
 
-class Served(NamedTuple, Generic[Answer]):
-    """An answer, how long its batch was worked on, and how many items that had."""
-
-    answer: Answer
-    worked_s: float
-    batch: int
-
-
 @dataclass(eq=False)
 class _Entry(Generic[Item, Answer]):
     item: Item
     key: Hashable
-    deadline: float | None
+    deadline: Deadline | None
     priority: Priority
-    future: Future[Served[Answer]]
+    future: Future[Answer]
 
 
-class Place:
-    """Room inside the queue. On the event loop only, but for the futures it holds on to.
+class Admission:
+    """Room inside the scheduler. On the event loop only, but for the futures that hold it.
 
     Takes:
-        give_back: called once, on the event loop, when nobody needs the room any more
+        give_back: called once, on the event loop, when the caller and every future are done
     """
 
     def __init__(self, give_back: Callable[[], None]) -> None:
@@ -84,31 +76,31 @@ class Place:
         self._loop = asyncio.get_running_loop()
 
     def hold_for(self, work: Future[Any]) -> None:
-        """Keep the room until this is done as well, or cancelled: a thread cannot be stopped when its caller leaves."""
+        """Keep the room until this future is done or cancelled too: a thread cannot be stopped when its caller leaves."""
         self._holders += 1
         work.add_done_callback(self._done)
 
     def leave(self) -> None:
-        """One holder less."""
+        """Release one hold."""
         self._holders -= 1
         if not self._holders:
             self._give_back()
 
     def _done(self, _work: Future[Any]) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody counts any more
+        with suppress(RuntimeError):  # the loop is closed: the count no longer matters
             self._loop.call_soon_threadsafe(self.leave)
 
 
-class WorkQueue(Generic[Item, Answer]):
-    """The queue and its workers, who begin at once.
+class Scheduler(Generic[Item, Answer]):
+    """Admission and worker threads, which start at once.
 
     Takes:
         work: called on a worker's thread with the items of a batch; gives as many answers, in order
-        capacity: the sum of costs that may be admitted at a time; a single larger one is let in when nothing else is
+        capacity: the sum of costs that may be admitted at a time; a single larger one is admitted when nothing else is
         concurrency: worker threads
-        max_batch: items of equal key that may be worked on together; never waited for
-        measured: seconds and the work that was done in them, as far as known; measured on from there
-        on_idle: called on the event loop when the last one leaves
+        max_batch: items of equal key that may be worked on together; a worker never waits for more
+        measured: seconds, and the work done in them, as known at the start; measured on from there
+        on_idle: called on the event loop when the last admission ends
     """
 
     def __init__(
@@ -130,9 +122,9 @@ class WorkQueue(Generic[Item, Answer]):
         self._death: BaseException | None = None
         self._admitted = 0
         self._load = 0.0
-        self._todo = [0.0] * (1 + max(Priority))  # work inside, by its priority
+        self._todo = [0.0] * (1 + max(Priority))  # admitted work, by its priority
         self._on_idle = on_idle
-        self._busy_s, self._done = measured  # seconds with somebody inside, and the work done in them
+        self._busy_s, self._done = measured  # seconds in which anything was admitted, and the work done in them
         self._measured = 0.0  # when
         self._closing = False
         self._idle = asyncio.Event()
@@ -150,7 +142,7 @@ class WorkQueue(Generic[Item, Answer]):
 
     @property
     def admitted(self) -> int:
-        """Callers inside."""
+        """Admissions that have not ended."""
         return self._admitted
 
     @property
@@ -164,10 +156,10 @@ class WorkQueue(Generic[Item, Answer]):
         return len(self._entries)
 
     def check_open(self) -> None:
-        """Say why nobody is admitted.
+        """Return None if callers may be admitted.
 
         Raises:
-            NotReady: if the queue drains or is dead
+            NotReady: if the scheduler drains or is dead
         """
         if self._death is not None:
             raise NotReady("the inference worker died; restart the service")
@@ -176,7 +168,7 @@ class WorkQueue(Generic[Item, Answer]):
 
     @property
     def pace_s(self) -> float:
-        """Seconds that a unit of work takes, as measured while somebody was inside; all workers together."""
+        """Seconds that a unit of work takes all workers together, measured while anything was admitted."""
         return self._busy_s / self._done if self._done else 0.0
 
     @contextmanager
@@ -185,59 +177,58 @@ class WorkQueue(Generic[Item, Answer]):
         cost: float,
         *,
         work: float | None = None,
-        deadline: float | None = None,
+        deadline: Deadline | None = None,
         priority: Priority = Priority.NORMAL,
-    ) -> Iterator[Place]:
-        """Be inside, or be refused at once. On the event loop only.
+    ) -> Iterator[Admission]:
+        """Hold room for as long as the block lasts, or shed at once. On the event loop only.
 
         Takes:
-            cost: how much of the capacity the caller takes up
+            cost: the share of the capacity that the caller takes
             work: how long it will take, in units of any kind; ``cost`` if they are the same
-            deadline: a ``time.monotonic()`` after which it is of no use
-            priority: with which he will submit
+            deadline: after which the answer is of no use
+            priority: with which its items will be submitted
         Raises:
-            Overloaded: if the capacity is taken, or the deadline would be missed; with the time after which to come back
-            NotReady: if the queue drains or is dead
+            Overloaded: if the capacity is taken, or the deadline would be missed; with the time after which to retry
+            NotReady: if the scheduler drains or is dead
         """
         work = cost if work is None else work
         self.check_room(cost, work=work, deadline=deadline, priority=priority)
         if not self._admitted:
-            self._measured = time.monotonic()  # idle time is no measure
+            self._measured = time.monotonic()  # idle time is no measurement
         self._admitted += 1
         self._load += cost
         self._todo[priority] += work
         self._idle.clear()
-        place = Place(lambda: self._give_back(cost, work, priority))
+        admission = Admission(lambda: self._give_back(cost, work, priority))
         try:
-            yield place
+            yield admission
             self._measure(work)
         finally:
-            place.leave()
+            admission.leave()
 
     def check_room(
-        self, cost: float, *, work: float, deadline: float | None = None, priority: Priority = Priority.NORMAL
+        self, cost: float, *, work: float, deadline: Deadline | None = None, priority: Priority = Priority.NORMAL
     ) -> None:
-        """Nothing, if :meth:`admit` would let in who asks for the same at this moment.
+        """Return None if :meth:`admit` would admit the same at this moment.
 
         Raises:
             Overloaded, NotReady: as :meth:`admit`
         """
         self.check_open()
-        if not self._admitted:  # whoever is alone is let in: what he takes is the next measurement
+        if not self._admitted:  # a lone caller is admitted in any case: its time is the next measurement
             return
-        left_s = None if deadline is None else deadline - time.monotonic()
         pace_s = HEADROOM * self.pace_s
         excess = self._load + cost - self.capacity
         if excess > 0:
-            _refuse("the queue is full", pace_s * sum(self._todo) * min(1.0, excess / self._load))
+            _shed("the queue is full", pace_s * sum(self._todo) * min(1.0, excess / self._load))
         ahead_s = pace_s * sum(self._todo[: priority + 1])
         through_s = ahead_s + pace_s * work
-        if left_s is not None and through_s > left_s:
-            # What could not make it behind anybody at all may come when nobody is there.
-            _refuse(f"it would take {through_s:.1f} s, and {left_s:.1f} s are left", min(through_s - left_s, ahead_s))
+        if deadline is not None and through_s > (left_s := deadline.left_s):
+            # If the work alone exceeds the deadline, suggest retrying when the queue is empty.
+            _shed(f"it would take {through_s:.1f} s, and {left_s:.1f} s are left", min(through_s - left_s, ahead_s))
 
     def _measure(self, work: float) -> None:
-        """Somebody was served: how long after the one before him?"""
+        """Count finished work and the time since the last that finished."""
         now = time.monotonic()
         self._busy_s = PACE_MEMORY * self._busy_s + now - self._measured
         self._done = PACE_MEMORY * self._done + work
@@ -248,7 +239,7 @@ class WorkQueue(Generic[Item, Answer]):
         self._load -= cost
         self._todo[priority] -= work
         if not self._admitted:
-            self._load = 0.0  # no rounding error outlives a quiet moment
+            self._load = 0.0  # rounding errors do not outlive an idle moment
             self._todo = [0.0] * len(self._todo)
             self._idle.set()
             self._on_idle()
@@ -258,48 +249,42 @@ class WorkQueue(Generic[Item, Answer]):
         item: Item,
         *,
         key: Hashable = None,
-        deadline: float | None = None,
+        deadline: Deadline | None = None,
         priority: Priority = Priority.NORMAL,
-        place: Place | None = None,
-    ) -> Served[Answer]:
-        """Wait for an item's answer.
+        admission: Admission | None = None,
+    ) -> Answer:
+        """Wait for an item's answer. The caller enforces the deadline; here an item past it is not begun.
 
         Takes:
             item: what ``work`` takes
             key: items may share a batch if their keys are equal
-            deadline: a ``time.monotonic()`` after which the answer is of no use
-            priority: before whom it is begun
-            place: the caller's; not given back while a worker is at the item
+            deadline: after which the answer is of no use
+            priority: the item's place among those that wait
+            admission: the caller's; held while a worker is at the item
         Raises:
-            DeadlineExceeded: at the deadline; what no worker has begun by then is never computed
+            DeadlineExceeded: if a worker reaches the item after its deadline
             NotReady: if a worker died
             whatever ``work`` raised for this item
         """
-        entry = _Entry(item, key, deadline, priority, Future[Served[Answer]]())
-        if place is not None:
-            place.hold_for(entry.future)
+        entry = _Entry(item, key, deadline, priority, Future[Answer]())
+        if admission is not None:
+            admission.hold_for(entry.future)
         with self._changed:
             if self._death is not None or self._stopping:
                 entry.future.cancel()
                 raise NotReady("the inference queue does not run")
             insort(self._entries, entry, key=lambda entry: entry.priority)
             self._changed.notify()
-        timer = asyncio.timeout(None if deadline is None else deadline - time.monotonic())
         try:
-            async with timer:
-                return await asyncio.wrap_future(entry.future)
-        except TimeoutError:
-            if not timer.expired():
-                raise
-            raise DeadlineExceeded("not begun or not finished before its deadline") from None
+            return await asyncio.wrap_future(entry.future)
         finally:
-            del entry, timer  # they know the error, whose traceback knows this frame: a circle stays until it is looked for
+            del entry  # break the reference cycle entry -> future -> error -> traceback -> this frame
 
     async def aclose(self, timeout_s: float | None = None) -> None:
-        """Admit nobody any more, let those inside finish, end the threads.
+        """Admit no more, let the admitted finish, end the threads.
 
         Takes:
-            timeout_s: how long to wait for them; whoever still waits then gets ``NotReady``
+            timeout_s: how long to wait for the admitted; those still waiting then get ``NotReady``
         """
         self._closing = True
         try:
@@ -325,8 +310,8 @@ class WorkQueue(Generic[Item, Answer]):
         try:
             while batch := self._next_batch():
                 self._run(batch)
-                batch = []  # while the next one is waited for, nothing keeps this one in memory
-        except BaseException as error:  # nobody else would ever hear of it
+                batch = []  # while the worker waits for the next batch, nothing keeps this one in memory
+        except BaseException as error:  # no caller would ever see it
             log.critical("an inference worker died", exc_info=error)
             with self._changed:
                 self._death = error
@@ -337,7 +322,7 @@ class WorkQueue(Generic[Item, Answer]):
                 self._changed.notify_all()
 
     def _next_batch(self) -> list[_Entry[Item, Answer]]:
-        """Wait for the item that is next and those that may share its batch; empty when the queue ends."""
+        """Wait for the next item and those that may share its batch; empty when the scheduler ends."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._entries or self._stopping or self._death is not None)
@@ -347,7 +332,7 @@ class WorkQueue(Generic[Item, Answer]):
                     return batch
 
     def _take_batch(self) -> list[_Entry[Item, Answer]]:
-        """As many as there are of one key, empty if their callers are gone; a frame of its own, which keeps nothing of them."""
+        """Take the waiting items of one key; none if their callers are gone. A frame of its own, which keeps no reference."""
         batch: list[_Entry[Item, Answer]] = []
         for entry in list(self._entries):
             if not batch or entry.key == batch[0].key:
@@ -359,21 +344,19 @@ class WorkQueue(Generic[Item, Answer]):
         return batch
 
     def _run(self, batch: Sequence[_Entry[Item, Answer]]) -> None:
-        start = time.monotonic()
         try:
             answers = self._work([entry.item for entry in batch])
             answered = list(zip(batch, answers, strict=True))
-        except Exception as error:  # noqa: BLE001 - it is the item's own, whatever it is
-            if len(batch) > 1:  # one of them may have spoilt it for the others
+        except Exception as error:  # noqa: BLE001 - it belongs to the item, whatever it is
+            if len(batch) > 1:  # one item may have spoilt it for the others
                 for entry in batch:
                     self._run([entry])
             else:
                 batch[0].future.set_exception(error)
-                batch = ()  # the error's traceback knows this frame
+                batch = ()  # the error's traceback refers to this frame
             return
-        worked_s = time.monotonic() - start
         for entry, answer in answered:
-            entry.future.set_result(Served(answer, worked_s, len(batch)))
+            entry.future.set_result(answer)
 
     def _answer_all(self, error: Exception) -> None:
         for entry in self._entries:
@@ -382,16 +365,16 @@ class WorkQueue(Generic[Item, Answer]):
         self._entries.clear()
 
 
-def _refuse(reason: str, wait_s: float) -> NoReturn:
+def _shed(reason: str, wait_s: float) -> NoReturn:
     wait_s = round(max(LEAST_RETRY_S, wait_s), 3)
     raise Overloaded(f"{reason}; try again in {wait_s:.1f} s", retry_after_s=wait_s)
 
 
 def _begin(entry: _Entry[Item, Answer]) -> bool:
-    """Whether there is still somebody to work for; from here on the caller cannot take the item back."""
+    """Return True if the caller still waits; from here on it cannot cancel the item."""
     if not entry.future.set_running_or_notify_cancel():
         return False
-    if entry.deadline is not None and time.monotonic() >= entry.deadline:
-        entry.future.set_exception(DeadlineExceeded("not begun before its deadline"))
+    if entry.deadline is not None and entry.deadline.left_s <= 0:
+        entry.future.set_exception(entry.deadline.error())
         return False
     return True

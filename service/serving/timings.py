@@ -1,6 +1,6 @@
-"""What a model has served so far: counts and times that only grow, so that two readings tell what happened between them.
+"""The counts and times of one model. They only grow, so that two readings tell what happened between them.
 
-May import: the standard library.
+May import: the standard library, the pipeline's ``segmentation``.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from service.pipeline.segmentation import Timing
+
 
 @dataclass
 class Duration:
-    """How often something was timed, and how long it took in all."""
+    """A count and the sum of its times."""
 
     count: int = 0
     total_s: float = 0.0
@@ -26,38 +28,38 @@ class Duration:
 
 @dataclass
 class Steps:
-    """What images cost, each timed by itself; ``infer`` is the whole batch's time for each image in it."""
+    """The times of images; ``infer`` counts the whole batch's time for each image in it."""
 
     decode: Duration = field(default_factory=Duration)
     infer: Duration = field(default_factory=Duration)
     finish: Duration = field(default_factory=Duration)
-    """Labels, and whatever the caller made of them."""
+    """Labels and their encoding."""
 
-    def add(self, decode_s: float, infer_s: float, finish_s: float) -> None:
+    def add(self, timing: Timing) -> None:
         """Count one more image."""
-        self.decode.add(decode_s)
-        self.infer.add(infer_s)
-        self.finish.add(finish_s)
+        self.decode.add(timing.decode_s)
+        self.infer.add(timing.infer_s)
+        self.finish.add(timing.labels_s + timing.encode_s)
 
 
 @dataclass
 class ModelStatistics:
-    """The work of one version of one model. Written and read on one thread."""
+    """The work of one version of one model. On one thread."""
 
     success: Duration = field(default_factory=Duration)
-    """Requests that were answered, of one image or of several."""
+    """Answered requests, of one image or of several."""
     fail: Duration = field(default_factory=Duration)
-    """Requests that were refused, failed, came too late or were abandoned."""
+    """Requests that were shed, failed, missed their deadline or were cancelled."""
     queue: Duration = field(default_factory=Duration)
-    """Every wait of an image."""
+    """The waits of images."""
     steps: dict[int, Steps] = field(default_factory=dict)
-    """By the number of images that the network worked on together."""
+    """By batch size."""
     last_request_s: float = 0.0
-    """When the last one was answered: seconds since 1970."""
+    """Time of the last answer: seconds since 1970."""
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """Count a request, by how it ends."""
+        """Count a request by its outcome, and the time of the block."""
         begun = time.monotonic()
         try:
             yield
@@ -67,19 +69,19 @@ class ModelStatistics:
         self.success.add(time.monotonic() - begun)
         self.last_request_s = time.time()
 
-    def add_image(self, batch: int, *, decode_s: float, queue_s: float, infer_s: float, finish_s: float) -> None:
-        """Count an image that was served.
+    def add_image(self, batch: int, timing: Timing) -> None:
+        """Count a served image.
 
         Takes:
-            batch: how many the network worked on together
+            batch: images that the network worked on together
         """
-        self.queue.add(queue_s)
-        self.steps.setdefault(batch, Steps()).add(decode_s, infer_s, finish_s)
+        self.queue.add(timing.queue_s)
+        self.steps.setdefault(batch, Steps()).add(timing)
 
     def images(self) -> int:
-        """Images that were served."""
+        """Return the number of served images."""
         return self.queue.count
 
     def executions(self, batch: int) -> int:
-        """How often the network ran on so many images together."""
+        """Return how often the network ran on so many images together."""
         return round(self.steps[batch].infer.count / batch)

@@ -2,7 +2,7 @@
 image, else by the first bytes of his: before the rest is read and before there is a request for the application at all. Under
 overload most of what a server does is saying no, and it must not cost the masks of those to whom it says yes.
 
-May import: starlette, ``service.errors``, ``service.serving.segmenter``, ``service.api.keys``, ``metrics``, ``problems``,
+May import: starlette, ``service.errors``, ``service.serving``, ``service.api.keys``, ``metrics``, ``problems``,
 ``record``, ``schemas`` and ``telemetry``.
 """
 
@@ -19,7 +19,8 @@ from service.api.record import new_record
 from service.api.schemas import MAX_DEADLINE_MS
 from service.api.telemetry import finish
 from service.errors import Overloaded, ServiceError
-from service.serving.segmenter import Segmenter
+from service.serving.dataplane import DataPlane
+from service.serving.deadline import Deadline
 
 PATH = "/segment"
 """Where images go."""
@@ -30,14 +31,14 @@ class Door:
     """Looks at images that come where others wait already. What their first bytes do not tell is decided inside.
 
     Takes:
-        segmenter: whose queue it is
+        plane: whose queue it is
         keys: without one of which nobody learns of the load
         metrics: where the refused are counted
         deadline_ms: of a request that names none
     """
 
-    def __init__(self, segmenter: Segmenter, keys: Keys, metrics: Metrics, deadline_ms: float) -> None:
-        self._segmenter, self._keys, self._metrics, self._deadline_ms = segmenter, keys, metrics, deadline_ms
+    def __init__(self, plane: DataPlane, keys: Keys, metrics: Metrics, deadline_ms: float) -> None:
+        self._plane, self._keys, self._metrics, self._deadline_ms = plane, keys, metrics, deadline_ms
 
     def deadline_ms(self, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]]) -> float | None:
         """What a request is to be looked at with; None if it is none to be refused here.
@@ -46,7 +47,7 @@ class Door:
             url: as the request line has it
             headers: names in lower case
         """
-        if not self._segmenter.queue.admitted or method != b"POST":
+        if not self._plane.scheduler.admitted or method != b"POST":
             return None
         path, _, query = url.partition(b"?")
         if path != _PATH or b"model" in query:
@@ -64,7 +65,7 @@ class Door:
             head: the first bytes of the image, if any have come
         """
         try:
-            self._segmenter.check_room(head, deadline_s=deadline_ms / 1000)
+            self._plane.check_room(head, Deadline(deadline_ms / 1000))
         except Overloaded as error:
             record = new_record(headers)
             status, reply = problems.on_the_wire(record, error)

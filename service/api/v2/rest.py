@@ -9,7 +9,6 @@ May import: fastapi, ``service``, ``service.errors``, ``service.pipeline``, the 
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -23,14 +22,15 @@ from service.api import schemas
 from service.api.admin import Administrator
 from service.api.compression import WORTHWHILE_BYTES, accepted_coding, compressed
 from service.api.record import RequestRecord, record_of
-from service.api.routes import Services, ServicesNow, authorise
+from service.api.services import Services, ServicesNow, authorise
 from service.api.upload import TimelyResponse, arriving, read_body, unless_gone
 from service.api.v2 import schemas as wire
 from service.api.v2 import tensors
-from service.errors import BadParameter, DeadlineExceeded, UnknownModel
+from service.errors import BadParameter, UnknownModel
 from service.pipeline.codecs import decoding
 from service.pipeline.engine import Engine
-from service.serving.segmenter import Segmentation
+from service.pipeline.segmentation import Segmentation
+from service.serving.deadline import Deadline
 from service.serving.timings import Duration, Steps
 
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "schedule_policy", "statistics"]
@@ -151,7 +151,7 @@ def _find(services: Services, name: str, version: str | None) -> Engine:
 
 @dataclass(frozen=True)
 class _Inference:
-    """One request, on its way."""
+    """One parsed request."""
 
     services: Services
     record: RequestRecord
@@ -159,23 +159,19 @@ class _Inference:
     headers: InferHeaders
     order: tensors.Order
 
-    async def answer(self, left_s: float) -> Response:
-        """Segment the images, and write what is wanted of them."""
+    async def answer(self, deadline: Deadline) -> Response:
+        """Segment the images, and write the outputs that are asked for."""
         order = self.order
-        made = await self.services.segmenter.serve(
-            order.images, self._finish, self.engine, deadline_s=left_s, priority=order.priority
+        answers = await self.services.plane.segment(
+            order.images, self._encode, self.engine, deadline=deadline, priority=order.priority
         )
-        for _, size, timing in made:
-            self.record.sizes.append(size)
-            self.record.add_timing(timing)
-        return await asyncio.to_thread(self._reply, [parts for parts, _, _ in made])
+        for answer in answers:
+            self.record.add(answer.size, answer.timing)
+        return await asyncio.to_thread(self._reply, [answer.value for answer in answers])
 
-    def _finish(self, result: Segmentation) -> tuple[list[tensors.Part], tuple[int, int], dict[str, float]]:
-        """On a thread: what is wanted of an image, its size, and the milliseconds of every stage."""
-        begun = time.perf_counter()
-        parts = tensors.make_parts(result, self.order.outputs)
-        height, width = result.labels.shape
-        return parts, (height, width), result.timing | {"encode": (time.perf_counter() - begun) * 1000}
+    def _encode(self, result: Segmentation) -> list[tensors.Part]:
+        """Return the outputs of one image; called on a thread of the data plane."""
+        return tensors.make_parts(result, self.order.outputs)
 
     def _reply(self, made: list[list[tensors.Part]]) -> Response:
         manifest = self.engine.manifest
@@ -213,39 +209,26 @@ async def infer(
     services.readiness.check()
     engine = _find(services, name, version)
     record.model, record.sha256 = f"{engine.manifest.name}@{engine.manifest.version}", engine.sha256
-    deadline_ms = headers.x_deadline_ms or services.deadline_ms
-
-    def left_s() -> float:
-        return (deadline_ms - record.elapsed_ms()) / 1000
-
-    try:
-        async with asyncio.timeout(left_s()) as timer:
-            with services.uploads.one_more() as hold:
-                async with arriving():
-                    max_bytes = services.max_image_bytes + tensors.MAX_JSON_BYTES
-                    body = await read_body(request, max_bytes, hold, headers.content_encoding)
-                record.bytes_in = len(body)
-                order = await asyncio.to_thread(tensors.read, body, headers.inference_header_content_length)
-                deadline_ms = _deadline_ms(
-                    timeout_ms=order.timeout_ms, header_ms=headers.x_deadline_ms, default_ms=services.deadline_ms
-                )
-                timer.reschedule(asyncio.get_running_loop().time() + left_s())
-                _check_model(order, engine)
-                _check_sizes(order, services.segmenter.limits)
-                inference = _Inference(services, record, engine, headers, order)
-                try:
-                    return await unless_gone(request, inference.answer(left_s()))
-                except DeadlineExceeded:
-                    raise DeadlineExceeded.after(deadline_ms) from None
-    except TimeoutError:
-        raise DeadlineExceeded.after(deadline_ms) from None
+    async with Deadline(_limit_s(headers.x_deadline_ms, None, services.deadline_s), record.elapsed_s) as deadline:
+        with services.uploads.one_more() as hold:
+            async with arriving():
+                max_bytes = services.max_image_bytes + tensors.MAX_JSON_BYTES
+                body = await read_body(request, max_bytes, hold, headers.content_encoding)
+            record.bytes_in = len(body)
+            order = await asyncio.to_thread(tensors.read, body, headers.inference_header_content_length)
+            deadline.change(_limit_s(headers.x_deadline_ms, order.timeout_ms, services.deadline_s))
+            _check_model(order, engine)
+            _check_sizes(order, services.plane.limits)
+            inference = _Inference(services, record, engine, headers, order)
+            return await unless_gone(request, inference.answer(deadline))
 
 
-def _deadline_ms(*, timeout_ms: float | None, header_ms: float | None, default_ms: float) -> float:
+def _limit_s(header_ms: float | None, timeout_ms: float | None, default_s: float) -> float:
+    """Return the shorter of the limits that a request names; the default if it names none."""
     if timeout_ms is not None and timeout_ms > schemas.MAX_DEADLINE_MS:
         reason = f"timeout: at most {1000 * schemas.MAX_DEADLINE_MS} microseconds"
         raise BadParameter(reason, parameter="timeout")
-    return min((given for given in (timeout_ms, header_ms) if given is not None), default=default_ms)
+    return min((given / 1000 for given in (timeout_ms, header_ms) if given is not None), default=default_s)
 
 
 def _check_model(order: tensors.Order, engine: Engine) -> None:
@@ -271,7 +254,7 @@ def _check_sizes(order: tensors.Order, limits: decoding.Limits) -> None:
 
 def _statistics(services: Services, engine: Engine) -> wire.ModelStat:
     manifest = engine.manifest
-    counts = services.segmenter.statistics(manifest)
+    counts = services.plane.statistics(manifest)
     steps = counts.steps
     return wire.ModelStat(
         name=manifest.name,

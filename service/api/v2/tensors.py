@@ -26,8 +26,8 @@ from service.api.v2.schemas import INPUT, InferReply, InferRequest, InputTensor,
 from service.api.v2.schemas import read as wire_read
 from service.encodings import png
 from service.errors import BadParameter, EmptyBody
+from service.pipeline.segmentation import Segmentation
 from service.serving.scheduler import Priority
-from service.serving.segmenter import Segmentation
 
 Image = NDArray[np.uint8]
 Array = NDArray[np.uint8] | NDArray[np.float32]

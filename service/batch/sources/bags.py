@@ -33,7 +33,7 @@ from service.errors import BadParameter, BadSetting, CorruptImage, ServiceError,
 from service.extras import needs
 from service.pipeline.codecs import decoding
 from service.pipeline.engine import Engine
-from service.serving.segmenter import Segmenter
+from service.pipeline.predictor import Predictor
 
 IMAGE, COMPRESSED, LABEL_INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "vision_msgs/msg/LabelInfo"
 
@@ -162,7 +162,7 @@ def segment_bag(
     target: Path,
     topics: Sequence[str],
     options: Options,
-    segmenter: Segmenter,
+    predictor: Predictor,
     engine: Engine,
     expect: Callable[[int | None], None] = lambda _: None,
     *,
@@ -231,8 +231,8 @@ def segment_bag(
                 try:
                     if source.unreadable is not None:
                         raise CorruptImage(source.unreadable)
-                    image = to_rgb(source.message, segmenter.limits)
-                    made = segmenter.segment_array(image, engine.manifest.name)
+                    image = to_rgb(source.message, predictor.limits)
+                    made = predictor.segment(image, engine.manifest.name)
                 except ServiceError as error:
                     return _Result(source, None, error.message, about + b',"failure":' + to_json(error.message) + b"}")
                 view = MaskView(made.labels, made.image, made.manifest, made.sha256, made.confidence, options).selected()

@@ -24,7 +24,8 @@ from service.encodings import MaskView, Options, encode, to_json
 from service.errors import BodyTooLarge, ServiceError
 from service.pipeline.codecs import decoding
 from service.pipeline.codecs.decoding import Limits
-from service.serving.segmenter import Segmentation, Segmenter
+from service.pipeline.predictor import Predictor
+from service.pipeline.segmentation import Segmentation
 
 IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 
@@ -176,7 +177,7 @@ def plan(
 
 
 def work(
-    jobs: Sequence[Job], segmenter: Segmenter, model: str | None, writing: Writing
+    jobs: Sequence[Job], predictor: Predictor, model: str | None, writing: Writing
 ) -> Generator[tuple[Job, str | None, bytes | None], None, None]:
     """Do the jobs: the network runs on the caller's thread, while a small pool decodes ahead of it and writes behind it.
 
@@ -185,15 +186,15 @@ def work(
     """
     todo = iter(jobs)
     with ThreadPoolExecutor(2, thread_name_prefix="fcn-files") as pool:
-        loading = deque((job, pool.submit(_load, job, segmenter.limits)) for job in islice(todo, FRAMES_AHEAD))
+        loading = deque((job, pool.submit(_load, job, predictor.limits)) for job in islice(todo, FRAMES_AHEAD))
         saving: deque[tuple[Job, Future[bytes | None]]] = deque()
         try:
             while loading:
                 job, loaded = loading.popleft()
-                loading.extend((following, pool.submit(_load, following, segmenter.limits)) for following in islice(todo, 1))
+                loading.extend((following, pool.submit(_load, following, predictor.limits)) for following in islice(todo, 1))
                 try:
                     image, modified_s = loaded.result()
-                    result = segmenter.segment_array(image, model)
+                    result = predictor.segment(image, model)
                 except (ServiceError, OSError) as error:
                     yield job, reason(job.source, error), None
                 else:

@@ -29,7 +29,7 @@ from service.encodings.color import palette_of
 from service.errors import BadSetting, CorruptImage, UnsupportedImage
 from service.extras import needs
 from service.pipeline.engine import Engine
-from service.serving.segmenter import Segmenter
+from service.pipeline.predictor import Predictor
 
 VIDEO_SUFFIXES = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"))
 
@@ -164,7 +164,7 @@ def segment_video(
     path: Path,
     results: Results,
     options: Mapping[str, Options],
-    segmenter: Segmenter,
+    predictor: Predictor,
     engine: Engine,
     expect: Callable[[int | None], None] = lambda _: None,
     *,
@@ -196,7 +196,7 @@ def segment_video(
                 known = journal.known(frame.about())
                 if known is not None:
                     return Segmented(frame, rle.decode(known), None)
-                made = segmenter.segment_array(frame.image, engine.manifest.name)
+                made = predictor.segment(frame.image, engine.manifest.name)
                 view = MaskView(made.labels, made.image, made.manifest, made.sha256, made.confidence, of_lines).selected()
                 # The format's own object, with what is known of the frame before the rest.
                 line = to_json(frame.about())[:-1] + b"," + FORMATS["rle"].encode(view)[1:]

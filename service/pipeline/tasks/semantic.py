@@ -28,7 +28,7 @@ May import: numpy, cv2, the pipeline's ``compiled``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import cv2
@@ -97,6 +97,22 @@ def label_map(scores: Scores, size: tuple[int, int]) -> Labels:
 def is_compiled() -> bool:
     """Whether ``labels.c`` computes the labels."""
     return _compiled is not None
+
+
+class Semantic:
+    """Scores to the class of every pixel; for ``task: semantic-segmentation``."""
+
+    def outputs(self, *, instances: bool) -> tuple[str, ...]:  # noqa: ARG002  (instances are connected components here)
+        """Return the scores' name: nothing else is needed."""
+        return ("scores",)
+
+    def labels(self, outputs: Mapping[str, Scores], size: tuple[int, int]) -> Labels:
+        """Return the class of every pixel, as :func:`label_map`."""
+        return label_map(outputs["scores"], size)
+
+    def confidence(self, outputs: Mapping[str, Scores], labels: Labels) -> Labels:
+        """Return the winner's probability, as :func:`confidence_map`."""
+        return confidence_map(outputs["scores"], labels)
 
 
 def confidence_map(scores: Scores, labels: Labels) -> Labels:

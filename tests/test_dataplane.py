@@ -1,4 +1,4 @@
-"""The whole pipeline on a real, tiny network."""
+"""Requests through the data plane, on a real, tiny network."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -29,20 +29,25 @@ from service.errors import (
 from service.pipeline.codecs.decoding import Limits
 from service.pipeline.cpus import available_cpus
 from service.pipeline.engine import Engine
+from service.pipeline.predictor import Predictor
 from service.pipeline.repository import Repository
-from service.serving.segmenter import Segmentation, Segmenter
+from service.pipeline.segmentation import Segmentation
+from service.serving.dataplane import DataPlane
+from service.serving.deadline import Deadline
 from tests.conftest import encode_image, make_graph, make_image, make_labels, make_manifest, write_artifact
+
+T = TypeVar("T")
 
 WAIT_S = 20.0
 """Longer than anything here takes; a test that waits this long has failed."""
 
 
 @pytest.fixture
-def segmenter(artifact_dir: Path) -> Iterator[Segmenter]:
-    """A segmenter of the colour network."""
-    segmenter = Segmenter(Repository(artifact_dir), Limits())
-    yield segmenter
-    segmenter.close()
+def plane(artifact_dir: Path) -> Iterator[DataPlane]:
+    """A plane of the colour network."""
+    plane = DataPlane(Predictor(Repository(artifact_dir), Limits()))
+    yield plane
+    plane.close()
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -50,9 +55,36 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(test(), WAIT_S))
 
 
-async def emptied(segmenter: Segmenter) -> None:
+async def segment(
+    plane: DataPlane, data: bytes | np.ndarray, model: str | None = None, *, deadline_s: float | None = None
+) -> Segmentation:
+    """Segment one image as a transport does: within its deadline, if there is one."""
+    return (await segment_all(plane, [data], unchanged, model, deadline_s=deadline_s))[0]
+
+
+async def segment_all(
+    plane: DataPlane,
+    sources: Sequence[bytes | np.ndarray],
+    encode: Callable[[Segmentation], T],
+    model: str | None = None,
+    *,
+    deadline_s: float | None = None,
+) -> list[T]:
+    """Segment the images of one request as a transport does: within its deadline, if there is one."""
+    if deadline_s is None:
+        return [answer.value for answer in await plane.segment(sources, encode, model)]
+    async with Deadline(deadline_s) as deadline:
+        return [answer.value for answer in await plane.segment(sources, encode, model, deadline=deadline)]
+
+
+def unchanged(result: Segmentation) -> Segmentation:
+    """An encoding that keeps the result."""
+    return result
+
+
+async def emptied(plane: DataPlane) -> None:
     """Wait until nobody is inside any more."""
-    while segmenter.queue.admitted:
+    while plane.scheduler.admitted:
         await asyncio.sleep(0.001)
 
 
@@ -74,7 +106,7 @@ def test_a_lone_image_has_all_processors_and_others_share_them(
     artifact_dir: Path, png: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Callers who are inside together take a lane each; when nobody is left, the next one has everything again."""
-    segmenter = Segmenter(Repository(artifact_dir), Limits(), concurrency=2)
+    plane = DataPlane(Predictor(Repository(artifact_dir), Limits()), concurrency=2)
     real, seen, inside = Engine.run, [], threading.Barrier(2)
 
     def watched(*args: Any, alone: bool = True, **options: Any) -> Any:
@@ -88,25 +120,25 @@ def test_a_lone_image_has_all_processors_and_others_share_them(
     monkeypatch.setattr(Engine, "run", watched)
 
     async def test() -> None:
-        await segmenter.segment(png)
+        await segment(plane, png)
         assert seen == [True]
         monkeypatch.setattr(Engine, "run", meeting)
-        await asyncio.gather(segmenter.segment(png), segmenter.segment(png))
+        await asyncio.gather(segment(plane, png), segment(plane, png))
         assert seen == [True, False, False]
         monkeypatch.setattr(Engine, "run", watched)
-        await emptied(segmenter)
-        await segmenter.segment(png)
+        await emptied(plane)
+        await segment(plane, png)
         assert seen == [True, False, False, True]
 
     run(test)
-    segmenter.close()
+    plane.close()
 
 
-def test_the_mask_is_right_and_has_the_images_size(segmenter: Segmenter, png: bytes) -> None:
+def test_the_mask_is_right_and_has_the_images_size(plane: DataPlane, png: bytes) -> None:
     """Colours are told apart, up to the cells that an edge runs through."""
 
     async def test() -> None:
-        result = await segmenter.segment(png)
+        result = await segment(plane, png)
         assert np.array_equal(result.image, make_image())
         assert result.labels.shape == (96, 128)
         assert result.labels.dtype == np.uint8
@@ -118,46 +150,46 @@ def test_the_mask_is_right_and_has_the_images_size(segmenter: Segmenter, png: by
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (301, 1), (7, 9), (95, 129), (200, 333), (720, 1280)])
 @pytest.mark.parametrize("colour", [0, 1, 2])
-def test_any_size_gives_a_mask_of_that_size(size: tuple[int, int], colour: int, segmenter: Segmenter) -> None:
+def test_any_size_gives_a_mask_of_that_size(size: tuple[int, int], colour: int, plane: DataPlane) -> None:
     """From one pixel to a camera's frame."""
     image = np.zeros((*size, 3), np.uint8)
     image[..., colour] = 200
-    result = segmenter.segment_now(encode_image(image))
+    result = plane.predictor.segment(encode_image(image))
     assert result.labels.shape == size
     assert (result.labels == colour).all()
 
 
 @pytest.mark.parametrize("width", [128, 127, 256, 640, 641, 1000])
-def test_an_edge_in_the_image_and_its_edge_in_the_mask_coincide(width: int, segmenter: Segmenter) -> None:
+def test_an_edge_in_the_image_and_its_edge_in_the_mask_coincide(width: int, plane: DataPlane) -> None:
     """No shift, whatever the size: the mask's edge lies within the reach of one cell, and on average on the image's."""
     offsets = []
     for edge in range(width // 4, 3 * width // 4, max(1, width // 61)):
         image = np.zeros((width * 3 // 4, width, 3), np.uint8)
         image[:, :edge, 0] = 255
         image[:, edge:, 2] = 255
-        labels = segmenter.segment_array(image).labels
+        labels = plane.predictor.segment(image).labels
         offsets.append(float((labels == 0).sum(axis=1).mean() - edge))
     cell = width / 128 * 8
     assert np.abs(offsets).max() <= cell / 2 + 1
     assert abs(np.mean(offsets)) <= cell / 16 + 0.1
 
 
-def test_a_photo_taken_upright_gives_an_upright_mask(segmenter: Segmenter, image: np.ndarray) -> None:
+def test_a_photo_taken_upright_gives_an_upright_mask(plane: DataPlane, image: np.ndarray) -> None:
     """EXIF orientation is part of the image."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    result = segmenter.segment_now(encode_image(image, "JPEG", exif=exif, quality=95))
+    result = plane.predictor.segment(encode_image(image, "JPEG", exif=exif, quality=95))
     assert result.labels.shape == (128, 96)
     assert (result.labels[:30] == 0).all()
     assert (result.labels[-30:] == 2).all()
 
 
-def test_all_three_ways_in_agree(segmenter: Segmenter, png: bytes, image: np.ndarray) -> None:
+def test_all_three_ways_in_agree(plane: DataPlane, png: bytes, image: np.ndarray) -> None:
     """What the command line and the evaluation compute is what is served."""
 
     async def test() -> None:
-        served = await segmenter.segment(png, "colours")
-        for other in (segmenter.segment_now(png, "colours"), segmenter.segment_array(image)):
+        served = await segment(plane, png, "colours")
+        for other in (plane.predictor.segment(png, "colours"), plane.predictor.segment(image)):
             assert np.array_equal(other.labels, served.labels)
             assert np.array_equal(other.scores, served.scores)
             assert (other.sha256, other.provider, other.manifest) == (served.sha256, served.provider, served.manifest)
@@ -165,25 +197,25 @@ def test_all_three_ways_in_agree(segmenter: Segmenter, png: bytes, image: np.nda
     run(test)
 
 
-def test_the_timing_accounts_for_all_the_time(segmenter: Segmenter, jpeg: bytes) -> None:
+def test_the_timing_accounts_for_all_the_time(plane: DataPlane, jpeg: bytes) -> None:
     """Four steps whose sum is what the caller waited, a little apart."""
 
     async def test() -> None:
         missing_ms: list[float] = []
         while len(missing_ms) < 50 and min(missing_ms, default=5.0) >= 5:  # until nobody else took the processors
             start = time.perf_counter()
-            result = await segmenter.segment(jpeg)
-            missing_ms.append(1000 * (time.perf_counter() - start) - sum(result.timing.values()))
-            assert list(result.timing) == ["decode", "queue", "infer", "labels"]
-            assert min(result.timing.values()) >= 0
+            result = await segment(plane, jpeg)
+            missing_ms.append(1000 * (time.perf_counter() - start - result.timing.total_s))
+            assert list(result.timing.stages()) == ["decode", "queue", "infer", "labels", "encode"]
+            assert min(result.timing.stages().values()) >= 0
         assert 0 <= min(missing_ms) < 5
 
     run(test)
 
 
-def test_confidence_is_computed_once_and_lies_on_the_mask(segmenter: Segmenter, png: bytes) -> None:
+def test_confidence_is_computed_once_and_lies_on_the_mask(plane: DataPlane, png: bytes) -> None:
     """High inside a stripe, low where two meet; the second call costs nothing."""
-    result = segmenter.segment_now(png)
+    result = plane.predictor.segment(png)
     confidence = result.confidence()
     assert confidence is result.confidence()
     assert confidence.shape == result.labels.shape
@@ -194,16 +226,16 @@ def test_many_callers_each_get_their_own_mask(artifact_dir: Path) -> None:
     """Fifty images of different sizes and colours at once, in batches."""
 
     async def test() -> None:
-        segmenter = Segmenter(Repository(artifact_dir), Limits(), max_batch=4, concurrency=2)
+        plane = DataPlane(Predictor(Repository(artifact_dir), Limits()), max_batch=4, concurrency=2)
         colours = [number % 3 for number in range(50)]
         images = [np.zeros((40 + number % 7, 60, 3), np.uint8) for number in range(50)]
         for image, colour in zip(images, colours, strict=True):
             image[..., colour] = 255
-        results = await asyncio.gather(*(segmenter.segment(encode_image(image)) for image in images))
+        results = await asyncio.gather(*(segment(plane, encode_image(image)) for image in images))
         for image, colour, result in zip(images, colours, results, strict=True):
             assert result.labels.shape == image.shape[:2]
             assert (result.labels == colour).all()
-        await segmenter.drain(WAIT_S)
+        await plane.drain(WAIT_S)
 
     run(test)
 
@@ -215,46 +247,46 @@ def test_each_model_answers_for_itself(tmp_path: Path, png: bytes) -> None:
     write_artifact(tmp_path / "b.onnx", make_manifest(name="swapped"), make_graph(swapped))
 
     async def test() -> None:
-        segmenter = Segmenter(Repository(tmp_path), Limits(), max_batch=8)
+        plane = DataPlane(Predictor(Repository(tmp_path), Limits()), max_batch=8)
         names = ["colours", "swapped"] * 10
-        results = await asyncio.gather(*(segmenter.segment(png, name) for name in names))
+        results = await asyncio.gather(*(segment(plane, png, name) for name in names))
         for name, result in zip(names, results, strict=True):
             assert result.manifest.name == name
             assert result.labels[5, 5] == (0 if name == "colours" else 2)
         with pytest.raises(UnknownModel):
-            await segmenter.segment(png, "third")
-        await segmenter.drain(WAIT_S)
+            await segment(plane, png, "third")
+        await plane.drain(WAIT_S)
 
     run(test)
 
 
-def test_a_bad_image_fails_alone(segmenter: Segmenter, png: bytes) -> None:
+def test_a_bad_image_fails_alone(plane: DataPlane, png: bytes) -> None:
     """Between good ones, and the next is served as if nothing had happened."""
 
     async def test() -> None:
         results = await asyncio.gather(
-            segmenter.segment(png), segmenter.segment(png[:-40]), segmenter.segment(png), return_exceptions=True
+            segment(plane, png), segment(plane, png[:-40]), segment(plane, png), return_exceptions=True
         )
         assert isinstance(results[1], CorruptImage)
         assert not isinstance(results[0], BaseException)
         assert not isinstance(results[2], BaseException)
-        assert segmenter.queue.admitted == 0
-        await segmenter.segment(png)
+        assert plane.scheduler.admitted == 0
+        await segment(plane, png)
 
     run(test)
 
 
 def test_limits_are_those_that_were_given(artifact_dir: Path, png: bytes) -> None:
     """On both ways in."""
-    segmenter = Segmenter(Repository(artifact_dir), Limits(max_pixels=96 * 128 - 1))
+    plane = DataPlane(Predictor(Repository(artifact_dir), Limits(max_pixels=96 * 128 - 1)))
 
     async def test() -> None:
         with pytest.raises(ImageTooLarge):
-            await segmenter.segment(png)
-        await segmenter.drain(WAIT_S)
+            await segment(plane, png)
+        await plane.drain(WAIT_S)
 
     with pytest.raises(ImageTooLarge):
-        segmenter.segment_now(png)
+        plane.predictor.segment(png)
     run(test)
 
 
@@ -263,11 +295,11 @@ def test_scores_that_are_no_numbers_are_a_failed_inference(tmp_path: Path, png: 
     write_artifact(tmp_path / "nan.onnx", graph=make_graph(np.full((3, 3), np.nan, np.float32)))
 
     async def test() -> None:
-        segmenter = Segmenter(Repository(tmp_path), Limits())
+        plane = DataPlane(Predictor(Repository(tmp_path), Limits()))
         with pytest.raises(InferenceFailed, match="finite"):
-            await segmenter.segment(png)
-        segmenter.check_ready()
-        await segmenter.drain(WAIT_S)
+            await segment(plane, png)
+        plane.check_ready()
+        await plane.drain(WAIT_S)
 
     run(test)
 
@@ -275,18 +307,18 @@ def test_scores_that_are_no_numbers_are_a_failed_inference(tmp_path: Path, png: 
 def test_too_much_at_once_is_shed(artifact_dir: Path, png: bytes, slow: threading.Event) -> None:
     """Megapixels are counted before decoding; those inside are served."""
     slow.set()
-    segmenter = Segmenter(Repository(artifact_dir), Limits(), queue_megapixels=0.03)
+    plane = DataPlane(Predictor(Repository(artifact_dir), Limits()), queue_megapixels=0.03)
     slow.clear()
 
     async def test() -> None:
-        inside = [asyncio.create_task(segmenter.segment(png)) for _ in range(2)]
+        inside = [asyncio.create_task(segment(plane, png)) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            await segmenter.segment(png)
+            await segment(plane, png)
         slow.set()
         await asyncio.gather(*inside)
-        await segmenter.segment(png)
-        await segmenter.drain(WAIT_S)
+        await segment(plane, png)
+        await plane.drain(WAIT_S)
 
     run(test)
 
@@ -295,46 +327,46 @@ def test_a_flood_of_single_pixels_is_shed(artifact_dir: Path, slow: threading.Ev
     """The network works at its own size for the smallest image too, 96 x 128 here: that is what it counts for."""
     pixel = encode_image(np.zeros((1, 1, 3), np.uint8))
     slow.set()
-    segmenter = Segmenter(Repository(artifact_dir), Limits(), queue_megapixels=0.03)
+    plane = DataPlane(Predictor(Repository(artifact_dir), Limits()), queue_megapixels=0.03)
     slow.clear()
 
     async def test() -> None:
-        inside = [asyncio.create_task(segmenter.segment(pixel)) for _ in range(2)]
+        inside = [asyncio.create_task(segment(plane, pixel)) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            await segmenter.segment(pixel)
+            await segment(plane, pixel)
         slow.set()
         await asyncio.gather(*inside)
-        with pytest.raises(Overloaded) as caught, segmenter.queue.admit(0.03):
-            await segmenter.segment(pixel)
+        with pytest.raises(Overloaded) as caught, plane.scheduler.admit(0.03):
+            await segment(plane, pixel)
         assert caught.value.retry_after_s < WAIT_S  # measured on pixels, it was more than an hour
-        await segmenter.drain(WAIT_S)
+        await plane.drain(WAIT_S)
 
     run(test)
 
 
-def test_the_deadline_covers_the_whole_way(segmenter: Segmenter, png: bytes, slow: threading.Event) -> None:
+def test_the_deadline_covers_the_whole_way(plane: DataPlane, png: bytes, slow: threading.Event) -> None:
     """The caller is told in time, with the time that he gave; his room is free again when the thread is done with him."""
 
     async def test() -> None:
         start = time.monotonic()
         with pytest.raises(DeadlineExceeded) as caught:
-            await segmenter.segment(png, deadline_s=0.05)
+            await segment(plane, png, deadline_s=0.05)
         assert time.monotonic() - start < 1
         assert caught.value.deadline_ms == 50
-        assert segmenter.queue.admitted == 1
+        assert plane.scheduler.admitted == 1
         slow.set()
-        await emptied(segmenter)
-        await segmenter.segment(png, deadline_s=WAIT_S)
+        await emptied(plane)
+        await segment(plane, png, deadline_s=WAIT_S)
 
     run(test)
 
 
-def test_a_caller_who_goes_away_harms_nobody(segmenter: Segmenter, png: bytes, slow: threading.Event) -> None:
+def test_a_caller_who_goes_away_harms_nobody(plane: DataPlane, png: bytes, slow: threading.Event) -> None:
     """At whatever step he leaves."""
 
     async def test() -> None:
-        tasks = [asyncio.create_task(segmenter.segment(png)) for _ in range(12)]
+        tasks = [asyncio.create_task(segment(plane, png)) for _ in range(12)]
         for task in tasks[::2]:
             task.cancel()
             await asyncio.sleep(0.002)
@@ -342,12 +374,12 @@ def test_a_caller_who_goes_away_harms_nobody(segmenter: Segmenter, png: bytes, s
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(isinstance(result, asyncio.CancelledError) for result in results[::2])
         assert not any(isinstance(result, BaseException) for result in results[1::2])
-        await emptied(segmenter)
+        await emptied(plane)
 
     run(test)
 
 
-def test_the_event_loop_stays_free_while_every_core_segments(segmenter: Segmenter) -> None:
+def test_the_event_loop_stays_free_while_every_core_segments(plane: DataPlane) -> None:
     """Nothing computes on it: no turn takes 20 ms of its thread's time while sixteen large frames are in work, and in half of
     the turns everything that is due is done within 50 ms.
     """
@@ -355,7 +387,7 @@ def test_the_event_loop_stays_free_while_every_core_segments(segmenter: Segmente
     frame = encode_image(cv2.resize(rng.integers(0, 256, (90, 160, 3), dtype=np.uint8), (1920, 1080)), "JPEG")
 
     async def test() -> None:
-        tasks = [asyncio.create_task(segmenter.serve([frame], Segmentation.confidence)) for _ in range(16)]
+        tasks = [asyncio.create_task(segment_all(plane, [frame], Segmentation.confidence)) for _ in range(16)]
         turns, computed = [], []
         while not all(task.done() for task in tasks):
             start, computed_before = time.perf_counter(), time.thread_time()
@@ -372,37 +404,37 @@ def test_the_event_loop_stays_free_while_every_core_segments(segmenter: Segmente
 def test_draining_finishes_what_is_inside_and_refuses_the_rest(artifact_dir: Path, png: bytes, slow: threading.Event) -> None:
     """No accepted request is lost at a shutdown."""
     slow.set()
-    segmenter = Segmenter(Repository(artifact_dir), Limits())
+    plane = DataPlane(Predictor(Repository(artifact_dir), Limits()))
     slow.clear()
 
     async def test() -> None:
-        inside = [asyncio.create_task(segmenter.segment(png)) for _ in range(3)]
+        inside = [asyncio.create_task(segment(plane, png)) for _ in range(3)]
         await asyncio.sleep(0)
-        segmenter.check_ready()
-        drained = asyncio.create_task(segmenter.drain(WAIT_S))
+        plane.check_ready()
+        drained = asyncio.create_task(plane.drain(WAIT_S))
         await asyncio.sleep(0.01)
         with pytest.raises(NotReady):
-            segmenter.check_ready()
+            plane.check_ready()
         with pytest.raises(NotReady):
-            await segmenter.segment(png)
+            await segment(plane, png)
         slow.set()
         for result in await asyncio.gather(*inside):
             assert result.labels.shape == (96, 128)
         await drained
         with pytest.raises(NotReady):
-            await segmenter.segment(png)
+            await segment(plane, png)
 
     run(test)
 
 
 def test_without_a_model_nothing_is_ready(tmp_path: Path, png: bytes) -> None:
     """The service says so instead of failing in some other way."""
-    segmenter = Segmenter(Repository(tmp_path), Limits())
+    plane = DataPlane(Predictor(Repository(tmp_path), Limits()))
     with pytest.raises(NotReady):
-        segmenter.check_ready()
+        plane.check_ready()
     with pytest.raises(NotReady):
-        segmenter.segment_now(png)
-    segmenter.close()
+        plane.predictor.segment(png)
+    plane.close()
 
 
 @pytest.mark.parametrize("concurrency", [1, available_cpus()])
@@ -414,7 +446,7 @@ def test_what_fails_or_is_given_up_is_forgotten_at_once(
     that may be never, and they may be all the memory that there is.
     """
     slow.set()
-    segmenter = Segmenter(Repository(artifact_dir), Limits(), concurrency=concurrency)
+    plane = DataPlane(Predictor(Repository(artifact_dir), Limits()), concurrency=concurrency)
     if ending in {"deadline", "gone"}:
         slow.clear()
 
@@ -433,7 +465,7 @@ def test_what_fails_or_is_given_up_is_forgotten_at_once(
         image = make_image()
         forgotten = weakref.ref(image)
         images: list[bytes | np.ndarray] = [image, b"\x89PNG\r\n\x1a\n"] if ending == "neighbour" else [image]
-        call = asyncio.create_task(segmenter.serve(images, finish, deadline_s=0.1 if ending == "deadline" else None))
+        call = asyncio.create_task(segment_all(plane, images, finish, deadline_s=0.1 if ending == "deadline" else None))
         del image, images
         await asyncio.sleep(0.05)
         if ending == "gone":
@@ -444,7 +476,7 @@ def test_what_fails_or_is_given_up_is_forgotten_at_once(
         slow.set()
         while forgotten() is not None:
             await asyncio.sleep(0.001)
-        await segmenter.drain(WAIT_S)
+        await plane.drain(WAIT_S)
 
     gc.disable()
     try:
@@ -458,8 +490,8 @@ def test_what_is_made_of_a_result_is_made_on_a_thread(
     lanes: int, thread: str, artifact_dir: Path, png: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With its exceptions, and in the order of the images; by the worker itself where each processor has its lane."""
-    monkeypatch.setattr("service.serving.segmenter.available_cpus", lambda: 2)
-    segmenter = Segmenter(Repository(artifact_dir), Limits(), concurrency=lanes)
+    monkeypatch.setattr("service.serving.dataplane.available_cpus", lambda: 2)
+    plane = DataPlane(Predictor(Repository(artifact_dir), Limits()), concurrency=lanes)
 
     def finish(result: Segmentation) -> tuple[int, str]:
         return result.labels.shape[0], threading.current_thread().name
@@ -469,19 +501,19 @@ def test_what_is_made_of_a_result_is_made_on_a_thread(
 
     async def test() -> None:
         images = [encode_image(make_image(height)) for height in (40, 30, 50)]
-        made = await segmenter.serve(images, finish)
+        made = await segment_all(plane, images, finish)
         assert [height for height, _ in made] == [40, 30, 50]
         assert all(name.startswith(thread) for _, name in made)
         with pytest.raises(ZeroDivisionError):
-            await segmenter.serve([png], broken)
+            await segment_all(plane, [png], broken)
 
     run(test)
-    segmenter.close()
+    plane.close()
 
 
 def test_images_that_do_not_fit_together_take_turns(artifact_dir: Path) -> None:
     """A request that is larger than the queue is served when nothing else is, and never holds more than fits."""
-    segmenter = Segmenter(Repository(artifact_dir), Limits(), queue_megapixels=0.05)
+    plane = DataPlane(Predictor(Repository(artifact_dir), Limits()), queue_megapixels=0.05)
     inside, most = 0, 0
     lock = threading.Lock()
 
@@ -495,32 +527,32 @@ def test_images_that_do_not_fit_together_take_turns(artifact_dir: Path) -> None:
             inside -= 1
 
     async def test() -> None:
-        assert len(await segmenter.serve([encode_image(make_image(150, 200))] * 5, finish)) == 5
+        assert len(await segment_all(plane, [encode_image(make_image(150, 200))] * 5, finish)) == 5
         assert most == 1
-        await segmenter.drain(WAIT_S)
+        await plane.drain(WAIT_S)
 
     run(test)
 
 
 def test_a_form_that_is_larger_than_the_room_left_is_served_beside_others(artifact_dir: Path) -> None:
     """It takes turns within that room, and is refused only where one of its images would be: it cannot starve behind them."""
-    segmenter = Segmenter(Repository(artifact_dir), Limits(), queue_megapixels=0.1)
+    plane = DataPlane(Predictor(Repository(artifact_dir), Limits()), queue_megapixels=0.1)
     loads: list[float] = []
 
     async def test() -> None:
         image = encode_image(make_image(150, 200))
-        with segmenter.queue.admit(0.05):
-            made = await segmenter.serve([image] * 10, lambda _: loads.append(segmenter.queue.load))
+        with plane.scheduler.admit(0.05):
+            made = await segment_all(plane, [image] * 10, lambda _: loads.append(plane.scheduler.load))
             assert len(made) == 10
             assert max(loads) <= 0.1
             with pytest.raises(Overloaded):
-                await segmenter.serve([encode_image(make_image(300, 200))] * 2, lambda _: None)
-        await segmenter.drain(WAIT_S)
+                await segment_all(plane, [encode_image(make_image(300, 200))] * 2, lambda _: None)
+        await plane.drain(WAIT_S)
 
     run(test)
 
 
-def test_room_is_held_until_the_thread_is_done_whoever_has_left(segmenter: Segmenter, png: bytes) -> None:
+def test_room_is_held_until_the_thread_is_done_whoever_has_left(plane: DataPlane, png: bytes) -> None:
     """A caller who gives up while his image is decoded or encoded cannot be followed by the next one at once."""
     entered, go_on = threading.Semaphore(0), threading.Event()
 
@@ -529,8 +561,8 @@ def test_room_is_held_until_the_thread_is_done_whoever_has_left(segmenter: Segme
         assert go_on.wait(WAIT_S)
 
     async def test() -> None:
-        late = asyncio.create_task(segmenter.serve([png], finish, deadline_s=2))
-        leaver = asyncio.create_task(segmenter.serve([png], finish))
+        late = asyncio.create_task(segment_all(plane, [png], finish, deadline_s=2))
+        leaver = asyncio.create_task(segment_all(plane, [png], finish))
         for _ in (late, leaver):
             assert await asyncio.to_thread(entered.acquire, timeout=WAIT_S)
         leaver.cancel()
@@ -538,39 +570,39 @@ def test_room_is_held_until_the_thread_is_done_whoever_has_left(segmenter: Segme
             await late
         await asyncio.sleep(0.05)
         assert leaver.cancelled()
-        assert segmenter.queue.admitted == 2
+        assert plane.scheduler.admitted == 2
         go_on.set()
-        await emptied(segmenter)
+        await emptied(plane)
 
     run(test)
 
 
 def test_what_cannot_be_served_in_time_is_refused_before_it_is_decoded(artifact_dir: Path, png: bytes) -> None:
     """At once, with the time after which to come back; who has more time is let in."""
-    segmenter = Segmenter(Repository(artifact_dir), Limits())
+    plane = DataPlane(Predictor(Repository(artifact_dir), Limits()))
     go_on = threading.Event()
 
     def finish(_: Segmentation) -> None:
         assert go_on.wait(WAIT_S)
 
     async def test() -> None:
-        slow = asyncio.create_task(segmenter.serve([png], finish))
+        slow = asyncio.create_task(segment_all(plane, [png], finish))
         await asyncio.sleep(0.3)
         go_on.set()
         await slow
         go_on.clear()
-        inside = [asyncio.create_task(segmenter.serve([png], finish)) for _ in range(2)]
+        inside = [asyncio.create_task(segment_all(plane, [png], finish)) for _ in range(2)]
         await asyncio.sleep(0)
         start = time.thread_time()
         with pytest.raises(Overloaded) as caught:
-            await segmenter.segment(png[:60], deadline_s=0.2)  # a header without pixels
+            await segment(plane, png[:60], deadline_s=0.2)  # a header without pixels
         assert time.thread_time() - start < 0.02
         assert 0.1 <= caught.value.retry_after_s < WAIT_S
-        patient = asyncio.create_task(segmenter.segment(png, deadline_s=WAIT_S))
+        patient = asyncio.create_task(segment(plane, png, deadline_s=WAIT_S))
         await asyncio.sleep(0)
         go_on.set()
         await asyncio.gather(*inside, patient)
-        await segmenter.drain(WAIT_S)
+        await plane.drain(WAIT_S)
 
     run(test)
 
@@ -580,7 +612,7 @@ def test_one_image_that_breaks_the_network_fails_alone_in_its_batch(
 ) -> None:
     """The others of the batch are answered."""
     slow.set()
-    segmenter = Segmenter(Repository(artifact_dir), Limits(), max_batch=4)
+    plane = DataPlane(Predictor(Repository(artifact_dir), Limits()), max_batch=4)
     slow.clear()
     held = Engine.run
 
@@ -595,41 +627,41 @@ def test_one_image_that_breaks_the_network_fails_alone_in_its_batch(
     good = encode_image(make_image())
 
     async def test() -> None:
-        tasks = [asyncio.create_task(segmenter.segment(data)) for data in (good, good, white, good)]
+        tasks = [asyncio.create_task(segment(plane, data)) for data in (good, good, white, good)]
         await asyncio.sleep(0.2)
         slow.set()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(result) for result in results] == [Segmentation, Segmentation, InferenceFailed, Segmentation]
-        await segmenter.drain(WAIT_S)
+        await plane.drain(WAIT_S)
 
     run(test)
 
 
-def test_an_array_takes_the_same_way_as_a_file(segmenter: Segmenter, png: bytes, image: np.ndarray) -> None:
+def test_an_array_takes_the_same_way_as_a_file(plane: DataPlane, png: bytes, image: np.ndarray) -> None:
     """What is decoded already is admitted, limited and segmented as if it came in a file, read-only ones too."""
     fixed = np.frombuffer(image.tobytes(), np.uint8).reshape(image.shape)
 
     async def test() -> None:
-        from_file, from_array = await segmenter.serve([png, fixed], lambda result: result)
+        from_file, from_array = await segment_all(plane, [png, fixed], unchanged)
         assert np.array_equal(from_file.labels, from_array.labels)
         assert np.array_equal(from_file.scores, from_array.scores)
         assert np.array_equal(from_array.image, image)
-        for shape, error in (((1, 0, 3), CorruptImage), ((1, segmenter.limits.max_side + 1, 3), ImageTooLarge)):
+        for shape, error in (((1, 0, 3), CorruptImage), ((1, plane.limits.max_side + 1, 3), ImageTooLarge)):
             with pytest.raises(error):
-                await segmenter.serve([np.zeros(shape, np.uint8)], lambda result: result)
+                await segment_all(plane, [np.zeros(shape, np.uint8)], unchanged)
 
     run(test)
 
 
-def test_statistics_count_requests_images_and_executions(segmenter: Segmenter, png: bytes) -> None:
+def test_statistics_count_requests_images_and_executions(plane: DataPlane, png: bytes) -> None:
     """By model and version; a request that is refused is a failure of nobody else's."""
 
     async def test() -> None:
-        counts = segmenter.statistics(segmenter.repository.get().manifest)
+        counts = plane.statistics(plane.repository.get().manifest)
         before = (counts.success.count, counts.fail.count, counts.images())
-        await segmenter.serve([png, png], lambda result: result)
+        await segment_all(plane, [png, png], unchanged)
         with pytest.raises(UnsupportedImage):
-            await segmenter.serve([png, b"text"], lambda result: result)
+            await segment_all(plane, [png, b"text"], unchanged)
         after = (counts.success.count, counts.fail.count, counts.images())
         assert [new - old for new, old in zip(after, before, strict=True)] == [1, 1, 2]
         assert sum(counts.executions(batch) * batch for batch in counts.steps) == counts.images()

@@ -1,0 +1,69 @@
+"""The services that the routes work with, and the check of a caller's key.
+
+May import: fastapi, ``service.serving``, ``service.api.keys``, ``metrics``, ``readiness`` and ``upload``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Security
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from starlette.requests import HTTPConnection
+
+from service.api.keys import Keys, offered_key
+from service.api.metrics import Metrics
+from service.api.readiness import Readiness
+from service.api.upload import Uploads
+from service.pipeline.repository import Repository
+from service.serving.dataplane import DataPlane
+
+
+@dataclass(frozen=True)
+class Services:
+    """Put together by ``app.py``, kept in ``app.state.services``."""
+
+    plane: DataPlane
+    readiness: Readiness
+    metrics: Metrics
+    uploads: Uploads
+    max_image_bytes: int
+    deadline_s: float
+    """Of a request that names none."""
+    keys: Keys
+    admin_keys: Keys | None
+    """None where administration is off."""
+
+    @property
+    def repository(self) -> Repository:
+        """The models."""
+        return self.plane.repository
+
+
+async def _services(connection: HTTPConnection) -> Services:
+    found: Services = connection.app.state.services
+    return found
+
+
+ServicesNow = Annotated[Services, Depends(_services)]
+
+
+async def _offered_key(
+    connection: HTTPConnection,
+    _key: Annotated[str | None, Security(APIKeyHeader(name="X-API-Key", auto_error=False))],
+    _bearer: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))],
+) -> str:
+    return offered_key(connection.headers)
+
+
+OfferedKey = Annotated[str, Depends(_offered_key)]
+
+
+async def authorise(services: ServicesNow, key: OfferedKey) -> None:
+    """Check the caller's key.
+
+    Raises:
+        HTTPException: 401, if keys are set and this is none of them
+    """
+    services.keys.check(key)

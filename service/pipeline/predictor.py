@@ -1,0 +1,175 @@
+"""One image from bytes to labels, on the caller's own thread::
+
+    prepare   bytes -> upright RGB -> the network's size
+    run       images of one size -> outputs
+    finish    outputs -> labels at the image's size
+
+No queue, no threads, no settings: the command line, an evaluation, a ROS node or a Ray actor call :meth:`Predictor.segment`;
+the server calls the three steps on threads of its own.
+
+May import: numpy, ``service.errors``, the rest of the pipeline.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import InferenceFailed
+from service.pipeline import plan
+from service.pipeline.codecs import decoding
+from service.pipeline.engine import Engine
+from service.pipeline.manifest import Manifest
+from service.pipeline.repository import Repository
+from service.pipeline.segmentation import Outputs, Segmentation, Timing
+from service.pipeline.tasks.registry import task_of
+
+Image = NDArray[np.uint8]
+Source = bytes | Image
+"""A file's bytes, or a decoded image: H x W x 3 uint8 RGB."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An image, ready for the network."""
+
+    image: Image
+    """H x W x 3 uint8: upright."""
+    fitted: Image
+    """h x w x 3 uint8: at the network's size."""
+    decode_s: float
+    """Seconds that both took."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inferred:
+    """The network's answer to one image of a batch."""
+
+    outputs: Outputs
+    infer_s: float
+    """Seconds of the whole batch."""
+    batch: int
+    """Images in it."""
+
+
+class Predictor:
+    """Segments images with the models of a repository. Thread-safe.
+
+    Takes:
+        repository: the models; closed together with the predictor
+        limits: on bytes, pixels and sides of an image
+    """
+
+    def __init__(self, repository: Repository, limits: decoding.Limits) -> None:
+        self.repository = repository
+        self.limits = limits
+
+    def engine(self, model: str | Engine | None = None) -> Engine:
+        """Return the engine of a model.
+
+        Takes:
+            model: its name, or the engine itself; None is the default
+        Raises:
+            UnknownModel: if there is no such model
+            NotReady: if there is none at all
+        """
+        return model if isinstance(model, Engine) else self.repository.get(model)
+
+    def segment(self, source: Source, model: str | Engine | None = None, *, instances: bool = False) -> Segmentation:
+        """Segment one image.
+
+        Takes:
+            source: a file's bytes, or H x W x 3 uint8 RGB
+            model: its name, or the engine itself; None is the default
+            instances: whether the caller asks for instances
+        Raises:
+            EmptyBody, BodyTooLarge, ImageTooLarge, UnsupportedImage, CorruptImage: as ``decoding``'s
+            UnknownModel, NotReady: as :meth:`engine`
+            InferenceFailed: if the network fails, or its scores are not finite numbers
+        """
+        started_s = time.monotonic()
+        engine = self.engine(model)
+        prepared = self.prepare(source, engine.manifest)
+        (inferred,) = self.run(engine, [prepared], instances=instances)
+        return self.finish(engine, prepared, inferred, started_s)
+
+    def segment_batch(self, sources: Sequence[Source], model: str | Engine | None = None) -> list[Segmentation]:
+        """Segment several images; those of one network size run as one batch.
+
+        Takes:
+            sources: as :meth:`segment`; all are held in memory at once
+        Gives:
+            one result each, in order; the timing of each counts the waits for the others as ``queue``
+        Raises:
+            as :meth:`segment`, for the first image that fails
+        """
+        started_s = time.monotonic()
+        engine = self.engine(model)
+        prepared = [self.prepare(source, engine.manifest) for source in sources]
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for index, one in enumerate(prepared):
+            by_size.setdefault(one.fitted.shape, []).append(index)
+        results: dict[int, Segmentation] = {}
+        for indices in by_size.values():
+            inferred = self.run(engine, [prepared[index] for index in indices])
+            for index, found in zip(indices, inferred, strict=True):
+                results[index] = self.finish(engine, prepared[index], found, started_s)
+        return [results[index] for index in range(len(sources))]
+
+    def prepare(self, source: Source, manifest: Manifest) -> Prepared:
+        """Decode an image and bring it to the network's size.
+
+        Raises:
+            EmptyBody, BodyTooLarge, ImageTooLarge, UnsupportedImage, CorruptImage: as ``decoding``'s
+        """
+        start = time.monotonic()
+        image = decoding.decode(source, self.limits)
+        height, width, _ = image.shape
+        fitted = plan.resize_image(image, plan.fit_size(height, width, manifest.input))
+        return Prepared(image, fitted, time.monotonic() - start)
+
+    def run(
+        self, engine: Engine, prepared: Sequence[Prepared], *, alone: bool = True, instances: bool = False
+    ) -> list[Inferred]:
+        """Run the network on images of one size.
+
+        Takes:
+            prepared: by the engine's own manifest
+            alone: whether the run may use all processors, and not just a lane
+            instances: whether to compute what instances need
+        Raises:
+            InferenceFailed: if the network fails
+        """
+        start = time.monotonic()
+        fitted = [one.fitted for one in prepared]
+        names = task_of(engine.manifest).outputs(instances=instances)
+        outputs = engine.run(np.stack(fitted) if len(fitted) > 1 else fitted[0][None], alone=alone)
+        infer_s = time.monotonic() - start
+        return [Inferred(dict.fromkeys(names, outputs[index]), infer_s, len(prepared)) for index in range(len(prepared))]
+
+    def finish(self, engine: Engine, prepared: Prepared, inferred: Inferred, started_s: float) -> Segmentation:
+        """Turn a network's outputs into labels at the image's size.
+
+        Takes:
+            started_s: ``time.monotonic()`` when the image's way began; what is not accounted for counts as ``queue``
+        Raises:
+            InferenceFailed: if an output is not finite
+        """
+        begun = time.monotonic()
+        for name, values in inferred.outputs.items():
+            if not np.isfinite(values).all():
+                raise InferenceFailed(f"the network's {name} are not finite numbers; its weights or this image break it")
+        height, width, _ = prepared.image.shape
+        labels = task_of(engine.manifest).labels(inferred.outputs, (height, width))
+        ended = time.monotonic()
+        queue_s = max(0.0, begun - started_s - prepared.decode_s - inferred.infer_s)
+        timing = Timing(prepared.decode_s, queue_s, inferred.infer_s, ended - begun)
+        return Segmentation(prepared.image, labels, inferred.outputs, engine.manifest, engine.sha256, engine.provider, timing)
+
+    def close(self) -> None:
+        """Close the models; runs under way end first."""
+        self.repository.close()

@@ -1,0 +1,82 @@
+"""The result of one image, and the time of each step.
+
+May import: numpy, the pipeline's ``manifest`` and ``tasks``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.pipeline.manifest import Manifest
+from service.pipeline.tasks.registry import task_of
+
+Image = NDArray[np.uint8]
+Labels = NDArray[np.uint8]
+Outputs = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of each step of one image; together all the time that passed."""
+
+    decode_s: float = 0.0
+    """Bytes to an upright image at the network's size."""
+    queue_s: float = 0.0
+    """Every wait, for a worker or for a thread."""
+    infer_s: float = 0.0
+    """The network, for the whole batch."""
+    labels_s: float = 0.0
+    """Outputs to labels at the image's size."""
+    encode_s: float = 0.0
+    """Labels to the reply's bytes."""
+
+    def stages(self) -> dict[str, float]:
+        """Seconds by stage name, in order: ``decode``, ``queue``, ``infer``, ``labels``, ``encode``."""
+        return {
+            "decode": self.decode_s,
+            "queue": self.queue_s,
+            "infer": self.infer_s,
+            "labels": self.labels_s,
+            "encode": self.encode_s,
+        }
+
+    @property
+    def total_s(self) -> float:
+        """The sum of all steps."""
+        return self.decode_s + self.queue_s + self.infer_s + self.labels_s + self.encode_s
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The result of one image."""
+
+    image: Image
+    """H x W x 3 uint8 RGB: the decoded image, upright."""
+    labels: Labels
+    """H x W uint8: the class id of every pixel."""
+    outputs: Outputs
+    """The network's outputs by name, each at its own stride: ``scores`` is K x h x w float32."""
+    manifest: Manifest
+    sha256: str
+    """Of the artifact's file."""
+    provider: str
+    """Where the network ran: ``cpu`` or ``cuda``."""
+    timing: Timing
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """K x h x w float32: the network's scores at its stride."""
+        return self.outputs["scores"]
+
+    def confidence(self) -> Labels:
+        """Return the winner's probability, computed at the first call: H x W uint8, 255 is certainty."""
+        return self._confidence
+
+    @cached_property
+    def _confidence(self) -> Labels:
+        return task_of(self.manifest).confidence(self.outputs, self.labels)
