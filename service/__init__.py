@@ -1,23 +1,35 @@
 """fcn-serve: semantic segmentation with fully convolutional networks, as a service.
 
-The rooms, in the order in which a request walks through them:
+A frame passes through these packages in this order:
 
-- ``api``         the rim: HTTP in, HTTP out; the only place that knows status codes
-- ``pipeline``    values in, arrays out; knows neither HTTP nor settings
+- ``api``        HTTP in, HTTP out; the only package that knows status codes
 
-  - ``decode``      bytes -> H x W x 3 uint8 RGB, upright, limits enforced before decoding
-  - ``geometry``    H x W -> the network's h x w
-  - ``queue``       admission, deadlines, batches, in front of the engine
-  - ``engine``      one ONNX Runtime session: uint8 images -> float32 scores
-  - ``labels``      scores -> H x W uint8 labels at the image's own size
-  - ``repository``  the artifacts of a folder, each with the ``manifest`` that it carries
-  - ``segmenter``   all of these as one straight line
+  - ``transport``  uvicorn's protocol with our bounds; sheds overload before a request exists
+  - ``segment``    ``POST /segment``: parse, await the data plane, reply
+  - ``stream``     ``WS /stream``; ``v2``: the Open Inference Protocol
 
-- ``encodings``   label map -> PNG, RLE, npy, overlay, and back
-- ``client``      the other end of the wire
-- ``cli``         ``fcn-serve serve | segment | models | check``; ``opening`` and ``server`` are behind the first
-- ``offline``     images, videos and bags, file by file: what ``segment`` does
-- ``settings``    the environment, read once at the rim; ``errors``: the one tree that all of them raise
+- ``serving``    many callers, one predictor
+
+  - ``dataplane``  one request, whatever its transport
+  - ``scheduler``  admission, lanes, deadlines, batches; ``deadline``, ``latest``, ``timings``, ``trimming``
+
+- ``pipeline``   values in, arrays out: no HTTP, no settings, no threads
+
+  - ``predictor``  prepare -> run -> finish, for one image or a batch
+  - ``codecs``     bytes -> H x W x 3 uint8 RGB, upright; limits before decoding
+  - ``plan``       H x W -> the network's h x w; ``workload``: what that costs
+  - ``engine``     one ONNX Runtime session; ``repository``: the artifacts of a folder; ``manifest``: what each says of itself
+  - ``tasks``      outputs -> labels at the image's own size
+
+- ``encodings``  labels -> PNG, RLE, npy, overlay, and back
+
+Beside that line:
+
+- ``client``     the other end of the wire
+- ``batch``      images, videos and bags, file by file, without a server
+- ``cli``        ``fcn-serve serve | segment | models | check``
+- ``compose``    settings to objects; ``server``: the application behind uvicorn; ``process``: what changes the whole process
+- ``settings``   the environment, read once; ``errors``: the tree of all errors; ``log``
 
 Nothing in here imports torch or the ``models`` package.
 """

@@ -114,7 +114,9 @@ async def test_a_frame_header_beyond_its_length_is_not_echoed() -> None:
 async def test_server_timing_lists_the_stages_in_order_with_their_sums() -> None:
     """The header says where the time of a request went; several images are summed."""
     reply = await call("/work/a")
-    assert reply.headers["server-timing"] == "decode;dur=1.25, queue;dur=0.00, infer;dur=10.00, labels;dur=0.00, encode;dur=0.50"
+    assert (
+        reply.headers["server-timing"] == "decode;dur=1.25, queue;dur=0.00, infer;dur=10.00, labels;dur=0.00, encode;dur=0.50"
+    )
     assert reply.headers["x-model"] == "colours@1"
 
 

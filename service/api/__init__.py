@@ -1,21 +1,16 @@
-"""The rim: HTTP in, HTTP out. No arithmetic on pixels here, and the only place that knows status codes.
+"""HTTP in, HTTP out. No arithmetic on pixels here; the only package that knows status codes.
 
-- ``app``          ``create_app(settings)``: puts everything together, and owns its life
-- ``routes``       what can be called: parse, await the segmenter, reply
-- ``inference_v2`` the same in the Open Inference Protocol, with its ``schemas_v2`` and its ``tensors``
+- ``app``          ``create_app(settings)``: the application from start to shutdown
+- ``transport``    uvicorn's protocol with our bounds, and the early refusal
+- ``services``     what the routes work with; ``keys``: the check of a caller's key
+- ``segment``      ``POST /segment``
 - ``stream``       ``WS /stream``: frames in, masks out, the newest frame wins
-- ``keys``         who may call
-- ``shedding``     saying no at the door, by an image's first bytes
-- ``parameters``   queries and headers, parsed
-- ``negotiation``  which format a reply has
-- ``connection``   bounds on what comes before a request
-- ``compression``  compressed bodies, inflated piece by piece
-- ``upload``       the body of a request as images, refused while it streams where it is too large
-- ``schemas``      what travels: the query, the replies, and their OpenAPI
-- ``problems``     errors as RFC 9457 problem documents: one table from error to status
-- ``telemetry``    around every request: ids, ``Server-Timing``, a count, a line in the log
-- ``record``       what is known of one request, and its stages as spans of a trace
-- ``metrics``      what Prometheus reads
-- ``readiness``    whether requests are welcome
+- ``v2``           the Open Inference Protocol: ``rest``, its ``schemas`` and its ``tensors``
+- ``models``       ``GET /models`` and the probes; ``admin``: what operators call
 - ``pages``        the web page and the documentation, static files in ``page/``
+- ``parameters``   queries and headers, parsed; ``negotiation``: the format of a reply
+- ``upload``       the body of a request as images, rejected while it streams if it is too large; ``compression``
+- ``schemas``      the query, the replies, and their OpenAPI
+- ``problems``     errors as RFC 9457 problem documents: one table from error to status
+- ``telemetry``    around every request: ids, ``Server-Timing``, a count, a line in the log; ``record``, ``metrics``, ``readiness``
 """

@@ -120,14 +120,17 @@ class Predictor:
                 results[index] = self.finish(engine, prepared[index], found, started_s)
         return [results[index] for index in range(len(sources))]
 
-    def prepare(self, source: Source, manifest: Manifest) -> Prepared:
+    def prepare(self, source: Source, manifest: Manifest, header: decoding.Header | None = None) -> Prepared:
         """Decode an image and bring it to the network's size.
+
+        Takes:
+            header: what ``decoding.probe`` returned for this source, if it was called before
 
         Raises:
             EmptyBody, BodyTooLarge, ImageTooLarge, UnsupportedImage, CorruptImage: as ``decoding``'s
         """
         start = time.monotonic()
-        image = decoding.decode(source, self.limits)
+        image = decoding.decode(source, self.limits, header)
         height, width, _ = image.shape
         fitted = plan.resize_image(image, plan.fit_size(height, width, manifest.input))
         return Prepared(image, fitted, time.monotonic() - start)

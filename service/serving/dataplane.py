@@ -73,6 +73,7 @@ class _Frame(Generic[T]):
     """One image on its way to a worker."""
 
     source: Source
+    header: decoding.Header
     engine: Engine
     encode: Callable[[Segmentation], T]
     instances: bool
@@ -143,6 +144,7 @@ class DataPlane:
         deadline: Deadline | None = None,
         priority: Priority = Priority.NORMAL,
         instances: bool = False,
+        headers: Sequence[decoding.Header] | None = None,
     ) -> list[Answer[T]]:
         """Segment the images of one request, and encode each result.
 
@@ -154,6 +156,7 @@ class DataPlane:
             deadline: admission sheds a request that would miss it. The caller enforces it: ``async with deadline:``
             priority: the order of waiting images
             instances: whether to compute what instances need
+            headers: what :meth:`probe` returned for these sources, if it was called before
         Gives:
             one answer each, in the order of the images
         Raises:
@@ -167,7 +170,8 @@ class DataPlane:
         """
         engine = self.predictor.engine(model)
         with self.statistics(engine.manifest).request():
-            workloads = [self._workload(source, engine.manifest) for source in sources]
+            headers = [self.probe(source) for source in sources] if headers is None else headers
+            workloads = [Workload.of(header.height, header.width, engine.manifest) for header in headers]
             rooms = [workload.room for workload in workloads]
             # A request takes the room that there is, but at least that of its largest image. Where that finds none, none of
             # its images alone would have; and a queue that is never empty does not keep it out for ever.
@@ -180,7 +184,7 @@ class DataPlane:
                     answers += await _all(
                         [
                             self._segment_one(
-                                _Frame(sources[at], engine, encode, instances, time.monotonic()),
+                                _Frame(sources[at], headers[at], engine, encode, instances, time.monotonic()),
                                 workloads[at],
                                 deadline,
                                 priority,
@@ -191,21 +195,37 @@ class DataPlane:
                     )
                 return answers
 
-    def check_room(self, head: bytes, deadline: Deadline) -> None:
+    def probe(self, source: Source) -> decoding.Header:
+        """Read an image's header and enforce the limits; microseconds.
+
+        Raises:
+            EmptyBody, BodyTooLarge, ImageTooLarge, UnsupportedImage, CorruptImage: as ``decoding.probe``
+        """
+        return decoding.probe(source, self.limits)
+
+    def check_room(self, head: bytes, deadline: Deadline) -> decoding.Header | None:
         """Shed an image by its first bytes, if they tell enough: so would :meth:`segment`, once all of it has come.
 
         Takes:
             head: the beginning of the file; if empty, an image is shed only if no image could meet the deadline
             deadline: after which the answer is of no use
+        Gives:
+            the image's header, if its first bytes tell it
         Raises:
             Overloaded: if the queue is full, or too full for the deadline
         """
+        header = None
         try:
             manifest = self.predictor.engine().manifest
-            workload = self._workload(head, manifest) if head else self._least_workload(manifest)
+            if head:
+                header = self.probe(head)
+                workload = Workload.of(header.height, header.width, manifest)
+            else:
+                workload = self._least_workload(manifest)
         except ServiceError:  # of the image, or of what has come of it so far
-            return
+            return None
         self.scheduler.check_room(workload.room if head else 0.0, work=workload.work, deadline=deadline)
+        return header
 
     def statistics(self, manifest: Manifest) -> ModelStatistics:
         """Return what a version of a model has served through :meth:`segment` so far."""
@@ -236,10 +256,6 @@ class DataPlane:
         self._pixels.shutdown(cancel_futures=True)
         self.predictor.close()
 
-    def _workload(self, source: Source, manifest: Manifest) -> Workload:
-        header = decoding.probe(source, self.limits)
-        return Workload.of(header.height, header.width, manifest)
-
     def _least_workload(self, manifest: Manifest) -> Workload:
         if self._least[0] is not manifest:
             self._least = manifest, Workload.least(manifest)
@@ -264,7 +280,7 @@ class DataPlane:
         if self._lane_each and frame.engine.provider == "cpu":
             answer = await submit(frame)
         else:
-            prepared = await self._offload(admission, self.predictor.prepare, frame.source, frame.engine.manifest)
+            prepared = await self._offload(admission, self.predictor.prepare, frame.source, frame.engine.manifest, frame.header)
             inferred = await submit(replace(frame, prepared=prepared))
             answer = await self._offload(admission, self._finish, frame, prepared, inferred)
         self.statistics(frame.engine.manifest).add_image(answer.batch, answer.timing)
@@ -274,7 +290,9 @@ class DataPlane:
 
     def _work(self, frames: Sequence[_Frame[Any]]) -> Sequence[Answer[Any] | Inferred]:
         """Run the network on frames of one key; and the steps around it, where the frames come unprepared."""
-        prepared = [frame.prepared or self.predictor.prepare(frame.source, frame.engine.manifest) for frame in frames]
+        prepared = [
+            frame.prepared or self.predictor.prepare(frame.source, frame.engine.manifest, frame.header) for frame in frames
+        ]
         inferred = self._run(frames[0], prepared)
         return [
             found if frame.prepared else self._finish(frame, one, found)

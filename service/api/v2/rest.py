@@ -9,6 +9,7 @@ May import: fastapi, ``service``, ``service.errors``, ``service.pipeline``, the 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -161,9 +162,11 @@ class _Inference:
 
     async def answer(self, deadline: Deadline) -> Response:
         """Segment the images, and write the outputs that are asked for."""
-        order = self.order
-        answers = await self.services.plane.segment(
-            order.images, self._encode, self.engine, deadline=deadline, priority=order.priority
+        plane, order = self.services.plane, self.order
+        headers = [plane.probe(image) for image in order.images]
+        _check_sizes(order, headers)
+        answers = await plane.segment(
+            order.images, self._encode, self.engine, deadline=deadline, priority=order.priority, headers=headers
         )
         for answer in answers:
             self.record.add(answer.size, answer.timing)
@@ -218,7 +221,6 @@ async def infer(
             order = await asyncio.to_thread(tensors.read, body, headers.inference_header_content_length)
             deadline.change(_limit_s(headers.x_deadline_ms, order.timeout_ms, services.deadline_s))
             _check_model(order, engine)
-            _check_sizes(order, services.plane.limits)
             inference = _Inference(services, record, engine, headers, order)
             return await unless_gone(request, inference.answer(deadline))
 
@@ -239,9 +241,8 @@ def _check_model(order: tensors.Order, engine: Engine) -> None:
             raise BadParameter(f"{parameter}: {str(said)[:64]!r} is not {meant!r}, which was asked", parameter=parameter)
 
 
-def _check_sizes(order: tensors.Order, limits: decoding.Limits) -> None:
-    """Refuse what could be no tensor before anything is decoded. Turned upright, two sides may yet change places."""
-    headers = [decoding.probe(image, limits) for image in order.images]
+def _check_sizes(order: tensors.Order, headers: Sequence[decoding.Header]) -> None:
+    """Refuse images that cannot share a tensor, before anything is decoded. EXIF may yet swap the two sides of an image."""
     sizes = {tuple(sorted((header.height, header.width))) for header in headers}
     names = [wanted.name for wanted in order.outputs if tensors.OUTPUTS[wanted.name].dimensions]
     if len(sizes) > 1 and names:
