@@ -12,5 +12,5 @@
 - ``upload``       the body of a request as images, rejected while it streams if it is too large; ``compression``
 - ``schemas``      the query, the replies, and their OpenAPI
 - ``problems``     errors as RFC 9457 problem documents: one table from error to status
-- ``telemetry``    around every request: ids, ``Server-Timing``, a count, a line in the log; ``record``, ``metrics``, ``readiness``
+- ``telemetry``    around every request: ids, ``Server-Timing``, a count, a log line; ``record``, ``metrics``, ``readiness``
 """

@@ -150,9 +150,12 @@ class Predictor:
         start = time.monotonic()
         fitted = [one.fitted for one in prepared]
         names = task_of(engine.manifest).outputs(instances=instances)
-        outputs = engine.run(np.stack(fitted) if len(fitted) > 1 else fitted[0][None], alone=alone)
+        outputs = engine.run(np.stack(fitted) if len(fitted) > 1 else fitted[0][None], names, alone=alone)
         infer_s = time.monotonic() - start
-        return [Inferred(dict.fromkeys(names, outputs[index]), infer_s, len(prepared)) for index in range(len(prepared))]
+        return [
+            Inferred({name: array[index] for name, array in outputs.items()}, infer_s, len(prepared))
+            for index in range(len(prepared))
+        ]
 
     def finish(self, engine: Engine, prepared: Prepared, inferred: Inferred, started_s: float) -> Segmentation:
         """Turn a network's outputs into labels at the image's size.
