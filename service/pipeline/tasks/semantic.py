@@ -51,7 +51,7 @@ BAND_PIXELS = 1 << 14
 _compiled = compiled.loaded()
 
 
-class _Axis(NamedTuple):
+class Axis(NamedTuple):
     """How one side is sampled: n scores -> as many positions as the image has pixels on that side."""
 
     cell: Indices
@@ -90,7 +90,7 @@ def label_map(scores: Scores, size: tuple[int, int]) -> Labels:
     """
     scores = _at_least_two_by_two(scores)
     _, h, w = scores.shape
-    rows, columns = _axis(h, size[0]), _axis(w, size[1])
+    rows, columns = axis(h, size[0]), axis(w, size[1])
     return _by_numpy(scores, rows, columns) if _compiled is None else _by_compiled(_compiled, scores, rows, columns)
 
 
@@ -126,7 +126,7 @@ def confidence_map(scores: Scores, labels: Labels) -> Labels:
     """
     height, width = labels.shape
     scores = _at_least_two_by_two(scores)
-    rows = _axis(scores.shape[1], height)
+    rows = axis(scores.shape[1], height)
     wide = np.stack([cv2.resize(plane, (width, len(plane)), interpolation=cv2.INTER_LINEAR) for plane in scores])  # K x h x W
     confidence = np.empty((height, width), np.uint8)
     step = max(1, BAND_PIXELS // width)
@@ -144,7 +144,7 @@ def confidence_map(scores: Scores, labels: Labels) -> Labels:
     return confidence
 
 
-def _by_compiled(function: Callable[..., None], scores: Scores, rows: _Axis, columns: _Axis) -> Labels:
+def _by_compiled(function: Callable[..., None], scores: Scores, rows: Axis, columns: Axis) -> Labels:
     classes, h, w = scores.shape
     labels = np.empty((len(rows.cell), len(columns.cell)), np.uint8)
     best, leader = np.empty((h, w), np.float32), np.empty((h, w), np.uint8)
@@ -153,7 +153,7 @@ def _by_compiled(function: Callable[..., None], scores: Scores, rows: _Axis, col
     return labels
 
 
-def _by_numpy(scores: Scores, rows: _Axis, columns: _Axis) -> Labels:
+def _by_numpy(scores: Scores, rows: Axis, columns: Axis) -> Labels:
     heights, widths = np.diff(rows.first), np.diff(columns.first)
 
     leader = _leaders(scores)
@@ -169,11 +169,11 @@ def _by_numpy(scores: Scores, rows: _Axis, columns: _Axis) -> Labels:
     return labels
 
 
-def _axis(scores: int, pixels: int) -> _Axis:
+def axis(scores: int, pixels: int) -> Axis:
     """Sample a row of scores at the centres of pixels."""
     position = np.clip((np.arange(pixels) + 0.5) * (scores / pixels) - 0.5, 0, scores - 1)
     cell = np.minimum(position.astype(np.intp), scores - 2)
-    return _Axis(cell, position - cell, np.searchsorted(cell, np.arange(scores)))
+    return Axis(cell, position - cell, np.searchsorted(cell, np.arange(scores)))
 
 
 def _at_least_two_by_two(scores: Scores) -> Scores:
@@ -212,12 +212,12 @@ def _find_rivals(scores: Scores, y: Indices, x: Indices) -> _Cells:
     return _Cells(y, x, count, rivals, leads - leads[0])
 
 
-def _settle(labels: Labels, rows: _Axis, columns: _Axis, cells: _Cells) -> None:
+def _settle(labels: Labels, rows: Axis, columns: Axis, cells: _Cells) -> None:
     """Fill M contested cells of ``labels``, pixel by pixel.
 
     The arrays are rows x columns x M: with the cells last, numpy's inner loops are long.
     """
-    y, x = _pixels(rows, cells.y), _pixels(columns, cells.x)
+    y, x = cell_pixels(rows, cells.y), cell_pixels(columns, cells.x)
     down, right = rows.fraction[y][:, None], columns.fraction[x]
     best = np.zeros((len(y), len(x), len(cells.y)))  # lead over the first rival
     winner = np.broadcast_to(cells.rivals[0], best.shape).copy()
@@ -235,7 +235,7 @@ def _settle(labels: Labels, rows: _Axis, columns: _Axis, cells: _Cells) -> None:
     labels.reshape(-1)[((y * labels.shape[1])[:, None] + x).reshape(-1)] = winner.reshape(-1)
 
 
-def _pixels(axis: _Axis, cells: Indices) -> Indices:
+def cell_pixels(axis: Axis, cells: Indices) -> Indices:
     """The pixels of M cells along one side, as pixels x M. Cells differ by a pixel; the small ones repeat their last."""
     first, last = axis.first[cells], axis.first[cells + 1] - 1
     pixels: Indices = np.minimum(first + np.arange(int((last - first).max()) + 1)[:, None], last)
