@@ -7,7 +7,9 @@ delivers messages within the process.
 from __future__ import annotations
 
 import json
+import re
 import runpy
+import shutil
 import subprocess
 import sys
 import threading
@@ -25,6 +27,8 @@ from tests.conftest import encode_image, make_image, make_labels
 from tests.live import ROOT, live_server
 
 EXAMPLES = ROOT / "docs" / "examples"
+
+CPP_LIBRARIES = [Path("/usr/include/httplib.h"), Path("/usr/include/opencv4/opencv2/imgcodecs.hpp")]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +65,7 @@ def test_every_example_is_listed_and_tested() -> None:
     """None is forgotten on the page, nor here."""
     page, tests = ((path).read_text("utf-8") for path in (EXAMPLES / "README.md", Path(__file__)))
     for path in EXAMPLES.iterdir():
-        if path.suffix in {".py", ".sh"}:
+        if path.suffix in {".py", ".sh", ".cpp"}:
             assert f"]({path.name})" in page
             assert f'"{path.name}"' in tests
 
@@ -75,6 +79,21 @@ def test_curl(url: str, image: Path) -> None:
     assert (image.parent / "mask.png").read_bytes().startswith(b"\x89PNG")
     assert (image.parent / "overlay.png").stat().st_size > 100
     assert json.loads((image.parent / "mask.json").read_text("utf-8"))["size"] == [96, 128]
+
+
+def test_cpp(url: str, image: Path, tmp_path: Path) -> None:
+    """The program, compiled by its own first lines, counts the pixels of each class that the client sees."""
+    source = EXAMPLES / "segment.cpp"
+    if not all(map(shutil.which, ("g++", "pkg-config"))) or not all(map(Path.exists, CPP_LIBRARIES)):
+        pytest.skip("apt-get install g++ pkg-config libcpp-httplib-dev libopencv-imgcodecs-dev")
+    (line,) = re.findall(r"^//   (g\+\+ .+)$", source.read_text("utf-8"), re.MULTILINE)
+    subprocess.run(line.replace("segment.cpp", str(source)), shell=True, cwd=tmp_path, check=True, timeout=300)
+    with Client(url) as client:
+        labels = client.segment(image).labels
+    counts = " ".join(f"{value}:{count}" for value, count in zip(*np.unique(labels, return_counts=True), strict=True))
+    assert run(tmp_path / "segment", url, image, image).splitlines() == [
+        f"{image} 128 x 96 frame {number} {counts}" for number in range(2)
+    ]
 
 
 def test_the_client(url: str, image: Path) -> None:

@@ -34,6 +34,8 @@ NOT_HERE = {
     r"\b(kubectl|helm|kustomize)\b": "needs a cluster",
     r"cuda|nvidia": "needs a GPU",
     r"\bpip install\b|-m pip\b|-m venv\b|^git clone": "installs from the network",
+    r"https://segment\.example": "needs a public name: tests/test_proxy.py has one of its own",
+    r"^(apt-get|g\+\+|\./segment) ": "needs a compiler and libraries: tests/test_examples.py compiles the example",
     r"^make\b": "a target of the Makefile: tests/test_packaging.py and CI run those",
     r"\b(models\.(train|export|evaluate|adopt|scenes))\b": "needs data, weights or minutes: tests of models/ run it",
     r"\b(theirs\.onnx|FCN_MODELS_DIR=artifacts)\b": "needs a file that only the reader has",
@@ -106,7 +108,7 @@ def default_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """The files that the pages speak of; recordings only where the block does."""
-    street = (ROOT / "docs" / "images" / "street.jpg").read_bytes()
+    street = (ROOT / "service" / "api" / "page" / "street-1.jpg").read_bytes()
     for name in ("street.jpg", "out/street.jpg", "photos/street.jpg", "image.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(street)
@@ -159,17 +161,21 @@ def test_every_command_runs(block: Block, url: str, folder: Path, default_model:
 
 
 @pytest.mark.parametrize("block", of("python"), ids=name_of)
-def test_every_snippet_runs(block: Block, url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder with a street; ``camera()`` gives it three times."""
+def test_every_snippet_runs(
+    block: Block, url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A snippet runs in a folder with a street, and prints what its comments say; ``camera()`` gives the street three times."""
     monkeypatch.chdir(folder)
     names = {"camera": lambda: iter(["street.jpg"] * 3)}
     text = block.text.replace("http://127.0.0.1:8000", url).replace("localhost:8000", url.removeprefix("http://"))
     exec(compile(text, name_of(block), "exec"), names)
+    promised = re.findall(r"# prints: (.+)$", block.text, re.MULTILINE)
+    assert not promised or capsys.readouterr().out.splitlines() == promised
 
 
 def test_every_language_of_a_block_is_known() -> None:
     """``sh`` or ``shell`` would not be collected, nor would a block without a language."""
-    known = {"bash", "python", "python kserve", "json", "yaml", "text"}
+    known = {"bash", "python", "python kserve", "json", "yaml", "text", "cpp"}
     assert {name_of(block): block.language for block in blocks() if block.language not in known} == {}
 
 
