@@ -1,6 +1,6 @@
 # fcn-serve. Needs Python 3.11 or later and make; everything else goes into .venv. `make help` lists the targets.
 #
-# .venv is built from the lock files in deploy/locks and built anew when they change:
+# .venv is built from the lock files in deploy/locks, and rebuilt when they change:
 #   .venv/.serve   the serving set (no torch)              deploy/locks/serve.txt
 #   .venv/.dev     the development set on top, torch too   deploy/locks/dev.txt
 
@@ -29,7 +29,7 @@ INSTALL = $(PIP) install --no-input
 # The one tool that is not in a lock file: it writes them.
 UV := uv==0.13.9
 
-.PHONY: help run install test slow soak fuzz check format bench bench-peers coverage train evaluate export wheel image lock clean
+.PHONY: help run install test slow soak fuzz check format docs bench bench-peers coverage train evaluate export wheel image lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-11s %s\n' "$$name" "$$what"; done
@@ -60,6 +60,9 @@ check: $(VENV)/.dev ## lint, format, types, import rules
 format: $(VENV)/.dev ## format the code and sort its imports
 	$(BIN)/ruff check --select I --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.dev ## build the documentation site into site/, with warnings as errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet $(ARGS)
 
 bench: $(VENV)/.dev ## how much of a request is the network itself, less than five minutes; needs wrk
 	$(BIN)/python benchmarks/bench.py $(ARGS)
@@ -92,16 +95,16 @@ image: ## build the container image fcn-serve:VARIANT
 # because torch itself asks for those that its build needs.
 COMPILE = .venv-lock/bin/uv pip compile pyproject.toml --quiet --universal --fork-strategy fewest --no-python-downloads \
 	--custom-compile-command 'make lock' $(ARGS)
-lock: .venv-lock/bin/uv ## write the lock files anew from pyproject.toml
+lock: .venv-lock/bin/uv ## rewrite the lock files from pyproject.toml
 	$(COMPILE) --generate-hashes --output-file $(LOCKS)/serve.txt --extra serve
 	$(COMPILE) --generate-hashes --output-file $(LOCKS)/serve-cuda.txt --constraint $(LOCKS)/serve.txt \
 		--extra serve --group cuda --no-emit-package onnxruntime
 	$(COMPILE) --annotation-style line --output-file $(LOCKS)/dev.txt --constraint $(LOCKS)/serve.txt \
-		--all-extras --group dev
+		--all-extras --group dev --group docs
 	sed -i.bak -E '/^(nvidia-|cuda-|triton==)/d' $(LOCKS)/dev.txt && rm $(LOCKS)/dev.txt.bak
 
 clean: ## remove what the targets made, .venv too
-	rm -rf $(VENV) .venv-lock .venv-peers out build dist htmlcov .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache \
+	rm -rf $(VENV) .venv-lock .venv-peers out build dist site htmlcov .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache \
 		service/pipeline/tasks/labels-*.so
 	find service models tests fuzz benchmarks deploy -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 

@@ -92,7 +92,8 @@ def test_what_the_project_asks_for_is_locked_at_a_version_that_it_accepts() -> N
     optional = project()["project"]["optional-dependencies"]
     serve = [Requirement(line) for line in optional["serve"]]
     extras = [Requirement(line) for line in chain(*optional.values())]
-    development = [Requirement(line) for line in project()["dependency-groups"]["dev"]]
+    groups = project()["dependency-groups"]
+    development = [Requirement(line) for line in [*groups["dev"], *groups["docs"]]]
     for lock, wanted in (("serve.txt", [*base, *serve]), ("dev.txt", [*base, *extras, *development])):
         locked = pins(lock)
         for requirement in wanted:
@@ -180,7 +181,7 @@ def test_every_dependency_has_its_reason_written_down() -> None:
     }
     tables = project()
     lines = [*tables["project"]["dependencies"], *chain(*tables["project"]["optional-dependencies"].values())]
-    lines += [*tables["dependency-groups"]["dev"], *tables["dependency-groups"]["cuda"]]
+    lines += chain(*tables["dependency-groups"].values())
     assert rows == {Requirement(line).name for line in lines} | set(pins("alone.txt"))
 
 
