@@ -1,7 +1,7 @@
 """Hooks of the documentation site: files of the repository that pages link to become part of the site.
 
-The pages of ``docs`` link to files outside, such as ``../CONTRIBUTING.md``, as a forge shows them. mkdocs sees its own folder only.
-So each such file is added below ``repository/``, and the links are rewritten.
+The pages of ``docs`` link to files outside, such as ``../CONTRIBUTING.md``, as a forge shows them. mkdocs sees its own folder
+only. So each such file is added below ``repository/``, and the links are rewritten.
 
 May import: mkdocs.
 """
@@ -38,7 +38,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, *, page: Page, **_: object) -> str:
     """Rewrite links that leave ``docs``, and links of the repository's pages."""
     here = page.file.src_uri
     kept: list[str] = []
