@@ -26,7 +26,7 @@ LAYERS: dict[str, set[str]] = {
     "log": set(),
     "process": {"errors"},
     "settings": {"errors"},
-    "pipeline": {"errors", "process"},
+    "pipeline": {"errors", "extras", "process"},
     "encodings": {"errors", "extras"},
     "client": {"errors", "encodings"},
     "serving": {"errors", "process", "pipeline"},

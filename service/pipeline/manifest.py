@@ -63,7 +63,7 @@ class ClassEntry(_Frozen):
 
 
 class Percentiles(_Frozen):
-    """An intensity policy: values between two percentiles are mapped to 0..1, others are clipped to 0 and 1."""
+    """An intensity policy: two percentiles are mapped to 0 and 1, and values beyond 0 and ``ceiling`` are clipped."""
 
     lower: Percent
     """The percentile that becomes 0."""
@@ -71,10 +71,14 @@ class Percentiles(_Frozen):
     """The percentile that becomes 1."""
     scope: Literal["picture", "volume"] = "picture"
     """Where the percentiles are taken: in each picture (slice), or in the whole volume."""
+    foreground: bool = False
+    """Whether ``upper`` is taken among the values above the mean: tissue, however much air surrounds it."""
+    ceiling: Annotated[float, Field(ge=1, le=100)] = 1.0
+    """The largest value that the network sees."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.lower >= self.upper:
+        if self.lower >= self.upper and not self.foreground:
             raise ValueError(f"lower {self.lower:g} must be less than upper {self.upper:g}")
         return self
 

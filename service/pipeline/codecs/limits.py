@@ -19,6 +19,10 @@ class Limits:
     """Height times width."""
     max_side: int = 16_384
     """Of the longer side, in pixels."""
+    max_scan_bytes: int = 256 * 2**20
+    """Of the file of a scan, as it comes: 256 x 256 x 256 voxels of 16 bits are 32 MiB and a header."""
+    max_voxels: int = 2**26
+    """Of a scan, at its own spacing and at the network's: 512 x 512 x 256."""
 
 
 def check_bytes(count: int, limits: Limits) -> None:

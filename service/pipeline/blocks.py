@@ -1,0 +1,65 @@
+"""Blocks of a picture or a volume that give, put together, the scores of the whole.
+
+A score depends on a bounded part of the input: the receptive field. A block is read with a halo around the part that is kept,
+so every kept score sees all that it would see in the whole. At the borders of the whole a block ends where the whole ends, so
+the network's own padding is the same. Blocks begin at multiples of the network's coarsest stride, so its cells lie alike.
+
+May import: the standard library.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Block:
+    """One part, along every axis; in input pixels, which a network of stride 1 shares with its scores."""
+
+    read: tuple[slice, ...]
+    """What the network sees, in the whole."""
+    keep: tuple[slice, ...]
+    """What is kept of its scores, in the block."""
+    place: tuple[slice, ...]
+    """Where that goes, in the whole."""
+
+
+@dataclass(frozen=True)
+class _Span:
+    """A block along one axis."""
+
+    read: slice
+    keep: slice
+    place: slice
+
+
+def blocks(shape: Sequence[int], *, halo: int, multiple: int, largest: int) -> Iterator[Block]:
+    """Cut a shape into blocks.
+
+    Takes:
+        shape: sides of the whole, each a multiple of ``multiple``
+        halo: input pixels around what is kept; a multiple of ``multiple``
+        largest: the longest side of a block; where the halo leaves too little room, a block keeps one multiple
+    Gives:
+        blocks whose places cover the whole once
+    Raises:
+        ValueError: if a side or the halo is no multiple
+    """
+    if halo % multiple or any(side % multiple for side in shape):
+        raise ValueError(f"sides {tuple(shape)} and halo {halo} must be multiples of {multiple}")
+    for spans in itertools.product(*(_spans(side, halo, multiple, largest) for side in shape)):
+        yield Block(tuple(span.read for span in spans), tuple(span.keep for span in spans), tuple(span.place for span in spans))
+
+
+def _spans(side: int, halo: int, multiple: int, largest: int) -> list[_Span]:
+    if side <= largest:
+        return [_Span(slice(0, side), slice(0, side), slice(0, side))]
+    kept = max(multiple, (largest - 2 * halo) // multiple * multiple)
+    spans = []
+    for start in range(0, side, kept):
+        stop = min(start + kept, side)
+        first, last = max(0, start - halo), min(side, stop + halo)
+        spans.append(_Span(slice(first, last), slice(start - first, stop - first), slice(start, stop)))
+    return spans

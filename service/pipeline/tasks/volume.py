@@ -1,0 +1,142 @@
+"""A scan to a label volume in the scan's own grid: by slices of one or more planes, or by blocks.
+
+The steps: turn to the network's orientation, normalise by the percentiles of the whole, sample at the network's spacing, run,
+sample the probabilities on the scan's grid, take the best class, turn back. Probabilities are sampled, never labels, so no
+class appears between two others that it does not belong to.
+
+May import: numpy, ``service.errors``, ``service.pipeline`` (blocks, intensity, manifest, volume).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import ImageTooLarge, InferenceFailed
+from service.pipeline import intensity
+from service.pipeline.blocks import blocks
+from service.pipeline.manifest import InputPolicy, Manifest
+from service.pipeline.volume import Labels, Scan, Shape, Values, frame, resized
+
+Run = Callable[[NDArray[Any]], Values]
+"""Runs the network: N x h x w x channels, or N x d x h x w x channels, to N x K x the same sides, float32 scores."""
+
+BATCH_PIXELS = 2**17
+"""Of the slices that run together: two of 256 x 256."""
+BLOCK_VOXELS = 2**20
+"""Of a block, unless its halo alone needs more."""
+WHOLE_VOXELS = 2**22
+"""Of a volume whose network has no known halo: it cannot be cut into blocks."""
+
+_AXIS = {"R": "sagittal", "L": "sagittal", "A": "coronal", "P": "coronal", "S": "axial", "I": "axial"}
+"""The plane that is across an axis, by the axis's direction."""
+
+
+def segment(scan: Scan, manifest: Manifest, run: Run, *, max_voxels: int) -> Labels:
+    """Segment a scan.
+
+    Takes:
+        run: the network; called once a batch of slices or a block, so it is where a deadline can end the work
+        max_voxels: of the scan at the network's spacing
+    Gives:
+        X x Y x Z uint8 class ids in the scan's order
+    Raises:
+        CorruptImage: if the scan has no orientation
+        ImageTooLarge: if it has too many voxels at the network's spacing, or for a network that sees whole volumes only
+        InferenceFailed: if a score is no finite number
+        whatever ``run`` raises
+    """
+    policy = manifest.input
+    placed = frame(scan, orientation=policy.orientation, spacing_mm=policy.spacing_mm, max_voxels=max_voxels)
+    values = placed.in_orientation(scan.values)
+    if policy.intensity is not None:
+        values = intensity.normalised(values, intensity.window(values, policy.intensity), policy.intensity)
+    else:
+        np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    values = resized(values, placed.working)
+    classes = len(manifest.classes)
+    by_slices = policy.dimensions == 2
+    found = _by_slices(values, policy, classes, run) if by_slices else _by_blocks(values, manifest, run)
+    return placed.labels(found)
+
+
+def _by_slices(values: Values, policy: InputPolicy, classes: int, run: Run) -> Values:
+    """The sum of the planes' probabilities, K x X x Y x Z float32."""
+    axes = [_AXIS[letter] for letter in policy.orientation or "RAS"]
+    total = np.zeros((classes, *values.shape), np.float32)
+    for plane in policy.planes or ("axial",):
+        axis = axes.index(plane)
+        across, summed = np.moveaxis(values, axis, 0), np.moveaxis(total, 1 + axis, 0)
+        for start, found in _slice_probabilities(across, policy, run):
+            summed[start : start + len(found)] += found
+    return total
+
+
+def _slice_probabilities(across: Values, policy: InputPolicy, run: Run) -> Iterator[tuple[int, Values]]:
+    """Probabilities of the slices of one plane, n x K x h x w, batch by batch, with the number of the first."""
+    count, h, w = across.shape
+    step = max(1, BATCH_PIXELS // (h * w))
+    for start in range(0, count, step):
+        middle = range(start, min(start + step, count))
+        scores = run(slices(across, middle, policy))
+        yield start, softmax(scores[:, :, :h, :w])
+
+
+def slices(across: Values, middle: range, policy: InputPolicy) -> Values:
+    """Slices as the network takes them: each in the middle of its neighbours, its sides padded with 0 to multiples.
+
+    Takes:
+        across: slices x h x w, normalised
+        middle: numbers of the wanted slices
+    Gives:
+        n x H x W x channels float32; beyond the volume's ends the outermost slice is repeated
+    """
+    last, h, w = len(across) - 1, *across.shape[1:]
+    reach = policy.channels // 2
+    batch = np.zeros((len(middle), _up(h, policy.multiple), _up(w, policy.multiple), policy.channels), np.float32)
+    for index, k in enumerate(middle):
+        for channel in range(policy.channels):
+            batch[index, :h, :w, channel] = across[min(max(k - reach + channel, 0), last)]
+    return batch
+
+
+def _by_blocks(values: Values, manifest: Manifest, run: Run) -> Values:
+    """Probabilities of a network of volumes, K x X x Y x Z float32."""
+    policy, halo = manifest.input, manifest.halo
+    multiple = policy.multiple
+    x, y, z = values.shape
+    sides: Shape = (_up(x, multiple), _up(y, multiple), _up(z, multiple))
+    largest = max(sides)
+    if halo is None and sides[0] * sides[1] * sides[2] > WHOLE_VOXELS:
+        text = f"{manifest.name} sees whole volumes only, and takes {WHOLE_VOXELS} voxels; this one has {values.size}"
+        raise ImageTooLarge(text, limit=WHOLE_VOXELS, actual=values.size, unit="voxels")
+    if halo is not None and sides[0] * sides[1] * sides[2] > BLOCK_VOXELS:
+        largest = max(round(BLOCK_VOXELS ** (1 / 3)), 2 * halo + multiple)
+    padded = np.zeros(sides, np.float32)
+    padded[:x, :y, :z] = values
+    found = np.empty((len(manifest.classes), *sides), np.float32)
+    for block in blocks(sides, halo=halo or 0, multiple=multiple, largest=largest):
+        scores = run(np.ascontiguousarray(padded[block.read])[None, ..., None])
+        found[(slice(None), *block.place)] = softmax(scores)[0][(slice(None), *block.keep)]
+    return found[:, :x, :y, :z]
+
+
+def softmax(scores: Values) -> Values:
+    """Probabilities from scores, along axis 1.
+
+    Raises:
+        InferenceFailed: if a score is no finite number
+    """
+    shifted: Values = scores - scores.max(1, keepdims=True)
+    np.exp(shifted, out=shifted)
+    shifted /= shifted.sum(1, keepdims=True)
+    if not np.isfinite(shifted.sum(dtype=np.float64)):
+        raise InferenceFailed("the network's scores are no finite numbers")
+    return shifted
+
+
+def _up(side: int, multiple: int) -> int:
+    return -(-side // multiple) * multiple

@@ -1,0 +1,205 @@
+"""A scan in memory, and the geometry between its own grid and the network's.
+
+The network sees a grid of known orientation and spacing: axes to the right, anterior and superior, for example, at 1 mm. A scan
+has any orientation, any spacing, and often oblique axes. The way to the network is a permutation and mirroring of axes, then
+linear sampling along each axis; the way back is the same in reverse, for scores and never for labels. Oblique axes stay
+oblique: the nearest orientation is used, and nothing is rotated.
+
+May import: numpy, nibabel (only where a function needs it), ``service.errors``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import CorruptImage, ImageTooLarge
+
+Values = NDArray[np.float32]
+Labels = NDArray[np.uint8]
+Shape = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+
+SLAB_VOXELS = 4_000_000
+"""Voxels of a slab in which labels are computed: what bounds the memory of upsampled scores."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A decoded scan, in the order of its file."""
+
+    values: Values
+    """X x Y x Z float32, slope and intercept applied; values that are no finite numbers are kept."""
+    affine: NDArray[np.float64]
+    """4 x 4, from voxel indices to mm to the right, anterior and superior; its first three columns are independent."""
+    header: bytes
+    """The header of its NIfTI file as it came, which the answer copies; of a scan from elsewhere, one made for it."""
+    compressed: bool
+    """Whether the file was compressed; the answer's is then, too."""
+
+    @property
+    def shape(self) -> Shape:
+        """Voxels along each axis."""
+        x, y, z = self.values.shape
+        return x, y, z
+
+    @property
+    def spacing_mm(self) -> Spacing:
+        """Size of a voxel along each axis, in mm."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel in millilitres; axes need not be at right angles."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """How a scan is brought to the network's grid, and scores back to the scan's."""
+
+    turn: NDArray[np.float64]
+    """3 x 2: for each axis of the scan, the axis of the network's grid, and 1 or -1 for its direction (nibabel's form)."""
+    turned: Shape
+    """The scan's shape after it is turned."""
+    working: Shape
+    """The shape that the network sees."""
+
+    def in_orientation(self, values: Values) -> Values:
+        """Turn a scan to the network's orientation, at its own spacing.
+
+        Takes:
+            values: X x Y x Z float32 in the scan's order
+        Gives:
+            the turned shape, float32, a C-contiguous copy
+        """
+        return np.array(_turned(values, self.turn), np.float32, order="C", copy=True)
+
+    def labels(self, scores: Values) -> Labels:
+        """Upsample scores to the scan's grid, take the best class, and turn back.
+
+        Takes:
+            scores: K x working shape float32, finite; K at most 255
+        Gives:
+            X x Y x Z uint8 in the scan's order: the class with the highest sampled score, of equals the lowest
+        """
+        found = best_class(scores, self.turned)
+        return np.ascontiguousarray(_turned_back(found, self.turn))
+
+
+def frame(scan: Scan, *, orientation: str | None, spacing_mm: Spacing | None, max_voxels: int) -> Frame:
+    """Measure how a scan is brought to the network's grid.
+
+    Takes:
+        orientation: direction in which each axis grows, e.g. ``RAS``; None keeps the scan's own
+        spacing_mm: of the network's grid, along each of its axes; None keeps the scan's own
+        max_voxels: of the working grid
+    Raises:
+        CorruptImage: if the affine has no orientation
+        ImageTooLarge: if the scan has too many voxels at the network's spacing
+    """
+    turn = np.array([[0, 1], [1, 1], [2, 1]], float) if orientation is None else _turn(scan.affine, orientation)
+    turned = tuple(scan.shape[axis] for axis in np.argsort(turn[:, 0]))
+    working = turned
+    if spacing_mm is not None:
+        own = tuple(scan.spacing_mm[axis] for axis in np.argsort(turn[:, 0]))
+        sides = zip(turned, own, spacing_mm, strict=True)
+        working = tuple(max(1, round(side * step / wanted)) for side, step, wanted in sides)
+    count = working[0] * working[1] * working[2]
+    if count > max_voxels:
+        spacing = " x ".join(f"{step:g}" for step in spacing_mm or scan.spacing_mm)
+        text = f"the scan has {count} voxels at the network's {spacing} mm; at most {max_voxels} are taken"
+        raise ImageTooLarge(text, limit=max_voxels, actual=count, unit="voxels")
+    return Frame(turn, (turned[0], turned[1], turned[2]), (working[0], working[1], working[2]))
+
+
+def _turn(affine: NDArray[np.float64], orientation: str) -> NDArray[np.float64]:
+    from nibabel import orientations  # noqa: PLC0415 - of the extra 'medical'
+
+    own = orientations.io_orientation(affine)
+    if np.isnan(own).any():
+        raise CorruptImage("the scan's affine has no orientation: its axes are not independent")
+    wanted = orientations.axcodes2ornt(orientation)
+    return np.asarray(orientations.ornt_transform(own, wanted), np.float64)
+
+
+def _turned(array: NDArray[Any], turn: NDArray[np.float64]) -> NDArray[Any]:
+    """A view with the axes permuted and mirrored: axis ``k`` becomes axis ``turn[k, 0]``."""
+    mirrored = array[tuple(slice(None, None, int(direction)) for direction in turn[:, 1])]
+    return mirrored.transpose(np.argsort(turn[:, 0]))
+
+
+def _turned_back(array: NDArray[Any], turn: NDArray[np.float64]) -> NDArray[Any]:
+    """The inverse of :func:`_turned`."""
+    axes = array.transpose(turn[:, 0].astype(int))
+    return axes[tuple(slice(None, None, int(direction)) for direction in turn[:, 1])]
+
+
+def resized(values: Values, shape: Shape) -> Values:
+    """Sample a volume linearly on a grid of another shape and the same extent.
+
+    Both grids end at the same faces, so voxel centres are at (i + 0.5) / side of each axis. Where an axis shrinks, the tent of
+    the linear interpolation widens with it, and no voxel is skipped.
+
+    Takes:
+        values: X x Y x Z float32, finite
+    Gives:
+        the other shape, float32; the same array where the shape is right already
+    """
+    for axis in sorted(range(3), key=lambda axis: shape[axis] / values.shape[axis]):  # first those that shrink
+        if values.shape[axis] != shape[axis]:
+            weights = tent(values.shape[axis], shape[axis])
+            values = np.moveaxis(np.tensordot(weights, values, axes=(1, axis)), 0, axis)
+    return np.ascontiguousarray(values)
+
+
+def tent(source: int, target: int) -> NDArray[np.float32]:
+    """The weights of linear sampling along one axis.
+
+    Gives:
+        target x source float32; each row adds up to 1
+    """
+    ratio = source / target
+    reach = max(1.0, ratio)
+    centres = (np.arange(target) + 0.5) * ratio - 0.5
+    if ratio < 1:
+        centres = np.clip(centres, 0, source - 1)  # beyond the outermost centres their values hold
+    weights = np.maximum(0, 1 - np.abs(np.arange(source)[None] - centres[:, None]) / reach)
+    return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)
+
+
+def best_class(scores: Values, shape: Shape) -> Labels:
+    """The class with the highest score on a grid of another shape, slab by slab.
+
+    Takes:
+        scores: K x X' x Y' x Z' float32
+    Gives:
+        X x Y x Z uint8; of equals the lowest class
+    """
+    if scores.shape[1:] == shape:
+        return _leaders(scores)
+    labels = np.empty(shape, np.uint8)
+    weights = tent(scores.shape[1], shape[0])
+    step = max(1, SLAB_VOXELS // (len(scores) * shape[1] * shape[2]))
+    for start in range(0, shape[0], step):
+        rows = weights[start : start + step]
+        used = np.flatnonzero(rows.any(0))
+        near = slice(int(used[0]), int(used[-1]) + 1)
+        slab = np.stack([np.tensordot(rows[:, near], plane[near], axes=(1, 0)) for plane in scores])
+        slab_shape = (len(rows), shape[1], shape[2])
+        labels[start : start + step] = _leaders(np.stack([resized(plane, slab_shape) for plane in slab]))
+    return labels
+
+
+def _leaders(scores: Values) -> Labels:
+    """Argmax over classes, plane by plane: several times as fast as ``argmax(0)``."""
+    best = scores[0].copy()
+    leader = np.zeros(best.shape, np.uint8)
+    for k, plane in enumerate(scores[1:], start=1):
+        np.maximum(leader, (plane > best).view(np.uint8) * np.uint8(k), out=leader)
+        np.maximum(best, plane, out=best)
+    return leader

@@ -1,0 +1,66 @@
+"""The intensity policy: robust percentiles of a whole volume, the same for training and serving."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.pipeline.intensity import Window, normalised, window
+from service.pipeline.manifest import Percentiles
+
+PLAIN = Percentiles(lower=10, upper=90, scope="volume")
+TISSUE = Percentiles(lower=1, upper=50, scope="volume", foreground=True, ceiling=3)
+
+
+def test_the_percentiles_become_0_and_1() -> None:
+    """By rank, as numpy's lower method."""
+    values = np.random.default_rng(0).normal(50, 20, (11, 12, 13)).astype(np.float32)
+    found = window(values, PLAIN)
+    assert found == Window(*(float(np.percentile(values, p, method="lower")) for p in (10, 90)))
+    scaled = normalised(values, found, PLAIN)
+    assert scaled.dtype == np.float32
+    assert scaled.min() == 0
+    assert scaled.max() == 1
+    np.testing.assert_allclose(
+        scaled[(scaled > 0) & (scaled < 1)],
+        ((values - found.low) / (found.high - found.low))[(scaled > 0) & (scaled < 1)],
+        rtol=1e-4,
+    )
+
+
+@given(gain=st.floats(0.01, 1e4), offset=st.floats(-1e3, 1e3))
+def test_the_unit_of_a_scan_does_not_matter(gain: float, offset: float) -> None:
+    """Another gain and offset give the same normalised volume."""
+    values = np.random.default_rng(1).gamma(2, 30, (9, 9, 9))
+    first, second = (normalised(v, window(v, PLAIN), PLAIN) for v in (values, values * gain + offset))
+    np.testing.assert_allclose(first, second, atol=1e-3 + 1e-6 * abs(offset) / gain)
+
+
+def test_air_around_a_head_does_not_matter() -> None:
+    """With ``foreground`` the upper percentile is that of the tissue, however much air surrounds it."""
+    tissue = np.random.default_rng(2).normal(100, 10, (12, 12, 12)).astype(np.float32)
+    tight, wide = np.pad(tissue, 3), np.pad(tissue, 14)
+    assert window(wide, TISSUE).high == pytest.approx(window(tight, TISSUE).high, rel=0.02)
+    assert window(wide, TISSUE).low == window(tight, TISSUE).low == 0
+
+
+def test_values_that_are_no_numbers_count_as_the_lowest() -> None:
+    """NaN and infinity are left out of the percentiles, and become 0."""
+    values = np.arange(1000, dtype=np.float32).reshape(10, 10, 10)
+    holes = values.copy()
+    holes[0, 0, :3] = np.nan, np.inf, -np.inf
+    found = window(holes, PLAIN)
+    assert abs(found.low - window(values, PLAIN).low) < 5
+    scaled = normalised(holes, found, PLAIN)
+    assert not scaled[0, 0, :3].any()
+    assert np.isfinite(scaled).all()
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0, np.nan])
+@pytest.mark.parametrize("policy", [PLAIN, TISSUE])
+def test_a_volume_of_one_value_is_0(value: float, policy: Percentiles) -> None:
+    """An empty scan is no division by zero."""
+    volume = np.full((3, 4, 5), value, np.float32)
+    assert not normalised(volume, window(volume, policy), policy).any()

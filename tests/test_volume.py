@@ -1,0 +1,253 @@
+"""Scans of any orientation and spacing: the network sees its own grid, the answer is in the scan's."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from service.errors import ImageTooLarge, InferenceFailed
+from service.pipeline.codecs import nifti
+from service.pipeline.codecs.limits import Limits
+from service.pipeline.manifest import InputPolicy, Manifest, Percentiles
+from service.pipeline.tasks.volume import segment, slices, softmax
+from service.pipeline.volume import Scan, best_class, frame, resized, tent
+from tests.conftest import make_manifest
+from tests.phantoms import nifti_bytes
+
+PERCENTILES = Percentiles(lower=1, upper=99, scope="volume")
+LIMITS = Limits()
+
+
+def slice_manifest(**changes: Any) -> Manifest:
+    """Three classes by intensity, on slices of three planes at 1 mm."""
+    policy = {
+        "working_size": (32, 32),
+        "multiple": 8,
+        "channels": 3,
+        "color_order": None,
+        "dtype": "float32",
+        "intensity": PERCENTILES,
+        "spacing_mm": (1, 1, 1),
+        "orientation": "RAS",
+        "planes": ("axial", "coronal", "sagittal"),
+        **changes,
+    }
+    return make_manifest(input=InputPolicy.model_validate(policy), stride=1, halo=8)
+
+
+def by_intensity(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A network that knows three classes by the middle channel's value: near 0, near 0.5, near 1."""
+    middle = batch[..., batch.shape[-1] // 2]
+    return np.stack([-40 * (middle - level) ** 2 for level in (0.0, 0.5, 1.0)], 1).astype(np.float32)
+
+
+def asymmetric(shape: tuple[int, int, int] = (20, 26, 23)) -> NDArray[np.int16]:
+    """An L in three dimensions whose arms differ in length: no turn or mirror of it is itself."""
+    values = np.zeros(shape, np.int16)
+    values[4:16, 5:9, 4:8] = 1000
+    values[4:8, 5:21, 4:8] = 500
+    values[4:8, 5:9, 4:18] = 1000
+    return values
+
+
+def scan_of(values: NDArray[Any], affine: NDArray[np.float64]) -> Scan:
+    """A scan as the service reads it from a file."""
+    return nifti.read(nifti_bytes(values, affine), LIMITS)
+
+
+def test_every_orientation_gives_the_same_labels_back() -> None:
+    """One scan turned and mirrored in all 48 ways, its affine with it: the labels are turned and mirrored alike."""
+    values = asymmetric()
+    affine = np.diag([1.0, 1, 1, 1])
+    affine[:3, 3] = -10, 7, 3
+    manifest = slice_manifest()
+    expected = segment(scan_of(values, affine), manifest, by_intensity, max_voxels=10**6)
+    assert set(np.unique(expected).tolist()) == {0, 1, 2}
+    np.testing.assert_array_equal(expected, np.array([0, 1, 2])[values // 500])
+    seen = set()
+    for axes in itertools.permutations(range(3)):
+        for signs in itertools.product((1, -1), repeat=3):
+            turned = values.transpose(axes)[tuple(slice(None, None, sign) for sign in signs)]
+            moved = affine[:, [*axes, 3]].copy()
+            for axis, sign in enumerate(signs):
+                if sign < 0:
+                    moved[:3, 3] += moved[:3, axis] * (turned.shape[axis] - 1)
+                    moved[:3, axis] *= -1
+            found = segment(scan_of(turned, moved), manifest, by_intensity, max_voxels=10**6)
+            assert found.shape == turned.shape
+            np.testing.assert_array_equal(
+                found, expected.transpose(axes)[tuple(slice(None, None, sign) for sign in signs)], str((axes, signs))
+            )
+            seen.add((axes, signs))
+    assert len(seen) == 48
+
+
+def test_the_network_sees_right_anterior_and_superior() -> None:
+    """Of a scan in LPS the network sees the mirrored one: a mark on the patient's right is at the end of axis 0."""
+    values = np.zeros((10, 12, 14), np.int16)
+    values[0, 0, 13] = 1  # the patient's right, front and top in LPS
+    scan = scan_of(values, np.diag([-1.0, -1, 1, 1]))
+    placed = frame(scan, orientation="RAS", spacing_mm=(1, 1, 1), max_voxels=10**6)
+    assert placed.in_orientation(scan.values)[9, 11, 13] == 1
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.5, 0.5, 0.5), (0.9, 1.3, 2.5), (2.0, 2.0, 2.0)])
+def test_the_answer_is_in_the_scans_own_grid(spacing: tuple[float, float, float]) -> None:
+    """At any spacing the labels of a large ball are those of the ball on the scan's grid, its border's half voxel apart."""
+    sides = tuple(round(40 / step) for step in spacing)
+    centres = [(np.arange(side) + 0.5) * 40 / side - 20 for side in sides]
+    radius = np.sqrt(sum(axis**2 for axis in np.meshgrid(*centres, indexing="ij", sparse=True)))
+    scan = scan_of(np.where(radius < 12, 1000, 0).astype(np.int16), np.diag([*spacing, 1]))
+    found = segment(scan, slice_manifest(), by_intensity, max_voxels=10**6)
+    assert found.shape == sides
+    border = np.abs(radius - 12) < 1.2 * max(*spacing, 1.0)
+    np.testing.assert_array_equal(found[~border], np.where(radius < 12, 2, 0)[~border])
+
+
+def test_an_oblique_scan_keeps_its_axes() -> None:
+    """Axes turned by 20 degrees are those of the nearest orientation; nothing is rotated."""
+    angle = np.radians(20)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn
+    found = segment(scan_of(asymmetric(), affine), slice_manifest(), by_intensity, max_voxels=10**6)
+    np.testing.assert_array_equal(found, np.array([0, 1, 2])[asymmetric() // 500])
+
+
+def test_no_class_appears_between_two_others() -> None:
+    """Probabilities are sampled, then the best is taken: between class 0 and class 2 there is no rim of class 1 from labels."""
+    scores = np.full((3, 4, 4, 4), -9.0, np.float32)
+    scores[0, :2], scores[2, 2:] = 9, 9
+    found = best_class(softmax(scores[None])[0], (16, 16, 16))
+    assert set(np.unique(found).tolist()) == {0, 2}
+
+
+@given(
+    shape=st.tuples(*[st.integers(1, 9)] * 3), target=st.tuples(*[st.integers(1, 14)] * 3), slab=st.sampled_from([1, 50, 10**7])
+)
+def test_slabs_give_the_labels_of_the_whole(shape: Any, target: Any, slab: int) -> None:
+    """However small the slabs are, the labels are those of scores that were sampled at once."""
+    scores = np.random.default_rng(3).normal(size=(4, *shape)).astype(np.float32)
+    whole = np.stack([resized(plane, target) for plane in scores])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.pipeline.volume.SLAB_VOXELS", slab)
+        found = best_class(scores, target)
+    taken = np.take_along_axis(whole, found[None].astype(int), 0)[0]
+    np.testing.assert_allclose(taken, whole.max(0), atol=1e-5)
+
+
+@given(source=st.integers(1, 40), target=st.integers(1, 40))
+def test_the_tent_keeps_constants_and_its_centre(source: int, target: int) -> None:
+    """A constant stays constant, a mirror image stays one, and the same side is the identity."""
+    weights = tent(source, target)
+    np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(weights, weights[::-1, ::-1], atol=1e-5)
+    if source == target:
+        np.testing.assert_array_equal(weights, np.eye(source, dtype=np.float32))
+
+
+def test_a_ramp_is_sampled_without_a_shift() -> None:
+    """Voxel centres lie at (i + 0.5) / side: a linear ramp keeps its values there."""
+    ramp = np.broadcast_to((np.arange(12, dtype=np.float32) + 0.5)[:, None, None] / 12, (12, 3, 3))
+    for side in (6, 24, 17):
+        found = resized(np.ascontiguousarray(ramp), (side, 3, 3))[2:-2, 1, 1]
+        np.testing.assert_allclose(found, ((np.arange(side) + 0.5) / side)[2:-2], atol=1e-3)
+
+
+def test_slices_have_their_neighbours() -> None:
+    """Channel 1 is the slice, 0 and 2 those before and after; at the ends the outermost is repeated; the rest is 0."""
+    across = np.arange(5, dtype=np.float32)[:, None, None] + np.zeros((5, 3, 6), np.float32)
+    batch = slices(across, range(5), slice_manifest().input)
+    assert batch.shape == (5, 8, 8, 3)
+    assert batch[:, 0, 0].tolist() == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 4]]
+    assert not batch[:, 3:].any()
+    assert not batch[:, :, 6:].any()
+
+
+def test_planes_are_averaged() -> None:
+    """Two planes that disagree give the class of the larger sum of probabilities."""
+    calls = []
+
+    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        calls.append(batch.shape)
+        scores = np.zeros((len(batch), 3, *batch.shape[1:3]), np.float32)
+        scores[:, 1 if batch.shape[1:3] == (24, 24) else 2] = 1 if batch.shape[1:3] == (24, 24) else 3
+        return scores
+
+    scan = scan_of(np.zeros((10, 17, 18), np.int16), np.eye(4))
+    one = segment(scan, slice_manifest(planes=("sagittal",)), run, max_voxels=10**6)
+    assert (one == 1).all()
+    both = segment(scan, slice_manifest(planes=("sagittal", "coronal")), run, max_voxels=10**6)
+    assert (both == 2).all()
+    assert {shape[1:3] for shape in calls} == {(24, 24), (16, 24)}
+
+
+def test_blocks_are_the_whole_volume() -> None:
+    """A network of volumes with a finite reach gives the same labels in blocks as at once."""
+
+    def blur(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        middle = batch[..., 0]
+        for axis in (1, 2, 3):  # a mean over 7 voxels, zeros beyond: what padded convolutions do
+            pad = [(0, 0)] * 4
+            pad[axis] = (3, 3)
+            wide = np.pad(middle, pad)
+            shifted = [np.take(wide, range(k, k + middle.shape[axis]), axis) for k in range(7)]
+            middle = np.mean(shifted, 0, dtype=np.float32)
+        return np.stack([-40 * (middle - level) ** 2 for level in (0.0, 0.3, 0.6)], 1).astype(np.float32)
+
+    values = np.random.default_rng(4).integers(0, 1000, (37, 30, 41)).astype(np.int16)
+    scan = scan_of(values, np.eye(4))
+    policy = InputPolicy.model_validate(
+        {"working_size": (32, 32), "working_depth": 32, "dimensions": 3, "channels": 1, "dtype": "float32", "multiple": 4}
+        | {"intensity": PERCENTILES, "orientation": "RAS"}
+    )
+    manifest = make_manifest(input=policy, stride=1, halo=4)
+    sizes = []
+
+    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        sizes.append(batch.size)
+        return blur(batch)
+
+    whole = segment(scan, manifest, run, max_voxels=10**6)
+    assert len(sizes) == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.pipeline.tasks.volume.BLOCK_VOXELS", 16**3)
+        np.testing.assert_array_equal(segment(scan, manifest, run, max_voxels=10**6), whole)
+    assert len(sizes) > 20
+    assert max(sizes[1:]) <= 16**3
+    unknown = manifest.model_copy(update={"halo": None})
+    np.testing.assert_array_equal(segment(scan, unknown, run, max_voxels=10**6), whole)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.pipeline.tasks.volume.WHOLE_VOXELS", 1000)
+        with pytest.raises(ImageTooLarge, match="whole volumes only"):
+            segment(scan, unknown, run, max_voxels=10**6)
+
+
+def test_a_scan_that_grows_too_large_at_the_networks_spacing_is_refused() -> None:
+    """The limit holds where the work is done: 64 thick voxels are a large volume at 1 mm."""
+    scan = scan_of(np.zeros((4, 4, 4), np.int16), np.diag([500.0, 500, 500, 1]))
+    with pytest.raises(ImageTooLarge, match="at the network's 1 x 1 x 1 mm") as caught:
+        segment(scan, slice_manifest(), by_intensity, max_voxels=10**6)
+    assert caught.value.actual == 2000**3
+
+
+def test_scores_that_are_no_numbers_are_a_failure() -> None:
+    """Never a label volume of class 0."""
+    scan = scan_of(asymmetric(), np.eye(4))
+    with pytest.raises(InferenceFailed, match="no finite numbers"):
+        segment(scan, slice_manifest(), lambda batch: by_intensity(batch) * np.float32(np.nan), max_voxels=10**6)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 30, 30), (30, 1, 2), (64, 3, 3)])
+def test_thin_scans_are_segmented(shape: tuple[int, int, int]) -> None:
+    """A single voxel, a single slice and a needle are scans too."""
+    values = np.random.default_rng(5).integers(0, 1000, shape).astype(np.int16)
+    found = segment(scan_of(values, np.diag([1.2, 0.8, 3, 1])), slice_manifest(), by_intensity, max_voxels=10**6)
+    assert found.shape == shape
+    assert found.dtype == np.uint8
