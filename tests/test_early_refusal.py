@@ -148,7 +148,7 @@ def test_a_queue_that_is_dead_is_no_bad_request(artifact_dir: Path, monkeypatch:
 
     with full_server(artifact_dir, monkeypatch) as url:
         with monkeypatch.context() as patch:
-            patch.setattr(Scheduler, "check_room", dead)
+            patch.setattr(Scheduler, "check_capacity", dead)
             reply = httpx.post(f"{url}/segment", content=NOISE)
         assert (reply.status_code, reply.json()["code"]) == (503, "not_ready")
 

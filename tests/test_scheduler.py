@@ -336,9 +336,9 @@ def test_who_is_refused_is_told_when_there_will_be_room(cost: float, work: float
         with queue.admit(2.0, work=3.0):
             deadline = None if left_s is None else Deadline(left_s)
             with pytest.raises(Overloaded) as refused:
-                queue.check_room(cost, work=work, deadline=deadline)
+                queue.check_capacity(cost, work=work, deadline=deadline)
             assert refused.value.facts["retry_after_s"] == pytest.approx(wait_s, abs=0.02)
-            queue.check_room(0.5, work=1.0, deadline=Deadline(11.3))
+            queue.check_capacity(0.5, work=1.0, deadline=Deadline(11.3))
         queue.close()
 
     run(test)
@@ -358,7 +358,7 @@ def test_what_was_measured_long_ago_is_forgotten() -> None:
         fresh = Scheduler[int, int](doubled, capacity=1.0)
         assert fresh.pace_s == 0
         with fresh.admit(1.0, work=5.0), pytest.raises(Overloaded) as refused:
-            fresh.check_room(1.0, work=5.0)
+            fresh.check_capacity(1.0, work=5.0)
         assert refused.value.facts["retry_after_s"] == 0.1
         fresh.close()
 
@@ -395,12 +395,12 @@ def test_what_the_queue_would_let_in_it_lets_in() -> None:
         queue = Scheduler[int, int](doubled, capacity=2.0, measured=(1.0, 1.0))
         try:
             soon = Deadline(2.5)
-            queue.check_room(100.0, work=100.0, deadline=soon)  # nobody is inside
+            queue.check_capacity(100.0, work=100.0, deadline=soon)  # nobody is inside
             with queue.admit(1.0, deadline=soon):
-                queue.check_room(1.0, work=0.5, deadline=soon)
+                queue.check_capacity(1.0, work=0.5, deadline=soon)
                 for cost, work in ((1.1, 0.1), (1.0, 1.0)):
                     with pytest.raises(Overloaded) as asked:
-                        queue.check_room(cost, work=work, deadline=soon)
+                        queue.check_capacity(cost, work=work, deadline=soon)
                     with pytest.raises(Overloaded) as taken, queue.admit(cost, work=work, deadline=soon):
                         raise AssertionError
                     assert asked.value.facts["retry_after_s"] == pytest.approx(taken.value.facts["retry_after_s"], abs=0.1)
@@ -408,7 +408,7 @@ def test_what_the_queue_would_let_in_it_lets_in() -> None:
         finally:
             queue.close()
         with pytest.raises(NotReady):
-            queue.check_room(1.0, work=1.0)
+            queue.check_capacity(1.0, work=1.0)
 
     asyncio.run(scenario())
 

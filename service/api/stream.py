@@ -79,7 +79,7 @@ class Streams:
         self._none_left = asyncio.Event()
         self._none_left.set()
 
-    def check_room(self) -> None:
+    def check_limit(self) -> None:
         """Return None if one more may be opened.
 
         Raises:
@@ -96,9 +96,9 @@ class Streams:
         """Count one more stream for as long as the block lasts.
 
         Raises:
-            as :meth:`check_room`
+            as :meth:`check_limit`
         """
-        self.check_room()
+        self.check_limit()
         self.open += 1
         self._none_left.clear()
         try:
@@ -147,7 +147,7 @@ async def _check_opening(
 ) -> ParseFrame:
     """Return how frames are parsed, if the stream may be opened."""
     parse_request(record_of(connection.scope), query, headers, services)
-    streams.check_room()
+    streams.check_limit()
     return lambda record: parse_request(record, query, headers, services)
 
 

@@ -39,16 +39,17 @@ def blocks(shape: Sequence[int], *, halo: int, multiple: int, largest: int) -> I
     """Cut a shape into blocks.
 
     Takes:
-        shape: sides of the whole, each a multiple of ``multiple``
+        shape: sides of the whole
         halo: input pixels around what is kept; a multiple of ``multiple``
+        multiple: the network's coarsest stride; blocks begin at multiples of it
         largest: the longest side of a block; where the halo leaves too little room, a block keeps one multiple
     Gives:
         blocks whose places cover the whole once
     Raises:
-        ValueError: if a side or the halo is no multiple
+        ValueError: if the halo is not a multiple
     """
-    if halo % multiple or any(side % multiple for side in shape):
-        raise ValueError(f"sides {tuple(shape)} and halo {halo} must be multiples of {multiple}")
+    if halo % multiple:
+        raise ValueError(f"the halo {halo} must be a multiple of {multiple}")
     for spans in itertools.product(*(_spans(side, halo, multiple, largest) for side in shape)):
         yield Block(tuple(span.read for span in spans), tuple(span.keep for span in spans), tuple(span.place for span in spans))
 

@@ -32,14 +32,23 @@ def fit_size(height: int, width: int, policy: InputPolicy) -> tuple[int, int]:
     """
     target_h, target_w = policy.working_size
     if policy.fit == "native":
-        h, w = float(height), float(width)
-    elif policy.fit == "stretch":
+        return native_size(height, width, policy)
+    if policy.fit == "stretch":
         h, w = float(target_h), float(target_w)
     else:
         aspect = min(max(width / height, 1 / MAX_ELONGATION), MAX_ELONGATION)
         h = math.sqrt(target_h * target_w / aspect)
         w = h * aspect
     return _round_to(h, policy.multiple), _round_to(w, policy.multiple)
+
+
+def native_size(height: int, width: int, policy: InputPolicy) -> tuple[int, int]:
+    """The size at which the network sees an image at the image's own resolution.
+
+    Gives:
+        (h, w), the image's size rounded to multiples of ``policy.multiple``
+    """
+    return _round_to(height, policy.multiple), _round_to(width, policy.multiple)
 
 
 def least_size(policy: InputPolicy) -> tuple[int, int]:

@@ -13,13 +13,13 @@ May import: numpy, ``service.errors``, the rest of the pipeline.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import InferenceFailed
+from service.errors import BadParameter, InferenceFailed
 from service.pipeline import plan
 from service.pipeline.codecs import decoding
 from service.pipeline.engine import Engine
@@ -27,6 +27,8 @@ from service.pipeline.manifest import Manifest
 from service.pipeline.repository import Repository
 from service.pipeline.segmentation import Outputs, Segmentation, Timing
 from service.pipeline.tasks.registry import task_of
+from service.pipeline.tiling import Resolution, Tiling
+from service.pipeline.workload import Workload
 
 Image = NDArray[np.uint8]
 Source = bytes | Image
@@ -43,6 +45,8 @@ class Prepared:
     """h x w x 3 uint8: at the network's size."""
     decode_s: float
     """Seconds that both took."""
+    tiled: bool = False
+    """Whether the network sees it in tiles."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +66,13 @@ class Predictor:
     Takes:
         repository: the models; closed together with the predictor
         limits: on bytes, pixels and sides of an image
+        tiling: how images are cut that are too large for one run at their own resolution
     """
 
-    def __init__(self, repository: Repository, limits: decoding.Limits) -> None:
+    def __init__(self, repository: Repository, limits: decoding.Limits, tiling: Tiling | None = None) -> None:
         self.repository = repository
         self.limits = limits
+        self.tiling = tiling or Tiling()
 
     def engine(self, model: str | Engine | None = None) -> Engine:
         """Return the engine of a model.
@@ -79,21 +85,30 @@ class Predictor:
         """
         return model if isinstance(model, Engine) else self.repository.get(model)
 
-    def segment(self, source: Source, model: str | Engine | None = None, *, instances: bool = False) -> Segmentation:
+    def segment(
+        self,
+        source: Source,
+        model: str | Engine | None = None,
+        *,
+        instances: bool = False,
+        resolution: Resolution = "working",
+    ) -> Segmentation:
         """Segment one image.
 
         Takes:
             source: a file's bytes, or H x W x 3 uint8 RGB
             model: its name, or the engine itself; None is the default
             instances: whether the caller asks for instances
+            resolution: at which the network sees the image: the one of its training, or the image's own
         Raises:
+            BadParameter: if the model has no native resolution, or the image is too large for it
             EmptyBody, BodyTooLarge, ImageTooLarge, UnsupportedImage, CorruptImage: as ``decoding``'s
             UnknownModel, NotReady: as :meth:`engine`
             InferenceFailed: if the network fails, or its scores are not finite numbers
         """
         started_s = time.monotonic()
         engine = self.engine(model)
-        prepared = self.prepare(source, engine.manifest)
+        prepared = self.prepare(source, engine.manifest, resolution=resolution)
         (inferred,) = self.run(engine, [prepared], instances=instances)
         return self.finish(engine, prepared, inferred, started_s)
 
@@ -120,23 +135,53 @@ class Predictor:
                 results[index] = self.finish(engine, prepared[index], found, started_s)
         return [results[index] for index in range(len(sources))]
 
-    def prepare(self, source: Source, manifest: Manifest, header: decoding.Header | None = None) -> Prepared:
+    def workload(self, header: decoding.Header, manifest: Manifest, resolution: Resolution = "working") -> Workload:
+        """Return the cost of an image.
+
+        Raises:
+            BadParameter: as :meth:`prepare`
+        """
+        if resolution == "working":
+            return Workload.of(header.height, header.width, manifest)
+        _check_native(manifest)
+        return Workload.native(header.height, header.width, manifest, self.tiling)
+
+    def prepare(
+        self,
+        source: Source,
+        manifest: Manifest,
+        header: decoding.Header | None = None,
+        *,
+        resolution: Resolution = "working",
+    ) -> Prepared:
         """Decode an image and bring it to the network's size.
 
         Takes:
             header: what ``decoding.probe`` returned for this source, if it was called before
+            resolution: ``native`` keeps the image's own size, up to rounding to the network's multiples
 
         Raises:
+            BadParameter: if ``native`` is asked of a model that takes one size only
             EmptyBody, BodyTooLarge, ImageTooLarge, UnsupportedImage, CorruptImage: as ``decoding``'s
         """
         start = time.monotonic()
+        if resolution == "native":
+            _check_native(manifest)
         image = decoding.decode(source, self.limits, header)
         height, width, _ = image.shape
-        fitted = plan.resize_image(image, plan.fit_size(height, width, manifest.input))
-        return Prepared(image, fitted, time.monotonic() - start)
+        fit = plan.native_size if resolution == "native" else plan.fit_size
+        size = fit(height, width, manifest.input)
+        tiled = resolution == "native" and self.tiling.is_needed(size)
+        return Prepared(image, plan.resize_image(image, size), time.monotonic() - start, tiled)
 
     def run(
-        self, engine: Engine, prepared: Sequence[Prepared], *, alone: bool = True, instances: bool = False
+        self,
+        engine: Engine,
+        prepared: Sequence[Prepared],
+        *,
+        alone: bool = True,
+        instances: bool = False,
+        check: Callable[[], None] = lambda: None,
     ) -> list[Inferred]:
         """Run the network on images of one size.
 
@@ -144,12 +189,17 @@ class Predictor:
             prepared: by the engine's own manifest
             alone: whether the run may use all processors, and not just a lane
             instances: whether to compute what instances need
+            check: called before each tile; what it raises ends the run
         Raises:
+            BadParameter: if an image needs tiles and the model does not know its receptive field
             InferenceFailed: if the network fails
         """
         start = time.monotonic()
-        fitted = [one.fitted for one in prepared]
         names = task_of(engine.manifest).outputs(instances=instances)
+        if any(one.tiled for one in prepared):
+            tiles = [self.tiling.run(engine, one.fitted, names, alone=alone, check=check) for one in prepared]
+            return [Inferred(outputs, time.monotonic() - start, len(prepared)) for outputs in tiles]
+        fitted = [one.fitted for one in prepared]
         outputs = engine.run(np.stack(fitted) if len(fitted) > 1 else fitted[0][None], names, alone=alone)
         infer_s = time.monotonic() - start
         return [
@@ -179,3 +229,9 @@ class Predictor:
     def close(self) -> None:
         """Close the models; runs under way end first."""
         self.repository.close()
+
+
+def _check_native(manifest: Manifest) -> None:
+    if manifest.input.fit == "stretch":
+        reason = f"{manifest.name} takes one size only; leave out resolution=native"
+        raise BadParameter(reason, parameter="resolution")

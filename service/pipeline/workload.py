@@ -1,6 +1,6 @@
 """What an image will cost, told by its header alone: admission counts it before anything is decoded.
 
-May import: the pipeline's ``codecs``, ``manifest`` and ``plan``.
+May import: the pipeline's ``manifest``, ``plan`` and ``tiling``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from service.pipeline import plan
 from service.pipeline.manifest import Manifest
+from service.pipeline.tiling import Tiling
 
 PIXEL_WORK = 1 / 8
 """The time of a pixel in decoding, labelling and encoding, over its time in the network. Measured with the shipped network on
@@ -23,28 +24,37 @@ class Workload:
     """Of the image itself; 0 where it is not known yet."""
     network_size: tuple[int, int]
     """(h, w) at which the network runs; not small for a single pixel either."""
+    network_megapixels: float
+    """Of all runs of the network together: more than its size where tiles overlap."""
 
     @classmethod
     def of(cls, height: int, width: int, manifest: Manifest) -> Workload:
-        """Return the cost of an image of this size."""
-        return cls(height * width / 1e6, plan.fit_size(height, width, manifest.input))
+        """Return the cost of an image of this size, at the network's working size."""
+        return cls._at(height * width / 1e6, plan.fit_size(height, width, manifest.input))
+
+    @classmethod
+    def native(cls, height: int, width: int, manifest: Manifest, tiling: Tiling) -> Workload:
+        """Return the cost of an image of this size, at its own resolution."""
+        size = plan.native_size(height, width, manifest.input)
+        return cls(height * width / 1e6, size, tiling.seen_pixels(size, manifest) / 1e6)
 
     @classmethod
     def least(cls, manifest: Manifest) -> Workload:
         """Return the lowest cost that any image can have."""
-        return cls(0.0, plan.least_size(manifest.input))
+        return cls._at(0.0, plan.least_size(manifest.input))
+
+    @classmethod
+    def _at(cls, megapixels: float, network_size: tuple[int, int]) -> Workload:
+        h, w = network_size
+        return cls(megapixels, network_size, h * w / 1e6)
 
     @property
-    def room(self) -> float:
-        """Megapixels of the queue that the image takes: its own, or the network's where those are more."""
-        return max(self.megapixels, self._network_megapixels)
+    def cost(self) -> float:
+        """Megapixels of the queue's capacity that the image takes: its own, or the network's where those are more."""
+        h, w = self.network_size
+        return max(self.megapixels, h * w / 1e6)
 
     @property
     def work(self) -> float:
         """The time of all steps, in megapixels of the network."""
-        return self._network_megapixels + PIXEL_WORK * self.megapixels
-
-    @property
-    def _network_megapixels(self) -> float:
-        h, w = self.network_size
-        return h * w / 1e6
+        return self.network_megapixels + PIXEL_WORK * self.megapixels

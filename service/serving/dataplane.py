@@ -1,9 +1,9 @@
-"""One request, whatever its transport: room and deadline decided once, then each image through the predictor's steps.
+"""One request, whatever its transport: capacity and deadline decided once, then each image through the predictor's steps.
 
 ========= ======================================== ==========================================
 step      what                                     thread
 ========= ======================================== ==========================================
-admit     size from the header, room in the queue  the caller's event loop; microseconds
+admit     size from the header, the queue's load   the caller's event loop; microseconds
 prepare   bytes -> upright RGB -> network's size   a worker, or the pixel pool
 run       images -> outputs                        a worker
 finish    outputs -> labels at the image's size    as prepare
@@ -13,7 +13,7 @@ encode    labels -> whatever the caller wants      as prepare
 With a lane for each processor, the worker does all steps: the outputs are still in its cache (1.1 times the frames a second).
 On a GPU, or with fewer lanes, the pixel pool prepares one image and finishes another while the worker runs a third.
 
-Nothing computes on the event loop, and nothing large outlives the admission: an image's room is given back when its last
+Nothing computes on the event loop, and nothing large outlives the admission: an image's capacity is given back when its last
 thread is done, even if its caller left long before.
 
 May import: numpy, ``service.errors``, ``service.process``, the pipeline, the rest of ``service.serving``.
@@ -44,6 +44,7 @@ from service.pipeline.predictor import Inferred, Predictor, Prepared, Source
 from service.pipeline.repository import Repository
 from service.pipeline.segmentation import Segmentation, Timing
 from service.pipeline.tasks import semantic
+from service.pipeline.tiling import Resolution
 from service.pipeline.workload import Workload
 from service.serving.deadline import Deadline
 from service.serving.scheduler import Admission, Priority, Scheduler
@@ -77,7 +78,10 @@ class _Frame(Generic[T]):
     engine: Engine
     encode: Callable[[Segmentation], T]
     instances: bool
+    resolution: Resolution
     started_s: float
+    abandoned: threading.Event
+    """Set when the caller is gone: the rest of its tiles need not be computed."""
     prepared: Prepared | None = None
     """None where the worker does every step."""
 
@@ -111,7 +115,7 @@ class DataPlane:
         self._pixels = ThreadPoolExecutor(available_cpus(), thread_name_prefix="fcn-pixels")
         self._trimmer = Trimmer(self._trim)
         self._statistics: defaultdict[tuple[str, str], ModelStatistics] = defaultdict(ModelStatistics)
-        self._least: tuple[Manifest | None, Workload] = None, Workload(0.0, (0, 0))
+        self._least: tuple[Manifest | None, Workload] = None, Workload(0.0, (0, 0), 0.0)
         """The lowest cost of any image, and the manifest that it was computed for."""
         self.scheduler: Scheduler[_Frame[Any], Any] = Scheduler(
             self._work,
@@ -144,18 +148,20 @@ class DataPlane:
         deadline: Deadline | None = None,
         priority: Priority = Priority.NORMAL,
         instances: bool = False,
+        resolution: Resolution = "working",
         headers: Sequence[decoding.Header] | None = None,
     ) -> list[Answer[T]]:
         """Segment the images of one request, and encode each result.
 
         Takes:
             sources: files' bytes, or H x W x 3 uint8 RGB where they are decoded already. They are admitted together; those
-                that do not fit together into the room that is left take turns
+                that do not fit together into the capacity that is left take turns
             encode: called with each result, on another thread; again, if another image of its batch failed
             model: its name, or the engine itself; None is the default
             deadline: admission sheds a request that would miss it. The caller enforces it: ``async with deadline:``
             priority: the order of waiting images
             instances: whether to compute what instances need
+            resolution: at which the network sees the images: the one of its training, or their own
             headers: what :meth:`probe` returned for these sources, if it was called before
         Gives:
             one answer each, in the order of the images
@@ -164,6 +170,7 @@ class DataPlane:
             UnknownModel: if there is no such model
             Overloaded: if the queue is full, or too full for the deadline; raised before anything is decoded
             DeadlineExceeded: if the deadline passes
+            BadParameter: if the model has no native resolution, or an image is too large for it
             NotReady: if the service drains, or has no model, or its worker died
             InferenceFailed: if the network fails, or its outputs are not finite numbers
             whatever ``encode`` raises
@@ -171,20 +178,29 @@ class DataPlane:
         engine = self.predictor.engine(model)
         with self.statistics(engine.manifest).request():
             headers = [self.probe(source) for source in sources] if headers is None else headers
-            workloads = [Workload.of(header.height, header.width, engine.manifest) for header in headers]
-            rooms = [workload.room for workload in workloads]
-            # A request takes the room that there is, but at least that of its largest image. Where that finds none, none of
-            # its images alone would have; and a queue that is never empty does not keep it out for ever.
-            room = max(*rooms, min(sum(rooms), self.scheduler.capacity - self.scheduler.load), 0.0)
+            workloads = [self.predictor.workload(header, engine.manifest, resolution) for header in headers]
+            costs = [workload.cost for workload in workloads]
+            # A request takes the free capacity, but at least the cost of its largest image. Where that does not fit, none of
+            # its images alone would; and a queue that is never empty does not keep the request out for ever.
+            capacity = max(*costs, min(sum(costs), self.scheduler.capacity - self.scheduler.load), 0.0)
             work = sum(workload.work for workload in workloads)
-            with self.scheduler.admit(room, work=work, deadline=deadline, priority=priority) as admission:
-                self._trimmer.count(sum(rooms))
+            with self.scheduler.admit(capacity, work=work, deadline=deadline, priority=priority) as admission:
+                self._trimmer.count(sum(costs))
                 answers: list[Answer[T]] = []
-                for turn in _turns(rooms, room):
+                for turn in _turns(costs, capacity):
                     answers += await _all(
                         [
                             self._segment_one(
-                                _Frame(sources[at], headers[at], engine, encode, instances, time.monotonic()),
+                                _Frame(
+                                    sources[at],
+                                    headers[at],
+                                    engine,
+                                    encode,
+                                    instances,
+                                    resolution,
+                                    time.monotonic(),
+                                    threading.Event(),
+                                ),
                                 workloads[at],
                                 deadline,
                                 priority,
@@ -203,7 +219,7 @@ class DataPlane:
         """
         return decoding.probe(source, self.limits)
 
-    def check_room(self, head: bytes, deadline: Deadline) -> decoding.Header | None:
+    def check_capacity(self, head: bytes, deadline: Deadline) -> decoding.Header | None:
         """Shed an image by its first bytes, if they tell enough: so would :meth:`segment`, once all of it has come.
 
         Takes:
@@ -224,7 +240,7 @@ class DataPlane:
                 workload = self._least_workload(manifest)
         except ServiceError:  # of the image, or of what has come of it so far
             return None
-        self.scheduler.check_room(workload.room if head else 0.0, work=workload.work, deadline=deadline)
+        self.scheduler.check_capacity(workload.cost if head else 0.0, work=workload.work, deadline=deadline)
         return header
 
     def statistics(self, manifest: Manifest) -> ModelStatistics:
@@ -271,18 +287,22 @@ class DataPlane:
     ) -> Answer[T]:
         submit = partial(
             self.scheduler.submit,
-            key=(frame.engine, workload.network_size, frame.instances),
+            key=(frame.engine, workload.network_size, frame.instances, frame.resolution),
             deadline=deadline,
             priority=priority,
             admission=admission,
         )
         answer: Answer[T]
-        if self._lane_each and frame.engine.provider == "cpu":
-            answer = await submit(frame)
-        else:
-            prepared = await self._offload(admission, self.predictor.prepare, frame.source, frame.engine.manifest, frame.header)
-            inferred = await submit(replace(frame, prepared=prepared))
-            answer = await self._offload(admission, self._finish, frame, prepared, inferred)
+        try:
+            if self._lane_each and frame.engine.provider == "cpu":
+                answer = await submit(frame)
+            else:
+                prepared = await self._offload(admission, self._prepare, frame)
+                inferred = await submit(replace(frame, prepared=prepared))
+                answer = await self._offload(admission, self._finish, frame, prepared, inferred)
+        except asyncio.CancelledError:
+            frame.abandoned.set()
+            raise
         self.statistics(frame.engine.manifest).add_image(answer.batch, answer.timing)
         return answer
 
@@ -290,9 +310,7 @@ class DataPlane:
 
     def _work(self, frames: Sequence[_Frame[Any]]) -> Sequence[Answer[Any] | Inferred]:
         """Run the network on frames of one key; and the steps around it, where the frames come unprepared."""
-        prepared = [
-            frame.prepared or self.predictor.prepare(frame.source, frame.engine.manifest, frame.header) for frame in frames
-        ]
+        prepared = [frame.prepared or self._prepare(frame) for frame in frames]
         inferred = self._run(frames[0], prepared)
         return [
             found if frame.prepared else self._finish(frame, one, found)
@@ -305,10 +323,15 @@ class DataPlane:
             self._inferring += 1
             alone = self._inferring == 1 and self.scheduler.admitted <= 1
         try:
-            return self.predictor.run(frame.engine, prepared, alone=alone, instances=frame.instances)
+            return self.predictor.run(
+                frame.engine, prepared, alone=alone, instances=frame.instances, check=partial(_check_wanted, frame)
+            )
         finally:
             with self._counting:
                 self._inferring -= 1
+
+    def _prepare(self, frame: _Frame[Any]) -> Prepared:
+        return self.predictor.prepare(frame.source, frame.engine.manifest, frame.header, resolution=frame.resolution)
 
     def _finish(self, frame: _Frame[T], prepared: Prepared, inferred: Inferred) -> Answer[T]:
         result = self.predictor.finish(frame.engine, prepared, inferred, frame.started_s)
@@ -322,7 +345,7 @@ class DataPlane:
 
     async def _offload(self, admission: Admission, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Compute on the pixel pool. When the caller is cancelled, work that has not begun is dropped; begun work keeps its
-        room until it ends.
+        capacity until it ends.
 
         Raises:
             NotReady: if the plane is closed
@@ -343,6 +366,11 @@ class DataPlane:
             self._pixels.submit(process.give_back)
 
 
+def _check_wanted(frame: _Frame[Any]) -> None:
+    if frame.abandoned.is_set():
+        raise NotReady("the caller is gone")
+
+
 def _first_measure(repository: Repository) -> tuple[float, float]:
     """Time the default network on one black image: (seconds, work). It is the pace before the first request."""
     if not repository.names():
@@ -355,15 +383,15 @@ def _first_measure(repository: Repository) -> tuple[float, float]:
     return time.monotonic() - start, h * w / 1e6
 
 
-def _turns(rooms: Sequence[float], capacity: float) -> Iterator[range]:
+def _turns(costs: Sequence[float], capacity: float) -> Iterator[range]:
     """Split images into runs that fit together; a single larger one is a run of its own."""
     first, load = 0, 0.0
-    for at, room in enumerate(rooms):
-        if at > first and load + room > capacity:
+    for at, cost in enumerate(costs):
+        if at > first and load + cost > capacity:
             yield range(first, at)
             first, load = at, 0.0
-        load += room
-    yield range(first, len(rooms))
+        load += cost
+    yield range(first, len(costs))
 
 
 async def _all(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -3,8 +3,8 @@
 Callers live on one event loop; the scheduler's own threads do the work. There are two steps:
 
 1. :meth:`Scheduler.admit` gives an :class:`Admission` or sheds at once: if the capacity is taken, or if the pace measured so
-   far says that the deadline would be missed. Its room is held until the caller has left *and* every thread that works for it
-   is done, even if the caller left early: what is admitted bounds the memory.
+   far says that the deadline would be missed. Its capacity is held until the caller has left *and* every thread that works for
+   it is done, even if the caller left early: what is admitted bounds the memory.
 2. :meth:`Scheduler.submit` hands one item to the workers and waits for its answer.
 
 A :class:`Priority` orders the items that wait for a worker, and admission predicts accordingly: ahead of an item is the work of
@@ -64,7 +64,7 @@ class _Entry(Generic[Item, Answer]):
 
 
 class Admission:
-    """Room inside the scheduler. On the event loop only, but for the futures that hold it.
+    """Capacity held inside the scheduler. On the event loop only, but for the futures that hold it.
 
     Takes:
         give_back: called once, on the event loop, when the caller and every future are done
@@ -76,7 +76,7 @@ class Admission:
         self._loop = asyncio.get_running_loop()
 
     def hold_for(self, work: Future[Any]) -> None:
-        """Keep the room until this future is done or cancelled too: a thread cannot be stopped when its caller leaves."""
+        """Keep the capacity until this future is done or cancelled too: a thread cannot be stopped when its caller leaves."""
         self._holders += 1
         work.add_done_callback(self._done)
 
@@ -180,7 +180,7 @@ class Scheduler(Generic[Item, Answer]):
         deadline: Deadline | None = None,
         priority: Priority = Priority.NORMAL,
     ) -> Iterator[Admission]:
-        """Hold room for as long as the block lasts, or shed at once. On the event loop only.
+        """Hold capacity for as long as the block lasts, or shed at once. On the event loop only.
 
         Takes:
             cost: the share of the capacity that the caller takes
@@ -192,7 +192,7 @@ class Scheduler(Generic[Item, Answer]):
             NotReady: if the scheduler drains or is dead
         """
         work = cost if work is None else work
-        self.check_room(cost, work=work, deadline=deadline, priority=priority)
+        self.check_capacity(cost, work=work, deadline=deadline, priority=priority)
         if not self._admitted:
             self._measured = time.monotonic()  # idle time is no measurement
         self._admitted += 1
@@ -206,7 +206,7 @@ class Scheduler(Generic[Item, Answer]):
         finally:
             admission.leave()
 
-    def check_room(
+    def check_capacity(
         self, cost: float, *, work: float, deadline: Deadline | None = None, priority: Priority = Priority.NORMAL
     ) -> None:
         """Return None if :meth:`admit` would admit the same at this moment.

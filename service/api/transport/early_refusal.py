@@ -65,7 +65,7 @@ class Door:
             head: the first bytes of the image, if any have come
         """
         try:
-            self._plane.check_room(head, Deadline(deadline_ms / 1000))
+            self._plane.check_capacity(head, Deadline(deadline_ms / 1000))
         except Overloaded as error:
             record = new_record(headers)
             status, reply = problems.on_the_wire(record, error)
