@@ -39,7 +39,7 @@ from tests.conftest import encode_image, make_graph, make_image, make_labels, ma
 T = TypeVar("T")
 
 WAIT_S = 20.0
-"""Longer than anything here takes; a test that waits this long has failed."""
+"""Longer than any test takes; a test that waits this long has failed."""
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def plane(artifact_dir: Path) -> Iterator[DataPlane]:
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    """Run a test on an event loop of its own, but not for ever."""
+    """Run a test on an event loop of its own, within a time limit."""
     asyncio.run(asyncio.wait_for(test(), WAIT_S))
 
 
@@ -83,7 +83,7 @@ def unchanged(result: Segmentation) -> Segmentation:
 
 
 async def emptied(plane: DataPlane) -> None:
-    """Wait until nobody is inside any more."""
+    """Wait until every admission has ended."""
     while plane.scheduler.admitted:
         await asyncio.sleep(0.001)
 
@@ -102,10 +102,10 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return gate
 
 
-def test_a_lone_image_has_all_processors_and_others_share_them(
+def test_a_lone_image_gets_all_processors_and_several_share_them(
     artifact_dir: Path, png: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Callers who are inside together take a lane each; when nobody is left, the next one has everything again."""
+    """Concurrent images take a lane each; the next lone image gets all threads again."""
     plane = DataPlane(Predictor(Repository(artifact_dir), Limits()), concurrency=2)
     real, seen, inside = Engine.run, [], threading.Barrier(2)
 
@@ -161,7 +161,7 @@ def test_any_size_gives_a_mask_of_that_size(size: tuple[int, int], colour: int, 
 
 @pytest.mark.parametrize("width", [128, 127, 256, 640, 641, 1000])
 def test_an_edge_in_the_image_and_its_edge_in_the_mask_coincide(width: int, plane: DataPlane) -> None:
-    """No shift, whatever the size: the mask's edge lies within the reach of one cell, and on average on the image's."""
+    """The mask is not shifted at any size: its edge lies within one cell of the image's, and on average on it."""
     offsets = []
     for edge in range(width // 4, 3 * width // 4, max(1, width // 61)):
         image = np.zeros((width * 3 // 4, width, 3), np.uint8)
@@ -184,8 +184,8 @@ def test_a_photo_taken_upright_gives_an_upright_mask(plane: DataPlane, image: np
     assert (result.labels[-30:] == 2).all()
 
 
-def test_all_three_ways_in_agree(plane: DataPlane, png: bytes, image: np.ndarray) -> None:
-    """What the command line and the evaluation compute is what is served."""
+def test_the_plane_and_the_predictor_agree(plane: DataPlane, png: bytes, image: np.ndarray) -> None:
+    """The command line and the evaluation compute the served labels."""
 
     async def test() -> None:
         served = await segment(plane, png, "colours")
@@ -198,11 +198,11 @@ def test_all_three_ways_in_agree(plane: DataPlane, png: bytes, image: np.ndarray
 
 
 def test_the_timing_accounts_for_all_the_time(plane: DataPlane, jpeg: bytes) -> None:
-    """Four steps whose sum is what the caller waited, a little apart."""
+    """The sum of the steps is the time that the caller waited, up to a few milliseconds."""
 
     async def test() -> None:
         missing_ms: list[float] = []
-        while len(missing_ms) < 50 and min(missing_ms, default=5.0) >= 5:  # until nobody else took the processors
+        while len(missing_ms) < 50 and min(missing_ms, default=5.0) >= 5:  # until no other process took the processors
             start = time.perf_counter()
             result = await segment(plane, jpeg)
             missing_ms.append(1000 * (time.perf_counter() - start - result.timing.total_s))
@@ -214,7 +214,7 @@ def test_the_timing_accounts_for_all_the_time(plane: DataPlane, jpeg: bytes) -> 
 
 
 def test_confidence_is_computed_once_and_lies_on_the_mask(plane: DataPlane, png: bytes) -> None:
-    """High inside a stripe, low where two meet; the second call costs nothing."""
+    """High inside a stripe, low where two meet; the second call returns the same array."""
     result = plane.predictor.segment(png)
     confidence = result.confidence()
     assert confidence is result.confidence()
@@ -261,7 +261,7 @@ def test_each_model_answers_for_itself(tmp_path: Path, png: bytes) -> None:
 
 
 def test_a_bad_image_fails_alone(plane: DataPlane, png: bytes) -> None:
-    """Between good ones, and the next is served as if nothing had happened."""
+    """Good images beside it and after it are served."""
 
     async def test() -> None:
         results = await asyncio.gather(
@@ -276,8 +276,8 @@ def test_a_bad_image_fails_alone(plane: DataPlane, png: bytes) -> None:
     run(test)
 
 
-def test_limits_are_those_that_were_given(artifact_dir: Path, png: bytes) -> None:
-    """On both ways in."""
+def test_the_given_limits_are_enforced(artifact_dir: Path, png: bytes) -> None:
+    """By the plane and by the predictor."""
     plane = DataPlane(Predictor(Repository(artifact_dir), Limits(max_pixels=96 * 128 - 1)))
 
     async def test() -> None:
@@ -290,7 +290,7 @@ def test_limits_are_those_that_were_given(artifact_dir: Path, png: bytes) -> Non
     run(test)
 
 
-def test_scores_that_are_no_numbers_are_a_failed_inference(tmp_path: Path, png: bytes) -> None:
+def test_scores_that_are_not_finite_are_a_failed_inference(tmp_path: Path, png: bytes) -> None:
     """A mask is never made of NaN."""
     write_artifact(tmp_path / "nan.onnx", graph=make_graph(np.full((3, 3), np.nan, np.float32)))
 
@@ -304,8 +304,8 @@ def test_scores_that_are_no_numbers_are_a_failed_inference(tmp_path: Path, png: 
     run(test)
 
 
-def test_too_much_at_once_is_shed(artifact_dir: Path, png: bytes, slow: threading.Event) -> None:
-    """Megapixels are counted before decoding; those inside are served."""
+def test_images_beyond_the_capacity_are_shed(artifact_dir: Path, png: bytes, slow: threading.Event) -> None:
+    """Megapixels are counted before decoding; the admitted images are served."""
     slow.set()
     plane = DataPlane(Predictor(Repository(artifact_dir), Limits()), queue_megapixels=0.03)
     slow.clear()
@@ -324,7 +324,7 @@ def test_too_much_at_once_is_shed(artifact_dir: Path, png: bytes, slow: threadin
 
 
 def test_a_flood_of_single_pixels_is_shed(artifact_dir: Path, slow: threading.Event) -> None:
-    """The network works at its own size for the smallest image too, 96 x 128 here: that is what it counts for."""
+    """The network runs at its own size for the smallest image too, 96 x 128 here: that is its cost."""
     pixel = encode_image(np.zeros((1, 1, 3), np.uint8))
     slow.set()
     plane = DataPlane(Predictor(Repository(artifact_dir), Limits()), queue_megapixels=0.03)
@@ -345,8 +345,8 @@ def test_a_flood_of_single_pixels_is_shed(artifact_dir: Path, slow: threading.Ev
     run(test)
 
 
-def test_the_deadline_covers_the_whole_way(plane: DataPlane, png: bytes, slow: threading.Event) -> None:
-    """The caller is told in time, with the time that he gave; his room is free again when the thread is done with him."""
+def test_the_deadline_covers_every_step(plane: DataPlane, png: bytes, slow: threading.Event) -> None:
+    """The error comes in time and names the limit; the capacity is free again when the thread is done."""
 
     async def test() -> None:
         start = time.monotonic()
@@ -362,8 +362,8 @@ def test_the_deadline_covers_the_whole_way(plane: DataPlane, png: bytes, slow: t
     run(test)
 
 
-def test_a_caller_who_goes_away_harms_nobody(plane: DataPlane, png: bytes, slow: threading.Event) -> None:
-    """At whatever step he leaves."""
+def test_a_cancelled_caller_does_not_disturb_the_others(plane: DataPlane, png: bytes, slow: threading.Event) -> None:
+    """At any step."""
 
     async def test() -> None:
         tasks = [asyncio.create_task(segment(plane, png)) for _ in range(12)]
@@ -380,8 +380,8 @@ def test_a_caller_who_goes_away_harms_nobody(plane: DataPlane, png: bytes, slow:
 
 
 def test_the_event_loop_stays_free_while_every_core_segments(plane: DataPlane) -> None:
-    """Nothing computes on it: no turn takes 20 ms of its thread's time while sixteen large frames are in work, and in half of
-    the turns everything that is due is done within 50 ms.
+    """No turn takes 20 ms of its thread's time while sixteen large frames are in work. In half of the turns, everything
+    that is due is done within 50 ms.
     """
     rng = np.random.default_rng(0)
     frame = encode_image(cv2.resize(rng.integers(0, 256, (90, 160, 3), dtype=np.uint8), (1920, 1080)), "JPEG")
@@ -401,8 +401,8 @@ def test_the_event_loop_stays_free_while_every_core_segments(plane: DataPlane) -
     run(test)
 
 
-def test_draining_finishes_what_is_inside_and_refuses_the_rest(artifact_dir: Path, png: bytes, slow: threading.Event) -> None:
-    """No accepted request is lost at a shutdown."""
+def test_draining_finishes_admitted_images_and_refuses_new_ones(artifact_dir: Path, png: bytes, slow: threading.Event) -> None:
+    """A shutdown loses no accepted request."""
     slow.set()
     plane = DataPlane(Predictor(Repository(artifact_dir), Limits()))
     slow.clear()
@@ -428,7 +428,7 @@ def test_draining_finishes_what_is_inside_and_refuses_the_rest(artifact_dir: Pat
 
 
 def test_without_a_model_nothing_is_ready(tmp_path: Path, png: bytes) -> None:
-    """The service says so instead of failing in some other way."""
+    """NotReady says that there is none."""
     plane = DataPlane(Predictor(Repository(tmp_path), Limits()))
     with pytest.raises(NotReady):
         plane.check_ready()
@@ -438,12 +438,12 @@ def test_without_a_model_nothing_is_ready(tmp_path: Path, png: bytes) -> None:
 
 
 @pytest.mark.parametrize("concurrency", [1, available_cpus()])
-@pytest.mark.parametrize("ending", ["deadline", "gone", "network", "finish", "neighbour"])
-def test_what_fails_or_is_given_up_is_forgotten_at_once(
+@pytest.mark.parametrize("ending", ["deadline", "gone", "network", "finish", "companion"])
+def test_images_of_failed_and_cancelled_requests_are_forgotten_at_once(
     artifact_dir: Path, slow: threading.Event, monkeypatch: pytest.MonkeyPatch, ending: str, concurrency: int
 ) -> None:
-    """However a request ends, its images are freed when its last thread is done, and not when Python looks for circles next:
-    that may be never, and they may be all the memory that there is.
+    """However a request ends, its images are freed when its last thread is done, without waiting for the garbage collector:
+    that may run late, and the images may fill the memory.
     """
     slow.set()
     plane = DataPlane(Predictor(Repository(artifact_dir), Limits()), concurrency=concurrency)
@@ -451,20 +451,20 @@ def test_what_fails_or_is_given_up_is_forgotten_at_once(
         slow.clear()
 
     def breaking(*_args: Any, **_options: Any) -> Any:
-        raise InferenceFailed("no picture pleases this network")
+        raise InferenceFailed("this network fails on every image")
 
     if ending == "network":
         monkeypatch.setattr(Engine, "run", breaking)
 
     def finish(result: Segmentation) -> Segmentation:
         if ending == "finish":
-            raise UnsupportedImage("nothing can be made of it")
+            raise UnsupportedImage("it cannot be encoded")
         return result
 
     async def test() -> None:
         image = make_image()
         forgotten = weakref.ref(image)
-        images: list[bytes | np.ndarray] = [image, b"\x89PNG\r\n\x1a\n"] if ending == "neighbour" else [image]
+        images: list[bytes | np.ndarray] = [image, b"\x89PNG\r\n\x1a\n"] if ending == "companion" else [image]
         call = asyncio.create_task(segment_all(plane, images, finish, deadline_s=0.1 if ending == "deadline" else None))
         del image, images
         await asyncio.sleep(0.05)
@@ -486,10 +486,10 @@ def test_what_fails_or_is_given_up_is_forgotten_at_once(
 
 
 @pytest.mark.parametrize(("lanes", "thread"), [(1, "fcn-pixels"), (2, "fcn-worker")])
-def test_what_is_made_of_a_result_is_made_on_a_thread(
+def test_results_are_encoded_on_a_thread(
     lanes: int, thread: str, artifact_dir: Path, png: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With its exceptions, and in the order of the images; by the worker itself where each processor has its lane."""
+    """Exceptions reach the caller, and answers keep the order; with a lane for each processor the worker encodes."""
     monkeypatch.setattr("service.serving.dataplane.available_cpus", lambda: 2)
     plane = DataPlane(Predictor(Repository(artifact_dir), Limits()), concurrency=lanes)
 
@@ -512,7 +512,7 @@ def test_what_is_made_of_a_result_is_made_on_a_thread(
 
 
 def test_images_that_do_not_fit_together_take_turns(artifact_dir: Path) -> None:
-    """A request that is larger than the queue is served when nothing else is, and never holds more than fits."""
+    """A request above the capacity is served when nothing else is, and never holds more than fits."""
     plane = DataPlane(Predictor(Repository(artifact_dir), Limits()), queue_megapixels=0.05)
     inside, most = 0, 0
     lock = threading.Lock()
@@ -534,8 +534,8 @@ def test_images_that_do_not_fit_together_take_turns(artifact_dir: Path) -> None:
     run(test)
 
 
-def test_a_form_that_is_larger_than_the_room_left_is_served_beside_others(artifact_dir: Path) -> None:
-    """It takes turns within that room, and is refused only where one of its images would be: it cannot starve behind them."""
+def test_a_request_above_the_free_capacity_is_served_beside_others(artifact_dir: Path) -> None:
+    """Its images take turns. It is shed only if one of its images alone would be, so it cannot starve."""
     plane = DataPlane(Predictor(Repository(artifact_dir), Limits()), queue_megapixels=0.1)
     loads: list[float] = []
 
@@ -552,8 +552,8 @@ def test_a_form_that_is_larger_than_the_room_left_is_served_beside_others(artifa
     run(test)
 
 
-def test_room_is_held_until_the_thread_is_done_whoever_has_left(plane: DataPlane, png: bytes) -> None:
-    """A caller who gives up while his image is decoded or encoded cannot be followed by the next one at once."""
+def test_capacity_is_held_until_the_thread_is_done(plane: DataPlane, png: bytes) -> None:
+    """The capacity of a cancelled request stays taken while a thread decodes or encodes its image."""
     entered, go_on = threading.Semaphore(0), threading.Event()
 
     def finish(_: Segmentation) -> None:
@@ -577,8 +577,8 @@ def test_room_is_held_until_the_thread_is_done_whoever_has_left(plane: DataPlane
     run(test)
 
 
-def test_what_cannot_be_served_in_time_is_refused_before_it_is_decoded(artifact_dir: Path, png: bytes) -> None:
-    """At once, with the time after which to come back; who has more time is let in."""
+def test_a_late_request_is_shed_before_it_is_decoded(artifact_dir: Path, png: bytes) -> None:
+    """At once, with the time after which to retry; a request with more time is admitted."""
     plane = DataPlane(Predictor(Repository(artifact_dir), Limits()))
     go_on = threading.Event()
 
@@ -637,8 +637,8 @@ def test_one_image_that_breaks_the_network_fails_alone_in_its_batch(
     run(test)
 
 
-def test_an_array_takes_the_same_way_as_a_file(plane: DataPlane, png: bytes, image: np.ndarray) -> None:
-    """What is decoded already is admitted, limited and segmented as if it came in a file, read-only ones too."""
+def test_an_array_is_treated_as_a_file(plane: DataPlane, png: bytes, image: np.ndarray) -> None:
+    """A decoded array, also a read-only one, is admitted, limited and segmented like a file."""
     fixed = np.frombuffer(image.tobytes(), np.uint8).reshape(image.shape)
 
     async def test() -> None:
@@ -654,7 +654,7 @@ def test_an_array_takes_the_same_way_as_a_file(plane: DataPlane, png: bytes, ima
 
 
 def test_statistics_count_requests_images_and_executions(plane: DataPlane, png: bytes) -> None:
-    """By model and version; a request that is refused is a failure of nobody else's."""
+    """By model and version; a refused request counts as one failure."""
 
     async def test() -> None:
         counts = plane.statistics(plane.repository.get().manifest)

@@ -1,4 +1,4 @@
-"""The queue between callers and workers: what it promises when all goes well, and when it does not."""
+"""The scheduler between callers and workers, in order and under failure."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from service.serving.deadline import Deadline
 from service.serving.scheduler import HEADROOM, Priority, Scheduler
 
 WAIT_S = 30.0
-"""Longer than anything here takes; a test that waits this long has failed."""
+"""Longer than any test takes; a test that waits this long has failed."""
 
 
 class Gate:
-    """Work that waits until it is let through, and remembers its batches. Gives each item doubled."""
+    """Work that waits until the gate opens, and records its batches. Gives each item doubled."""
 
     def __init__(self) -> None:
         self.open = threading.Event()
@@ -44,7 +44,7 @@ def doubled(items: Sequence[int]) -> list[int]:
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    """Run a test on an event loop of its own, but not for ever."""
+    """Run a test on an event loop of its own, within a time limit."""
     asyncio.run(asyncio.wait_for(test(), WAIT_S))
 
 
@@ -54,7 +54,7 @@ async def waiting(queue: Scheduler[int, int], items: int) -> None:
         await asyncio.sleep(0.001)
 
 
-def test_every_caller_gets_the_answer_to_his_own_item() -> None:
+def test_each_caller_gets_the_answer_to_its_own_item() -> None:
     """A hundred callers at once, none mixed up."""
 
     async def test() -> None:
@@ -66,8 +66,8 @@ def test_every_caller_gets_the_answer_to_his_own_item() -> None:
     run(test)
 
 
-def test_what_does_not_fit_is_shed_at_once() -> None:
-    """Capacity is a sum of costs, and the refusal says when to come back."""
+def test_costs_beyond_the_capacity_are_shed_at_once() -> None:
+    """Capacity is a sum of costs, and the error says when to retry."""
 
     async def test() -> None:
         queue = Scheduler(doubled, capacity=10)
@@ -84,8 +84,8 @@ def test_what_does_not_fit_is_shed_at_once() -> None:
     run(test)
 
 
-def test_one_that_is_larger_than_the_queue_is_served_when_nothing_else_is() -> None:
-    """A limit on the queue is no limit on the image."""
+def test_a_cost_above_the_capacity_is_admitted_when_nothing_else_is() -> None:
+    """A limit on the queue does not limit the size of one image."""
 
     async def test() -> None:
         queue = Scheduler(doubled, capacity=1)
@@ -96,7 +96,7 @@ def test_one_that_is_larger_than_the_queue_is_served_when_nothing_else_is() -> N
     run(test)
 
 
-def test_room_is_given_back_by_those_who_fail() -> None:
+def test_a_failed_caller_gives_its_capacity_back() -> None:
     """An error or a cancelled caller does not shrink the queue."""
 
     async def test() -> None:
@@ -110,8 +110,8 @@ def test_room_is_given_back_by_those_who_fail() -> None:
     run(test)
 
 
-def test_the_time_to_come_back_follows_the_measured_pace() -> None:
-    """A queue of slow work says so."""
+def test_retry_after_follows_the_measured_pace() -> None:
+    """Slow work makes the suggested wait longer."""
 
     async def test() -> None:
         queue = Scheduler(doubled, capacity=2)
@@ -127,7 +127,7 @@ def test_the_time_to_come_back_follows_the_measured_pace() -> None:
     run(test)
 
 
-def test_a_caller_who_goes_away_harms_nobody_and_is_not_computed() -> None:
+def test_the_item_of_a_cancelled_caller_is_not_computed() -> None:
     """One of five is cancelled while waiting: four answers, four computations."""
 
     async def test() -> None:
@@ -149,11 +149,11 @@ def test_a_caller_who_goes_away_harms_nobody_and_is_not_computed() -> None:
     run(test)
 
 
-def test_what_was_given_up_while_it_waited_is_forgotten() -> None:
-    """A worker who finds that nobody waits for an item any more does not keep it until the next one comes."""
+def test_a_cancelled_item_is_freed_while_the_worker_waits() -> None:
+    """A worker that skips a cancelled item does not keep it until the next one comes."""
 
     class Photo:
-        """Something large."""
+        """A large object."""
 
     entered, go_on = threading.Event(), threading.Event()
 
@@ -188,8 +188,8 @@ def test_what_was_given_up_while_it_waited_is_forgotten() -> None:
         gc.enable()
 
 
-def test_a_caller_who_goes_away_in_mid_work_leaves_his_batch_intact() -> None:
-    """Setting a result that nobody waits for does not end the worker."""
+def test_a_caller_cancelled_in_mid_work_leaves_its_batch_intact() -> None:
+    """Setting a result without a waiting caller does not end the worker."""
 
     async def test() -> None:
         gate = Gate()
@@ -209,8 +209,8 @@ def test_a_caller_who_goes_away_in_mid_work_leaves_his_batch_intact() -> None:
     run(test)
 
 
-def test_the_deadline_is_kept_and_what_expired_is_not_computed() -> None:
-    """The caller is answered at his deadline even while the worker is busy; the worker skips his item afterwards."""
+def test_the_deadline_is_kept_and_an_expired_item_is_not_computed() -> None:
+    """The caller is answered at its deadline even while the worker is busy; the worker then skips the item."""
 
     async def test() -> None:
         gate = Gate()
@@ -229,8 +229,8 @@ def test_the_deadline_is_kept_and_what_expired_is_not_computed() -> None:
     run(test)
 
 
-def test_a_deadline_that_has_passed_is_never_computed() -> None:
-    """Too late is too late, whoever notices first."""
+def test_an_item_past_its_deadline_is_never_computed() -> None:
+    """A worker that reaches such an item raises DeadlineExceeded for it."""
 
     async def test() -> None:
         gate = Gate()
@@ -260,8 +260,8 @@ def test_a_timeout_inside_the_work_is_not_taken_for_the_deadline() -> None:
     run(test)
 
 
-def test_only_equal_keys_share_a_batch_and_order_is_kept_within_them() -> None:
-    """Unlike shapes form different batches; nobody overtakes within his own."""
+def test_only_equal_keys_share_a_batch_and_keep_their_order() -> None:
+    """Different keys form different batches; equal keys keep the order of arrival."""
 
     async def test() -> None:
         gate = Gate()
@@ -278,8 +278,8 @@ def test_only_equal_keys_share_a_batch_and_order_is_kept_within_them() -> None:
     run(test)
 
 
-def test_whoever_has_priority_goes_first() -> None:
-    """Before all who wait, but after what has begun; of equals, the first to come."""
+def test_items_of_higher_priority_go_first() -> None:
+    """Ahead of all waiting items, but after work that has begun; equal ones keep their order."""
 
     async def test() -> None:
         gate = Gate()
@@ -298,7 +298,7 @@ def test_whoever_has_priority_goes_first() -> None:
 
 
 def test_admission_counts_only_the_work_that_goes_before() -> None:
-    """What has a lower priority makes nobody late; room there is as much as for anybody else."""
+    """Lower priorities do not count as delay; the capacity is the same for all."""
 
     async def test() -> None:
         queue = Scheduler(doubled, capacity=10, measured=(1.0, 1.0))  # a second a unit of work
@@ -321,14 +321,14 @@ def test_admission_counts_only_the_work_that_goes_before() -> None:
 @pytest.mark.parametrize(
     ("cost", "work", "left_s", "wait_s"),
     [
-        (1.5, 0.1, None, 1.4 * 2.0 * 3.0 * 1.0 / 2.0),  # one of the two inside must go, and its share of the work
-        (4.0, 0.1, None, 1.4 * 2.0 * 3.0),  # everything must go
+        (1.5, 0.1, None, 1.4 * 2.0 * 3.0 * 1.0 / 2.0),  # one of the two admitted must end, and its share of the work
+        (4.0, 0.1, None, 1.4 * 2.0 * 3.0),  # all work must end first
         (0.5, 1.0, 11.0, 1.4 * 2.0 * 4.0 - 11.0),  # a little too late
-        (0.5, 9.0, 11.0, 1.4 * 2.0 * 3.0),  # too late even alone: when nobody is there
-        (0.5, 1.0, 11.19, 0.1),  # hardly too late, but nobody comes back at once
+        (0.5, 9.0, 11.0, 1.4 * 2.0 * 3.0),  # too late even alone: when the queue is empty
+        (0.5, 1.0, 11.19, 0.1),  # hardly too late: the shortest wait
     ],
 )
-def test_who_is_refused_is_told_when_there_will_be_room(cost: float, work: float, left_s: float | None, wait_s: float) -> None:
+def test_a_shed_caller_learns_when_capacity_will_be_free(cost: float, work: float, left_s: float | None, wait_s: float) -> None:
     """A queue of 2.5 with 2 inside, whose work of 3 takes 2 s a unit, and 1.4 times that to be safe."""
 
     async def test() -> None:
@@ -344,7 +344,7 @@ def test_who_is_refused_is_told_when_there_will_be_room(cost: float, work: float
     run(test)
 
 
-def test_what_was_measured_long_ago_is_forgotten() -> None:
+def test_old_measurements_lose_their_weight() -> None:
     """A start that took a thousand seconds a unit is history after a hundred callers."""
 
     async def test() -> None:
@@ -365,8 +365,8 @@ def test_what_was_measured_long_ago_is_forgotten() -> None:
     run(test)
 
 
-def test_what_expires_while_its_caller_cannot_be_told_is_not_computed() -> None:
-    """The worker looks at the clock itself: an event loop that is busy has not yet noticed the deadline."""
+def test_the_worker_checks_the_deadline_itself() -> None:
+    """A busy event loop has not yet noticed the deadline when the worker takes the item."""
 
     async def test() -> None:
         gate = Gate()
@@ -388,14 +388,14 @@ def test_what_expires_while_its_caller_cannot_be_told_is_not_computed() -> None:
     run(test)
 
 
-def test_what_the_queue_would_let_in_it_lets_in() -> None:
-    """Asking for room and taking it are one decision; asking takes nothing."""
+def test_check_capacity_and_admit_decide_alike() -> None:
+    """Asking and admitting are one decision; asking takes no capacity."""
 
     async def scenario() -> None:
         queue = Scheduler[int, int](doubled, capacity=2.0, measured=(1.0, 1.0))
         try:
             soon = Deadline(2.5)
-            queue.check_capacity(100.0, work=100.0, deadline=soon)  # nobody is inside
+            queue.check_capacity(100.0, work=100.0, deadline=soon)  # a lone caller
             with queue.admit(1.0, deadline=soon):
                 queue.check_capacity(1.0, work=0.5, deadline=soon)
                 for cost, work in ((1.1, 0.1), (1.0, 1.0)):
@@ -440,8 +440,8 @@ def test_an_exception_belongs_to_its_item(max_batch: int) -> None:
     run(test)
 
 
-def test_a_place_is_held_for_the_work_that_goes_on_without_its_caller() -> None:
-    """A caller who leaves in mid work makes no room for another before the worker is done."""
+def test_capacity_is_held_while_work_goes_on_without_its_caller() -> None:
+    """A caller cancelled in mid work frees its capacity only when the worker is done."""
 
     async def test() -> None:
         gate = Gate()
@@ -468,8 +468,8 @@ def test_a_place_is_held_for_the_work_that_goes_on_without_its_caller() -> None:
     run(test)
 
 
-def test_a_place_is_given_back_at_once_for_work_that_was_never_begun() -> None:
-    """Waiting items leave with their callers."""
+def test_capacity_of_an_item_that_never_began_is_given_back_at_once() -> None:
+    """A waiting item leaves the queue with its caller."""
 
     async def test() -> None:
         gate = Gate()
@@ -494,8 +494,8 @@ def test_a_place_is_given_back_at_once_for_work_that_was_never_begun() -> None:
     run(test)
 
 
-def test_who_cannot_be_served_in_time_is_refused_and_who_is_alone_is_not() -> None:
-    """The measured pace decides; a pace that is too slow for everybody is measured again by the next who comes."""
+def test_a_late_caller_is_shed_and_a_lone_one_is_not() -> None:
+    """The measured pace decides; the next lone caller measures it again."""
 
     async def test() -> None:
         queue = Scheduler(doubled, capacity=100, measured=(2.0, 1))
@@ -503,7 +503,7 @@ def test_who_cannot_be_served_in_time_is_refused_and_who_is_alone_is_not() -> No
         with queue.admit(1, deadline=soon), queue.admit(1, deadline=soon):
             with pytest.raises(Overloaded) as caught, queue.admit(10, deadline=soon):
                 pass
-            assert 0.1 <= caught.value.retry_after_s < 10  # those inside will be done by then
+            assert 0.1 <= caught.value.retry_after_s < 10  # the admitted will be done by then
             with queue.admit(10), queue.admit(10, deadline=Deadline(20 * WAIT_S)):
                 pass
         with queue.admit(50, deadline=soon):
@@ -536,8 +536,8 @@ def test_the_pace_is_that_of_all_workers_together() -> None:
     run(test)
 
 
-def test_the_last_to_leave_is_noticed() -> None:
-    """For what is done when nobody is inside."""
+def test_on_idle_is_called_when_the_last_admission_ends() -> None:
+    """For work that should happen while the service is idle."""
     quiet = []
 
     async def test() -> None:
@@ -553,7 +553,7 @@ def test_the_last_to_leave_is_noticed() -> None:
 
 
 def test_work_that_gives_too_few_answers_is_an_error_of_its_batch() -> None:
-    """Nobody gets his neighbour's answer."""
+    """An item never gets the answer of another."""
 
     async def test() -> None:
         queue: Scheduler[int, int] = Scheduler(lambda items: [], capacity=1)
@@ -565,8 +565,8 @@ def test_work_that_gives_too_few_answers_is_an_error_of_its_batch() -> None:
     run(test)
 
 
-def test_if_a_worker_dies_the_queue_says_so_and_everyone_is_answered(caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody waits for ever: those in work, those waiting, and those who come later."""
+def test_if_a_worker_dies_every_caller_gets_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    """Items in work, waiting items and later ones all get NotReady."""
     entered, die = threading.Event(), threading.Event()
 
     def fatal(items: Sequence[int]) -> list[int]:
@@ -596,8 +596,8 @@ def test_if_a_worker_dies_the_queue_says_so_and_everyone_is_answered(caplog: pyt
     assert "worker died" in caplog.text
 
 
-def test_closing_lets_those_inside_finish_and_nobody_else_in() -> None:
-    """Draining loses no request that was accepted."""
+def test_closing_finishes_admitted_work_and_admits_no_more() -> None:
+    """Draining loses no accepted request."""
 
     async def test() -> None:
         gate = Gate()
@@ -621,8 +621,8 @@ def test_closing_lets_those_inside_finish_and_nobody_else_in() -> None:
     run(test)
 
 
-def test_closing_does_not_wait_for_ever(caplog: pytest.LogCaptureFixture) -> None:
-    """After the time given, those who still wait are told."""
+def test_closing_ends_after_its_timeout(caplog: pytest.LogCaptureFixture) -> None:
+    """After the timeout, waiting callers get NotReady."""
 
     async def test() -> None:
         gate = Gate()

@@ -156,7 +156,7 @@ def test_blocks_cover_the_whole_once(sides: list[int], cells: int, multiple: int
 
 
 def test_native_resolution_gives_the_same_labels_in_tiles_as_in_one_run(tmp_path: Path) -> None:
-    """From pixels to the mask, through the predictor, at a size that is no multiple."""
+    """From pixels to the mask, through the predictor, at a size that needs rounding."""
     graph, halo = make_pyramid(3, 7)
     manifest = make_manifest(input=InputPolicy(working_size=(64, 64), multiple=2), stride=2, receptive_field=99, halo=halo)
     write_artifact(tmp_path / "colours.onnx", manifest, graph)

@@ -1,6 +1,6 @@
-"""Queries and headers, parsed by the models that describe them: the answers of FastAPI's own solver, in a tenth of its time.
+"""Queries and headers, parsed by the models that describe them: the results of FastAPI's own solver, in a tenth of its time.
 
-For the one route where it counts. FastAPI walks through a route's dependencies anew for each request.
+For the one route where it counts. FastAPI resolves a route's dependencies again for each request.
 
 May import: pydantic, starlette, fastapi's exceptions.
 """
@@ -18,7 +18,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def parsed_query(model: type[Model], query: QueryParams) -> Model:
-    """A query as FastAPI would have parsed it: of a name that is said twice the last counts, unless it is a list.
+    """Parse a query as FastAPI would: of a repeated name the last value counts, unless it is a list.
 
     Raises:
         RequestValidationError: as FastAPI's
@@ -31,7 +31,7 @@ def parsed_query(model: type[Model], query: QueryParams) -> Model:
 
 
 def parsed_headers(model: type[Model], headers: Headers) -> Model:
-    """The headers that a model names, with ``-`` for its ``_``.
+    """Parse the headers that a model names, with ``-`` for its ``_``.
 
     Raises:
         RequestValidationError: as FastAPI's

@@ -1,4 +1,4 @@
-"""Whether requests are welcome.
+"""Readiness: whether new requests are accepted.
 
 May import: ``service.errors``.
 """
@@ -12,7 +12,7 @@ from service.errors import NotReady
 
 
 class Readiness:
-    """Whether requests are welcome, and if not, why.
+    """Whether new requests are accepted, and if not, the reason.
 
     Takes:
         check: raises NotReady with the reason, if the pipeline cannot serve
@@ -23,17 +23,17 @@ class Readiness:
         self._drained_s: float | None = None
 
     def drain(self) -> None:
-        """From now on no new request is welcome."""
+        """Accept no new requests from now on."""
         if self._drained_s is None:
             self._drained_s = time.monotonic()
 
     @property
     def draining_s(self) -> float:
-        """Seconds since then; 0 before."""
+        """Seconds since :meth:`drain`; 0 before."""
         return 0.0 if self._drained_s is None else time.monotonic() - self._drained_s
 
     def check(self) -> None:
-        """Nothing, if requests are welcome.
+        """Return None if new requests are accepted.
 
         Raises:
             NotReady: with the reason
@@ -43,7 +43,7 @@ class Readiness:
         self._check()
 
     def is_green(self) -> bool:
-        """Whether requests are welcome."""
+        """Whether new requests are accepted."""
         try:
             self.check()
         except NotReady:

@@ -64,6 +64,6 @@ async def authorise(services: ServicesNow, key: OfferedKey) -> None:
     """Check the caller's key.
 
     Raises:
-        HTTPException: 401, if keys are set and this is none of them
+        HTTPException: 401, if keys are set and the caller offers another one
     """
     services.keys.check(key)

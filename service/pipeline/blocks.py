@@ -42,7 +42,7 @@ def blocks(shape: Sequence[int], *, halo: int, multiple: int, largest: int) -> I
         shape: sides of the whole
         halo: input pixels around what is kept; a multiple of ``multiple``
         multiple: the network's coarsest stride; blocks begin at multiples of it
-        largest: the longest side of a block; where the halo leaves too little room, a block keeps one multiple
+        largest: the longest side of a block; where the halo leaves too little, a block keeps one multiple
     Gives:
         blocks whose places cover the whole once
     Raises:

@@ -194,7 +194,7 @@ class Scheduler(Generic[Item, Answer]):
         work = cost if work is None else work
         self.check_capacity(cost, work=work, deadline=deadline, priority=priority)
         if not self._admitted:
-            self._measured = time.monotonic()  # idle time is no measurement
+            self._measured = time.monotonic()  # idle time is not measured
         self._admitted += 1
         self._load += cost
         self._todo[priority] += work
