@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,20 @@ from starlette.types import Message
 from service.api.negotiation import chosen_format
 from service.api.upload import read_images
 from service.api.v2 import tensors
-from service.encodings import autoware, coco, cvat, labelstudio, npy, png, polygons, rle
+from service.encodings import (
+    autoware,
+    coco,
+    coco_dataset,
+    cvat,
+    labelme,
+    labelstudio,
+    npy,
+    panoptic,
+    png,
+    polygons,
+    rle,
+    yolo,
+)
 from service.errors import BadArtifact, ServiceError, UnsupportedFormat
 from service.pipeline import manifest, onnx_file
 from service.pipeline.codecs import decoding
@@ -210,6 +224,14 @@ def _onnx(data: bytes) -> None:
             return
 
 
+def _panoptic() -> list[bytes]:
+    numbers = np.where(LABELS == 255, 0, LABELS.astype(np.uint32) + 1)
+    picture = png.encode_rgb(panoptic.to_rgb(numbers))
+    segments = [{"id": row.id + 1, "category_id": row.id} for row in CLASSES]
+    document = {"size": [*LABELS.shape], "png_string": b64encode(picture).decode(), "segments_info": segments}
+    return [json.dumps(document).encode()]
+
+
 TARGETS: dict[str, Target] = {
     "decode": Target(_decode, _images),
     "probe": Target(_probe, _images),
@@ -225,6 +247,14 @@ TARGETS: dict[str, Target] = {
     ),
     "labelstudio": Target(_document(labelstudio.decode), lambda: [json.dumps(labelstudio.encode(LABELS, CLASSES)).encode()]),
     "cvat": Target(_document(cvat.decode), lambda: [json.dumps(cvat.encode(LABELS, CLASSES)).encode()]),
+    "coco-dataset": Target(
+        _document(coco_dataset.decode), lambda: [json.dumps(coco_dataset.encode(LABELS, CLASSES, CLASSES)).encode()]
+    ),
+    "labelme": Target(_document(labelme.decode), lambda: [json.dumps(labelme.encode(LABELS, CLASSES)).encode()]),
+    "yolo": Target(
+        _labels(lambda data: yolo.decode(data, (LABELS.shape[0], LABELS.shape[1]))), lambda: [yolo.encode(LABELS, CLASSES)]
+    ),
+    "panoptic": Target(_document(panoptic.decode), _panoptic),
     "polygons": Target(_document(polygons.decode), lambda: [json.dumps(polygons.encode(LABELS, CLASSES)).encode()]),
     "autoware": Target(
         _labels(lambda data: autoware.decode(data, (LABELS.shape[0], LABELS.shape[1]))), lambda: [autoware.encode(LABELS)]

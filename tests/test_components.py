@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.encodings import components
-from service.encodings.runs import UNLABELLED, Component, value_of
+from service.encodings import components, things
+from service.encodings.runs import UNLABELLED, Thing, value_of
 from service.errors import BadParameter
 from tests.conftest import make_manifest
 from tests.maps import STREET_CLASSES, streets
@@ -35,11 +35,11 @@ def test_things_are_split_and_ground_stays_whole() -> None:
     labels[0, 0] = labels[1, 1] = CAR
     labels[2:4, 5:8] = CAR
     parts, rows = components.split(labels, STREET_CLASSES)
-    cars = [row for row in rows if isinstance(row, Component)]
+    cars = [row for row in rows if isinstance(row, Thing)]
     assert [(row.id, row.name, row.number) for row in cars] == [(CAR, "car", 1), (CAR, "car", 2)]
     assert [np.count_nonzero(parts == row.value) for row in cars] == [6, 2]
     assert np.array_equal(parts[labels != CAR], labels[labels != CAR])
-    assert [row.name for row in rows if not isinstance(row, Component)] == [
+    assert [row.name for row in rows if not isinstance(row, Thing)] == [
         entry.name for entry in STREET_CLASSES if entry.name not in ("car", "pedestrian", "bicyclist")
     ]
 
@@ -51,7 +51,7 @@ def test_streets_are_split_as_a_flood_would(min_area: int) -> None:
         parts, rows = components.split(labels, STREET_CLASSES, min_area)
         for entry in STREET_CLASSES:
             found = [{tuple(at) for at in np.argwhere(parts == value_of(row))} for row in rows if row.id == entry.id]
-            if entry.id in components.countable(STREET_CLASSES):
+            if entry.id in things.countable(STREET_CLASSES):
                 expected = [region for region in flood(labels == entry.id) if len(region) >= min_area]
                 assert sorted(map(sorted, found)) == sorted(map(sorted, expected))
                 assert [len(region) for region in found] == sorted(map(len, found), reverse=True)
@@ -62,4 +62,4 @@ def test_streets_are_split_as_a_flood_would(min_area: int) -> None:
 def test_a_model_without_countable_classes_is_refused() -> None:
     """An empty list of cars would be taken for an empty street."""
     with pytest.raises(BadParameter, match="red, green, blue"):
-        components.countable(make_manifest().classes)
+        things.check_countable(make_manifest().classes)

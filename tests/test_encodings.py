@@ -47,9 +47,9 @@ def test_every_format_gives_its_media_type(name: str, view: MaskView) -> None:
     chosen = encodings.FORMATS[name]
     assert encoded.media_type == chosen.media_type
     assert encoded.body.startswith(b"\x89PNG") == (chosen.media_type == "image/png")
-    assert (chosen.document is not None) == (chosen.media_type == "application/json")
-    if chosen.document is not None:
-        assert json.loads(encoded.body) == chosen.document(view)
+    assert (chosen.document is not None) == ("json" in chosen.media_type)
+    if chosen.document is not None and not chosen.things:
+        assert json.loads(encoded.body) == json.loads(encodings.to_json(chosen.document(view)))
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,15 @@ def test_every_document_says_which_model_made_it(name: str, view: MaskView) -> N
     """A stored document can be traced to the very file of the model."""
     document = json.loads(encodings.encode(name, view).body)
     assert document["model"] == {"name": "colours", "version": "1.0.0", "sha256": "ab" * 32}
+
+
+WITH_CLASSES = ("rle", "coco", "coco-uncompressed", "labelstudio", "cvat", "polygons")
+
+
+@pytest.mark.parametrize("name", WITH_CLASSES)
+def test_documents_list_the_classes_that_are_present(name: str, view: MaskView) -> None:
+    """In the order of the class table."""
+    document = json.loads(encodings.encode(name, view).body)
     assert [entry["name"] for entry in document["classes"]] == ["red", "green", "blue"]
 
 
@@ -87,6 +96,7 @@ STREET = MaskView(
 """A drawn street; every third pixel is uncertain."""
 
 DECODABLE = [name for name, form in encodings.FORMATS.items() if form.decode]
+SIZED = [name for name, form in encodings.FORMATS.items() if form.decode_sized]
 
 
 def written(name: str, **query: Any) -> bytes:
@@ -95,7 +105,7 @@ def written(name: str, **query: Any) -> bytes:
     return encodings.encode(name, replace(STREET, options=options)).body
 
 
-@pytest.mark.parametrize("name", [*DECODABLE, "autoware"])
+@pytest.mark.parametrize("name", [*DECODABLE, *SIZED])
 def test_filters_and_ids_compose_in_every_format_that_holds_labels(name: str) -> None:
     """Uncertain pixels go, then other classes, then the ids change; what comes back is exactly that."""
     body = written(name, classes=["car,road", "tree"], min_confidence=0.5, ids="cityscapes-label")
@@ -105,8 +115,8 @@ def test_filters_and_ids_compose_in_every_format_that_holds_labels(name: str) ->
     assert np.array_equal(encodings.decode(name, body, (180, 240)), expected)
 
 
-@pytest.mark.parametrize("name", [name for name, form in encodings.FORMATS.items() if form.document])
-def test_unlabelled_pixels_are_no_class(name: str) -> None:
+@pytest.mark.parametrize("name", WITH_CLASSES)
+def test_unlabelled_pixels_have_no_entry(name: str) -> None:
     """255 is listed nowhere, and the shares say how much is missing."""
     document = json.loads(written(name, classes=["car", "road"], ids="autoware", statistics=True))
     assert [(entry["id"], entry["name"]) for entry in document["classes"]] == [(7, "vehicle"), (9, "road")]
@@ -129,7 +139,7 @@ def test_palettes_follow_the_ids() -> None:
         assert (picture[~car] == 0).all()
 
 
-@pytest.mark.parametrize("name", [name for name, form in encodings.FORMATS.items() if "instances" in form.takes])
+@pytest.mark.parametrize("name", [name for name in WITH_CLASSES if "instances" in encodings.FORMATS[name].takes])
 def test_instances_are_masks_of_their_own_and_still_the_same_map(name: str) -> None:
     """Each component of a thing is an entry; small ones are dropped; what is left decodes to the labels."""
     document = json.loads(written(name, instances=True, statistics=True))
@@ -165,7 +175,7 @@ def test_a_tolerance_reaches_the_polygons() -> None:
 @pytest.mark.parametrize(
     ("name", "query", "error", "match"),
     [
-        ("png", {"instances": True}, UnsupportedFormat, "coco, coco-uncompressed, labelstudio, cvat, polygons"),
+        ("png", {"instances": True}, UnsupportedFormat, "coco, coco-uncompressed, coco-dataset, panoptic, instance-ids"),
         ("rle", {"instances": True}, UnsupportedFormat, "coco"),
         ("png", {"statistics": True}, UnsupportedFormat, "rle, coco"),
         ("color", {"legend": True}, UnsupportedFormat, "overlay"),
@@ -173,6 +183,8 @@ def test_a_tolerance_reaches_the_polygons() -> None:
         ("coco", {"min_area": 5}, BadParameter, "instances=true"),
         ("rle", {"min_area": 5}, UnsupportedFormat, "coco, coco-uncompressed"),
         ("coco", {"ids": "kitti"}, BadParameter, "cityscapes-train"),
+        ("png", {"palette": "loud"}, BadParameter, "model, bright"),
+        ("gray", {"palette": "bright"}, UnsupportedFormat, "png, overlay, color"),
         ("coco", {"classes": ["unicorn"]}, UnknownClass, "pedestrian"),
         ("jpeg", {}, UnsupportedFormat, "png, rle"),
     ],
@@ -186,7 +198,7 @@ def test_what_cannot_be_done_is_refused_beforehand(
 
 
 def test_several_formats_share_what_each_of_them_can_do() -> None:
-    """Whoever writes a mask, an overlay and a document wants the legend in the one and statistics in the other."""
+    """A run that writes a mask, an overlay and a document has the legend in the one and statistics in the other."""
     query: dict[str, Any] = {"classes": ["car"], "legend": True, "statistics": True, "instances": True, "min_area": 5}
     options = encodings.understood_together(["png", "overlay", "rle", "coco"], STREET_CLASSES, **query)
     (car,) = (row.id for row in STREET_CLASSES if row.name == "car")
@@ -218,13 +230,17 @@ def test_what_is_not_of_a_format_is_a_value_error(name: str, body: bytes) -> Non
 
 
 def test_confidence_is_computed_only_for_its_own_format(view: MaskView) -> None:
-    """No other format pays for it."""
+    """The other formats do not pay for it, and the registry says which ones do."""
 
     def refused() -> np.ndarray:
-        raise AssertionError("nobody asked for the confidence")
+        raise AssertionError("the confidence is not asked for")
 
-    for name in set(encodings.FORMATS) - {"confidence"}:
+    for name in set(encodings.FORMATS) - {"confidence", "panoptic"}:
         encodings.encode(name, replace(view, confidence=refused))
+        assert not encodings.uses_confidence(name, encodings.Options())
+        assert encodings.uses_confidence(name, encodings.Options(min_confidence=0.5))
+    assert encodings.uses_confidence("confidence", encodings.Options())
+    assert encodings.uses_confidence("panoptic", encodings.Options())
 
 
 def test_an_unknown_format_names_those_that_exist(view: MaskView) -> None:

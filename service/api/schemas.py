@@ -15,6 +15,7 @@ from service.api import problems
 from service.api.record import MAX_FRAME_HEADER
 from service.api.upload import FIELD, MAX_PARTS
 from service.encodings import FORMATS, Format
+from service.encodings.palettes import MODEL, PALETTES
 from service.encodings.tables import TABLES
 from service.pipeline.engine import Engine
 from service.pipeline.manifest import Manifest
@@ -53,7 +54,7 @@ class SegmentQuery(BaseModel):
         bool,
         Field(
             description=f"{_able('instances')}: a mask for each thing of the countable classes, such as cars and persons. "
-            "They are connected components, not a detector's objects: things that touch are one."
+            "A panoptic model has learned them; of any other they are connected components, and things that touch are one."
         ),
     ] = False
     min_area: Annotated[
@@ -67,6 +68,14 @@ class SegmentQuery(BaseModel):
             description=f"{_able('tolerance')}: how far outlines may stray, in pixels, to have fewer points; 0 is exact.",
         ),
     ] = 0.0
+    palette: Annotated[
+        str,
+        Field(
+            max_length=64,
+            description=f"{_able('palette')}: the class table's own colours, or `bright` ones that can be told apart.",
+            json_schema_extra={"enum": [*PALETTES]},
+        ),
+    ] = MODEL
 
 
 class SegmentHeaders(BaseModel):

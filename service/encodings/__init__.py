@@ -9,10 +9,22 @@ Pillow; components and polygons with a tolerance need OpenCV. Both are imported 
 
 from service.encodings.document import to_json
 from service.encodings.format import Format
+from service.encodings.geo import Geo
 from service.encodings.options import Options
 from service.encodings.query import understood, understood_together
-from service.encodings.registry import DEFAULT_FORMAT, FORMATS, check_gathers, decode, encode, format_named, gather
+from service.encodings.registry import (
+    DEFAULT_FORMAT,
+    FORMATS,
+    check_gathers,
+    decode,
+    encode,
+    format_named,
+    gather,
+    uses_confidence,
+)
 from service.encodings.several import Encoded, Named
+from service.encodings.shares import uncertain
+from service.encodings.things import Instances
 from service.encodings.view import MaskView, ModelFacts
 
 __all__ = [
@@ -20,6 +32,8 @@ __all__ = [
     "FORMATS",
     "Encoded",
     "Format",
+    "Geo",
+    "Instances",
     "MaskView",
     "ModelFacts",
     "Named",
@@ -30,6 +44,8 @@ __all__ = [
     "format_named",
     "gather",
     "to_json",
+    "uncertain",
     "understood",
     "understood_together",
+    "uses_confidence",
 ]

@@ -39,7 +39,7 @@ def encode(labels: ValueMap, classes: Iterable[ClassRow], *, compressed: bool = 
 
     Takes:
         labels: H x W, H and W at least 1
-        classes: the class table, or the masks that ``components.split`` made of it
+        classes: the class table, or the masks that ``things.split`` made of it
         compressed: ``counts`` as COCO's string, or else as a list of numbers
     Gives:
         the document, ready for JSON

@@ -34,4 +34,5 @@ FORMAT = Format(
     "image/png",
     "The classes' colours alone, as an RGB picture for people.",
     encode=lambda view: png.encode_rgb(colorize(view.labels, view.palette())),
+    takes=frozenset(("palette",)),
 )

@@ -1,9 +1,9 @@
 """The connected components of countable classes as masks of their own.
 
-A component is a region of one class whose pixels touch by a side or a corner. It is no instance of a detector: two cars, one
-before the other, are one component, and a car behind a pole is two.
+A component is a region of one class whose pixels touch by a side or a corner. A network without learned objects knows no more:
+two cars, one before the other, are one component, and a car behind a pole is two.
 
-May import: numpy, cv2, ``service.errors``, ``service.extras``.
+May import: numpy, cv2, ``service.encodings.things``, ``service.extras``.
 """
 
 from __future__ import annotations
@@ -13,43 +13,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.encodings.runs import UNLABELLED, ClassRow, Component, ValueMap
-from service.errors import BadParameter
+from service.encodings import things
+from service.encodings.runs import UNLABELLED, ClassRow, Thing, ValueMap
 from service.extras import needs
 
 try:
     import cv2
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(needs("components of masks need", "serve"), name=error.name) from error
-
-_CITYSCAPES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle", "caravan", "trailer")
-_CAMVID_AND_AUTOWARE = ("pedestrian", "bicyclist", "vehicle", "bike")
-_VOC = (
-    *("aeroplane", "bird", "boat", "bottle", "cat", "chair", "cow", "diningtable", "dog", "horse"),
-    *("motorbike", "pottedplant", "sheep", "sofa", "tvmonitor"),
-)
-_ADE20K = ("van", "minibike", "airplane", "ship", "animal")
-COUNTABLE = frozenset((*_CITYSCAPES, *_CAMVID_AND_AUTOWARE, *_VOC, *_ADE20K))
-"""Names of classes whose things can be counted: what Cityscapes and VOC annotate one by one, and their like."""
-
-
-def countable(classes: Sequence[ClassRow]) -> frozenset[int]:
-    """Which classes of a table are countable.
-
-    Takes:
-        classes: the class table
-    Gives:
-        their ids
-    Raises:
-        BadParameter: if none is
-    """
-    ids = frozenset(row.id for row in classes if row.name.casefold() in COUNTABLE)
-    if not ids:
-        names = ", ".join(row.name for row in classes)[:200]
-        raise BadParameter(
-            f"instances: none of the classes ({names}) is countable, as car or person would be", parameter="instances"
-        )
-    return ids
 
 
 def split(labels: NDArray[np.uint8], classes: Sequence[ClassRow], min_area: int = 0) -> tuple[ValueMap, list[ClassRow]]:
@@ -64,10 +35,10 @@ def split(labels: NDArray[np.uint8], classes: Sequence[ClassRow], min_area: int 
             dropped
         the rows of the other classes, and one of each component, in the table's order, the largest component first
     """
-    ids = countable(classes)
+    ids = things.countable(classes)
     parts = labels.astype(np.int32)
     rows: list[ClassRow] = []
-    value = 256
+    value = things.FIRST_VALUE
     for row in classes:
         if row.id not in ids:
             rows.append(row)
@@ -85,6 +56,6 @@ def split(labels: NDArray[np.uint8], classes: Sequence[ClassRow], min_area: int 
         new[1 + kept] = value + np.arange(len(kept))
         inside = found > 0
         parts[box][inside] = new[found[inside]]
-        rows += [Component(value + place, row.id, row.name, place + 1) for place in range(len(kept))]
+        rows += [Thing(value + place, row.id, row.name, place + 1) for place in range(len(kept))]
         value += len(kept)
-    return (parts.astype(np.uint16) if value <= 1 << 16 else parts), rows
+    return things.narrow(parts, value), rows

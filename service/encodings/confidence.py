@@ -14,4 +14,5 @@ FORMAT = Format(
     "image/png",
     "The probability of each pixel's class as a grey PNG: 255 is certainty.",
     encode=lambda view: png.encode_gray(view.confidence()),
+    confident=True,
 )

@@ -37,7 +37,7 @@ def encode(labels: ValueMap, classes: Iterable[ClassRow]) -> dict[str, Any]:
 
     Takes:
         labels: H x W, H and W at least 1
-        classes: the class table, or the masks that ``components.split`` made of it
+        classes: the class table, or the masks that ``things.split`` made of it
     Gives:
         the document, ready for JSON; shapes in the order of ``classes``
     """

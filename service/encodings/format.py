@@ -47,42 +47,57 @@ class Format:
     takes: frozenset[str] = frozenset()
     """The options that only some formats understand, this one among them."""
     things: bool = False
-    """Whether every mask shows things one by one, asked for or not."""
+    """Whether it always shows things one by one, without ``instances=true``."""
+    confident: bool = False
+    """Whether it always needs the confidence of every pixel."""
+    check: Callable[[Sequence[ClassRow]], None] | None = None
+    """Raises BadParameter if the format cannot hold the ids of the classes that are written."""
+
+
+def _classes(document: Document) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = document["classes"]
+    return entries
 
 
 def json_format(
     name: str,
     about: str,
     write: Callable[[ValueMap, Sequence[ClassRow], MaskView], Document],
-    read: Callable[[Any], Labels],
+    read: Callable[[Any], Labels] | None,
     *takes: str,
+    entries: Callable[[Document], list[dict[str, Any]]] = _classes,
+    media_type: str = "application/json",
+    suffix: str = ".json",
+    gather: Gather = LISTED,
 ) -> Format:
-    """Make the format of a JSON document with one entry of ``classes`` a mask.
+    """Make the format of a JSON document with one entry a mask.
 
     Takes:
         name, about: as of :class:`Format`
         write: (value map, its rows, the view) -> the document, without ``model``
         read: the document -> H x W uint8 labels; raises ValueError
         takes: options beside ``statistics``
+        entries: finds the entries of a document, one a mask present, in the order of the rows
+        media_type, suffix, gather: as of :class:`Format`
     """
 
     def document(view: MaskView) -> Document:
         labels, rows = view.masks()
         made = write(labels, rows, view)
         if view.options.statistics:
-            for entry, more in zip(made["classes"], shares.describe(labels, rows, view.confidence()), strict=True):
+            for entry, more in zip(entries(made), shares.describe(labels, rows, view.confidence()), strict=True):
                 entry.update(more)
         return made | {"model": view.made_by}
 
     return Format(
         name,
-        ".json",
-        "application/json",
+        suffix,
+        media_type,
         about,
         encode=lambda view: to_json(document(view)),
-        decode=lambda body: read(from_json(body)),
+        decode=None if read is None else lambda body: read(from_json(body)),
         document=document,
-        gather=LISTED,
+        gather=gather,
         takes=frozenset(("statistics", *takes)),
     )
 

@@ -50,7 +50,7 @@ def encode(
 
     Takes:
         labels: H x W, H and W at least 1
-        classes: the class table, or the masks that ``components.split`` made of it
+        classes: the class table, or the masks that ``things.split`` made of it
         from_name, to_name: the names of ``<BrushLabels>`` and ``<Image>`` in the labelling configuration
     Gives:
         the document, ready for JSON; regions in the order of ``classes``

@@ -1,4 +1,4 @@
-"""What a caller wants of a mask beside its format, understood and checked.
+"""The options of a mask beside its format, understood and checked.
 
 May import: numpy.
 """
@@ -9,30 +9,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from service.encodings import palettes
 from service.encodings.palettes import ColoredRow
 from service.encodings.tables import Translation
 
 
 @dataclass(frozen=True)
 class Options:
-    """What becomes of a mask before and while it is written. ``encodings.understood`` makes one of a query."""
+    """How a mask is filtered and written. ``encodings.understood`` makes one of a query."""
 
     min_confidence: float = 0.0
     """0..1: pixels of which the network is less sure become 255."""
     keep: frozenset[int] | None = None
     """The model's ids that stay; every other pixel becomes 255."""
     translation: Translation | None = None
-    """To somebody else's ids."""
+    """To the ids of another table."""
     statistics: bool = False
     """Bounding box and mean confidence of each mask in a document."""
     legend: bool = False
     """Names and colours in the picture."""
     instances: bool = False
-    """Connected components of countable classes as masks of their own."""
+    """Things of countable classes as masks of their own."""
     min_area: int = 0
-    """Pixels of a component, below which it is dropped."""
+    """Pixels of a thing, below which it is dropped."""
     tolerance: float = 0.0
     """Pixels by which polygons may stray."""
+    bright: bool = False
+    """Colours that can be told apart, in the place of the table's own."""
 
     def rows(self, classes: Sequence[ColoredRow]) -> Sequence[ColoredRow]:
         """The class table of the ids that are written.
@@ -40,10 +43,11 @@ class Options:
         Takes:
             classes: the model's
         """
-        return classes if self.translation is None else self.translation.rows
+        rows = classes if self.translation is None else self.translation.rows
+        return palettes.recolored(rows) if self.bright else rows
 
     def selection(self) -> dict[str, Any]:
-        """What becomes of each pixel, for JSON: where two say the same, one image has one mask."""
+        """The options that change labels, for JSON: equal ones give equal masks of one image."""
         return {
             "min_confidence": self.min_confidence,
             "keep": None if self.keep is None else sorted(self.keep),

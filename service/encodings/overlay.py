@@ -81,5 +81,5 @@ FORMAT = Format(
     "image/png",
     "The classes' colours over the image, half and half, as an RGB picture for people.",
     encode=lambda view: png.encode_rgb(draw(view.image, view.labels, view.classes, legend=view.options.legend)),
-    takes=frozenset(("legend",)),
+    takes=frozenset(("legend", "palette")),
 )

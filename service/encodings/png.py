@@ -259,4 +259,5 @@ FORMAT = Format(
     encode=lambda view: encode_indexed(view.labels, view.palette()),
     decode=decode,
     gather=zipped(".png"),
+    takes=frozenset(("palette",)),
 )

@@ -31,6 +31,7 @@ from service.encodings.runs import (
     UNLABELLED,
     ClassRow,
     ValueMap,
+    facts_of,
     find_runs,
     masks_present,
     rows_present,
@@ -84,23 +85,20 @@ def encode(labels: ValueMap, classes: Iterable[ClassRow], *, tolerance: float = 
 
     Takes:
         labels: H x W, H and W at least 1
-        classes: the class table, or the masks that ``components.split`` made of it
+        classes: the class table, or the masks that ``things.split`` made of it
         tolerance: pixels, at least 0
     Gives:
         the document, ready for JSON; features in the order of ``classes``
     """
     values, lengths = find_runs(labels.reshape(-1))
     rows = rows_present(values, classes)
-    outlines = trace(labels)
+    traced = trace(labels, tolerance)
     features = []
     for row in rows:
-        polygons = [
-            [np.concatenate((ring, ring[:1])).tolist() for ring in kept]
-            for polygon in outlines[value_of(row)]
-            if (kept := polygon if tolerance == 0 else _simplified(polygon, tolerance))
-        ]
-        geometry = {"type": "MultiPolygon", "coordinates": polygons}
-        features.append({"type": "Feature", "properties": {"id": row.id, "name": row.name}, "geometry": geometry})
+        regions = [[np.concatenate((ring, ring[:1])).tolist() for ring in region] for region in traced[value_of(row)]]
+        geometry = {"type": "MultiPolygon", "coordinates": regions}
+        properties = {"id": row.id, "name": row.name, **facts_of(row)}
+        features.append({"type": "Feature", "properties": properties, "geometry": geometry})
     return {
         "type": "FeatureCollection",
         "size": list(labels.shape),
@@ -129,18 +127,28 @@ def decode(document: Mapping[str, Any]) -> NDArray[np.uint8]:
                 for ring in polygon
             ]
             if rings:
-                _draw(labels, rings, feature["properties"]["id"])
+                draw(labels, rings, feature["properties"]["id"])
     return labels
 
 
-def trace(labels: ValueMap) -> dict[int, list[list[Points]]]:
+def trace(labels: ValueMap, tolerance: float = 0.0) -> dict[int, list[list[Points]]]:
     """Follow the edges of every mask of a map.
 
     Takes:
         labels: H x W, H and W at least 1
+        tolerance: pixels by which rings may stray, at least 0
     Gives:
         by value: its regions, each as its exterior and its holes; P x 2 int64 a ring, the corners alone, not closed
     """
+    exact = _traced(labels)
+    if tolerance == 0:
+        return exact
+    rough = {value: [_simplified(region, tolerance) for region in regions] for value, regions in exact.items()}
+    return {value: [region for region in regions if region] for value, regions in rough.items()}
+
+
+def _traced(labels: ValueMap) -> dict[int, list[list[Points]]]:
+    """:func:`trace`, exactly."""
     across, upright = _pieces(labels)
     if not len(across.value):
         return {}
@@ -308,8 +316,16 @@ def _simplified(polygon: Sequence[Points], tolerance: float) -> list[Points]:
     return kept
 
 
-def _draw(labels: NDArray[np.uint8], rings: list[NDArray[np.float64]], value: int) -> None:
-    """Give every pixel whose centre is inside by the even-odd rule a value, in place."""
+def draw(labels: NDArray[np.uint8], rings: list[NDArray[np.float64]], value: int) -> None:
+    """Give every pixel whose centre is inside by the even-odd rule a value, in place.
+
+    Takes:
+        labels: H x W uint8
+        rings: P x 2 each: x, y in pixels; together, at least one
+        value: 0..255
+    Raises:
+        ValueError: if a point lies beyond any image, or is no number
+    """
     height, width = labels.shape
     edges = np.concatenate([np.stack((ring, np.roll(ring, -1, 0)), 1) for ring in rings])
     if not (np.abs(edges) < MAX_PIXELS).all():  # so written, NaN is refused too

@@ -1,6 +1,6 @@
 """The query of a request for a mask, understood and checked before anything is computed.
 
-May import: ``service.errors``, the rest of ``service.encodings``; ``components``, and with it OpenCV, only for things.
+May import: ``service.errors``, the rest of ``service.encodings``.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from service.encodings import selection, tables
+from service.encodings import palettes, selection, tables, things
 from service.encodings.options import Options
 from service.encodings.registry import FORMATS, format_named
 from service.encodings.runs import ClassRow
@@ -27,6 +27,7 @@ def understood(
     instances: bool = False,
     min_area: int = 0,
     tolerance: float = 0.0,
+    palette: str = "model",
 ) -> Options:
     """Understand a caller's query.
 
@@ -44,19 +45,22 @@ def understood(
         "instances": instances,
         "tolerance": tolerance > 0,
         "min_area": min_area > 0,
+        "palette": palettes.is_bright(palette),
     }
     chosen = format_named(name)
     for option, asked in wanted.items():
         if asked and option not in chosen.takes:
             able = [other for other, form in FORMATS.items() if option in form.takes]
             raise UnsupportedFormat(f"{option} means nothing to {name}; it is for format={', '.join(able)}", allowed=able)
+    instances = instances or chosen.things
     if min_area and not instances:
         raise BadParameter("min_area is for the components of instances=true", parameter="min_area")
     translation = None if ids is None else tables.translation(ids, table)
-    if instances:
-        from service.encodings import components  # noqa: PLC0415 - brings OpenCV, which a client need not have
-
-        components.countable(table if translation is None else [row for row in translation.targets if row is not None])
+    written = table if translation is None else [row for row in translation.targets if row is not None]
+    if instances and not chosen.things:
+        things.check_countable(written)
+    if chosen.check is not None:
+        chosen.check(written)
     words = list(classes)
     return Options(
         min_confidence=min_confidence,
@@ -67,6 +71,7 @@ def understood(
         instances=instances,
         min_area=min_area,
         tolerance=tolerance,
+        bright=palettes.is_bright(palette),
     )
 
 

@@ -8,23 +8,31 @@ May import: numpy, ``service.errors``, the rest of ``service.encodings``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from service.encodings import (
     autoware,
     coco,
+    coco_dataset,
     coco_uncompressed,
     color,
     confidence,
     cvat,
+    geojson,
     gray,
+    instance_ids,
+    labelme,
     labelstudio,
     npy,
     overlay,
+    panoptic,
     png,
     polygons,
     rle,
+    yolo,
 )
 from service.encodings.format import Format, Labels
+from service.encodings.options import Options
 from service.encodings.several import Encoded, Named
 from service.encodings.view import MaskView
 from service.errors import UnsupportedFormat
@@ -38,9 +46,15 @@ FORMATS: dict[str, Format] = {
         rle.FORMAT,
         coco.FORMAT,
         coco_uncompressed.FORMAT,
+        coco_dataset.FORMAT,
+        panoptic.FORMAT,
+        instance_ids.FORMAT,
         labelstudio.FORMAT,
         cvat.FORMAT,
+        labelme.FORMAT,
+        yolo.FORMAT,
         polygons.FORMAT,
+        geojson.FORMAT,
         autoware.FORMAT,
         overlay.FORMAT,
         color.FORMAT,
@@ -71,7 +85,14 @@ def encode(name: str, view: MaskView) -> Encoded:
         UnsupportedFormat: naming those that exist
     """
     chosen = format_named(name)
+    if chosen.things:
+        view = replace(view, options=replace(view.options, instances=True))
     return Encoded(chosen.encode(view.selected()), chosen.media_type)
+
+
+def uses_confidence(name: str, options: Options) -> bool:
+    """Whether a mask in this format, with these options, needs the confidence of every pixel."""
+    return format_named(name).confident or options.statistics or options.min_confidence > 0
 
 
 def gather(name: str, masks: Sequence[Named]) -> Encoded:

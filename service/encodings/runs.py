@@ -16,7 +16,7 @@ UNLABELLED = 255
 """The value of a pixel that belongs to no mask; the same as in ``pipeline.manifest``."""
 
 ValueMap = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int32]
-"""H x W: of each pixel the mask that it belongs to. A label map is one; the other is ``components.split``'s."""
+"""H x W: of each pixel the mask that it belongs to. A label map is one; ``things.split`` makes others."""
 
 
 class ClassRow(Protocol):
@@ -32,8 +32,8 @@ class ClassRow(Protocol):
 
 
 @dataclass(frozen=True)
-class Component:
-    """One connected component of a class: a mask of its own."""
+class Thing:
+    """One object, or one connected component of a class: a mask of its own."""
 
     value: int
     """In the value map."""
@@ -42,7 +42,13 @@ class Component:
     name: str
     """Of its class."""
     number: int
-    """Among the components of its class: 1 is the largest."""
+    """Among the things of its class: 1 is the largest."""
+    score: float | None = None
+    """How sure the network is of a learned object, 0..1; None for a connected component."""
+
+    def facts(self) -> dict[str, Any]:
+        """What an entry of a document says of it: ``instance`` and ``score``, or ``component``."""
+        return {"component": self.number} if self.score is None else {"instance": self.number, "score": self.score}
 
 
 def find_runs(flat: ValueMap) -> tuple[ValueMap, NDArray[np.int64]]:
@@ -59,7 +65,7 @@ def find_runs(flat: ValueMap) -> tuple[ValueMap, NDArray[np.int64]]:
 
 
 def places(values: ValueMap) -> Mapping[int, NDArray[np.intp]]:
-    """Where each value stands.
+    """Find where each value stands.
 
     Takes:
         values: N
@@ -74,19 +80,24 @@ def places(values: ValueMap) -> Mapping[int, NDArray[np.intp]]:
 
 
 def rows_present(values: ValueMap, rows: Iterable[ClassRow]) -> list[ClassRow]:
-    """Those rows of a table of which there is a pixel, in the table's order.
+    """Return the rows of a table that have a pixel, in the table's order.
 
     Takes:
         values: of the runs of a map
-        rows: the class table, or the masks that ``components.split`` made of it
+        rows: the class table, or the masks that ``things.split`` made of it
     """
     found = frozenset(np.unique(values).tolist())
     return [row for row in rows if value_of(row) in found]
 
 
 def value_of(row: ClassRow) -> int:
-    """What a row's pixels have in the value map."""
-    return row.value if isinstance(row, Component) else row.id
+    """The value of a row's pixels in the value map."""
+    return row.value if isinstance(row, Thing) else row.id
+
+
+def facts_of(row: ClassRow) -> dict[str, Any]:
+    """What an entry of a document says of a row beyond its class: nothing, unless it is a thing."""
+    return row.facts() if isinstance(row, Thing) else {}
 
 
 def masks_present(values: ValueMap, lengths: NDArray[np.int64], rows: Sequence[ClassRow]) -> list[dict[str, Any]]:
@@ -96,8 +107,8 @@ def masks_present(values: ValueMap, lengths: NDArray[np.int64], rows: Sequence[C
         values, lengths: the runs of a map
         rows: those present
     Gives:
-        ``{id, name, pixels, share}`` of each, and ``component`` where it is one; ``share`` is of all pixels, so that what is
-        missing from 1 is unlabelled
+        ``{id, name, pixels, share}`` of each, and the facts of a thing; ``share`` is of all pixels: what is missing from 1 is
+        unlabelled
     """
     pixels = np.bincount(values, weights=lengths)  # float64: exact below 2 ** 53 pixels
     total = pixels.sum()
@@ -105,7 +116,7 @@ def masks_present(values: ValueMap, lengths: NDArray[np.int64], rows: Sequence[C
     for row in rows:
         count = pixels[value_of(row)]
         entry = {"id": row.id, "name": row.name, "pixels": int(count), "share": float(count / total)}
-        entries.append(entry | {"component": row.number} if isinstance(row, Component) else entry)
+        entries.append(entry | facts_of(row))
     return entries
 
 

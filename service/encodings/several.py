@@ -96,6 +96,22 @@ def file_stems(names: Sequence[str | None]) -> list[str]:
     return stems
 
 
+def file_names(names: Sequence[str | None]) -> list[str]:
+    """Name the images in a document: as :func:`file_stems`, each with its own ending."""
+    return [stem + ending_of(name) for stem, name in zip(file_stems(names), names, strict=True)]
+
+
+def file_name(name: str | None) -> str:
+    """Name one image in a document: safe, without a folder; ``image`` where nothing is left of a name."""
+    return (safe_stem(name) or "image") + ending_of(name)
+
+
+def ending_of(name: str | None) -> str:
+    """The ending of a file name, with its dot; empty if it has none that is short and plain."""
+    found = re.search(r"[^./\\\\](\.[A-Za-z0-9]{1,8})$", name or "")
+    return found[1] if found else ""
+
+
 def safe_stem(name: str | None) -> str:
     """Make a file name without folder and ending of a name that a caller sent; empty if nothing is left."""
     base = re.split(r"[/\\]", name or "")[-1]

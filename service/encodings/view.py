@@ -1,7 +1,7 @@
 """What a format may know of a mask.
 
 May import: numpy, and the files of ``service.encodings`` that are not formats; ``components``, and with it OpenCV, only where
-components are asked for.
+things are asked of a model that has not learned them.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.encodings import selection
+from service.encodings import selection, things
+from service.encodings.geo import Geo
 from service.encodings.options import NO_OPTIONS, Options
 from service.encodings.palettes import ColoredRow, palette_of
 from service.encodings.runs import ClassRow, ValueMap
+from service.encodings.things import Instances
 
 
 class ModelFacts(Protocol):
@@ -50,6 +52,12 @@ class MaskView:
     confidence: Callable[[], NDArray[np.uint8]]
     """Computes, when a format asks for it, the winner's probability: H x W uint8, 255 is certainty."""
     options: Options = NO_OPTIONS
+    instances: Callable[[], Instances] | None = None
+    """Computes, when a format asks for it, the objects that the network told apart; None where it has not learned them."""
+    file_name: str | None = None
+    """The image's file name, as the caller sent it."""
+    geo: Geo | None = None
+    """Where the image lies on the earth; None where it does not say."""
 
     @property
     def made_by(self) -> dict[str, str]:
@@ -70,6 +78,8 @@ class MaskView:
         options, labels = self.options, self.labels
         if options.min_confidence > 0:
             labels = selection.drop_uncertain(labels, self.confidence(), options.min_confidence)
+        if options.instances and self.instances is not None:
+            labels = things.claim(labels, self.instances())
         if options.keep is not None:
             labels = selection.keep_classes(labels, options.keep)
         if options.translation is not None:
@@ -77,13 +87,16 @@ class MaskView:
         return replace(self, labels=labels)
 
     def masks(self) -> tuple[ValueMap, Sequence[ClassRow]]:
-        """The masks that a document holds: the classes, or the components of those that can be counted.
+        """Return the masks that a document of a selected view holds: the classes, or the things of those that can be counted.
 
         Gives:
             the value map and its rows: see ``runs``
         """
-        if not self.options.instances:
+        options = self.options
+        if not options.instances:
             return self.labels, self.classes
+        if self.instances is not None:
+            return things.split(self.labels, self.classes, self.instances(), options.min_area)
         from service.encodings import components  # noqa: PLC0415 - brings OpenCV, which a client need not have
 
-        return components.split(self.labels, self.classes, self.options.min_area)
+        return components.split(self.labels, self.classes, options.min_area)

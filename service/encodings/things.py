@@ -1,0 +1,126 @@
+"""Things as masks of their own: which classes can be counted, and the objects that a network told apart.
+
+A model with learned objects gives :class:`Instances`. For any other model, ``components`` cuts the masks of countable classes
+into connected components.
+
+May import: numpy, ``service.errors``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.encodings.runs import UNLABELLED, ClassRow, Thing, ValueMap
+from service.errors import BadParameter
+
+_CITYSCAPES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle", "caravan", "trailer")
+_CAMVID_AND_AUTOWARE = ("pedestrian", "bicyclist", "vehicle", "bike")
+_VOC = (
+    *("aeroplane", "bird", "boat", "bottle", "cat", "chair", "cow", "diningtable", "dog", "horse"),
+    *("motorbike", "pottedplant", "sheep", "sofa", "tvmonitor"),
+)
+_ADE20K = ("van", "minibike", "airplane", "ship", "animal")
+COUNTABLE = frozenset((*_CITYSCAPES, *_CAMVID_AND_AUTOWARE, *_VOC, *_ADE20K))
+"""Names of classes whose things can be counted: what Cityscapes and VOC annotate one by one, and their like."""
+
+FIRST_VALUE = 256
+"""The value of the first thing in a value map; smaller values are class ids."""
+
+
+class Instances(Protocol):
+    """The objects that a network told apart in one image, numbered 1 to N."""
+
+    @property
+    def map(self) -> NDArray[np.integer]:
+        """H x W integers: the number of each pixel's object; 0 where there is none."""
+
+    @property
+    def class_ids(self) -> Sequence[int]:
+        """N: the model's class id of object 1, 2, ..."""
+
+    @property
+    def scores(self) -> Sequence[float]:
+        """N: how sure the network is of object 1, 2, ..., 0..1."""
+
+
+def countable(classes: Sequence[ClassRow]) -> frozenset[int]:
+    """Find the countable classes of a table: those that it marks; where it marks none, those with a name in ``COUNTABLE``.
+
+    Takes:
+        classes: the class table; a row may have an attribute ``countable``
+    Gives:
+        their ids
+    """
+    marked = frozenset(row.id for row in classes if getattr(row, "countable", False))
+    return marked or frozenset(row.id for row in classes if row.name.casefold() in COUNTABLE)
+
+
+def check_countable(classes: Sequence[ClassRow]) -> None:
+    """Reject a table without a countable class.
+
+    Raises:
+        BadParameter: naming the classes
+    """
+    if not countable(classes):
+        names = ", ".join(row.name for row in classes)[:200]
+        raise BadParameter(
+            f"instances: the classes ({names}) include none that can be counted, such as car or person", parameter="instances"
+        )
+
+
+def claim(labels: NDArray[np.uint8], instances: Instances) -> NDArray[np.uint8]:
+    """Give every pixel of an object the object's class.
+
+    Takes:
+        labels: H x W uint8, the model's ids; 255 stays 255
+        instances: of the same image
+    Gives:
+        H x W uint8, a new array
+    """
+    table = np.array([UNLABELLED, *instances.class_ids], np.uint8)
+    return np.where((instances.map > 0) & (labels != UNLABELLED), table[instances.map], labels)
+
+
+def split(
+    labels: NDArray[np.uint8], classes: Sequence[ClassRow], instances: Instances, min_area: int = 0
+) -> tuple[ValueMap, list[ClassRow]]:
+    """Make a mask of each object; what belongs to no object stays with its class.
+
+    Takes:
+        labels: H x W uint8, in which each object's pixels have one class (:func:`claim`), or 255 where a filter dropped them
+        classes: the class table of ``labels``
+        instances: of the same image
+        min_area: pixels; smaller objects are dropped
+    Gives:
+        H x W, uint16 where it is enough, else int32: 0..255 as in ``labels``, 256 and more in objects; 255 where one was
+            dropped
+        the rows of the classes and of the objects, in the table's order; each class before its objects, the largest first
+    """
+    inside = (instances.map > 0) & (labels != UNLABELLED)
+    numbers = instances.map[inside]
+    count = len(instances.class_ids) + 1
+    areas = np.bincount(numbers, minlength=count)
+    owner = np.full(count, UNLABELLED, np.uint8)
+    owner[numbers] = labels[inside]
+    new = np.full(count, UNLABELLED, np.int32)
+    value = FIRST_VALUE
+    rows: list[ClassRow] = []
+    for row in classes:
+        rows.append(row)
+        mine = np.flatnonzero((owner == row.id) & (areas > 0) & (areas >= min_area))
+        for place, number in enumerate(mine[np.argsort(-areas[mine], kind="stable")].tolist()):
+            new[number] = value
+            rows.append(Thing(value, row.id, row.name, place + 1, round(float(instances.scores[number - 1]), 4)))
+            value += 1
+    parts = labels.astype(np.int32)
+    parts[inside] = new[numbers]
+    return narrow(parts, value), rows
+
+
+def narrow(parts: NDArray[np.int32], values: int) -> ValueMap:
+    """Return a value map of ``values`` values in the smallest type that holds it."""
+    return parts.astype(np.uint16) if values <= 1 << 16 else parts
