@@ -115,7 +115,7 @@ def _form(data: bytes) -> None:
         images = asyncio.run(read_images(request, 1 << 16))
     except ServiceError:
         return
-    if not all(images):
+    if not all(image.data for image in images):
         raise AssertionError("an empty image")
 
 

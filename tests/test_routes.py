@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -24,8 +25,8 @@ from service.settings import Settings
 from tests.conftest import BLUE, GREEN, RED, encode_image, make_image, make_labels, make_manifest, write_artifact
 from tests.live import live_server, quickest_s
 
-LISTABLE = ["rle", "coco", "coco-uncompressed", "labelstudio", "cvat", "polygons"]
-"""The formats that are documents, so that several fit into a list."""
+LISTABLE = [name for name in FORMATS if name not in ("overlay", "color", "npy", "confidence", "autoware")]
+"""The formats that have a form for the masks of several images."""
 STAGES = ["decode", "queue", "infer", "labels", "encode"]
 MAX_PIXELS = 1_000_000
 
@@ -117,10 +118,10 @@ def test_run_lengths_fill_the_mask_and_say_which_model_made_it(client: httpx.Cli
 
 
 def test_every_format_is_served_with_its_media_type(client: httpx.Client, png: bytes) -> None:
-    """Whatever OpenAPI lists can be asked for."""
+    """Every format that OpenAPI lists is served."""
     for name, form in FORMATS.items():
         reply = client.post("/segment", params={"format": name}, content=png)
-        assert (reply.status_code, reply.headers["content-type"]) == (200, form.media_type), name
+        assert (reply.status_code, reply.headers["content-type"].partition(";")[0]) == (200, form.media_type), name
 
 
 def test_arrays_gray_and_colours_agree_with_the_indexed_mask(client: httpx.Client, png: bytes, mask: NDArray[Any]) -> None:
@@ -189,10 +190,42 @@ def test_several_images_give_a_list_in_order(client: httpx.Client) -> None:
     assert len(client.post("/segment", params={"format": "coco"}, files=files).json()) == 3
 
 
-def test_several_images_fit_no_image_format(client: httpx.Client, png: bytes) -> None:
-    """One reply is one image; the refusal names the formats that can hold several."""
-    reply = client.post("/segment", files=[("image", png), ("image", png)])
+def test_several_images_fit_no_picture_for_people(client: httpx.Client, png: bytes) -> None:
+    """One overlay is one image; the refusal names the formats that can hold several."""
+    reply = client.post("/segment?format=overlay", files=[("image", png), ("image", png)])
     assert (reply.status_code, reply.json()["code"], reply.json()["allowed"]) == (422, "unsupported_format", LISTABLE)
+
+
+def test_several_images_give_a_zip_of_masks(client: httpx.Client) -> None:
+    """One file an image, named after the part's file name, each the mask that the image has alone."""
+    names, sizes = ["a.jpg", "../b.png", "a.png"], [(96, 128), (50, 60), (200, 100)]
+    images = [encode_image(make_image(*size)) for size in sizes]
+    reply = client.post("/segment", files=[("image", (name, image)) for name, image in zip(names, images, strict=True)])
+    assert (reply.status_code, reply.headers["content-type"]) == (200, "application/zip")
+    with zipfile.ZipFile(io.BytesIO(reply.content)) as archive:
+        assert archive.namelist() == ["a.png", "b.png", "a-2.png"]
+        for name, image in zip(archive.namelist(), images, strict=True):
+            assert archive.read(name) == client.post("/segment", content=image).content
+
+
+def test_several_images_give_one_dataset(client: httpx.Client) -> None:
+    """With the images' file names and sizes."""
+    sizes = [(96, 128), (50, 60)]
+    files = [("image", (f"{number}.jpg", encode_image(make_image(*size)))) for number, size in enumerate(sizes)]
+    document = client.post("/segment?format=coco-dataset", files=files).json()
+    assert [(one["file_name"], one["height"], one["width"]) for one in document["images"]] == [
+        ("0.jpg", 96, 128),
+        ("1.jpg", 50, 60),
+    ]
+    alone = client.post("/segment?format=coco-dataset", files=files[:1]).json()
+    assert alone["images"] == [{"id": 1, "file_name": "0.jpg", "height": 96, "width": 128}]
+
+
+def test_accept_chooses_geojson(client: httpx.Client, png: bytes) -> None:
+    """By its own media type."""
+    reply = client.post("/segment", content=png, headers={"Accept": "application/geo+json"})
+    assert reply.headers["content-type"] == "application/geo+json"
+    assert reply.json()["type"] == "FeatureCollection"
 
 
 def test_one_bad_image_among_several_is_the_answer_to_all(client: httpx.Client, png: bytes) -> None:
@@ -322,7 +355,7 @@ def test_openapi_says_what_can_be_sent_and_what_comes_back(client: httpx.Client)
     for status, response in call["responses"].items():
         assert "X-Request-ID" in response["headers"]
         assert status == "200" or set(response["content"]) == {"application/problem+json"}
-    assert set(call["responses"]["200"]["content"]) == {form.media_type for form in FORMATS.values()}
+    assert set(call["responses"]["200"]["content"]) == {form.media_type for form in FORMATS.values()} | {"application/zip"}
     assert set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document))) <= set(document["components"]["schemas"])
 
 
@@ -417,7 +450,11 @@ BAD = {
         422, "unsupported_format", GOOD, "/segment?legend=1&format=rle", facts={"allowed": ["overlay"]}
     ),
     "a tolerance for runs": Bad(
-        422, "unsupported_format", GOOD, "/segment?tolerance=1&format=rle", facts={"allowed": ["polygons"]}
+        422,
+        "unsupported_format",
+        GOOD,
+        "/segment?tolerance=1&format=rle",
+        facts={"allowed": ["labelme", "yolo", "polygons", "geojson"]},
     ),
     "a tolerance that is no number": Bad(422, "bad_parameter", GOOD, "/segment?tolerance=nan&format=polygons"),
     "no class at all": Bad(422, "bad_parameter", GOOD, "/segment?classes=", facts={"parameter": "classes"}),

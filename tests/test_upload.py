@@ -59,7 +59,7 @@ def read(sender: Sender, content_type: str = "image/jpeg", limit: int = LIMIT, *
     fields = {"content-type": content_type, **{name.replace("_", "-"): value for name, value in headers.items()}}
     raw = [(name.encode(), value.encode()) for name, value in fields.items()]
     request = Request({"type": "http", "method": "POST", "path": "/", "headers": raw}, sender)
-    return asyncio.run(read_images(request, limit))
+    return [image.data for image in asyncio.run(read_images(request, limit))]
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 100, 65536])
@@ -73,6 +73,21 @@ def test_a_form_gives_its_images_in_order_however_it_is_cut(chunk: int) -> None:
     """Several parts named ``image`` are several images; line ends and boundary-like bytes in them are theirs."""
     images = [b"first\r\n--front\r\n", b"\r\n\r\n--", bytes(range(256))]
     assert read(Sender(form(*[("image", image) for image in images]), chunk), FORM) == images
+
+
+def test_a_part_brings_its_file_name() -> None:
+    """As it was sent, be it UTF-8, other bytes or missing; a raw body has none."""
+    head = b'--frontier\r\nContent-Disposition: form-data; name="image"'
+    body = b"".join(
+        head + name + b"\r\n\r\nx\r\n"
+        for name in (b'; filename="a b.jpg"', '; filename="\u00fc.jpg"'.encode(), b"", b'; filename="\xff.jpg"')
+    )
+    raw = [(b"content-type", b"multipart/form-data; boundary=frontier")]
+    request = Request({"type": "http", "method": "POST", "path": "/", "headers": raw}, Sender(body + b"--frontier--\r\n"))
+    images = asyncio.run(read_images(request, LIMIT))
+    assert [image.name for image in images] == ["a b.jpg", "\u00fc.jpg", None, "\ufffd.jpg"]
+    alone = Request({"type": "http", "method": "POST", "path": "/", "headers": []}, Sender(b"x"))
+    assert asyncio.run(read_images(alone, LIMIT))[0].name is None
 
 
 @pytest.mark.parametrize("content_type", ["", "application/octet-stream", "application/x-www-form-urlencoded", "nonsense"])

@@ -10,7 +10,7 @@ plane's number; ``label_id`` is the class's pixel value in label files, by defau
 pixel values that are neither trained on nor scored, by default 255. ``countable`` says whether a class consists of things, such
 as cars; by default its name decides, as for connected components.
 
-May import: numpy, pydantic, ``service.pipeline.manifest`` (for the row type), ``service.encodings.components``.
+May import: numpy, pydantic, ``service.pipeline.manifest`` (for the row type), ``service.encodings.things``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.encodings.components import COUNTABLE
+from service.encodings.things import COUNTABLE
 from service.pipeline.manifest import UNLABELLED, Channel, ClassEntry
 
 Color = tuple[Channel, Channel, Channel]

@@ -293,7 +293,7 @@ UNREADABLE: dict[str, Any] = {str(status): reply for status, reply in refusals(4
 
 def mask_reply() -> dict[int | str, dict[str, Any]]:
     """What OpenAPI says of a mask: every media type that a format has."""
-    content: dict[str, Any] = {form.media_type: _BINARY for form in FORMATS.values() if form.document is None}
+    content: dict[str, Any] = {form.media_type: _BINARY for form in FORMATS.values()}
     content |= {form.gather.media_type: _BINARY for form in FORMATS.values() if form.gather}
     lengths = {"$ref": "#/components/schemas/RunLengths"}
     other = {"type": "object", "description": "The other JSON formats: see docs/formats.md"}

@@ -6,8 +6,10 @@ May import: fastapi, ``service.encodings``, ``service.pipeline``, ``service.serv
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request, Response
@@ -20,10 +22,9 @@ from service.api.parameters import parsed_headers, parsed_query
 from service.api.record import RequestRecord, record_of
 from service.api.services import Services, ServicesNow, authorise
 from service.api.transport import early_refusal
-from service.api.upload import TimelyResponse, arriving, read_images, unless_gone
-from service.encodings import FORMATS, MaskView, Options, encode
+from service.api.upload import ImageFile, TimelyResponse, arriving, read_images, unless_gone
+from service.encodings import MaskView, Named, Options, check_gathers, encode, gather
 from service.encodings import understood as understood_options
-from service.errors import UnsupportedFormat
 from service.pipeline.engine import Engine
 from service.pipeline.segmentation import Segmentation
 from service.serving.dataplane import DataPlane
@@ -42,29 +43,42 @@ class MaskRequest:
     options: Options
     deadline: Deadline
 
-    async def masks(self, images: list[bytes]) -> list[bytes]:
+    async def masks(self, images: list[ImageFile]) -> list[Named]:
         """Segment images and encode their masks, within ``async with self.deadline``.
 
         Takes:
             images: one file each
         Gives:
-            the encoded masks, in order
+            the encoded masks, in order, each with its image's file name
         Raises:
-            UnsupportedFormat: for several images, if the format cannot list masks
+            UnsupportedFormat: for several images, if the format has no form for several masks
             as ``DataPlane.segment``
         """
-        if len(images) > 1 and FORMATS[self.format].document is None:
-            listable = [name for name, form in FORMATS.items() if form.document]
-            raise UnsupportedFormat(f"several images in one request come back as {' or '.join(listable)}", allowed=listable)
-        self.record.bytes_in = sum(map(len, images))
-        answers = await self.plane.segment(images, self._encode, self.engine, deadline=self.deadline)
+        check_gathers(self.format, len(images))
+        self.record.bytes_in = sum(len(image.data) for image in images)
+        name = images[0].name if len(images) == 1 else None  # of several, the names come in with ``gather``
+        answers = await self.plane.segment(
+            [image.data for image in images],
+            partial(self._encode, name),
+            self.engine,
+            deadline=self.deadline,
+            instances=self.options.instances,
+        )
         for answer in answers:
             self.record.add(answer.size, answer.timing)
-        return [answer.value for answer in answers]
+        return [Named(image.name, answer.value) for image, answer in zip(images, answers, strict=True)]
 
-    def _encode(self, result: Segmentation) -> bytes:
+    def _encode(self, name: str | None, result: Segmentation) -> bytes:
         """Return a mask's bytes; called on a thread of the data plane."""
-        view = MaskView(result.labels, result.image, result.manifest, result.sha256, result.confidence, self.options)
+        view = MaskView(
+            result.labels,
+            result.image,
+            result.manifest,
+            result.sha256,
+            result.confidence,
+            self.options,
+            file_name=name,
+        )
         return encode(self.format, view).body
 
 
@@ -105,8 +119,8 @@ async def segment(
             async with arriving():
                 images = await read_images(request, services.max_image_bytes, hold)
             masks = await unless_gone(request, wanted.masks(images))
-    body = masks[0] if len(masks) == 1 else b"[" + b",".join(masks) + b"]"
-    return TimelyResponse(body, media_type=FORMATS[wanted.format].media_type)
+    made = gather(wanted.format, masks) if len(masks) == 1 else await asyncio.to_thread(gather, wanted.format, masks)
+    return TimelyResponse(made.body, media_type=made.media_type)
 
 
 class _SegmentRoute(APIRoute):

@@ -39,7 +39,7 @@ from service.api.keys import Origins, offered_key
 from service.api.record import MAX_FRAME_HEADER, RequestRecord, record_of
 from service.api.segment import MaskRequest, parse_request
 from service.api.services import Services, ServicesNow
-from service.api.upload import REPLY_S, Uploads
+from service.api.upload import REPLY_S, ImageFile, Uploads
 from service.encodings import FORMATS
 from service.errors import BadParameter, NotReady, Overloaded, ServiceError
 from service.serving.latest import Latest
@@ -292,7 +292,7 @@ class _Stream:
         try:
             wanted = self._parse(record)
             async with wanted.deadline:
-                (mask,) = await wanted.masks([frame.data])
+                (mask,) = await wanted.masks([ImageFile(frame.data)])
         except ServiceError as error:
             return _Outcome("error", problems.document(record, error))
         except Exception:
@@ -304,7 +304,7 @@ class _Stream:
             "model": record.model,
             "timing": {stage: round(1000 * spent_s, 2) for stage, spent_s in record.timing_s.items()},
         }
-        return _Outcome("mask", facts, mask)
+        return _Outcome("mask", facts, mask.body)
 
     def _answer(self, frame: _Frame, outcome: str, facts: dict[str, Any], mask: bytes | None = None) -> None:
         frame.held.close()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from python_multipart.exceptions import FormParserError
@@ -103,15 +104,24 @@ async def arriving() -> AsyncIterator[None]:
         raise DeadlineExceeded(f"the body did not arrive within {limit_ms:g} ms", deadline_ms=limit_ms) from None
 
 
-async def read_images(request: Request, max_bytes: int, hold: Callable[[int], None] = lambda _: None) -> list[bytes]:
-    """The images of a request, in order.
+@dataclass(frozen=True)
+class ImageFile:
+    """One image of a request."""
+
+    data: bytes = field(repr=False)
+    name: str | None = None
+    """Its file name, as the form has it: any text."""
+
+
+async def read_images(request: Request, max_bytes: int, hold: Callable[[int], None] = lambda _: None) -> list[ImageFile]:
+    """Read the images of a request, in order.
 
     Takes:
         request: one whose body nobody has touched
         max_bytes: limit for all images of the request together
         hold: called with the size of each piece of the body, before it is kept
     Gives:
-        one image's file a list entry, none of them empty; exactly one where the body is not a form
+        at least one image, none of them empty; exactly one, without a name, where the body is not a form
     Raises:
         BodyTooLarge: at once if Content-Length says so, otherwise as soon as the bytes that came do
         Overloaded: if ``hold`` says so
@@ -121,7 +131,7 @@ async def read_images(request: Request, max_bytes: int, hold: Callable[[int], No
     """
     media_type, options = parse_options_header(request.headers.get("content-type"))
     if not media_type.startswith(b"multipart/"):
-        return [await _read_raw(request, max_bytes, hold)]
+        return [ImageFile(await _read_raw(request, max_bytes, hold))]
     if media_type != b"multipart/form-data" or not options.get(b"boundary"):
         raise BadParameter("a form must be multipart/form-data and name its boundary", parameter="Content-Type")
     return await _read_form(request, options[b"boundary"], max_bytes, hold)
@@ -222,7 +232,7 @@ async def _read_raw(request: Request, max_bytes: int, hold: Callable[[int], None
     return body
 
 
-async def _read_form(request: Request, boundary: bytes, max_bytes: int, hold: Callable[[int], None]) -> list[bytes]:
+async def _read_form(request: Request, boundary: bytes, max_bytes: int, hold: Callable[[int], None]) -> list[ImageFile]:
     _check_announced(request, max_bytes, MULTIPART_ALLOWANCE)
     size = 0
     try:
@@ -246,6 +256,7 @@ class _Form:
     def __init__(self, boundary: bytes, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._parts: list[list[bytes]] = []
+        self._file_names: list[str | None] = []
         self._size = 0
         self._header = self._value = b""
         self._name: bytes | None = None
@@ -267,13 +278,13 @@ class _Form:
         if chunk:
             self._parser.write(chunk)
 
-    def images(self) -> list[bytes]:
+    def images(self) -> list[ImageFile]:
         if not self._ended:
             raise BadParameter("the form ends before its closing boundary", parameter=FIELD)
         if not self._parts:
             raise BadParameter(f"the form has no field: it wants '{FIELD}'", parameter=FIELD)
-        images = [b"".join(part) for part in self._parts]
-        if not all(images):
+        images = [ImageFile(b"".join(part), name) for part, name in zip(self._parts, self._file_names, strict=True)]
+        if not all(image.data for image in images):
             raise EmptyBody(f"a form field '{FIELD}' is empty: send an image's bytes in it")
         return images
 
@@ -281,6 +292,7 @@ class _Form:
         if len(self._parts) == MAX_PARTS:
             raise BadParameter(f"more than {MAX_PARTS} parts in a form: send the rest in another request", parameter=FIELD)
         self._parts.append([])
+        self._file_names.append(None)
         self._name = None
 
     def _add_to_header(self, data: bytes, start: int, end: int) -> None:
@@ -291,7 +303,10 @@ class _Form:
 
     def _end_header(self) -> None:
         if self._header.lower() == b"content-disposition":
-            self._name = parse_options_header(self._value)[1].get(b"name")
+            options = parse_options_header(self._value)[1]
+            self._name = options.get(b"name")
+            if b"filename" in options:
+                self._file_names[-1] = options[b"filename"].decode("utf-8", "replace")
         self._header = self._value = b""
 
     def _check_name(self) -> None:

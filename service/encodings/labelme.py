@@ -8,7 +8,7 @@ May import: numpy, ``service.encodings``' outlines and polygons.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from service.encodings.document import check_size, from_json, reading, to_json
 from service.encodings.format import Format
 from service.encodings.outlines import outlines
 from service.encodings.runs import UNLABELLED, ClassRow, Thing, ValueMap, facts_of
-from service.encodings.several import file_name, zipped
+from service.encodings.several import Gather, Named, file_name, file_names, zipped
 from service.encodings.view import MaskView
 
 VERSION = "5.5.0"
@@ -82,6 +82,15 @@ def decode(document: Mapping[str, Any]) -> NDArray[np.uint8]:
     return labels
 
 
+def _named(mask: Named, image: str) -> Named:
+    return Named(mask.name, to_json(from_json(mask.body) | {"imagePath": image}))
+
+
+def _join(masks: Sequence[Named]) -> bytes:
+    images = file_names([mask.name for mask in masks])
+    return zipped(".json").join([_named(mask, image) for mask, image in zip(masks, images, strict=True)])
+
+
 def _document(view: MaskView) -> dict[str, Any]:
     labels, rows = view.masks()
     made = encode(labels, rows, image=file_name(view.file_name), tolerance=view.options.tolerance)
@@ -96,6 +105,6 @@ FORMAT = Format(
     encode=lambda view: to_json(_document(view)),
     decode=lambda body: decode(from_json(body)),
     document=_document,
-    gather=zipped(".json"),
+    gather=Gather("application/zip", _join),
     takes=frozenset(("instances", "min_area", "tolerance")),
 )
