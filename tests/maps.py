@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from hypothesis import strategies as st
@@ -37,27 +38,44 @@ def streets() -> tuple[NDArray[np.uint8], ...]:
     return (*drawn, *(CAMVID.class_ids(np.asarray(Image.open(file))) for file in files))
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """One object of :class:`Learned`."""
+
+    class_id: int
+    score: float
+
+
 @dataclass(frozen=True, eq=False)
 class Learned:
     """Objects that a network told apart, as ``encodings.Instances`` has them."""
 
-    map: NDArray[np.int32]
-    class_ids: tuple[int, ...]
-    scores: tuple[float, ...]
+    ids: NDArray[np.uint16]
+    rows: tuple[Drawn, ...]
+
+    @classmethod
+    def of(cls, ids: NDArray[np.uint16], class_ids: Sequence[int], scores: Sequence[float]) -> Self:
+        """Objects with these classes and scores."""
+        return cls(ids, tuple(Drawn(owner, score) for owner, score in zip(class_ids, scores, strict=True)))
+
+    @property
+    def scores(self) -> list[float]:
+        """Of each object."""
+        return [row.score for row in self.rows]
 
 
 @functools.cache
 def objects(seed: int = 0) -> Learned:
-    """Boxes drawn over the first street as objects; some overlap, and one is of a class that is not countable."""
+    """Rectangles over the first street as objects; some overlap, and one is of a class that is not countable."""
     labels = streets()[0]
     random = np.random.default_rng(seed)
-    numbers = np.zeros(labels.shape, np.int32)
+    numbers = np.zeros(labels.shape, np.uint16)
     ids = []
     for number, name in enumerate(["car", "car", "pedestrian", "car", "bicyclist", "road"], 1):
         top, left = random.integers(0, labels.shape[0] - 40), random.integers(0, labels.shape[1] - 50)
         numbers[top : top + random.integers(10, 40), left : left + random.integers(10, 50)] = number
         ids.append(next(entry.id for entry in STREET_CLASSES if entry.name == name))
-    return Learned(numbers, tuple(ids), tuple(random.random(6).round(3).tolist()))
+    return Learned.of(numbers, ids, random.random(6).round(3).tolist())
 
 
 def street_view(options: Options = NO_OPTIONS, *, learned: bool = False, **more: Any) -> MaskView:

@@ -43,9 +43,9 @@ def test_each_object_is_a_mask_and_the_rest_stays_with_its_class() -> None:
     """Two objects that touch are two, the larger one is number 1, and what no object claims keeps its class."""
     labels = np.full((4, 6), ROAD, np.uint8)
     labels[1:3] = CAR
-    numbers = np.zeros((4, 6), np.int32)
+    numbers = np.zeros((4, 6), np.uint16)
     numbers[1:3, :2], numbers[1:3, 2:5] = 1, 2
-    learned = Learned(numbers, (CAR, CAR), (0.25, 0.75))
+    learned = Learned.of(numbers, (CAR, CAR), (0.25, 0.75))
     parts, rows = things.split(things.claim(labels, learned), STREET_CLASSES, learned)
     cars = [row for row in rows if isinstance(row, Thing)]
     assert [(row.id, row.number, row.score) for row in cars] == [(CAR, 1, 0.75), (CAR, 2, 0.25)]
@@ -56,15 +56,15 @@ def test_each_object_is_a_mask_and_the_rest_stays_with_its_class() -> None:
 
 @given(
     arrays(np.uint8, (8, 9), elements=st.sampled_from([0, 3, 8, 255])),
-    arrays(np.int32, (8, 9), elements=st.integers(0, 4)),
+    arrays(np.uint16, (8, 9), elements=st.integers(0, 4)),
     st.lists(st.sampled_from([0, 3, 8]), min_size=4, max_size=4),
     st.integers(0, 12),
 )
 def test_masks_of_objects_are_their_pixels(
-    labels: NDArray[np.uint8], numbers: NDArray[np.int32], ids: list[int], min_area: int
+    labels: NDArray[np.uint8], numbers: NDArray[np.uint16], ids: list[int], min_area: int
 ) -> None:
     """An object's mask is every pixel of its number that has a class; small objects are dropped; the rest is unchanged."""
-    learned = Learned(numbers, tuple(ids), (0.1, 0.2, 0.3, 0.4))
+    learned = Learned.of(numbers, ids, (0.1, 0.2, 0.3, 0.4))
     claimed = things.claim(labels, learned)
     parts, rows = things.split(claimed, STREET_CLASSES, learned, min_area)
     found = {row.score: row for row in rows if isinstance(row, Thing)}
@@ -86,7 +86,7 @@ def test_entries_say_instance_and_score(name: str) -> None:
     document = json.loads(street(name, learned=True, instances=True))
     learned = [entry for entry in document["classes"] if "instance" in entry]
     assert sorted(entry["score"] for entry in learned) == sorted(
-        score for number, score in enumerate(objects().scores, 1) if (objects().map == number).any()
+        score for number, score in enumerate(objects().scores, 1) if (objects().ids == number).any()
     )
     assert not [entry for entry in document["classes"] if "component" in entry]
     expected = things.claim(street_view().labels, objects())

@@ -31,20 +31,28 @@ FIRST_VALUE = 256
 """The value of the first thing in a value map; smaller values are class ids."""
 
 
+class InstanceRow(Protocol):
+    """One object."""
+
+    @property
+    def class_id(self) -> int:
+        """The model's id of its class."""
+
+    @property
+    def score(self) -> float:
+        """How sure the network is of it, 0..1."""
+
+
 class Instances(Protocol):
-    """The objects that a network told apart in one image, numbered 1 to N."""
+    """The objects that a network told apart in one image."""
 
     @property
-    def map(self) -> NDArray[np.integer]:
-        """H x W integers: the number of each pixel's object; 0 where there is none."""
+    def ids(self) -> NDArray[np.uint16]:
+        """H x W: the object of each pixel, 1 to N; 0 where there is none."""
 
     @property
-    def class_ids(self) -> Sequence[int]:
-        """N: the model's class id of object 1, 2, ..."""
-
-    @property
-    def scores(self) -> Sequence[float]:
-        """N: how sure the network is of object 1, 2, ..., 0..1."""
+    def rows(self) -> Sequence[InstanceRow]:
+        """N: row k is the object k + 1."""
 
 
 def countable(classes: Sequence[ClassRow]) -> frozenset[int]:
@@ -81,8 +89,8 @@ def claim(labels: NDArray[np.uint8], instances: Instances) -> NDArray[np.uint8]:
     Gives:
         H x W uint8, a new array
     """
-    table = np.array([UNLABELLED, *instances.class_ids], np.uint8)
-    return np.where((instances.map > 0) & (labels != UNLABELLED), table[instances.map], labels)
+    table = np.array([UNLABELLED, *(row.class_id for row in instances.rows)], np.uint8)
+    return np.where((instances.ids > 0) & (labels != UNLABELLED), table[instances.ids], labels)
 
 
 def split(
@@ -100,9 +108,9 @@ def split(
             dropped
         the rows of the classes and of the objects, in the table's order; each class before its objects, the largest first
     """
-    inside = (instances.map > 0) & (labels != UNLABELLED)
-    numbers = instances.map[inside]
-    count = len(instances.class_ids) + 1
+    inside = (instances.ids > 0) & (labels != UNLABELLED)
+    numbers = instances.ids[inside]
+    count = len(instances.rows) + 1
     areas = np.bincount(numbers, minlength=count)
     owner = np.full(count, UNLABELLED, np.uint8)
     owner[numbers] = labels[inside]
@@ -114,7 +122,7 @@ def split(
         mine = np.flatnonzero((owner == row.id) & (areas > 0) & (areas >= min_area))
         for place, number in enumerate(mine[np.argsort(-areas[mine], kind="stable")].tolist()):
             new[number] = value
-            rows.append(Thing(value, row.id, row.name, place + 1, round(float(instances.scores[number - 1]), 4)))
+            rows.append(Thing(value, row.id, row.name, place + 1, round(float(instances.rows[number - 1].score), 4)))
             value += 1
     parts = labels.astype(np.int32)
     parts[inside] = new[numbers]
