@@ -5,7 +5,7 @@ Serves the shipped model as users do and asks it through the public client: fram
 segment`` does, beside the bare network (``bare.py``). What is compared is taken in turn, round after round: a machine's speed
 drifts, so that only the ratios of one round count, and the medians of those are shown.
 
-May import: numpy, av, ``benchmarks.bench`` and ``harness``, ``models.scenes``, ``service.client``, the pipeline, ``offline``.
+May import: numpy, av, ``benchmarks.bench`` and ``harness``, ``models.scenes``, ``service.client``, the pipeline, ``batch``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ import numpy as np  # noqa: E402
 from benchmarks import harness  # noqa: E402
 from benchmarks.bench import SIZES, bare  # noqa: E402
 from models.scenes import street_scene  # noqa: E402
-from service.batch.sources.video import Results, segment_video  # noqa: E402
+from service.batch.inputs import Input  # noqa: E402
+from service.batch.run import Plan, run  # noqa: E402
+from service.batch.sources.video import plan_videos  # noqa: E402
+from service.batch.targets import Write  # noqa: E402
 from service.cli.opened import opened  # noqa: E402
 from service.client import Client, FrameWithoutMask  # noqa: E402
 from service.encodings.options import NO_OPTIONS  # noqa: E402
@@ -154,12 +157,22 @@ def draw(path: Path) -> None:
 
 def video(path: Path, predictor: Predictor, *, overlay: bool) -> float:
     """Frames a second, from the opening of the file to its last result."""
-    lines, film = path.with_suffix(".jsonl"), path.with_suffix(".overlay.mp4")
-    results = Results(lines, None, film if overlay else None, lines)
     options = dict.fromkeys(("rle", "png", "overlay"), NO_OPTIONS)
+    write = [Write.RLE, *([Write.OVERLAYS] if overlay else [])]
     begun = time.perf_counter()
-    count = sum(1 for _ in segment_video(path, results, options, predictor, predictor.repository.get(None), anew=True))
-    return count / (time.perf_counter() - begun)
+    with Plan(predictor.repository.get(None), options, predictor.limits, overwrite=True) as plan:
+        report = run(plan_videos(plan, [Input(path, path.parent)], write), predictor, plan, Silence())
+    return report.done / (time.perf_counter() - begun)
+
+
+class Silence:
+    """A progress that nothing shows."""
+
+    def begin(self, source: str, total: int | None) -> None:
+        """Show nothing."""
+
+    def advance(self) -> None:
+        """Show nothing."""
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ EXTRAS: dict[str, frozenset[str]] = {
         }
     ),
     "video": frozenset({"av"}),
-    "bags": frozenset({"rosbags"}),
+    "bags": frozenset({"google", "lz4", "mcap", "rosbags", "ruamel", "zstandard"}),
     "medical": frozenset({"nibabel"}),
 }
 """The import names that each extra brings. An extra is listed as soon as a file of ``service`` imports one of its packages."""

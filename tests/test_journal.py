@@ -25,9 +25,9 @@ def source(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def opened(source: Path, run: dict[str, Any] = RUN, *, anew: bool = False) -> Iterator[Journal]:
+def opened(source: Path, run: dict[str, Any] = RUN, *, afresh: bool = False) -> Iterator[Journal]:
     """The journal of ``drive.jsonl``."""
-    journal = Journal(source.with_name("drive.jsonl"), source, run, anew=anew)
+    journal = Journal(source.with_name("drive.jsonl"), source, run, afresh=afresh)
     try:
         yield journal
     finally:
@@ -86,16 +86,16 @@ def test_what_is_torn_or_another_frames_is_cut_off_with_all_behind_it(source: Pa
     assert path.read_bytes().splitlines() == [line(0), line(1), line(2)]
 
 
-@pytest.mark.parametrize("change", ["options", "anew", "content", "time"])
+@pytest.mark.parametrize("change", ["options", "afresh", "content", "time"])
 def test_lines_of_another_run_are_thrown_away(source: Path, change: str) -> None:
-    """Of another model or other options, of a file that has changed, and of this run if it is to be begun anew."""
+    """Of another model or other options, of a file that has changed, and of this run if it is to begin afresh."""
     interrupted_after(source, 1)
     if change == "content":
         source.write_bytes(b"another film")
     if change == "time":
         os.utime(source, ns=(0, 0))
     run: dict[str, Any] = {**RUN, "ids": [1, 2]} if change == "options" else RUN
-    with opened(source, run, anew=change == "anew") as journal:
+    with opened(source, run, afresh=change == "afresh") as journal:
         assert known(journal, 1) == []
     assert [path.name for path in source.parent.iterdir()] == ["drive.mp4"]
 
@@ -118,6 +118,6 @@ def test_others_files_are_left_alone(source: Path) -> None:
     others = [".drive.jsonl.part", ".drive.jsonl.short.part", ".drive.jsonl2.0123456789abcdef.part", "drive.jsonl"]
     for name in others:
         (source.parent / name).touch()
-    with opened(source, anew=True) as journal:
+    with opened(source, afresh=True) as journal:
         journal.finish(None)
     assert sorted(path.name for path in source.parent.iterdir()) == sorted([*others, "drive.mp4"])

@@ -1,6 +1,6 @@
 """What an interrupted run has made of a video or a bag so far: a line of JSON a frame, so that no mask is computed twice.
 
-May import: the standard library.
+May import: the standard library, ``service.batch.records``.
 """
 
 from __future__ import annotations
@@ -8,36 +8,39 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from service.batch.records import state_of
 
 
 class Journal:
     """The lines of an unfinished run, and those of this one behind them.
 
-    It lies beside the result, as ``.NAME.<digest>.part``. The digest is of all that the lines depend on, so that those of
-    another network, of other options or of a file that has changed are never taken for this run's; they are thrown away.
+    It lies beside the result, as ``.NAME.<digest>.part``. The digest covers everything that the lines depend on. Lines of
+    another network, of other options or of a file that has changed are therefore never used; they are deleted.
 
     Takes:
         target: what the lines are for; the journal has a name of its own
         source: the file or the folder that is worked on
         run: what else the lines depend on, for JSON
-        anew: whether lines of this very run are thrown away too
+        afresh: whether lines of this very run are deleted too
     """
 
-    def __init__(self, target: Path, source: Path, run: Mapping[str, Any], *, anew: bool) -> None:
-        depends_on = json.dumps([sorted(_files(source)), run], sort_keys=True)
-        self.path = target.with_name(f".{target.name}.{hashlib.sha256(depends_on.encode()).hexdigest()[:16]}.part")
+    def __init__(self, target: Path, source: Path, run: Mapping[str, Any], *, afresh: bool) -> None:
+        depends_on = json.dumps([str(source.resolve()), state_of(source), run], sort_keys=True)
+        digest = hashlib.sha256(depends_on.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        self.path = target.with_name(f".{target.name}.{digest}.part")
         for other in _journals(target):
-            if anew or other != self.path:
+            if afresh or other != self.path:
                 other.unlink()
         self._added = self.path.open("ab")
         self._known = self.path.open("rb")
         self._at_end = False
 
     def known(self, about: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The line of the next frame. At the first that is torn, or of another frame, it and all that follow are cut off.
+        """Return the line of the next frame. The first torn line, or one of another frame, is cut off with all that follow.
 
         Takes:
             about: what its line must say of the frame
@@ -61,7 +64,7 @@ class Journal:
         self._added.flush()
 
     def finish(self, target: Path | None) -> None:
-        """All is written: let the journal become the result, or vanish."""
+        """Turn the journal into the result, or delete it, when everything is written."""
         self._added.close()
         if target is None:
             self.path.unlink()
@@ -69,7 +72,7 @@ class Journal:
             self.path.replace(target)
 
     def close(self) -> None:
-        """Leave it for the next run; one without a line is of no use to it."""
+        """Leave it for the next run; one without a line is deleted."""
         self._known.close()
         self._added.close()
         if self.path.exists() and not self.path.stat().st_size:
@@ -83,10 +86,3 @@ def _journals(target: Path) -> list[Path]:
         for path in target.parent.iterdir()
         if path.name.startswith(before) and path.name.endswith(after) and len(path.name) == len(before) + 16 + len(after)
     ]
-
-
-def _files(source: Path) -> Iterator[tuple[str, int, int]]:
-    for path in source.rglob("*") if source.is_dir() else (source,):
-        if path.is_file():
-            found = path.stat()
-            yield path.name, found.st_size, found.st_mtime_ns

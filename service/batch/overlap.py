@@ -1,4 +1,4 @@
-"""Frame after frame: while the network works on one, the next ones are read and those before it are written.
+"""Frame after frame: while the network works on one, the next ones are read and those before are written.
 
 May import: the standard library.
 """
@@ -18,7 +18,7 @@ FRAMES_AHEAD = 4
 
 
 def overlapped(
-    frames: Iterator[Frame], segment: Callable[[Frame], Result], write: Callable[[Result], None]
+    frames: Iterator[Frame], segment: Callable[[Frame], Result], write: Callable[[Result], Result]
 ) -> Generator[Result, None, None]:
     """Read, segment and write in order, each on a thread of its own; the network on the caller's.
 
@@ -27,9 +27,9 @@ def overlapped(
         segment: called on the caller's thread
         write: called on another thread, in order
     Gives:
-        each result when it is written; left early, those that are begun are written first
+        what ``write`` returned, in order; results that are begun are written even if the caller stops early
     Raises:
-        whatever one of the three raises
+        any error of the three
     """
     with ThreadPoolExecutor(1, "fcn-read") as reader, ThreadPoolExecutor(1, "fcn-write") as writer:
 
@@ -39,20 +39,14 @@ def overlapped(
             return []
 
         reading = deque(reader.submit(read) for _ in range(FRAMES_AHEAD))
-        writing: deque[tuple[Result, Future[None]]] = deque()
+        writing: deque[Future[Result]] = deque()
         try:
             while frame := reading.popleft().result():
                 reading.append(reader.submit(read))
-                result = segment(frame[0])
-                writing.append((result, writer.submit(write, result)))
-                while writing and (len(writing) > FRAMES_AHEAD or writing[0][1].done()):
-                    yield _written(*writing.popleft())
+                writing.append(writer.submit(write, segment(frame[0])))
+                while writing and (len(writing) > FRAMES_AHEAD or writing[0].done()):
+                    yield writing.popleft().result()
             while writing:
-                yield _written(*writing.popleft())
+                yield writing.popleft().result()
         finally:
             reader.shutdown(cancel_futures=True)
-
-
-def _written(result: Result, future: Future[None]) -> Result:
-    future.result()
-    return result

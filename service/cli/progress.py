@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Iterator
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -17,29 +18,34 @@ class _Speed(ProgressColumn):
     """Frames a second."""
 
     def render(self, task: Task) -> Text:
-        """Nothing until there is something to say."""
+        """Show the speed once it is known."""
         return Text(f"{task.speed:.1f} frames/s" if task.speed else "")
 
 
 class Bar:
-    """A progress bar that somebody may look at."""
+    """One progress bar for a whole run; each source begins it again."""
 
-    def __init__(self, progress: Progress, total: int | None) -> None:
-        self._progress, self._task = progress, progress.add_task("segment", total=total)
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._task = progress, progress.add_task("segment", total=None)
+
+    def begin(self, source: str, total: int | None) -> None:
+        """Start with a source.
+
+        Takes:
+            source: its name
+            total: how many frames it has, as far as known
+        """
+        self._progress.reset(self._task, total=total, description=escape(source))
 
     def advance(self) -> None:
-        """One more is done."""
+        """Count one more frame."""
         self._progress.advance(self._task)
-
-    def expect(self, total: int | None) -> None:
-        """How many there will be, as far as known."""
-        self._progress.update(self._task, total=total)
 
 
 @contextlib.contextmanager
-def progress(total: int | None) -> Iterator[Bar]:
-    """A progress bar on the standard error, where that is a terminal."""
+def progress() -> Iterator[Bar]:
+    """Show a progress bar on the standard error, where that is a terminal."""
     console = Console(stderr=True)
-    columns = (TextColumn("segment"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as drawn:
-        yield Bar(drawn, total)
+        yield Bar(drawn)

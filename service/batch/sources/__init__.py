@@ -1,1 +1,91 @@
-"""Where frames come from: images, videos, bags."""
+"""Where frames come from, and where their masks go: images, videos, bags.
+
+A kind of source is a class that has what :class:`Source` names. The runner (``service.batch.run``) knows nothing else of it.
+
+May import: numpy, the pipeline's ``segmentation``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.pipeline.segmentation import Segmentation
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One picture of a source; each kind of source adds what it needs for writing."""
+
+    image: NDArray[np.uint8] | None
+    """H x W x 3 uint8 RGB; None if the network has nothing to do: the mask is known, the frame failed, or it is only copied."""
+    failure: str | None
+    """Why the frame cannot be segmented."""
+
+    @property
+    def file(self) -> Path | None:
+        """The file that a failure belongs to, where the source has many; None if the source itself counts its failures."""
+        return None
+
+
+F = TypeVar("F", bound=Frame)
+
+
+@dataclass(frozen=True, eq=False)
+class Done(Generic[F]):
+    """A frame, and what came of it."""
+
+    frame: F
+    made: Segmentation | None
+    """None if the network did not run or failed."""
+    failure: str | None
+
+
+class Source(Protocol[F]):
+    """One file, or many that are written alike."""
+
+    path: Path
+    """The file or folder that a failure of the whole source belongs to."""
+    unit: str
+    """What its frames are called: ``images``, ``frames`` or ``messages``."""
+    notes: list[str]
+    """Sentences for the person who started the run, complete when the source is finished."""
+
+    def open(self) -> int | None:
+        """Open the source and what is written of it.
+
+        Gives:
+            the number of frames, as far as known
+        Raises:
+            anything: the source then fails as a whole
+        """
+        ...
+
+    def frames(self) -> Iterator[F]:
+        """Give every frame that can be read, in order. Advanced on a thread of its own."""
+        ...
+
+    def write(self, done: Done[F]) -> Done[F]:
+        """Write what came of a frame. Called in order, on another thread.
+
+        Gives:
+            the same, or its failure where the frame has a file of its own and the results cannot be written
+        """
+        ...
+
+    def finish(self) -> str | None:
+        """Give the results their names, when every frame is written.
+
+        Gives:
+            what was wrong with the source, or None
+        """
+        ...
+
+    def close(self) -> None:
+        """Close everything; what an unfinished source leaves is gone on with by the next run."""
+        ...

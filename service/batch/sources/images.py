@@ -1,95 +1,57 @@
-"""Image files: what is written of each, where, and the doing of it.
+"""Image files: each its mask, its overlay, its line of JSON.
 
-May import: numpy, ``service.encodings``, ``service.errors``, ``service.pipeline``, ``service.batch.targets``.
+May import: numpy, Pillow, ``service.encodings``, ``service.errors``, the pipeline's ``codecs``, the rest of ``service.batch``
+but the other sources.
 """
 
 from __future__ import annotations
 
 import contextlib
-import enum
+import io
 import json
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any
 
-import numpy as np
-from numpy.typing import NDArray
+from PIL import Image
 
-from service.batch.targets import MASK, OVERLAY, Targets, is_result, sources, unfinished, up_to_date
-from service.encodings import MaskView, Options, encode, to_json
-from service.errors import BodyTooLarge, ServiceError
+from service.batch.inputs import Input
+from service.batch.records import Recipe, state_of
+from service.batch.run import Plan, reason
+from service.batch.sources import Done, Frame
+from service.batch.targets import ALL_LINES, MASK, OVERLAY, Write, spoken, unfinished
+from service.encodings import FORMATS, MaskView, encode, to_json
+from service.errors import BodyTooLarge
 from service.pipeline.codecs import decoding
-from service.pipeline.codecs.decoding import Limits
-from service.pipeline.predictor import Predictor
 from service.pipeline.segmentation import Segmentation
 
-IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
-
+DECODERS = 2
+"""Threads that decode ahead of the network."""
 FRAMES_AHEAD = 4
-"""Images decoded before, and masks written behind, the one that the network works on."""
-
-
-class Write(enum.StrEnum):
-    """What may be written of an image or a frame."""
-
-    MASKS = "masks"
-    OVERLAYS = "overlays"
-    RLE = "rle"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One image file and what becomes of it; None is not wanted."""
-
-    source: Path
-    mask: Path | None
-    overlay: Path | None
-    line: bool = False
-    """Whether its mask is wanted as a line of JSON."""
-
-    def results(self) -> list[Path]:
-        """The files that are written."""
-        return [path for path in (self.mask, self.overlay) if path is not None]
-
-    def is_done(self) -> bool:
-        """Whether an earlier run has written all its files, from the image as it is now."""
-        return up_to_date(self.results(), self.source)
-
-
-@dataclass(frozen=True)
-class Writing:
-    """How the results are written."""
-
-    format: str
-    """Of the masks."""
-    options: Mapping[str, Options]
-    """By the name of each format that is written: of the masks, ``overlay`` and ``rle``."""
+_SEVERAL_PAGES = ("GIF", "TIFF", "WEBP", "PNG")
+"""Formats whose files may hold more than one picture."""
 
 
 class Lines:
     """The one file with a line of JSON for each image.
 
     Lines are only ever added, each as a whole, so that an interrupted run loses none, of its own or of earlier ones. Of an
-    image that has several the last one counts; those before it go when the file is closed.
+    image that has several the last one counts; those before it are removed when the file is closed.
 
     Takes:
-        path: of the file; None if no lines are wanted
+        path: of the file
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path) -> None:
         self._path, self._end = path, 0
-        self._begins: dict[str, tuple[int, float]] = {}
-        """By the image: where its line begins, and when the image was changed, in seconds."""
+        self._begins: dict[str, int] = {}
+        """By the image: where its line begins."""
         self._superseded: set[int] = set()
-        self._file: IO[bytes] | None = None
-        if path is None:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b")
+        self._file: IO[bytes] = path.open("a+b")
         self._file.seek(0)
         for line in self._file:
             if not line.endswith(b"\n"):
@@ -97,36 +59,33 @@ class Lines:
             self._note(line)
         self._file.truncate(self._end)
 
-    def has(self, job: Job) -> bool:
-        """Whether a job's line is here, of the image as it is now."""
-        known = self._begins.get(str(job.source))
-        try:
-            return known is not None and known[1] >= job.source.stat().st_mtime
-        except OSError:
-            return False
+    def has(self, source: Path) -> bool:
+        """Say whether an image's line is here."""
+        return spoken(source) in self._begins
 
-    def add(self, line: bytes | None) -> None:
+    def add(self, line: bytes) -> None:
         """Write a line."""
-        if self._file is not None and line is not None:
-            self._file.write(line + b"\n")
-            self._file.flush()
-            self._note(line + b"\n")
+        self._file.write(line + b"\n")
+        self._file.flush()
+        self._note(line + b"\n")
 
     def _note(self, line: bytes) -> None:
-        """Keep in mind whose line is the next one."""
-        with contextlib.suppress(ValueError, LookupError, TypeError):  # whatever else stands there is left alone
+        """Remember which image the next line belongs to."""
+        with contextlib.suppress(ValueError, LookupError, TypeError):  # other lines are left alone
             document: dict[str, Any] = json.loads(line)
             file = str(document["file"])
             if file in self._begins:
-                self._superseded.add(self._begins[file][0])
-            self._begins[file] = self._end, float(document.get("modified_s", 0))
+                self._superseded.add(self._begins[file])
+            self._begins[file] = self._end
         self._end += len(line)
 
     def close(self) -> None:
         """Leave one line an image."""
-        if self._file is None or self._path is None:
+        if self._file.closed:
             return
         self._file.close()
+        if not self._end:
+            self._path.unlink(missing_ok=True)
         if not self._superseded:
             return
         part = unfinished(self._path)
@@ -138,130 +97,163 @@ class Lines:
                 begin += len(line)
         part.replace(self._path)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One image file and where its results go; None is not wanted."""
+
+    source: Path
+    mask: Path | None
+    overlay: Path | None
 
 
-def plan(
-    paths: Sequence[Path], out: Path | None, write: Sequence[Write], targets: Targets, suffix: str = ".png"
-) -> tuple[list[Job], list[tuple[Path, str]]]:
-    """Find the images, and decide where the results go.
+@dataclass(frozen=True, eq=False)
+class ImageFrame(Frame):
+    """One image file, decoded."""
+
+    job: Job
+    state: str = ""
+    """Of the file when it was read."""
+    modified_s: float = 0.0
+    pages: int = 1
+
+    @property
+    def file(self) -> Path:
+        """The image's own file."""
+        return self.job.source
+
+
+class Images:
+    """All image files of a run.
 
     Takes:
-        paths: image files, and folders, which are searched to the bottom
-        out: the results' folder, in which a folder's own shape is kept; beside each image if None
-        write: what is wanted
-        targets: of the run
-        suffix: of the masks' format
-    Gives:
-        a job for each image, each image once, no two writing the same file and none writing over an input
-        the paths that cannot be worked on, each with its reason
+        inputs: of the run
+        out: folder of the file of lines; the working directory if None
+        write: what is wanted of each
+        name: of the masks' format
     """
-    failures = [(path, "there is no image in this folder") for path in paths if path.is_dir() and not images_in(path)]
-    found = sources(paths, out, lambda path: images_in(path) if path.is_dir() else [path])
-    targets.spare(found)
-    jobs = []
-    for source in found:
-        mask = source.folder / f"{source.stem}{MASK}{suffix}" if Write.MASKS in write else None
-        overlay = source.folder / f"{source.stem}{OVERLAY}" if Write.OVERLAYS in write else None
-        job = Job(source.path, mask, overlay, Write.RLE in write)
-        why = targets.take(job.results())
-        if why is None:
-            jobs.append(job)
-        else:
-            failures.append((source.path, why))
-    return jobs, failures
 
+    unit = "images"
 
-def work(
-    jobs: Sequence[Job], predictor: Predictor, model: str | None, writing: Writing
-) -> Generator[tuple[Job, str | None, bytes | None], None, None]:
-    """Do the jobs: the network runs on the caller's thread, while a small pool decodes ahead of it and writes behind it.
+    def __init__(self, plan: Plan, inputs: Sequence[Input], out: Path | None, write: Sequence[Write], name: str) -> None:
+        self._plan, self._format = plan, name
+        self.path = inputs[0].path if len(inputs) == 1 else Path("images")
+        self.notes: list[str] = []
+        self.jobs: list[Job] = []
+        asked = ((name, Write.MASKS), ("overlay", Write.OVERLAYS), ("rle", Write.RLE))
+        self._recipes: dict[str, Recipe] = {kind: plan.recipe(kind) for kind, wish in asked if wish in write}
+        self._target = (out or Path()) / ALL_LINES
+        self._lines: Lines | None = None
+        if Write.RLE in write:
+            try:
+                plan.records(self._target.parent)
+                self._lines = Lines(self._target)
+            except OSError as error:
+                for entry in inputs:
+                    plan.report.fail(entry.path, reason(entry.path, error))
+                return
+        plan.targets.spare(entry.path for entry in inputs)
+        for entry in inputs:
+            self._add(entry, write)
+        plan.report.expected += len(self.jobs)
 
-    Gives:
-        each job when it is done; why it failed, or None; its line of JSON, where that is wanted
-    """
-    todo = iter(jobs)
-    with ThreadPoolExecutor(2, thread_name_prefix="fcn-files") as pool:
-        loading = deque((job, pool.submit(_load, job, predictor.limits)) for job in islice(todo, FRAMES_AHEAD))
-        saving: deque[tuple[Job, Future[bytes | None]]] = deque()
+    def _add(self, entry: Input, write: Sequence[Write]) -> None:
+        """Plan one image."""
+        mask = entry.folder / f"{entry.stem}{MASK}{FORMATS[self._format].suffix}" if Write.MASKS in write else None
+        overlay = entry.folder / f"{entry.stem}{OVERLAY}" if Write.OVERLAYS in write else None
+        results = {}
+        if mask is not None:
+            results[mask] = self._recipes[self._format]
+        if overlay is not None:
+            results[overlay] = self._recipes["overlay"]
+        many = {} if self._lines is None else {self._target: self._recipes["rle"]}
+        if self._plan.wanted(entry.path, results, many, complete=self._lines is None or self._lines.has(entry.path)):
+            self.jobs.append(Job(entry.path, mask, overlay))
+
+    def open(self) -> int:
+        """Say how many images there are."""
+        return len(self.jobs)
+
+    def frames(self) -> Iterator[ImageFrame]:
+        """Decode the files, a few ahead of the network."""
+        todo = iter(self.jobs)
+        with ThreadPoolExecutor(DECODERS, thread_name_prefix="fcn-files") as pool:
+            try:
+                loading = deque(pool.submit(self._load, job) for job in islice(todo, FRAMES_AHEAD))
+                while loading:
+                    frame = loading.popleft().result()
+                    loading.extend(pool.submit(self._load, job) for job in islice(todo, 1))
+                    yield frame
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _load(self, job: Job) -> ImageFrame:
         try:
-            while loading:
-                job, loaded = loading.popleft()
-                loading.extend((following, pool.submit(_load, following, predictor.limits)) for following in islice(todo, 1))
-                try:
-                    image, modified_s = loaded.result()
-                    result = predictor.segment(image, model)
-                except (ServiceError, OSError) as error:
-                    yield job, reason(job.source, error), None
-                else:
-                    saving.append((job, pool.submit(_save, job, modified_s, result, writing)))
-                while saving and (len(saving) > FRAMES_AHEAD or saving[0][1].done()):
-                    yield _saved(*saving.popleft())
-            while saving:
-                yield _saved(*saving.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)  # a file that is being written is finished
+            found, state = job.source.stat(), state_of(job.source)
+            limit = self._plan.limits.max_bytes
+            if found.st_size > limit:  # told before a film called .jpg fills the memory
+                raise BodyTooLarge(  # noqa: TRY301 - one place says what is wrong with a file
+                    f"{found.st_size} bytes; FCN_MAX_IMAGE_BYTES allows {limit}",
+                    limit=limit,
+                    actual=found.st_size,
+                    unit="bytes",
+                )
+            data = job.source.read_bytes()
+            image = decoding.decode(data, self._plan.limits)
+        except Exception as error:  # noqa: BLE001 - whatever a decoder raises belongs to its file
+            return ImageFrame(None, reason(job.source, error), job)
+        return ImageFrame(image, None, job, state, found.st_mtime, _pages(data))
 
-
-def _load(job: Job, limits: Limits) -> tuple[NDArray[np.uint8], float]:
-    found = job.source.stat()
-    size = found.st_size
-    if size > limits.max_bytes:  # told before a film called .jpg fills the memory
-        raise BodyTooLarge(
-            f"{size} bytes; FCN_MAX_IMAGE_BYTES allows {limits.max_bytes}", limit=limits.max_bytes, actual=size, unit="bytes"
-        )
-    return decoding.decode(job.source.read_bytes(), limits), found.st_mtime
-
-
-def _save(job: Job, modified_s: float, result: Segmentation, writing: Writing) -> bytes | None:
-    def written(name: str) -> bytes:
-        options = writing.options[name]
-        view = MaskView(result.labels, result.image, result.manifest, result.sha256, result.confidence, options)
-        return encode(name, view).body
-
-    for path, name in ((job.mask, writing.format), (job.overlay, "overlay")):
-        if path is None:
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = unfinished(path)
+    def write(self, done: Done[ImageFrame]) -> Done[ImageFrame]:
+        """Write the results of an image."""
+        if done.made is None:
+            return done
         try:
-            part.write_bytes(written(name))
-            part.replace(path)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
-    if not job.line:
-        return None
-    # The format's own object, with what is known of the file before the rest.
-    return to_json({"file": str(job.source), "modified_s": modified_s})[:-1] + b"," + written("rle")[1:]
+            self._save(done.frame, done.made)
+        except Exception as error:  # noqa: BLE001 - whatever an encoder raises belongs to its file
+            return Done(done.frame, None, reason(done.frame.file, error))
+        if done.frame.pages > 1:
+            self.notes.append(f"{done.frame.file.name} holds {done.frame.pages} pictures; the first is segmented")
+        return done
+
+    def _save(self, frame: ImageFrame, made: Segmentation) -> None:
+        job, plan = frame.job, self._plan
+
+        def written(name: str) -> bytes:
+            options = plan.options[name]
+            view = MaskView(made.labels, made.image, made.manifest, made.sha256, made.confidence, options)
+            return encode(name, view).body
+
+        for path, name in ((job.mask, self._format), (job.overlay, "overlay")):
+            if path is None:
+                continue
+            part = unfinished(path)
+            try:
+                part.write_bytes(written(name))
+                part.replace(path)
+            except BaseException:
+                part.unlink(missing_ok=True)
+                raise
+            plan.finished(path, job.source, self._recipes[name], frame.state)
+        if self._lines is not None:
+            # The format's own object, with what is known of the file before the rest.
+            about = to_json({"file": spoken(job.source), "modified_s": frame.modified_s})
+            self._lines.add(about[:-1] + b"," + written("rle")[1:])
+            plan.finished(self._target, job.source, self._recipes["rle"], frame.state, of_many=True)
+
+    def finish(self) -> None:
+        """Do nothing: the results of every image have their names."""
+
+    def close(self) -> None:
+        """Close the file of lines."""
+        if self._lines is not None:
+            self._lines.close()
 
 
-def _saved(job: Job, future: Future[bytes | None]) -> tuple[Job, str | None, bytes | None]:
+def _pages(data: bytes) -> int:
+    """Count the pictures of a file; 1 if that cannot be told."""
     try:
-        return job, None, future.result()
-    except OSError as error:
-        return job, reason(job.source, error), None
-
-
-def images_in(folder: Path) -> list[Path]:
-    """The images of a folder and the folders in it, sorted; results of an earlier run are none."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not is_result(path)
-        and not any(is_result(above) for above in path.relative_to(folder).parents)
-        and path.is_file()
-    )
-
-
-def reason(path: Path, error: ServiceError | OSError) -> str:
-    """Why nothing came of a file, in words."""
-    if isinstance(error, ServiceError):
-        return error.message
-    where = "" if error.filename in (None, str(path)) else f": {error.filename}"
-    return f"{error.strerror or error}{where}"
+        with Image.open(io.BytesIO(data), formats=_SEVERAL_PAGES) as picture:
+            return int(getattr(picture, "n_frames", 1))
+    except Exception:  # noqa: BLE001 - what was decoded is right, whatever Pillow thinks of the rest
+        return 1

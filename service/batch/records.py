@@ -1,0 +1,257 @@
+"""What was made of what: a record of finished results in each folder of results, and the lock of the run that writes there.
+
+A result is finished if it is there and its record names this source as it is now, this model's file and these options. The
+record is ``.fcn-serve.jsonl``, a line of JSON a result, of which the last one counts.
+
+May import: the standard library, ``service.errors``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import enum
+import errno
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from service.errors import BadSetting
+
+NAME = ".fcn-serve.jsonl"
+
+
+class State(enum.IntEnum):
+    """How a result stands, from nothing to do to the gravest reason."""
+
+    FINISHED = 0
+    MISSING = 1
+    CHANGED = 2
+    """The source has changed since."""
+    UNKNOWN = 3
+    """It is there, and no record says of what it was made."""
+    OPTIONS = 4
+    MODEL = 5
+    OTHERS = 6
+    """It was made of another source."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a result depends on beside its source."""
+
+    model: str
+    """``name@version``."""
+    sha256: str
+    """Of the artifact's file."""
+    format: str
+    options: Mapping[str, Any]
+    """For JSON."""
+
+    @property
+    def digest(self) -> str:
+        """Format and options, as a short text."""
+        return _digest([self.format, self.options])
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How a result stands, and why."""
+
+    state: State
+    reason: str = ""
+    """For a person; empty if nothing has to be said."""
+
+
+FINISHED = Finding(State.FINISHED)
+
+
+class Records:
+    """The record of one folder, locked as long as it is open.
+
+    Takes:
+        folder: of the results; made if it is not there
+    Raises:
+        BadSetting: if another run writes into this folder
+        OSError: if nothing can be written there
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._made = _make(folder)
+        self._path = folder / NAME
+        self._descriptor = -1
+        try:
+            self._descriptor = _locked(self._path)
+            self._rows = self._read()
+        except BaseException:
+            self._remove_empty()
+            raise
+        self._superseded = False
+
+    def standing(self, result: Path, source: Path, recipe: Recipe, *, of_many: bool = False) -> Finding:
+        """Say how a result of this folder stands.
+
+        Takes:
+            of_many: whether the file holds results of many sources
+        """
+        if not result.exists():
+            return Finding(State.MISSING)
+        row = self._rows.get(self._key(result, source, of_many=of_many))
+        if row is None:
+            return Finding(State.MISSING) if of_many else Finding(State.UNKNOWN, "made by a run that left no record")
+        if row.get("source") != self._told(source):
+            return Finding(State.OTHERS, str(row.get("source")))
+        if row.get("sha256") != recipe.sha256:
+            other = str(row.get("model"))
+            same_name = other == recipe.model
+            return Finding(State.MODEL, f"made by {'another artifact called ' if same_name else ''}{other}")
+        if row.get("options") != recipe.digest:
+            return Finding(State.OPTIONS, "made with other options")
+        if row.get("state") != state_of(source):
+            return Finding(State.CHANGED, "made before the file was changed")
+        return FINISHED
+
+    def add(self, result: Path, source: Path, recipe: Recipe, state: str, *, of_many: bool = False) -> None:
+        """Record that a result is finished.
+
+        Takes:
+            state: of the source when it was read: see :func:`state_of`
+        """
+        row = {
+            "result": os.fsdecode(result.name),
+            "source": self._told(source),
+            "state": state,
+            "model": recipe.model,
+            "sha256": recipe.sha256,
+            "options": recipe.digest,
+        }
+        key = self._key(result, source, of_many=of_many)
+        self._superseded = self._superseded or key in self._rows
+        self._rows[key] = row
+        os.write(self._descriptor, _line(row))
+
+    def close(self) -> None:
+        """Leave one line a result, and unlock the folder."""
+        if self._descriptor < 0:
+            return
+        if self._superseded:
+            part = self._path.with_name(f"{NAME}.part")
+            with contextlib.suppress(OSError):  # the longer file says the same
+                part.write_bytes(b"".join(_line(row) for row in self._rows.values()))
+                part.replace(self._path)
+        self._remove_empty()
+
+    def _remove_empty(self) -> None:
+        if self._descriptor >= 0:
+            with contextlib.suppress(OSError):
+                if not os.fstat(self._descriptor).st_size:
+                    self._path.unlink()
+            os.close(self._descriptor)
+            self._descriptor = -1
+        for folder in self._made:  # those that this run has made and left without a file
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+    def _key(self, result: Path, source: Path, *, of_many: bool) -> tuple[str, str]:
+        return result.name, self._told(source) if of_many else ""
+
+    def _told(self, source: Path) -> str:
+        """The source's path from this folder: both may move together."""
+        return os.path.relpath(source.resolve(), self.folder.resolve())
+
+    def _read(self) -> dict[tuple[str, str], dict[str, Any]]:
+        rows: dict[tuple[str, str], dict[str, Any]] = {}
+        whole = 0
+        for line in self._path.read_bytes().splitlines(keepends=True):
+            if not line.endswith(b"\n"):
+                os.ftruncate(self._descriptor, whole)  # torn by a power cut
+                break
+            whole += len(line)
+            try:
+                row = json.loads(line)
+                of_many = row["result"] == "masks.jsonl"
+                rows[row["result"], row["source"] if of_many else ""] = row
+            except (ValueError, LookupError, TypeError):
+                continue
+        return rows
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row).encode() + b"\n"  # ASCII: names that are not UTF-8 survive as escapes
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make a folder and those above it.
+
+    Gives:
+        those that were made, the deepest first
+    """
+    missing = [folder, *folder.parents]
+    missing = missing[: next((at for at, path in enumerate(missing) if path.exists()), len(missing))]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _locked(path: Path) -> int:
+    """Open and lock the record of a folder."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                os.close(descriptor)
+                raise BadSetting(
+                    f"another run writes into {path.parent}: wait until it has ended, or name another --out"
+                ) from error
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+                os.close(descriptor)
+                raise
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        os.close(descriptor)  # the run before has just replaced or removed it
+
+
+def state_of(source: Path) -> str:
+    """Return a text that changes with a file, or with any file of a folder: names, sizes and times of change.
+
+    Raises:
+        OSError: if it is not there
+    """
+    return _digest(sorted(_files(source)))
+
+
+def _files(source: Path) -> Iterator[tuple[str, int, int]]:
+    if not source.is_dir():
+        found = source.stat()
+        yield os.fsencode(source.name).hex(), found.st_size, found.st_mtime_ns
+    for path in source.rglob("*") if source.is_dir() else _beside(source):
+        if path.is_file():
+            found = path.stat()
+            yield os.fsencode(path.name).hex(), found.st_size, found.st_mtime_ns
+
+
+def _beside(source: Path) -> list[Path]:
+    """What belongs to a database that was not closed."""
+    return [Path(f"{source}{end}") for end in ("-wal", "-journal")] if source.suffix.lower() == ".db3" else []
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def options_of(options: Any) -> dict[str, Any]:
+    """Return what is asked of a format, for JSON: what selects pixels, and every plain field beside it."""
+    plain = {
+        field.name: value
+        for field in dataclasses.fields(options)
+        if isinstance(value := getattr(options, field.name), bool | int | float | str | None)
+    }
+    return {**plain, **options.selection()}

@@ -1,0 +1,240 @@
+"""One run over files: sources in, results out, one after the other.
+
+The line is straight: a source's frames are read, the network segments them, the source writes what came of them. A failure
+belongs to the source or to the frame that caused it, and never ends the run.
+
+May import: the rest of ``service.batch``, ``service.errors``, the pipeline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from service.batch.overlap import overlapped
+from service.batch.records import FINISHED, Finding, Recipe, Records, State, options_of
+from service.batch.sources import Done, F, Frame, Source
+from service.batch.targets import REMEDY, Targets, spoken
+from service.encodings import Options
+from service.errors import BadSetting, ServiceError
+from service.pipeline.codecs.decoding import Limits
+from service.pipeline.engine import Engine
+from service.pipeline.predictor import Predictor
+
+
+class Progress(Protocol):
+    """What shows how far a run is."""
+
+    def begin(self, source: str, total: int | None) -> None:
+        """Start with a source of so many frames."""
+        ...
+
+    def advance(self) -> None:
+        """Count one more frame."""
+        ...
+
+
+@dataclass
+class Report:
+    """What came of a run so far."""
+
+    done: int = 0
+    total: int = 0
+    """Those that are done, and those that failed."""
+    expected: int = 0
+    """Images that were to be done."""
+    skipped: int = 0
+    """Results of earlier runs that are finished."""
+    unit: str = "images"
+    failures: list[tuple[Path, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def fail(self, path: Path, why: str, *, count: int = 1) -> None:
+        """Note a failure."""
+        self.failures.append((path, why))
+        self.total += count
+
+    def progress(self) -> str:
+        """Say how far the run got."""
+        return f"{self.done} of {self.expected} images" if self.unit == "images" else f"{self.done} {self.unit}"
+
+
+class Plan:
+    """What all sources of a run share: the model, what is asked of each format, and where the results go.
+
+    Takes:
+        engine: the model
+        options: by the name of each format that is written
+        limits: on image files
+        overwrite: whether finished results are done again
+    """
+
+    def __init__(self, engine: Engine, options: Mapping[str, Options], limits: Limits, *, overwrite: bool = False) -> None:
+        self.engine, self.options, self.limits, self.overwrite = engine, options, limits, overwrite
+        self.targets = Targets()
+        self.report = Report()
+        self._records: dict[Path, Records] = {}
+        self._again: Counter[str] = Counter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for records in self._records.values():
+            records.close()
+
+    def recipe(self, name: str, **more: Any) -> Recipe:
+        """Return what a result of a format depends on beside its source.
+
+        Takes:
+            more: what else it depends on, for JSON
+        """
+        manifest = self.engine.manifest
+        options = {**options_of(self.options[name]), **more}
+        return Recipe(f"{manifest.name}@{manifest.version}", self.engine.sha256, name, options)
+
+    def records(self, folder: Path) -> Records:
+        """Return the record of a folder, locked from now to the end of the run.
+
+        Raises:
+            BadSetting: if another run writes there
+            OSError: if nothing can be written there
+        """
+        key = folder.absolute()
+        if key not in self._records:
+            self._records[key] = Records(folder)
+        return self._records[key]
+
+    def wanted(
+        self, source: Path, results: Mapping[Path, Recipe], many: Mapping[Path, Recipe] | None = None, *, complete: bool = True
+    ) -> bool:
+        """Decide whether a source has to be worked on; what cannot be is noted as its failure.
+
+        Takes:
+            source: what the results are made of
+            results: files and folders of this source alone, with what each depends on
+            many: files that hold lines of many sources
+            complete: whether those hold a line of this source
+        """
+        why = self.targets.take(results)
+        if why is not None:
+            self.report.fail(source, why)
+            return False
+        try:
+            finding = self._finding(source, results, many or {})
+        except OSError as error:
+            self.report.fail(source, reason(source, error))
+            return False
+        if finding.state is State.FINISHED and not complete:
+            finding = Finding(State.MISSING)
+        if finding.state is State.FINISHED:
+            self.report.skipped += 1
+        elif finding.state is State.OTHERS:
+            first = spoken(min(results))
+            self.report.fail(source, f"{first} was made of {spoken(finding.reason)}: {REMEDY}, or --overwrite it")
+        else:
+            self._again[finding.reason] += bool(finding.reason)
+        return finding.state not in (State.FINISHED, State.OTHERS)
+
+    def again(self) -> list[str]:
+        """Say which finished results are done again, and why."""
+        return [f"{count} done again: {why}" for why, count in self._again.items() if count]
+
+    def finished(self, result: Path, source: Path, recipe: Recipe, state: str, *, of_many: bool = False) -> None:
+        """Record that a result is finished; see ``Records.add``."""
+        self.records(result.parent).add(result, source, recipe, state, of_many=of_many)
+
+    def _finding(self, source: Path, results: Mapping[Path, Recipe], many: Mapping[Path, Recipe]) -> Finding:
+        source.stat()
+        found = [self.records(path.parent).standing(path, source, recipe) for path, recipe in results.items()]
+        found += [self.records(path.parent).standing(path, source, recipe, of_many=True) for path, recipe in many.items()]
+        if self.overwrite:
+            return Finding(State.MISSING)
+        return max(found, key=lambda each: each.state, default=FINISHED)
+
+
+def run(
+    sources: Iterable[Source[Any]],
+    predictor: Predictor,
+    plan: Plan,
+    progress: Progress,
+) -> Report:
+    """Work on one source after the other.
+
+    Gives:
+        what came of it; it is the plan's own, and can be read when the run was interrupted
+    Raises:
+        BadSetting: if a package is missing
+    """
+    for source in sources:
+        _work_on(source, predictor, plan, progress)
+    return plan.report
+
+
+def _work_on(source: Source[F], predictor: Predictor, plan: Plan, progress: Progress) -> None:
+    report = plan.report
+    report.unit = source.unit
+    try:
+        with contextlib.closing(source):
+            progress.begin(spoken(source.path.name), source.open())
+            with _closed(source.frames()) as frames:
+                segment = _segmenting(predictor, plan.engine)
+                for done in overlapped(frames, segment, source.write):
+                    _count(done, report)
+                    progress.advance()
+            damage = source.finish()
+        if damage is not None:
+            report.failures.append((source.path, damage))
+    except BadSetting:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a reader or a writer raises belongs to its file
+        report.fail(source.path, reason(source.path, error))
+    report.notes += [f"{spoken(source.path)}: {note}" for note in source.notes]
+
+
+def _segmenting(predictor: Predictor, engine: Engine) -> Callable[[F], Done[F]]:
+    def segment(frame: F) -> Done[F]:
+        if frame.image is None:
+            return Done(frame, None, frame.failure)
+        try:
+            return Done(frame, predictor.segment(frame.image, engine), None)
+        except ServiceError as error:
+            return Done(frame, None, error.message)
+
+    return segment
+
+
+def _count(done: Done[Any], report: Report) -> None:
+    """Count what is new: neither masks of an earlier run nor copies."""
+    frame: Frame = done.frame
+    if done.made is not None:
+        report.done += 1
+        report.total += 1
+    elif done.failure is not None and frame.file is not None:
+        report.fail(frame.file, done.failure)
+
+
+@contextlib.contextmanager
+def _closed(frames: Iterator[F]) -> Iterator[Iterator[F]]:
+    """Close a generator, and with it the files and threads that it holds."""
+    try:
+        yield frames
+    finally:
+        close = getattr(frames, "close", None)
+        if close is not None:
+            close()
+
+
+def reason(path: Path, error: Exception) -> str:
+    """Say in words why nothing came of a file."""
+    if isinstance(error, ServiceError):
+        return error.message
+    if isinstance(error, OSError) and error.strerror:
+        name = error.filename
+        where = "" if name is None or spoken(name) == spoken(path) else f": {spoken(name)}"
+        return f"{error.strerror}{where}"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
