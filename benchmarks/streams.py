@@ -120,7 +120,7 @@ def without_waiting(client: Client, frame: bytes) -> float:
 
 
 def camera(client: Client, frame: bytes) -> str:
-    """What comes of a camera that nobody can keep up with."""
+    """Measure a camera that is faster than the service."""
     superseded: list[FrameWithoutMask] = []
 
     def frames() -> Iterator[tuple[bytes, str, str]]:

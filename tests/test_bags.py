@@ -65,7 +65,7 @@ def make_bag(
     """A rosbag2 folder: a raw camera, a compressed one, and a topic of text.
 
     Takes:
-        spoilt: the number of a raw image whose encoding nobody reads
+        spoilt: the number of a raw image in an encoding that is not read
         size: of the images, (height, width)
         topic: of the raw camera
     """
@@ -198,7 +198,7 @@ def test_bags_of_one_name_never_share_a_target(tmp_path: Path, artifact_dir: Pat
 
 
 def test_a_bag_that_was_recorded_again_is_done_again(tmp_path: Path, artifact_dir: Path) -> None:
-    """Masks older than their bag are stale; those that a pattern finds are no input."""
+    """Masks older than their bag are stale; masks that a pattern finds are left out."""
     (source,) = make_bag(tmp_path / "bag", frames=2).glob("*.mcap")
     source = source.rename(tmp_path / "drive.mcap")
     assert "4 of 4" in run(artifact_dir, source).stdout
@@ -277,7 +277,7 @@ def test_a_database_alone_is_a_bag(tmp_path: Path, artifact_dir: Path) -> None:
 
 
 def test_a_bag_without_an_image_becomes_one_without_a_mask(tmp_path: Path, artifact_dir: Path) -> None:
-    """The camera was announced and never sent: that is no failure."""
+    """A camera that was announced and never sent is not a failure."""
     bag = make_bag(tmp_path / "drive", frames=0)
     outcome = run(artifact_dir, bag)
     assert (outcome.returncode, outcome.stderr) == (0, "")
@@ -296,7 +296,7 @@ def test_without_rosbags_a_line_says_how_to_get_it(tmp_path: Path, artifact_dir:
     assert names(tmp_path) == ["drive"]
 
 
-def test_what_is_no_bag_or_has_no_such_topic_is_told(tmp_path: Path, artifact_dir: Path) -> None:
+def test_a_file_that_is_not_a_bag_and_a_topic_that_is_not_there_are_told(tmp_path: Path, artifact_dir: Path) -> None:
     """With the topics that there are; nothing is left behind."""
     bag = make_bag(tmp_path / "drive", frames=1)
     outcome = run(artifact_dir, bag, "--topic", "/lidar")
@@ -348,7 +348,7 @@ def test_a_message_that_cannot_be_decompressed_is_one_failure(tmp_path: Path, ar
             assert masks == [1000 + number for number in range(4) if number != spoilt]
 
 
-def test_bytes_that_are_no_bag_are_never_a_trace(tmp_path: Path, artifact_dir: Path) -> None:
+def test_damaged_bytes_are_never_a_trace(tmp_path: Path, artifact_dir: Path) -> None:
     """Cut off, or overwritten in the middle: one line about the file."""
     (source,) = make_bag(tmp_path / "drive", frames=1).glob("*.mcap")
     whole = source.read_bytes()

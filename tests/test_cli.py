@@ -229,7 +229,7 @@ def test_out_keeps_the_shape_of_the_folder(run: Run, folder: Path, tmp_path: Pat
     ]
 
 
-def test_a_broken_file_stops_nobody(run: Run, folder: Path) -> None:
+def test_a_broken_file_does_not_stop_the_others(run: Run, folder: Path) -> None:
     """The others are done; the summary names each broken one with its reason, and the exit code is 1."""
     (folder / "letter.jpg").write_text("dear reader")
     (folder / "half.jpg").write_bytes((folder / "a.jpg").read_bytes()[:300])
@@ -260,7 +260,7 @@ def test_images_of_one_stem_get_results_of_their_own(run: Run, tmp_path: Path) -
     assert set(files(tmp_path)) == {"a.jpg", "a.png"} | results
 
 
-def test_results_that_a_pattern_finds_are_no_inputs(run: Run, folder: Path) -> None:
+def test_results_that_a_pattern_finds_are_left_out(run: Run, folder: Path) -> None:
     """As in a folder: the shell says nothing of its patterns, so of several files those called as results are left out."""
     words = ("segment", "--write", "masks", "--write", "overlays", "--write", "rle", "--out", folder)
     assert "2 of 2" in run(*words, folder / "a.jpg", folder / "b.PNG").out
@@ -328,7 +328,7 @@ def test_the_model_is_chosen_by_name(run: Run, folder: Path, tmp_path: Path) -> 
 
 
 def test_on_a_terminal_a_bar_shows_speed_and_time_left(folder: Path, artifact_dir: Path) -> None:
-    """The bar is drawn on the standard error, and only where somebody can see it."""
+    """The bar is drawn on the standard error, and only where it can be seen."""
     watching, shown = pty.openpty()
     environment = {**os.environ, "FCN_MODELS_DIR": str(artifact_dir), "TERM": "xterm", "COLUMNS": "100"}
     with subprocess.Popen(
@@ -378,9 +378,9 @@ def test_overwriting_loses_no_line_when_it_is_interrupted(
     assert run(*words).code == 0
     before = lines_of(tmp_path / "out")
     add = Lines.add
-    added: list[bytes | None] = []
+    added: list[bytes] = []
 
-    def interrupted(lines: Lines, line: bytes | None) -> None:
+    def interrupted(lines: Lines, line: bytes) -> None:
         if added:
             raise KeyboardInterrupt
         added.append(line)
@@ -396,7 +396,7 @@ def test_overwriting_loses_no_line_when_it_is_interrupted(
 
 
 def test_a_line_is_done_when_it_is_there_and_of_its_image_as_it_is(run: Run, folder: Path, tmp_path: Path) -> None:
-    """Files alone are not all where lines are wanted too, and a line of an image that has changed since is no line."""
+    """Files alone are not all where lines are wanted too, and a line of an image that has changed since does not count."""
     out = ("--out", tmp_path / "out")
     assert run("segment", folder, "--write", "masks", *out).code == 0
     assert "3 of 3" in run("segment", folder, "--write", "masks", "--write", "rle", *out).out
@@ -595,7 +595,7 @@ def test_a_port_that_is_taken_is_one_line(run: Run) -> None:
 
 
 def test_a_host_that_is_none_is_one_line(run: Run) -> None:
-    """A name that is nobody's address, or somebody else's."""
+    """A name without an address, or with that of another machine."""
     assert re.fullmatch(r"fcn-serve: FCN_HOST: .*\n", run("serve", "--host", "no such host").err)
     assert re.fullmatch(r"fcn-serve: FCN_PORT: .*\n", run("serve", "--host", "192.0.2.1", "--port", 0).err)
 
@@ -658,7 +658,7 @@ def test_serve_says_where_and_ends_well(number: signal.Signals, artifact_dir: Pa
 
 
 def test_json_lines_are_json_from_the_first(artifact_dir: Path) -> None:
-    """Whoever reads the log by machine can read all of it."""
+    """A program can read every line of the log."""
     with serving(artifact_dir, FCN_LOG_FORMAT="json", FCN_PROT="1") as process:
         assert process.stderr is not None
         lines: list[str] = []
@@ -680,3 +680,34 @@ def test_a_start_that_fails_has_no_trace(artifact_dir: Path) -> None:
     assert process.returncode == 1
     assert "Traceback" not in err
     assert re.match(r"fcn-serve: CUDA", err.splitlines()[-1])
+
+
+# completion ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        (["seg"], ["segment"]),
+        ([""], ["serve", "segment", "models", "check"]),
+        (["segment", "--min-"], ["--min-confidence", "--min-area"]),
+        (["segment", "--format", "coco-"], ["coco-uncompressed"]),
+        (["segment", "--ids", "auto"], ["autoware"]),
+        (["segment", "--write", "ov"], ["overlays"]),
+        (["segment", "phot"], []),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_the_shell_completes_commands_options_and_their_values(words: list[str], completed: list[str]) -> None:
+    """What bash asks for at a tab; names of files are left to the shell."""
+    line = {"COMP_WORDS": " ".join(["fcn-serve", *words]), "COMP_CWORD": str(len(words))}
+    command = [sys.executable, "-c", "import sys; sys.argv[0] = 'fcn-serve'; from service.cli import main; main()"]
+    asked = {**os.environ, **line, "_FCN_SERVE_COMPLETE": "complete_bash"}
+    told = subprocess.run(command, cwd=ROOT, env=asked, capture_output=True, text=True, check=False, timeout=120)
+    assert set(completed) <= set(told.stdout.split())
+    assert completed or not told.stdout.split()
+
+
+def test_the_help_of_serve_names_the_page_of_its_settings(run: Run) -> None:
+    """Two flags are few; the rest is found from here."""
+    assert "docs/settings.md" in run("serve", "--help").out

@@ -27,7 +27,9 @@ LOCKS = ROOT / "deploy" / "locks"
 INSTALLED_AS = {
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
+    "google": "protobuf",
     "opentelemetry": "opentelemetry-api",
+    "ruamel": "ruamel-yaml",
 }
 """Import name to distribution name, where they differ in more than underscores."""
 

@@ -25,7 +25,7 @@ def packed(data: np.ndarray, encoding: str, padding: int = 0, *, big: bool = Fal
     """An image whose rows have some padding at their ends."""
     rows = np.ascontiguousarray(data).view(np.uint8).reshape(len(data), -1)
     rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=77)
-    return RawImage(rows.reshape(-1), encoding, *data.shape[:2], rows.shape[1], big_endian=big)
+    return RawImage(rows.reshape(-1), encoding, data.shape[0], data.shape[1], rows.shape[1], big_endian=big)
 
 
 def mosaic_of(rgb: np.ndarray, order: str) -> np.ndarray:

@@ -107,7 +107,7 @@ def test_masks_may_be_pngs_and_only_what_is_wanted_is_written(tmp_path: Path, ar
 
 
 def test_a_folder_or_a_pattern_may_hold_images_and_videos(tmp_path: Path, artifact_dir: Path) -> None:
-    """Both are done; what was written is no input of the next run."""
+    """Both are done; results are left out of the next run."""
     make_video(tmp_path / "a.mp4", 3)
     make_video(tmp_path / "b.mkv", 3)
     Image.fromarray(make_image()).save(tmp_path / "c.png")
@@ -164,7 +164,7 @@ def test_videos_of_one_name_never_share_results(tmp_path: Path, artifact_dir: Pa
     ]
 
 
-def test_results_that_a_pattern_finds_are_no_inputs(tmp_path: Path, artifact_dir: Path) -> None:
+def test_results_that_a_pattern_finds_are_left_out(tmp_path: Path, artifact_dir: Path) -> None:
     """Neither overlays nor a folder of masks, whether the shell has resolved the pattern, we do, or they lie in a folder."""
     words = ("--write", "masks", "--write", "overlays")
     path = make_video(tmp_path / "drive.mp4", 2)
@@ -214,7 +214,7 @@ def test_options_hold_for_the_masks_of_a_video(tmp_path: Path, artifact_dir: Pat
 
 
 def test_a_video_that_was_cut_short_is_done_as_far_as_it_goes(tmp_path: Path, artifact_dir: Path) -> None:
-    """A line, exit code 1, and the masks of what could be read; what is no video at all is named too."""
+    """A line, exit code 1, and the masks of what could be read; a file that is not a video is named too."""
     path = make_video(tmp_path / "drive.mkv", 200)
     content = path.read_bytes()
     spoilt = bytearray(content)

@@ -1,8 +1,9 @@
 """``fcn-serve serve | segment | models | check``: a file a command, imported when it is the one that runs.
 
-Exit codes: 0 all went well; 1 a file or an artifact did not; 2 the command line or a setting cannot be used (a port that is
-taken, a folder that is not there); 130 Ctrl-C in ``segment``; 130 or 143 a second Ctrl-C or SIGTERM in ``serve``. What goes
-wrong is one line on the standard error, never a trace.
+Exit codes: 0 all went well; 1 a file or an artifact failed; 2 the command line or a setting cannot be used (a port that is
+taken, a folder that is not there, a folder that another run writes into); 130 Ctrl-C in ``segment``; 130 or 143 a second Ctrl-C
+or SIGTERM in ``serve``. Each error is one line on the standard error, never a trace. ``--install-completion`` teaches the shell
+the commands, their options and the values of these.
 
 May import: typer, ``service`` itself, ``service.errors``; its files also ``service.settings``, and each what it says. Only
 ``main`` is for others.
@@ -36,11 +37,11 @@ class _Commands(TyperGroup):
     """Imports a command when it is asked for: a server starts without what only ``segment`` needs."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - as typer calls it
-        """Their names, in the order of the help."""
+        """Return their names, in the order of the help."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A command, or None; then all of them are known, for typer to say which one may have been meant."""
+        """Return a command, or None; then all of them are imported, so that typer can suggest one."""
         for name in (cmd_name,) if cmd_name in COMMANDS else COMMANDS:
             if name not in self.commands:
                 self.add_command(_imported(name), name)
@@ -58,7 +59,6 @@ app = typer.Typer(
     cls=_Commands,
     help="Semantic segmentation with fully convolutional networks, as a service.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -48,7 +48,13 @@ def segment(
     ] = None,
     model: Annotated[str | None, typer.Option(help="The model's name; the default one if left out.")] = None,
     name: Annotated[
-        str, typer.Option("--format", metavar="FORMAT", help=f"Of images' masks: {', '.join(FORMATS)}.")
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help=f"Of images' masks: {', '.join(FORMATS)}.",
+            autocompletion=lambda incomplete: [each for each in FORMATS if each.startswith(incomplete)],
+        ),
     ] = DEFAULT_FORMAT,
     classes: Annotated[
         list[str] | None,
@@ -58,7 +64,11 @@ def segment(
         float, typer.Option(min=0, max=1, help="Pixels with a lower confidence become 255.", show_default=False)
     ] = 0.0,
     ids: Annotated[
-        str | None, typer.Option(help=f"The table of class ids in the masks: {', '.join(TABLES)}; the model's own if left out.")
+        str | None,
+        typer.Option(
+            help=f"The table of class ids in the masks: {', '.join(TABLES)}; the model's own if left out.",
+            autocompletion=lambda incomplete: [each for each in TABLES if each.startswith(incomplete)],
+        ),
     ] = None,
     statistics: Annotated[
         bool, typer.Option("--statistics", help="JSON: the bounding box and the mean confidence of each mask.")

@@ -33,7 +33,10 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.  [FCN_HOST; 127.0.0.1]", show_default=False)] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.  [FCN_PORT; 8000]", show_default=False)] = None,
 ) -> None:
-    """Serve the models over HTTP until Ctrl-C or SIGTERM."""
+    """Serve the models over HTTP until Ctrl-C or SIGTERM.
+
+    Every other setting is an environment variable FCN_...: docs/settings.md lists them, with their defaults.
+    """
     settings = Settings.load(host=host, port=port)
     require_models(settings)
     with contextlib.ExitStack() as open_sockets:

@@ -1,7 +1,7 @@
 """Messages that hold pictures: ROS 2, ROS 1, Foxglove; as CDR, ROS 1's serialisation, protobuf or JSON.
 
-May import: numpy, ``service.errors``, the pipeline's ``codecs``, the rest of the package, ``service.batch.optional``; rosbags, av
-and protobuf where such a message is read.
+May import: numpy, ``service.errors``, the pipeline's ``codecs``, the rest of the package, ``service.batch.optional``; rosbags,
+av and protobuf where such a message is read.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ class SqliteRecording:
 
 
 def _decompressed(data: bytes) -> bytes:
-    """Undo rosbag2's compression of messages. One that cannot be decompressed stays as it is, and is no picture."""
+    """Undo rosbag2's compression of messages. One that cannot be decompressed stays as it is; it fails as a picture."""
     if not data.startswith(MAGIC_ZSTD):  # CDR begins with 0
         return data
     with suppress(Exception):

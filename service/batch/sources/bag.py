@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batch.optional import load
 from service.batch.inputs import METADATA, Input
 from service.batch.journal import Journal
+from service.batch.optional import load
 from service.batch.recordings import Channel, Contents, Message, Recording, is_recording, plain_name
 from service.batch.recordings.opening import open_recording
 from service.batch.recordings.pictures import Head, PictureReader, holds_pictures, reader_of

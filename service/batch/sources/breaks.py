@@ -15,7 +15,7 @@ from typing import IO
 _EBML, _SEGMENT, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675
 _TS_PACKETS = (188, 192, 204)
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
-_ISO_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"sidx", b"moof")
+_ISO_PARTS = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"sidx", b"moof")
 _MOST_PARTS = 1_000_000
 """Parts of a file that are walked."""
 
@@ -37,7 +37,7 @@ def breaks_off(path: Path) -> bool:
 
 
 def _walk_for(head: bytes) -> Callable[[IO[bytes], int], bool] | None:
-    if head[4:8] in _ISO_BOXES:
+    if head[4:8] in _ISO_PARTS:
         return _iso
     if head[:4] == b"RIFF":
         return _riff
@@ -51,7 +51,7 @@ def _walk_for(head: bytes) -> Callable[[IO[bytes], int], bool] | None:
 
 
 def _iso(file: IO[bytes], size: int) -> bool:
-    """MP4, MOV and their fragments (ISO 14496-12): boxes one behind the other."""
+    """MP4, MOV and their fragments (ISO 14496-12): parts one behind the other."""
     at, fragment = 0, False
     for _ in range(_MOST_PARTS):
         if at >= size:

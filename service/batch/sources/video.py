@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batch.optional import load
 from service.batch.inputs import Input
 from service.batch.journal import Journal
+from service.batch.optional import load
 from service.batch.records import Recipe, state_of
 from service.batch.run import Plan
 from service.batch.sources import Done, Frame
