@@ -696,7 +696,7 @@ def test_a_start_that_fails_has_no_trace(artifact_dir: Path) -> None:
         (["segment", "--write", "ov"], ["overlays"]),
         (["segment", "phot"], []),
     ],
-    ids=lambda value: " ".join(value),
+    ids=" ".join,
 )
 def test_the_shell_completes_commands_options_and_their_values(words: list[str], completed: list[str]) -> None:
     """What bash asks for at a tab; names of files are left to the shell."""
