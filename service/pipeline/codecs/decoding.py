@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import CorruptImage, ServiceError
-from service.pipeline.codecs import headers, jpeg, pillow
+from service.pipeline.codecs import bmp, headers, jpeg, pillow, png, tiff
 from service.pipeline.codecs.headers import FORMATS, Header
 from service.pipeline.codecs.limits import Limits, check_bytes, check_size
 
@@ -67,9 +67,23 @@ def decode(data: bytes | RGB, limits: Limits, header: Header | None = None) -> R
     if isinstance(data, np.ndarray):
         return data
     try:
-        return jpeg.decode(data) if kind == "JPEG" else pillow.decode(data, kind, limits)
+        return _decode(data, kind, limits)
     except ServiceError:
         raise
     except Exception as error:  # decoders raise nearly anything for a damaged file; only some of it is readable
         reason = f": {error}" if isinstance(error, OSError | ValueError) else ""
         raise CorruptImage(f"the {kind} image is truncated or damaged{reason}") from error
+
+
+def _decode(data: bytes, kind: str, limits: Limits) -> RGB:
+    match kind:
+        case "JPEG":
+            return jpeg.decode(data)
+        case "TIFF":
+            return tiff.decode(data, limits)
+        case "PNG":
+            return png.decode(data, limits)
+        case "BMP":
+            return bmp.decode(data, limits)
+        case _:
+            return pillow.decode(pillow.load(data, kind, limits))

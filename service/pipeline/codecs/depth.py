@@ -1,8 +1,8 @@
 """Samples of more than 8 bits as 8 bits.
 
-Cameras and instruments store 10, 12 or 14 bits in 16. Taken for 16 bits such a picture is nearly black, and so is its mask
-worth nothing. The file rarely says how many bits count, so the largest sample decides, by steps of a whole depth: never by a
-picture's own maximum, which would make the brightness of one frame depend on its highlights.
+Cameras and instruments store 10, 12 or 14 bits in 16. Taken for 16 bits such a picture is nearly black, and its mask is worth
+nothing. Files rarely say how many bits count, so the largest sample decides, by steps of a whole depth. The maximum itself is
+never the scale: the brightness of a frame would depend on its highlights.
 
 May import: numpy.
 """

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from service.errors import CorruptImage, UnsupportedImage
-from service.pipeline.codecs import bmp, jpeg, tiff
+from service.pipeline.codecs import bmp, jpeg, png, tiff
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """Every format that is read."""
@@ -64,11 +64,6 @@ def _kind(data: bytes) -> str:
     raise UnsupportedImage(f"not an image of a known format; send one of {', '.join(FORMATS)}")
 
 
-def _png_size(data: bytes) -> tuple[int, int]:
-    width, height = struct.unpack_from(">II", data, 16)
-    return width, height
-
-
 def _gif_size(data: bytes) -> tuple[int, int]:
     width, height = struct.unpack_from("<HH", data, 6)
     return width, height
@@ -92,7 +87,7 @@ _SIZES: dict[str, Callable[[bytes], tuple[int, int]]] = {
     "BMP": bmp.size,
     "GIF": _gif_size,
     "JPEG": jpeg.size,
-    "PNG": _png_size,
+    "PNG": png.size,
     "TIFF": tiff.size,
     "WEBP": _webp_size,
 }

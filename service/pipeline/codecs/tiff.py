@@ -1,41 +1,90 @@
-"""TIFF, BigTIFF and what is built on them.
+"""TIFF and BigTIFF of both byte orders.
 
-May import: ``service.errors``.
+Two readers share the work. Pillow, with libtiff, reads the pictures of at most 8 bits a sample that it knows. ``tiff_samples``
+reads the others, which Pillow refuses or gets wrong: 9 to 64 bits, floats, bands that no tag calls colours, big-endian BigTIFF.
+
+May import: numpy, Pillow, ``service.errors``, the other codecs.
 """
 
 from __future__ import annotations
 
-import struct
+import numpy as np
+from numpy.typing import NDArray
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from service.errors import CorruptImage, UnsupportedImage
+from service.pipeline.codecs import pillow, tiff_samples
+from service.pipeline.codecs.limits import Limits, check_size
+from service.pipeline.codecs.orientation import upright
+from service.pipeline.codecs.tiff_pages import WHOLE, Page, Tag, find_page
 
-MAX_ENTRIES = 4096
-"""Of one directory; a picture has some twenty. Bounds the walk through a file of entries."""
+_FOREIGN = {
+    34712: "JPEG 2000",
+    33003: "JPEG 2000",
+    33004: "JPEG 2000",
+    33005: "JPEG 2000",
+    34887: "LERC",
+    34892: "lossy DNG JPEG",
+    34926: "Zstandard",
+    34927: "WebP",
+    50001: "WebP",
+    50002: "JPEG XL",
+    52546: "JPEG XL",
+}
+"""Compressions that neither reader knows."""
 
 
 def size(data: bytes) -> tuple[int, int]:
-    """Read (width, height) from the first directory. A tile larger than its image counts with its own size.
+    """Read (width, height) of the page that holds the picture. A tile larger than its image counts with its own size.
 
     Raises:
-        CorruptImage: if a side is not a whole number, or the directory is too long
-        UnsupportedImage: for 64-bit samples
+        CorruptImage: if a side is not a whole number, or the directories are too long
+        UnsupportedImage: for camera raw
         struct.error: if the file ends within its header
     """
-    order = "<" if data[:2] == b"II" else ">"
-    big = data[2:4] in (b"+\0", b"\0+")
-    (offset,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
-    (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, offset)
-    if count > MAX_ENTRIES:
-        raise CorruptImage(f"the TIFF image's directory claims {count} entries; at most {MAX_ENTRIES} are read")
-    entry, start = (20, offset + 8) if big else (12, offset + 2)
-    sides = dict.fromkeys((256, 257, 322, 323), 0)
-    for at in range(start, min(start + count * entry, len(data) - entry + 1), entry):
-        tag, kind = struct.unpack_from(order + "HH", data, at)
-        if tag in sides:
-            value = {3: "H", 4: "I", 16: "Q"}.get(kind)
-            if value is None:
+    page = find_page(data)
+    sides = []
+    for tag, tile in ((Tag.WIDTH, Tag.TILE_WIDTH), (Tag.LENGTH, Tag.TILE_LENGTH)):
+        for side in (tag, tile):
+            if side in page.entries and page.entries[side][0] not in WHOLE:
                 raise CorruptImage("the TIFF image gives its size as something else than a whole number")
-            (sides[tag],) = struct.unpack_from(order + value, data, at + entry - (8 if big else 4))
-        elif (tag, kind) == (258, 3) and struct.unpack_from(order + "H", data, at + entry - (8 if big else 4)) == (64,):
-            raise UnsupportedImage("a TIFF image of 64-bit numbers; 8, 16 and 32 bits are read")
-    return max(sides[256], sides[322] if sides[256] else 0), max(sides[257], sides[323] if sides[257] else 0)
+        length = page.number(tag, 0)
+        sides.append(max(length, page.number(tile, 0)) if length else 0)
+    return sides[0], sides[1]
+
+
+def decode(data: bytes, limits: Limits) -> NDArray[np.uint8]:
+    """Decode the page that holds the picture.
+
+    Gives:
+        H x W x 3 uint8 RGB, upright
+    Raises:
+        UnsupportedImage: naming what is not read
+        CorruptImage, struct.error, zlib.error, OSError: if the file is truncated or damaged
+    """
+    page = find_page(data)
+    check_size("TIFF", page.number(Tag.WIDTH, 0), page.number(Tag.LENGTH, 0), limits)
+    compression = page.number(Tag.COMPRESSION, 1)
+    if compression in _FOREIGN:
+        name = _FOREIGN[compression]
+        raise UnsupportedImage(f"a TIFF image compressed with {name}; send it uncompressed, or with LZW, Deflate or JPEG")
+    layout = tiff_samples.layout_of(page)
+    pixels = _by_pillow(page, limits) if layout is None else tiff_samples.read(page, layout, limits)
+    if pixels.shape[2] == 1:
+        pixels = np.repeat(pixels, 3, axis=2)
+    return upright(pixels, page.orientation)
+
+
+def _by_pillow(page: Page, limits: Limits) -> NDArray[np.uint8]:
+    picture = pillow.load(page.first_and_upright(), "TIFF", limits)
+    _mend_palette(picture)
+    return pillow.to_rgb(picture)
+
+
+def _mend_palette(picture: ImageFile) -> None:
+    """Take a palette whose numbers are 0..255 for one of 8 bits, as libtiff does; TIFF's own have 16."""
+    table = picture.tag_v2.get(Tag.COLORS, ()) if isinstance(picture, TiffImageFile) else ()
+    if picture.mode == "P" and table and max(table) < 256:
+        colors = np.array(table, np.uint8).reshape(3, -1).T
+        picture.putpalette(colors.tobytes())

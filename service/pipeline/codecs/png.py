@@ -1,0 +1,104 @@
+"""PNG.
+
+Source: Portable Network Graphics, third edition (W3C, 2025).
+
+May import: numpy, cv2, Pillow, ``service.errors``, the other codecs.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import CorruptImage, UnsupportedImage
+from service.pipeline.codecs import depth, orientation, pillow
+from service.pipeline.codecs.limits import Limits
+
+MAX_CHUNKS = 1 << 16
+"""Walked through, where one of them is damaged."""
+MAX_DARK = 63
+"""Largest 8-bit value of a 16-bit picture whose samples have 14 bits or fewer."""
+
+
+def size(data: bytes) -> tuple[int, int]:
+    """Read (width, height) from the first chunk.
+
+    Raises:
+        UnsupportedImage: for Apple's variant
+        CorruptImage: if the first chunk is not the header
+        struct.error: if the file ends within it
+    """
+    if data[12:16] == b"CgBI":
+        raise UnsupportedImage(
+            "an Apple-optimised PNG (CgBI), which is not a PNG; send the original, or revert it (`xcrun pngcrush "
+            "-revert-iphone-optimizations`)"
+        )
+    if data[12:16] not in (b"IHDR", b"IHDR"[: len(data[12:16])]):
+        raise CorruptImage("the PNG image does not begin with its header (IHDR)")
+    width, height = struct.unpack_from(">II", data, 16)
+    return width, height
+
+
+def decode(data: bytes, limits: Limits) -> NDArray[np.uint8]:
+    """Decode a PNG file. Damaged ancillary chunks (text, time, profiles, ...) are left out, as libpng does.
+
+    Gives:
+        H x W x 3 uint8 RGB, upright
+    """
+    try:
+        picture = pillow.load(data, "PNG", limits)
+    except (CorruptImage, ValueError, OSError, SyntaxError):
+        sound = b"".join(_sound(data))
+        if sound == data:
+            raise
+        data = sound
+        picture = pillow.load(data, "PNG", limits)
+    pixels = pillow.decode(picture)
+    bits, color = data[24], data[25]
+    if bits == 16 and color & 6 and max(high for _, high in picture.getextrema()[: 3 if color & 2 else 1]) <= MAX_DARK:
+        return _wide(data, pixels, orientation.of_exif(picture.info.get("exif", b"")))
+    return pixels
+
+
+def _wide(data: bytes, pixels: NDArray[np.uint8], turn: int) -> NDArray[np.uint8]:
+    """Scale a 16-bit colour picture by its depth: of its samples Pillow keeps the upper 8 bits alone.
+
+    Takes:
+        pixels: as Pillow decodes them
+        turn: the picture's orientation
+    Gives:
+        ``pixels``, where all 16 bits count
+    """
+    samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if samples is None or samples.dtype != np.uint16 or samples.ndim != 3:
+        return pixels
+    colors = samples[..., :3]
+    bits = depth.significant_bits(int(colors.max()))
+    if bits == 16:
+        return pixels
+    rgb = depth.to_8_bits(np.ascontiguousarray(colors[..., ::-1]), bits)
+    if samples.shape[2] == 4:
+        alpha = depth.to_8_bits(samples[..., 3:]).astype(np.uint16)
+        rgb = ((rgb * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return orientation.upright(rgb, turn)
+
+
+def _sound(data: bytes) -> Iterator[bytes]:
+    """Yield the file in pieces, without ancillary chunks whose checksum is wrong."""
+    yield data[:8]
+    at = 8
+    for _ in range(MAX_CHUNKS):
+        if at + 12 > len(data):
+            break
+        (length,) = struct.unpack_from(">I", data, at)
+        end = at + 12 + length
+        is_ancillary = data[at + 4] & 0x20
+        if not is_ancillary or data[end - 4 : end] == struct.pack(">I", zlib.crc32(data[at + 4 : end - 4])):
+            yield data[at:end]
+        at = end
+    yield data[at:]

@@ -1,0 +1,179 @@
+"""The directories of a TIFF file: tags, and the page that holds the picture.
+
+Source: TIFF revision 6.0 (Adobe, 1992), sections 2 and 8; the BigTIFF proposal (2004); DNG 1.7 (Adobe, 2023) for camera raw.
+
+May import: ``service.errors``.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+from service.errors import CorruptImage, UnsupportedImage
+
+MAX_ENTRIES = 4096
+"""Of all directories that are read; a picture has some twenty. Bounds the walk through a file of entries."""
+MAX_SUB_DIRECTORIES = 64
+"""Read of one directory; a raw picture has up to five, a pyramid some ten."""
+
+_FORMATS = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", 16: "Q", 17: "q"}
+"""Formats of ``struct`` by TIFF's types; rational numbers (5, 10) are read nowhere."""
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8}
+"""Bytes by TIFF's types."""
+WHOLE = (1, 3, 4, 16)
+"""Types of whole numbers that are never negative."""
+_RAW = (32803, 34892)
+"""Photometric interpretations of camera raw: the mosaic of a colour filter, and linear sensor values."""
+
+
+class Tag(IntEnum):
+    """Tags that are read."""
+
+    NEW_SUBFILE = 254
+    SUBFILE = 255
+    WIDTH = 256
+    LENGTH = 257
+    BITS = 258
+    COMPRESSION = 259
+    PHOTOMETRIC = 262
+    FILL_ORDER = 266
+    STRIP_OFFSETS = 273
+    ORIENTATION = 274
+    SAMPLES = 277
+    ROWS = 278
+    STRIP_BYTES = 279
+    PLANAR = 284
+    PREDICTOR = 317
+    COLORS = 320
+    TILE_WIDTH = 322
+    TILE_LENGTH = 323
+    TILE_OFFSETS = 324
+    TILE_BYTES = 325
+    SUB_DIRECTORIES = 330
+    EXTRA = 338
+    FORMAT = 339
+
+
+@dataclass(frozen=True)
+class Page:
+    """One directory of a file: its tags, read when they are asked for."""
+
+    data: bytes = field(repr=False)
+    order: str
+    """Of ``struct``: ``<`` or ``>``."""
+    big: bool
+    """BigTIFF: 64-bit offsets."""
+    offset: int
+    following: int
+    """Offset of the next directory; 0 for the last one."""
+    entries: dict[int, tuple[int, int, int]] = field(repr=False)
+    """Tag to (type, count, offset of the value)."""
+
+    def numbers(self, tag: int) -> tuple[Any, ...]:
+        """Read the numbers of a tag; () where it is absent or not of numbers.
+
+        Raises:
+            struct.error: if they lie outside the file
+        """
+        kind, count, at = self.entries.get(tag, (0, 0, 0))
+        if kind not in _FORMATS:
+            return ()
+        return struct.unpack_from(f"{self.order}{count}{_FORMATS[kind]}", self.data, at)
+
+    def number(self, tag: int, default: int) -> int:
+        """Read the first number of a Tag."""
+        found = self.numbers(tag)
+        return int(found[0]) if found else default
+
+    def first_and_upright(self) -> bytes:
+        """Return the file with this page as its first one, and without orientation; the same bytes where nothing changes.
+
+        Pillow follows no sub-directories, and obeys not all types of the tag.
+        """
+        at, form = (8, self.order + "Q") if self.big else (4, self.order + "I")
+        if struct.unpack_from(form, self.data, at)[0] == self.offset and self.orientation == 1:
+            return self.data
+        changed = bytearray(self.data)
+        struct.pack_into(form, changed, at, self.offset)
+        kind, _, value = self.entries.get(Tag.ORIENTATION, (0, 0, 0))
+        if kind in _FORMATS:
+            struct.pack_into(self.order + _FORMATS[kind], changed, value, 1)
+        return bytes(changed)
+
+    @property
+    def orientation(self) -> int:
+        """As in EXIF, of whatever integer type; 1 where it says nothing."""
+        return self.number(Tag.ORIENTATION, 1)
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether the file marks this page as a thumbnail or a mask of another page."""
+        return bool(self.number(Tag.NEW_SUBFILE, 0) & 5) or self.number(Tag.SUBFILE, 1) == 2
+
+    @property
+    def is_tiled(self) -> bool:
+        """Whether the samples are stored in tiles and not in strips."""
+        return Tag.TILE_WIDTH in self.entries
+
+
+def find_page(data: bytes) -> Page:
+    """Find the page that holds the picture: the first one that is not marked as reduced.
+
+    Sub-directories count before the next page. Where all are marked, it is the first.
+
+    Raises:
+        UnsupportedImage: if the file holds a camera's raw picture
+        CorruptImage: if a directory is too long
+        struct.error: if the file ends within a directory
+    """
+    if data[8:10] == b"CR":
+        raise _raw()
+    entries = MAX_ENTRIES
+    first = _page(data, None, entries)
+    entries -= len(first.entries)
+    inside = first.numbers(Tag.SUB_DIRECTORIES)[:MAX_SUB_DIRECTORIES]
+    below = []
+    for offset in inside:
+        below.append(_page(data, int(offset), entries))
+        entries -= len(below[-1].entries)
+    pages = [first, *below]
+    if any(page.number(Tag.PHOTOMETRIC, -1) in _RAW for page in pages):
+        raise _raw()
+    found = next((page for page in pages if not page.is_reduced), None)
+    page = first
+    while found is None and page.following and entries > 0:
+        page = _page(data, page.following, entries)
+        entries -= max(1, len(page.entries))
+        if page.number(Tag.PHOTOMETRIC, -1) in _RAW:
+            raise _raw()
+        found = None if page.is_reduced else page
+    return found or first
+
+
+def _raw() -> UnsupportedImage:
+    return UnsupportedImage("a camera's raw picture (DNG, CR2, NEF, ARW, ...); develop it, and send a JPEG, PNG or TIFF image")
+
+
+def _page(data: bytes, offset: int | None, most: int) -> Page:
+    """Read one directory; None is the first."""
+    order = "<" if data[:2] == b"II" else ">"
+    big = data[2:4] in (b"+\0", b"\0+")
+    if offset is None:
+        (offset,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+    (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, offset)
+    if count > most:
+        raise CorruptImage(f"the TIFF image's directory claims {count} entries; at most {MAX_ENTRIES} are read")
+    entry, start, inline = (20, offset + 8, 8) if big else (12, offset + 2, 4)
+    entries = {}
+    for at in range(start, min(start + count * entry, len(data) - entry + 1), entry):
+        tag, kind, values = struct.unpack_from(order + ("HHQ" if big else "HHI"), data, at)
+        value = at + entry - inline
+        if _SIZES.get(kind, 1) * values > inline:
+            (value,) = struct.unpack_from(order + ("Q" if big else "I"), data, value)
+        entries[tag] = (kind, min(values, len(data)), value)
+    end = start + count * entry
+    following = struct.unpack_from(order + ("Q" if big else "I"), data, end)[0] if end + inline <= len(data) else 0
+    return Page(data, order, big, offset, following, entries)

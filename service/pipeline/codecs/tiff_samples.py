@@ -1,0 +1,329 @@
+"""The samples of a TIFF page as 8-bit RGB: whole numbers of 1 to 64 bits, floats, any number of bands, strips and tiles.
+
+Strips and tiles are decompressed by zlib or by libtiff, and become 8 bits piece by piece, so that a picture of 64-bit numbers
+takes no more memory than one of 8 bits.
+
+Source: TIFF revision 6.0 (Adobe, 1992), sections 8, 14, 15; TIFF Technical Note 3 (Adobe, 2005) for the predictor of floats.
+
+May import: numpy, Pillow, ``service.errors``, the other codecs.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
+
+from service.errors import CorruptImage, ImageTooLarge, UnsupportedImage
+from service.pipeline.codecs import depth
+from service.pipeline.codecs.limits import Limits
+from service.pipeline.codecs.tiff_pages import Page, Tag
+
+MAX_BANDS = 64
+"""Of one picture. Each costs memory while a piece is read."""
+BAND_PIXELS = 1 << 18
+"""Pixels that are converted at a time."""
+
+_UNSIGNED, _SIGNED, _FLOAT, _UNDEFINED = 1, 2, 3, 4
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK = 0, 1, 2, 3, 5
+_PREMULTIPLIED, _ALPHA = 1, 2
+
+_PLAIN, _LZW, _DEFLATE, _OLD_DEFLATE, _PACKBITS = 1, 5, 8, 32946, 32773
+_READ_HERE = (_PLAIN, _LZW, _DEFLATE, _OLD_DEFLATE, _PACKBITS, 34925, 50000)
+"""Compressions of bytes, whatever these mean. The last two are LZMA and Zstandard."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How samples are stored, and which of them make the picture."""
+
+    bits: int
+    sample_format: int
+    bands: int
+    """Stored for each pixel."""
+    colors: int
+    """Bands that make the picture: 1 grey, 3 RGB, 4 CMYK."""
+    alpha: int
+    """Index of the band of transparency; 0 where there is none."""
+    premultiplied: bool
+    white_is_zero: bool
+
+
+def layout_of(page: Page) -> Layout | None:
+    """Decide who reads a page: None is Pillow."""
+    bits_of = page.numbers(Tag.BITS) or (1,)
+    bits, bands = int(bits_of[0]), page.number(Tag.SAMPLES, 1)
+    formats = page.numbers(Tag.FORMAT) or (_UNSIGNED,)
+    photometric = page.number(Tag.PHOTOMETRIC, -1)
+    compression = page.number(Tag.COMPRESSION, _PLAIN)
+    plain = bits <= 8 and set(formats) <= {_UNSIGNED, _UNDEFINED}
+    known = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _CMYK: 4}.get(photometric, 0)
+    extra = page.numbers(Tag.EXTRA)
+    if plain and not (page.big and page.order == ">") and not (known == 1 and bands > 1) and bands <= 4:
+        return None  # also palettes, YCbCr, L*a*b*, and what only libtiff decompresses
+    what = f"a TIFF image of {bands} x {bits}-bit samples"
+    if not known:
+        raise UnsupportedImage(f"{what} in colour space {photometric} of TIFF's; send it as RGB")
+    if len(set(bits_of)) > 1 or len(set(formats)) > 1:
+        raise UnsupportedImage(f"{what} of several kinds; send bands of one kind")
+    if not 1 <= bands <= MAX_BANDS:
+        raise UnsupportedImage(f"{what}; at most {MAX_BANDS} bands are read")
+    if compression not in _READ_HERE:
+        raise UnsupportedImage(f"{what} with compression {compression} of TIFF's; send it uncompressed, or with LZW or Deflate")
+    if page.number(Tag.FILL_ORDER, 1) != 1:
+        raise UnsupportedImage(f"{what} with its bits in reverse order; send it with FillOrder 1")
+    sample_format = _UNSIGNED if formats[0] == _UNDEFINED else int(formats[0])
+    sizes = {_UNSIGNED: (*range(1, 17), 32, 64), _SIGNED: (8, 16, 32, 64), _FLOAT: (16, 32, 64)}
+    if bits not in sizes.get(sample_format, ()) or (bits < 8 and bands > 1 and page.number(Tag.PREDICTOR, 1) != 1):
+        name = {_UNSIGNED: "whole", _SIGNED: "signed", _FLOAT: "floating-point"}.get(sample_format, "complex")
+        raise UnsupportedImage(
+            f"{what}, {name} numbers; whole ones of 1 to 16, 32 and 64 bits and floats of 16, 32 and 64 are read"
+        )
+    alpha = next((number for number, kind in enumerate(extra, bands - len(extra)) if kind in (_PREMULTIPLIED, _ALPHA)), 0)
+    others = bands - bool(alpha)
+    colors = known
+    if known == 1 and others > 1:
+        if others != 3 and not (others == 2 and len(extra) == 1):
+            raise UnsupportedImage(
+                f"{what} that no tag calls colours; send three of them as RGB "
+                "(gdal_translate -b 3 -b 2 -b 1 -co PHOTOMETRIC=RGB, with your bands of red, green and blue)"
+            )
+        colors = 3 if others == 3 else 1
+    if others < colors:
+        raise CorruptImage(f"the TIFF image has {bands} bands, and its colours need {colors}")
+    premultiplied = bool(alpha) and extra[alpha - (bands - len(extra))] == _PREMULTIPLIED
+    return Layout(bits, sample_format, bands, colors, alpha, premultiplied, photometric == _WHITE_IS_ZERO)
+
+
+def read(page: Page, layout: Layout, limits: Limits) -> NDArray[np.uint8]:
+    """Read the picture of a page.
+
+    Gives:
+        H x W x 3 uint8 RGB, or H x W x 1 grey, as stored
+    Raises:
+        UnsupportedImage: if most of the numbers lie outside the range that is read
+        ImageTooLarge: if one strip or tile is too large to be decompressed
+        CorruptImage, struct.error, zlib.error, OSError: if the file is truncated or damaged
+    """
+    return _Reader(page, layout, limits).rgb()
+
+
+class _Reader:
+    """Reads the samples of one page, piece by piece."""
+
+    def __init__(self, page: Page, layout: Layout, limits: Limits) -> None:
+        self._page = page
+        self._layout = layout
+        self._compression = page.number(Tag.COMPRESSION, _PLAIN)
+        self._predictor = page.number(Tag.PREDICTOR, 1) if self._compression not in (_PLAIN, _PACKBITS) else 1
+        self.width, self.height = page.number(Tag.WIDTH, 0), page.number(Tag.LENGTH, 0)
+        self._planes = layout.bands if page.number(Tag.PLANAR, 1) == 2 else 1
+        if page.is_tiled:
+            self._piece_width, self._piece_height = page.number(Tag.TILE_WIDTH, 0), page.number(Tag.TILE_LENGTH, 0)
+            self._offsets, self._lengths = page.numbers(Tag.TILE_OFFSETS), page.numbers(Tag.TILE_BYTES)
+        else:
+            self._piece_width, self._piece_height = self.width, min(page.number(Tag.ROWS, self.height), self.height)
+            self._offsets, self._lengths = page.numbers(Tag.STRIP_OFFSETS), page.numbers(Tag.STRIP_BYTES)
+        if min(self._piece_width, self._piece_height) < 1:
+            raise CorruptImage("the TIFF image's strips or tiles have no pixels")
+        self._across = -(-self.width // self._piece_width)
+        self._down = -(-self.height // self._piece_height)
+        pieces = self._across * self._down * self._planes
+        if len(self._offsets) < pieces:
+            raise CorruptImage(f"the TIFF image has {len(self._offsets)} strips or tiles of {pieces}")
+        if len(self._lengths) < pieces:
+            if self._compression != _PLAIN:
+                raise CorruptImage(f"the TIFF image has the lengths of {len(self._lengths)} strips or tiles of {pieces}")
+            self._lengths = (self._row_bytes * self._piece_height,) * pieces
+        most = 6 * limits.max_pixels
+        actual = self._row_bytes * self._piece_height
+        if self._compression != _PLAIN and actual > most:
+            message = (
+                f"a strip of the TIFF image has {actual} bytes; at most {most} are decompressed at once: write smaller strips"
+            )
+            raise ImageTooLarge(message, limit=most, actual=actual, unit="bytes a strip")
+
+    @property
+    def _stored(self) -> int:
+        """Samples of a pixel that stand side by side in one piece."""
+        return 1 if self._planes > 1 else self._layout.bands
+
+    @property
+    def _row_bytes(self) -> int:
+        return (self._piece_width * self._stored * self._layout.bits + 7) // 8
+
+    def rgb(self) -> NDArray[np.uint8]:
+        """Read the picture.
+
+        Gives:
+            H x W x 3 uint8 RGB, or H x W x 1 grey, as stored
+        Raises:
+            UnsupportedImage: if most of the numbers lie outside the range that is read
+        """
+        read = self._read(_Scale())
+        scale = read.scale(self._layout)
+        return read.pixels if scale == _Scale() else self._read(scale).pixels
+
+    def _read(self, scale: _Scale) -> _Read:
+        layout = self._layout
+        colors = slice(0, layout.colors)
+        read = _Read(np.empty((self.height, self.width, 1 if layout.colors == 1 else 3), np.uint8))
+        for top, left, samples in self._bands():
+            band = _narrowed(samples[..., colors], layout, scale.colors, read)
+            if layout.white_is_zero:
+                band = ~band
+            if layout.colors == 4:
+                band = np.asarray(Image.fromarray(np.ascontiguousarray(band), "CMYK").convert("RGB"))
+            if layout.alpha:
+                opaque = _Read(read.pixels)
+                alpha = _narrowed(samples[..., layout.alpha : layout.alpha + 1], layout, scale.alpha, opaque).astype(np.uint32)
+                read.largest_alpha = max(read.largest_alpha, opaque.largest)
+                ink = band.astype(np.uint32) * (255 if layout.premultiplied else alpha)
+                band = np.minimum((ink + 255 * (255 - alpha) + 127) // 255, 255).astype(np.uint8)
+            rows, columns = band.shape[:2]
+            read.pixels[top : top + rows, left : left + columns] = band
+        return read
+
+    def _bands(self) -> Iterator[tuple[int, int, NDArray[Any]]]:
+        """Yield (top, left, rows x columns x bands) for a few rows of a piece at a time, padding left out."""
+        planes = range(self._planes)
+        rows_at_once = max(1, BAND_PIXELS // self._piece_width)
+        for place in range(self._across * self._down):
+            top, left = place // self._across * self._piece_height, place % self._across * self._piece_width
+            visible = min(self._piece_height, self.height - top)
+            rows = self._piece_height if self._page.is_tiled else visible
+            pieces = [self._piece(plane * self._across * self._down + place, rows) for plane in planes]
+            for first in range(0, visible, rows_at_once):
+                last = min(first + rows_at_once, visible)
+                bands = [self._samples(piece, first, last) for piece in pieces]
+                samples = bands[0] if len(bands) == 1 else np.concatenate(bands, axis=2)
+                yield top + first, left, samples[:, : self.width - left]
+
+    def _piece(self, number: int, rows: int) -> memoryview | bytes:
+        """Decompress a strip or a tile."""
+        expected = self._row_bytes * rows
+        offset, length = int(self._offsets[number]), int(self._lengths[number])
+        stored = memoryview(self._page.data)[offset : offset + length]
+        if self._compression == _PLAIN:
+            piece: memoryview | bytes = stored[:expected]
+        elif self._compression in (_DEFLATE, _OLD_DEFLATE):
+            stream = zlib.decompressobj()
+            piece = stream.decompress(stored, expected)
+            stream.decompress(stream.unconsumed_tail, 1)  # reads on to the checksum
+        else:
+            piece = _by_libtiff(bytes(stored), self._compression, self._row_bytes, rows)
+        if len(piece) < expected:
+            raise CorruptImage(f"the TIFF image is truncated: a strip or tile has {len(piece)} bytes of {expected}")
+        return piece
+
+    def _samples(self, piece: memoryview | bytes, first: int, last: int) -> NDArray[Any]:
+        """Read the numbers of some rows of a piece: rows x columns x bands, in the machine's byte order."""
+        bits, count = self._layout.bits, self._piece_width * self._stored
+        shape = (last - first, self._piece_width, self._stored)
+        raw = np.frombuffer(piece, np.uint8, (last - first) * self._row_bytes, first * self._row_bytes)
+        raw = raw.reshape(last - first, self._row_bytes)
+        if bits % 8:
+            each = np.unpackbits(raw, axis=1)[:, : count * bits].reshape(last - first, count, bits)
+            return (each @ (1 << np.arange(bits - 1, -1, -1, dtype=np.uint16))).reshape(shape)
+        kind = {_UNSIGNED: "u", _SIGNED: "i", _FLOAT: "f"}[self._layout.sample_format]
+        if self._predictor == 3:
+            summed = np.add.accumulate(raw.reshape(last - first, -1, self._stored), axis=1, dtype=np.uint8)
+            planes = summed.reshape(last - first, bits // 8, count)
+            numbers = np.ascontiguousarray(planes.transpose(0, 2, 1)).view(f">{kind}{bits // 8}")
+            return numbers.astype(numbers.dtype.newbyteorder("=")).reshape(shape)
+        numbers = raw.view(f"{self._page.order}{kind}{bits // 8}")
+        numbers = numbers.astype(numbers.dtype.newbyteorder("="), copy=False).reshape(shape)
+        if self._predictor == 2:
+            whole = numbers.view(f"u{bits // 8}")
+            numbers = np.add.accumulate(whole, axis=1, dtype=whole.dtype).view(numbers.dtype)
+        return numbers
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Bits of 16 that count."""
+
+    colors: int = 16
+    alpha: int = 16
+
+
+@dataclass
+class _Read:
+    """Pixels, and what their numbers were."""
+
+    pixels: NDArray[np.uint8]
+    largest: int = 0
+    largest_alpha: int = 0
+    above: int = 0
+    below: int = 0
+    count: int = 0
+    most: float = 0.0
+    least: float = 0.0
+
+    def note(self, numbers: NDArray[Any], white: float) -> None:
+        """Count what lies outside 0..white."""
+        self.count += numbers.size
+        self.above += int(np.count_nonzero(numbers > white))
+        self.below += int(np.count_nonzero(numbers < 0))
+        if numbers.size:
+            self.most, self.least = max(self.most, float(numbers.max())), min(self.least, float(numbers.min()))
+
+    def scale(self, layout: Layout) -> _Scale:
+        """Decide how many bits count.
+
+        Raises:
+            UnsupportedImage: if most of the numbers lie outside the range that is read
+        """
+        if 2 * max(self.above, self.below) > self.count:
+            what = "floats are read as 0..1" if layout.sample_format == _FLOAT else "whole numbers are read as 0..65535"
+            raise UnsupportedImage(f"a TIFF image of numbers from {self.least:g} to {self.most:g}; {what}: scale them")
+        if layout.sample_format == _FLOAT or layout.bits < 16:
+            return _Scale()
+        alpha = depth.significant_bits(self.largest_alpha) if layout.alpha else 16
+        return _Scale(depth.significant_bits(self.largest), alpha)
+
+
+def _narrowed(samples: NDArray[Any], layout: Layout, bits: int, read: _Read) -> NDArray[np.uint8]:
+    """Bring numbers of any kind to 8 bits, and count what is outside their range."""
+    if layout.sample_format == _FLOAT:
+        finite = samples[np.isfinite(samples)]
+        read.note(finite, 1.0)
+        share = np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=1.0, neginf=0.0)
+        return np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
+    if layout.bits == 8 and layout.sample_format == _UNSIGNED:
+        return np.asarray(samples, np.uint8)
+    if layout.bits < 16 and layout.sample_format == _UNSIGNED:
+        white = (1 << layout.bits) - 1
+        return ((samples.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+    if layout.bits == 8:
+        return (np.clip(samples, 0, 127).astype(np.uint16) * 2).astype(np.uint8)
+    if layout.bits > 16 or layout.sample_format == _SIGNED:
+        read.note(samples, 65535)
+    wide = depth.to_uint16(samples)
+    read.largest = max(read.largest, int(wide.max(initial=0)))
+    return depth.to_8_bits(wide, bits)
+
+
+def _by_libtiff(stored: bytes, compression: int, row_bytes: int, rows: int) -> bytes:
+    """Decompress a strip or a tile as a grey TIFF of 8 bits: these compressions do not depend on what bytes mean."""
+    entries = [
+        (Tag.WIDTH, row_bytes),
+        (Tag.LENGTH, rows),
+        (Tag.BITS, 8),
+        (Tag.COMPRESSION, compression),
+        (Tag.PHOTOMETRIC, _BLACK_IS_ZERO),
+    ]
+    entries += [(Tag.STRIP_OFFSETS, 8), (Tag.SAMPLES, 1), (Tag.ROWS, rows), (Tag.STRIP_BYTES, len(stored))]
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    file = b"II*\0" + struct.pack("<I", 8 + len(stored)) + stored + directory + bytes(4)
+    with TiffImageFile(io.BytesIO(file)) as picture:
+        picture.load()
+        return picture.tobytes()

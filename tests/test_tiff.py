@@ -1,0 +1,377 @@
+"""TIFF files of every layout: the judge is tifffile, which writes them."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from service.errors import CorruptImage, ImageTooLarge, UnsupportedImage
+from service.pipeline.codecs.decoding import Header, Limits, decode, probe
+from tests.conftest import encode_image
+
+tifffile = pytest.importorskip("tifffile", reason="tifffile writes the files")
+
+LIMITS = Limits()
+ROWS, COLUMNS = np.mgrid[0:64, 0:96]
+PICTURE = np.dstack([COLUMNS * 2.6, ROWS * 4, 255 - COLUMNS * 1.3 - ROWS * 1.9]).clip(0, 255).astype(np.uint8)
+PICTURE[40:, 20:60], PICTURE[10:30, 60:80] = (70, 60, 75), (200, 40, 30)
+GREY = PICTURE[..., 1]
+
+
+def wide(picture: NDArray[np.uint8], kind: str) -> NDArray[Any]:
+    """The same picture in numbers of another type, which come back to 8 bits exactly."""
+    if kind.startswith("f"):
+        return (picture / 255).astype(kind)
+    return picture.astype(kind) * (1 if kind == "u1" else 257)
+
+
+def written(array: NDArray[Any], **options: Any) -> bytes:
+    """A TIFF file."""
+    file = io.BytesIO()
+    tifffile.imwrite(file, array, **options)
+    return file.getvalue()
+
+
+def planes(picture: NDArray[Any]) -> NDArray[Any]:
+    """One plane a band."""
+    return np.ascontiguousarray(np.moveaxis(picture, 2, 0))
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "one strip": {},
+    "strips": {"rowsperstrip": 10},
+    "tiles": {"tile": (32, 48)},
+    "deflated strips": {"rowsperstrip": 10, "compression": "zlib"},
+    "deflated tiles": {"tile": (16, 32), "compression": "zlib"},
+}
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", ["u1", "u2", "u4", "f2", "f4", "f8"])
+def test_rgb_of_every_type_and_layout_is_read(kind: str, layout: str, separate: bool, order: str, big: bool) -> None:
+    """Bits, byte orders, strips and tiles, bands together or apart: the same picture."""
+    array = wide(PICTURE, kind)
+    options = LAYOUTS[layout] | {"photometric": "rgb", "planarconfig": "separate" if separate else "contig"}
+    data = written(planes(array) if separate else array, byteorder=order, bigtiff=big, **options)
+    assert probe(data, LIMITS) == Header("TIFF", 96, 64)
+    assert np.array_equal(decode(data, LIMITS), PICTURE)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", ["u1", "u2", "u4", "u8", "f2", "f4", "f8"])
+def test_grey_of_every_type_and_layout_is_read(kind: str, layout: str, inverted: bool, order: str) -> None:
+    """0 is black or white, as the file says."""
+    options = LAYOUTS[layout] | {"photometric": "miniswhite" if inverted else "minisblack"}
+    data = written(wide(255 - GREY if inverted else GREY, kind), byteorder=order, **options)
+    assert np.array_equal(decode(data, LIMITS), np.repeat(GREY[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("predictor", [2, 3])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", ["u2", "u4", "f4"])
+@pytest.mark.parametrize("bands", [1, 3])
+def test_predictors_are_undone(kind: str, bands: int, order: str, predictor: int) -> None:
+    """Differences of neighbours, and the shuffled bytes of floats; written here by the technical note."""
+    if (predictor == 3) != kind.startswith("f"):
+        pytest.skip("differences are for whole numbers, shuffled bytes for floats")
+    picture = PICTURE[..., :bands]
+    array = wide(picture, kind)
+    if predictor == 2:
+        stored = array.copy()
+        stored[:, 1:] -= array[:, :-1]
+        rows = stored.astype(order + kind).tobytes()
+    else:
+        shuffled = array.astype(">" + kind).view(np.uint8).reshape(64, 96 * bands, -1).transpose(0, 2, 1).reshape(64, -1, bands)
+        differences = shuffled.copy()
+        differences[:, 1:] -= shuffled[:, :-1]
+        rows = np.ascontiguousarray(differences).tobytes()
+    strip = zlib.compress(rows)
+    entries = [(256, 96), (257, 64), (258, 8 * array.itemsize), (259, 8), (262, 2 if bands == 3 else 1), (273, 8), (277, bands)]
+    entries += [(278, 64), (279, len(strip)), (317, predictor), (339, 3 if predictor == 3 else 1)]
+    data = by_hand(order, entries, strip)
+    assert np.array_equal(decode(data, LIMITS), np.repeat(picture, 3 // bands, axis=2))
+
+
+def by_hand(order: str, entries: list[tuple[int, int]], strip: bytes) -> bytes:
+    """A TIFF file of one strip behind its header, with tags of one number each."""
+    directory = struct.pack(order + "H", len(entries))
+    directory += b"".join(struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in entries)
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8 + len(strip))
+    return head + strip + directory + bytes(4)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+@pytest.mark.parametrize("bands", [1, 3])
+def test_lzw_of_wide_numbers_is_read(kind: Any, bands: int) -> None:
+    """As OpenCV writes it, with a predictor."""
+    array = wide(PICTURE[..., :bands], np.dtype(kind).str[1:])
+    done, data = cv2.imencode(".tiff", array[..., ::-1], [cv2.IMWRITE_TIFF_COMPRESSION, 5])
+    assert done
+    assert np.array_equal(decode(data.tobytes(), LIMITS), np.repeat(PICTURE[..., :bands], 3 // bands, axis=2))
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2", "f4"])
+@pytest.mark.parametrize("separate", [False, True])
+def test_three_bands_that_no_tag_calls_colours_are_red_green_and_blue(kind: str, separate: bool) -> None:
+    """As GDAL writes them, with and without a word on the extra samples."""
+    array = wide(PICTURE, kind)
+    stored = planes(array) if separate else array
+    options = {"photometric": "minisblack", "planarconfig": "separate" if separate else "contig"}
+    for extra in ({}, {"extrasamples": (0, 0)}):
+        assert np.array_equal(decode(written(stored, **options, **extra), LIMITS), PICTURE)
+
+
+@pytest.mark.parametrize("bands", [4, 5, 13])
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+def test_more_bands_that_no_tag_calls_colours_are_unsupported(kind: str, bands: int) -> None:
+    """Which of a satellite's bands are colours is not to be guessed; the refusal says what to do."""
+    array = np.repeat(wide(PICTURE, kind), 5, axis=2)[..., :bands]
+    with pytest.raises(UnsupportedImage, match="gdal_translate"):
+        decode(written(np.ascontiguousarray(array), photometric="minisblack", planarconfig="contig"), LIMITS)
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2", "f4"])
+@pytest.mark.parametrize("separate", [False, True])
+def test_further_bands_of_an_rgb_picture_are_left_out(kind: str, separate: bool) -> None:
+    """Near infrared is no transparency."""
+    array = np.concatenate([wide(PICTURE, kind), wide(255 - PICTURE[..., :2], kind)], axis=2)
+    stored, planar = (planes(array), "separate") if separate else (array, "contig")
+    data = written(stored, photometric="rgb", planarconfig=planar, extrasamples=("unspecified", "unspecified"))
+    assert np.array_equal(decode(data, LIMITS), PICTURE)
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2", "f4"])
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("premultiplied", [False, True])
+def test_transparency_lies_over_white(kind: str, grey: bool, premultiplied: bool) -> None:
+    """Grey and colours, with premultiplied colours and without."""
+    color = PICTURE[..., 1:2] if grey else PICTURE
+    alpha = np.broadcast_to((COLUMNS * 255 // 95).astype(np.uint8)[..., None], (64, 96, 1))
+    paper = color / 255 * (alpha / 255) + 1 - alpha / 255
+    stored = color / 255 * (alpha / 255) if premultiplied else color / 255
+    scale = {"u1": 255, "u2": 65535, "f4": 1}[kind]
+    array = np.concatenate([stored, alpha / 255], axis=2) * scale
+    array = (array if kind == "f4" else np.rint(array)).astype(kind)
+    extra = "assocalpha" if premultiplied else "unassalpha"
+    data = written(array, photometric="minisblack" if grey else "rgb", extrasamples=(extra,), planarconfig="contig")
+    assert np.abs(decode(data, LIMITS) - paper * 255).max() <= 2
+
+
+@pytest.mark.parametrize("bits", [2, 4, 9, 10, 11, 12, 13, 14, 15])
+@pytest.mark.parametrize("bands", [1, 3])
+def test_packed_numbers_of_any_bits_are_scaled(bits: int, bands: int) -> None:
+    """The largest number is white, every other is rounded to its neighbour."""
+    if bits < 8 and bands == 3:
+        pytest.skip("Pillow reads no such colours, and neither do we")
+    numbers = np.random.default_rng(bits).integers(0, 1 << bits, (8, 13, bands))
+    digits = (numbers[..., None] >> np.arange(bits - 1, -1, -1) & 1).astype(np.uint8).reshape(8, -1)
+    strip = np.packbits(digits, axis=1).tobytes()
+    entries = [(256, 13), (257, 8), (258, bits), (259, 1), (262, 2 if bands == 3 else 1), (273, 8), (277, bands), (278, 8)]
+    data = by_hand("<", [*entries, (279, len(strip))], strip)
+    expected = np.rint(numbers * 255 / ((1 << bits) - 1))
+    assert np.array_equal(decode(data, LIMITS), np.broadcast_to(expected, (8, 13, 3)))
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+@pytest.mark.parametrize("separate", [False, True])
+def test_fewer_bits_in_16_are_no_black_picture(bits: int, separate: bool) -> None:
+    """What cameras, drones and satellites store."""
+    few = np.random.default_rng(bits).integers(0, 1 << bits, (20, 30, 3)).astype(np.uint16)
+    few[0, 0] = (1 << bits) - 1
+    stored = planes(few) if separate else few
+    data = written(stored, photometric="rgb", planarconfig="separate" if separate else "contig", compression="zlib")
+    assert np.array_equal(decode(data, LIMITS), np.rint(few / ((1 << bits) - 1) * 255))
+
+
+@pytest.mark.parametrize(
+    ("array", "range_"),
+    [
+        (GREY.astype(np.float32), "0..1"),
+        (GREY.astype(np.float16), "0..1"),
+        (-1 - GREY.astype(np.float64), "0..1"),
+        (GREY.astype(np.uint32) * 2**20 + 70_000, "0..65535"),
+        (-1 - GREY.astype(np.int32), "0..65535"),
+        (-1 - GREY.astype(np.int16), "0..65535"),
+    ],
+)
+def test_numbers_that_would_be_all_white_or_all_black_are_unsupported(array: NDArray[Any], range_: str) -> None:
+    """A float picture of 0..255 would be white without a word; the refusal names the range of the file and of the service."""
+    with pytest.raises(UnsupportedImage, match=f"numbers from .* to .* are read as {range_}"):
+        decode(written(array), LIMITS)
+
+
+def test_a_few_numbers_beyond_the_range_are_its_ends() -> None:
+    """Highlights of a float picture, and holes that are not numbers."""
+    array = wide(GREY, "f4")
+    array[0, :4] = (7.5, -0.1, np.nan, np.inf)
+    assert decode(written(array), LIMITS)[0, :4, 0].tolist() == [255, 0, 0, 255]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("colors", [16, 256])
+def test_a_palette_of_0_to_255_is_one_of_8_bits(colors: int, order: str) -> None:
+    """As libtiff reads such tables; those of 16 bits stay what they are."""
+    table = np.random.default_rng(1).integers(0, 256, (3, 256))
+    picture = (COLUMNS % colors).astype(np.uint8)
+    expected = table.T[picture]
+    for scale in (1, 257):
+        data = written(picture, photometric="palette", colormap=(table * scale).astype(np.uint16), byteorder=order)
+        assert np.array_equal(decode(data, LIMITS), expected)
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("type_", [1, 3, 4])
+def test_orientation_of_any_integer_type_is_obeyed(type_: int, orientation: int, kind: str) -> None:
+    """By both readers, in both byte orders, as Pillow turns a picture."""
+    flips = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE"}
+    flips[8] = "ROTATE_90"
+    turned = Image.fromarray(PICTURE)
+    if orientation > 1:
+        turned = turned.transpose(Image.Transpose[flips[orientation]])
+    for order in "<>":
+        options = {"photometric": "rgb", "byteorder": order, "extratags": [(274, type_, 1, orientation, True)]}
+        assert np.array_equal(decode(written(wide(PICTURE, kind), **options), LIMITS), np.asarray(turned))
+
+
+def pages(*arrays: tuple[NDArray[Any], dict[str, Any]]) -> bytes:
+    """A file of several pages."""
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for array, options in arrays:
+            writer.write(array, **options)
+    return file.getvalue()
+
+
+SMALL = np.ascontiguousarray(PICTURE[::8, ::8])
+RGB: dict[str, Any] = {"photometric": "rgb"}
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+@pytest.mark.parametrize("marked", [1, 4, 5])
+def test_a_first_page_that_is_marked_as_reduced_or_as_a_mask_is_not_the_picture(marked: int, kind: str) -> None:
+    """The first page that is not marked counts, in the header's size too."""
+    data = pages((SMALL, RGB | {"subfiletype": 1}), (wide(PICTURE, kind), RGB), (SMALL, RGB))
+    data = with_number(data, 254, marked)
+    assert probe(data, LIMITS) == Header("TIFF", 96, 64)
+    assert np.array_equal(decode(data, LIMITS), PICTURE)
+
+
+def test_a_picture_in_a_sub_directory_of_a_reduced_page_is_found() -> None:
+    """As cameras store it."""
+    data = pages((SMALL, RGB | {"subfiletype": 1, "subifds": 1}), (PICTURE, RGB | {"subfiletype": 0}), (SMALL, RGB))
+    assert np.array_equal(decode(data, LIMITS), PICTURE)
+
+
+def test_the_levels_of_a_pyramid_are_not_the_picture() -> None:
+    """The first page is, whatever follows."""
+    reduced = RGB | {"subfiletype": 1}
+    assert np.array_equal(decode(pages((PICTURE, RGB | {"subifds": 1}), (SMALL, reduced)), LIMITS), PICTURE)
+    assert np.array_equal(decode(pages((PICTURE, RGB), (SMALL, reduced)), LIMITS), PICTURE)
+
+
+def test_a_file_of_reduced_pages_alone_gives_the_first() -> None:
+    """There is no other."""
+    assert np.array_equal(decode(pages((SMALL, RGB | {"subfiletype": 1})), LIMITS), SMALL)
+
+
+@pytest.mark.parametrize("photometric", [32803, 34892])
+@pytest.mark.parametrize("marked", [0, 1])
+def test_camera_raw_is_unsupported_by_name(photometric: int, marked: int) -> None:
+    """Neither the mosaic nor the thumbnail is the picture."""
+    sensor = wide(GREY if photometric == 32803 else PICTURE, "u2")
+    below = pages(
+        (SMALL, RGB | {"subfiletype": marked, "subifds": 1}), (sensor, {"photometric": photometric, "subfiletype": 0})
+    )
+    alone = pages((sensor, {"photometric": photometric}))
+    for data in (below, alone, b"II*\0\x10\0\0\0CR\2\0" + bytes(100)):
+        with pytest.raises(UnsupportedImage, match="raw picture"):
+            probe(data, LIMITS)
+
+
+def with_number(data: bytes, tag: int, number: int) -> bytes:
+    """The file with another number in a tag of its first page."""
+    changed = bytearray(data)
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        struct.pack_into("<H", changed, file.pages[0].tags[tag].valueoffset, number)
+    return bytes(changed)
+
+
+def retagged(tag: int, number: int) -> bytes:
+    """A 16-bit RGB file with another number in one tag."""
+    return with_number(written(wide(PICTURE, "u2"), photometric="rgb", compression="zlib"), tag, number)
+
+
+@pytest.mark.parametrize(
+    ("compression", "name"), [(50001, "WebP"), (34712, "JPEG 2000"), (34887, "LERC"), (50002, "JPEG XL"), (7, "compression 7")]
+)
+def test_a_foreign_compression_is_unsupported_by_name(compression: int, name: str) -> None:
+    """An intact file is not called damaged."""
+    with pytest.raises(UnsupportedImage, match=name):
+        decode(retagged(259, compression), LIMITS)
+
+
+@pytest.mark.parametrize("photometric", [8, 9, 10, 32844])
+def test_a_foreign_colour_space_is_unsupported(photometric: int) -> None:
+    """L*a*b* and LogL are not red, green and blue."""
+    with pytest.raises(UnsupportedImage, match="RGB"):
+        decode(retagged(262, photometric), LIMITS)
+
+
+def test_complex_numbers_are_unsupported() -> None:
+    """Radar."""
+    with pytest.raises(UnsupportedImage, match="complex"):
+        decode(written(GREY.astype(np.complex64)), LIMITS)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", ["u1", "u2", "f4"])
+@pytest.mark.parametrize("cut", [0.3, 0.7, 0.97])
+def test_a_truncated_file_is_corrupt(layout: str, kind: str, cut: float) -> None:
+    """The directory in front, the samples cut off: nothing is filled up with black."""
+    data = written(wide(PICTURE, kind), photometric="rgb", **LAYOUTS[layout])
+    with pytest.raises(CorruptImage):
+        decode(data[: int(len(data) * cut)], LIMITS)
+
+
+def test_damaged_deflated_data_is_corrupt() -> None:
+    """The checksum counts, though every row is there."""
+    data = bytearray(written(wide(PICTURE, "u2"), photometric="rgb", compression="zlib"))
+    with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
+        end = file.pages[0].dataoffsets[0] + file.pages[0].databytecounts[0]
+    data[end - 1] ^= 1
+    with pytest.raises(CorruptImage):
+        decode(bytes(data), LIMITS)
+
+
+def test_a_strip_too_large_to_be_decompressed_is_refused() -> None:
+    """64-bit numbers in one deflated strip would take 24 bytes a pixel; 6 are given."""
+    data = written(np.zeros((100, 100, 3), np.float64), photometric="rgb", compression="zlib", rowsperstrip=100)
+    with pytest.raises(ImageTooLarge) as caught:
+        decode(data, Limits(max_pixels=10_000))
+    assert caught.value.facts == {"limit": 60_000, "actual": 240_000, "unit": "bytes a strip"}
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"])
+def test_what_pillow_writes_is_read_as_pillow_reads_it(mode: str, compression: str) -> None:
+    """The pictures of 8 bits that Pillow and libtiff know."""
+    if compression == "jpeg" and mode in ("1", "P", "LA", "RGBA"):
+        pytest.skip("JPEG holds no such picture")
+    data = encode_image(Image.fromarray(PICTURE).convert(mode), "TIFF", compression=compression)
+    with Image.open(io.BytesIO(data)) as picture:
+        expected = np.asarray(picture.convert("RGB"))
+    assert np.array_equal(decode(data, LIMITS), expected)
