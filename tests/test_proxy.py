@@ -15,6 +15,7 @@ import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from service.client import Client
 from service.settings import Settings
@@ -134,9 +135,9 @@ def test_everything_works_through_the_proxy(base: str) -> None:
 def test_a_page_may_open_a_stream_through_the_proxy(base: str) -> None:
     """The proxy passes the Host header on, so a page of the public address is the service's own and another one is not."""
     address = base.replace("https://", "wss://")
-    with connect(f"{address}/stream?format=rle", origin=base.removesuffix("/vision")) as link:
+    with connect(f"{address}/stream?format=rle", origin=Origin(base.removesuffix("/vision"))) as link:
         link.send(STREET.read_bytes())
         assert '"outcome":"mask"' in str(link.recv(timeout=60)).replace(" ", "")
-    with pytest.raises(InvalidStatus) as refused, connect(f"{address}/stream", origin="https://elsewhere.example"):
+    with pytest.raises(InvalidStatus) as refused, connect(f"{address}/stream", origin=Origin("https://elsewhere.example")):
         pass
     assert refused.value.response.status_code == 403
