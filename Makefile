@@ -48,7 +48,7 @@ slow: $(VENV)/.dev ## what takes longer: full-size networks, 4K scenes, 20,000 m
 soak: $(VENV)/.dev ## ten minutes of everything at once; ARGS='--minutes 2' for less
 	$(BIN)/python benchmarks/soak.py $(ARGS)
 
-fuzz: $(VENV)/.dev ## look for bytes that break a parser or the server; ARGS='--seconds 10 --requests 1000' for less
+fuzz: $(VENV)/.dev ## search for bytes that break a parser or the server; ARGS='--seconds 10 --requests 1000' for less
 	$(BIN)/python -m fuzz $(ARGS)
 
 check: $(VENV)/.dev ## lint, format, types, import rules

@@ -5,7 +5,7 @@
  *
  * WAITING callers send the first file, a whole request, to 127.0.0.1:PORT, each again when it has its answer. Others send the
  * second file, whatever comes back, evenly spaced: in each of the phases RATE a second, or, where RATE is xF, F times as many
- * as those who had a 200 in the phase before (as one a second at the least). When the last phase is over nobody asks again,
+ * as those who had a 200 in the phase before (as one a second at the least). When the last phase is over no caller asks again,
  * and all wait for their answers.
  *
  * Prints the monotonic seconds at which the first phase began, then a line for each answer: w or o (who asked), the seconds
@@ -38,7 +38,7 @@ typedef struct {
 
 typedef struct {
     int link;
-    const Request *request; /* NULL while nobody asks through it */
+    const Request *request; /* NULL while the connection is idle */
     size_t sent;
     double begun;
     bool is_answered;
@@ -138,8 +138,8 @@ static void ask(const Request *request)
 static void hear(Connection *connection, const char *bytes, size_t size)
 {
     if (connection->left < 0) {
-        size_t before = connection->head_size, room = HEAD_BYTES - before;
-        size_t kept = size < room ? size : room;
+        size_t before = connection->head_size, free_bytes = HEAD_BYTES - before;
+        size_t kept = size < free_bytes ? size : free_bytes;
         memcpy(connection->head + before, bytes, kept);
         connection->head_size += kept;
         connection->head[connection->head_size] = 0;
@@ -147,7 +147,7 @@ static void hear(Connection *connection, const char *bytes, size_t size)
         if (!end && kept == size)
             return;
         if (!end || !length || length > end)
-            fail("an answer whose length nobody says");
+            fail("an answer without a length");
         connection->left = atol(length + strlen("\r\ncontent-length:"));
         size -= (size_t)(end + 4 - connection->head) - before;
     }

@@ -15,12 +15,12 @@
     ├── Overloaded             shed: the queue is full                       retry_after_s
     ├── DeadlineExceeded       not finished in the time that was given       deadline_ms
     ├── NotReady               starting, draining, or broken beyond repair
-    ├── InferenceFailed        the network ran and its answer is unusable
+    ├── InferenceFailed        the network cannot run, or its answer is unusable
     ├── BadArtifact            an ONNX file that cannot be served            cause
     ├── ProviderUnavailable    the execution provider asked for does not run
     └── BadSetting             a setting that makes no sense
 
-``code`` is stable and public: it travels in replies, and the client finds the class again by it (:data:`BY_CODE`).
+``code`` is stable and public: replies carry it, and the client finds the class by it (:data:`BY_CODE`).
 The message is for people and names the remedy; the facts are for programs. Nothing here knows HTTP.
 
 May import: the standard library.
@@ -31,15 +31,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Self
 
 Fact = int | float | str | list[str]
-"""What a fact may be: anything that JSON can say without loss."""
+"""Types of facts: what JSON represents without loss."""
 
 
 class ServiceError(Exception):
-    """The root. Catch it to catch all of ours, and nothing else.
+    """Is the root of the service's errors: catch it to catch all of them, and no others.
 
     Takes:
         message: one sentence for a person
-        facts: by name; those that are None are left out. Each can also be read as an attribute of the error
+        facts: by name; those that are None are left out. Each is also an attribute of the error
     """
 
     code: ClassVar[str] = "service_error"
@@ -76,7 +76,7 @@ class BodyTooLarge(ServiceError):
 
 
 class ImageTooLarge(ServiceError):
-    """More pixels, or a longer side, than allowed: said by the image's header, before anything was decoded."""
+    """More pixels, or a longer side, than allowed: found in the image's header, before decoding."""
 
     code = "image_too_large"
     limit: int
@@ -92,7 +92,7 @@ class UnsupportedImage(ServiceError):
 
 
 class CorruptImage(ServiceError):
-    """The format is known, but the image is truncated, damaged or without pixels."""
+    """The format is known, but the image is truncated, damaged or has no pixels."""
 
     code = "corrupt_image"
 
@@ -126,21 +126,21 @@ class UnknownClass(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """Shed at the door because the queue is full: the same call may succeed after ``retry_after_s``."""
+    """Shed before any work because the queue is full; the same call may succeed after ``retry_after_s``."""
 
     code = "overloaded"
     retry_after_s: float
 
 
 class DeadlineExceeded(ServiceError):
-    """Not finished in the time that was given."""
+    """Not finished before the deadline."""
 
     code = "deadline_exceeded"
     deadline_ms: float
 
     @classmethod
     def after(cls, deadline_ms: float) -> Self:
-        """The error of whatever had so many milliseconds."""
+        """Return the error of work that had ``deadline_ms`` milliseconds."""
         return cls(f"not finished within {deadline_ms:g} ms", deadline_ms=deadline_ms)
 
 
@@ -178,7 +178,7 @@ class BadSetting(ServiceError):
 
 
 LEAVES: tuple[type[ServiceError], ...] = tuple(ServiceError.__subclasses__())
-"""Every error above, in the order of the tree."""
+"""All errors above, in the order of the tree."""
 
 BY_CODE: dict[str, type[ServiceError]] = {leaf.code: leaf for leaf in LEAVES}
-"""The class of a code, for whoever reads a reply."""
+"""The class of each code, for readers of replies."""

@@ -1,4 +1,4 @@
-"""The log: lines for people or for machines on the standard error, written by a thread of its own, thinned out in a flood.
+"""The log: lines for people or for machines on the standard error, written by a separate thread and limited in a flood.
 
 May import: the standard library.
 """
@@ -14,25 +14,26 @@ import re
 import threading
 import time
 from collections import Counter as Tally
+from collections.abc import Callable
 from typing import Any, Literal
 
 MAX_WAITING_LINES = 10_000
 """Log lines that wait to be written; about 3 MB."""
 LINES_A_SECOND = 200
-"""Log lines of one kind that are written in a second; a kind is a logger's message and a problem's code."""
+"""Log lines of one kind that are written a second; a kind is a logger's message and a problem's code."""
 MAX_KINDS = 64
-"""Kinds that are told apart in a second; whatever comes beyond them is one more."""
+"""Kinds that are counted separately a second; all further kinds are counted as one."""
 GATHER_S = 0.02
-"""How long a line waits for others that are written together with it."""
+"""Seconds that a line waits for others, to be written with them."""
 LINES_AT_ONCE = 100
 FLUSH_S = 1.0
-"""How long the end of the process waits for them."""
+"""Seconds that the end of the process waits for the lines."""
 LOSSES = ("unread", "flood")
-"""Why a log line is not written: nobody reads the log, or too many of its kind come."""
+"""Causes for which a log line is not written: the log is not read, or too many lines of one kind come."""
 
 
 def log_config(log_format: Literal["text", "json"], log_level: str = "info") -> dict[str, Any]:
-    """The logging of the whole process, for ``uvicorn.run(log_config=...)`` with ``access_log=False``.
+    """Return the logging of the whole process, for ``uvicorn.run(log_config=...)`` with ``access_log=False``.
 
     Takes:
         log_format: lines for people or for machines
@@ -46,37 +47,42 @@ def log_config(log_format: Literal["text", "json"], log_level: str = "info") -> 
         "formatters": {"line": {"()": JsonFormatter if log_format == "json" else TextFormatter}},
         "handlers": {"stderr": {"()": StandardError, "formatter": "line"}},
         "root": {"handlers": ["stderr"], "level": "WARNING"},
-        # Pillow's complaints about damaged files are not the operator's: each of them is an answer to its sender.
+        # Pillow's warnings about damaged files are not for the operator: the sender gets each of them as an answer.
         "loggers": {**{name: {"level": log_level.upper()} for name in ("service", "uvicorn")}, "PIL": {"level": "CRITICAL"}},
     }
 
 
 class StandardError(logging.Handler):
-    """Writes lines to the standard error on a thread of its own. Where nobody reads them, they are dropped and counted: a pipe
-    that is full must not stop the service. Nor must a flood of requests become one of lines: of each kind so many are written
-    in a second, and the others counted.
+    """Writes lines to the standard error on a separate thread.
+
+    If the log is not read, lines are dropped and counted, because a full pipe must not stop the service. A flood of requests
+    must not become a flood of lines: of each kind, ``lines_a_second`` are written and the others counted.
 
     Takes:
-        descriptor: the file to write to
-        lines_a_second: of one kind
+        descriptor: the file descriptor to write to
+        lines_a_second: the lines of one kind that are written a second
+        clock: gives seconds, as ``time.monotonic``
     """
 
-    def __init__(self, descriptor: int = 2, lines_a_second: int = LINES_A_SECOND) -> None:
+    def __init__(
+        self, descriptor: int = 2, lines_a_second: int = LINES_A_SECOND, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         super().__init__()
         self.dropped = 0
-        """Lines since the last one that was taken."""
+        """Dropped lines since the last line that was accepted."""
         self.lost: Tally[str] = Tally()
-        """Lines since the start, by why they were not written."""
+        """Lines since the start that were not written, by cause."""
         self._lines_a_second = lines_a_second
-        self._second = 0.0  # when it began
-        self._came: Tally[str] = Tally()  # in it, by kind
+        self._clock = clock
+        self._second = 0.0  # its beginning, by the clock
+        self._came: Tally[str] = Tally()  # lines in that second, by kind
         self._descriptor = descriptor
         self._lines: queue.Queue[str] = queue.Queue(MAX_WAITING_LINES)
         threading.Thread(target=self._write, name="fcn-log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a line; never wait."""
-        if time.monotonic() - self._second >= 1:
+        """Accept a line without waiting."""
+        if self._clock() - self._second >= 1:
             self._begin_second()
         kind = _kind(record)
         if kind not in self._came and len(self._came) >= MAX_KINDS:
@@ -92,12 +98,12 @@ class StandardError(logging.Handler):
             if count > self._lines_a_second:
                 self._take(_news(f"{count - self._lines_a_second} more in a second were not written: {kind}"))
         self._came.clear()
-        self._second = time.monotonic()
+        self._second = self._clock()
 
     def _take(self, record: logging.LogRecord) -> None:
         try:
             if self.dropped:
-                self._lines.put_nowait(self.format(_news(f"{self.dropped} log lines were dropped: nobody read them")))
+                self._lines.put_nowait(self.format(_news(f"{self.dropped} log lines were dropped: the log is not read")))
                 self.dropped = 0
             self._lines.put_nowait(self.format(record))
         except queue.Full:
@@ -105,7 +111,7 @@ class StandardError(logging.Handler):
             self.lost["unread"] += 1
 
     def flush(self) -> None:
-        """Wait until everything is written, but not for ever."""
+        """Wait until all lines are written, at most ``FLUSH_S``."""
         with self.lock or contextlib.nullcontext():
             self._begin_second()
         deadline = time.monotonic() + FLUSH_S
@@ -113,10 +119,10 @@ class StandardError(logging.Handler):
             time.sleep(0.001)
 
     def _write(self) -> None:
-        # Straight to the descriptor: a buffer of Python's would be locked while a full pipe blocks, and end the process badly.
+        # Written to the descriptor: a buffer of Python's would stay locked while a full pipe blocks, and abort the process's end.
         while True:
             lines = [self._lines.get()]
-            # Not one by one: waking this thread for each costs the event loop more than a request's refusal does.
+            # Lines are gathered: waking this thread for each costs the event loop more than rejecting a request does.
             time.sleep(GATHER_S)
             with contextlib.suppress(queue.Empty):
                 while len(lines) < LINES_AT_ONCE:
@@ -130,17 +136,17 @@ class StandardError(logging.Handler):
 
 
 def _kind(record: logging.LogRecord) -> str:
-    """What lines have in common that differ only in whom they are about."""
+    """Return the part that lines about different requests share."""
     return " ".join(filter(None, (record.name, str(record.msg)[:80], getattr(record, "fields", {}).get("code"))))
 
 
 def _news(message: str) -> logging.LogRecord:
-    """A line of the log about itself."""
+    """Return a log line about the log."""
     return logging.makeLogRecord({"name": __name__, "levelname": "WARNING", "msg": message})
 
 
 class JsonFormatter(logging.Formatter):
-    """A JSON object a line."""
+    """Formats each record as a JSON object."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Write the line."""
@@ -157,7 +163,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level, message, then ``name=value``; values that could break the line are quoted."""
+    """Formats time, level and message, then ``name=value``; values that could break the line are quoted."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Write the line."""

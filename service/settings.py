@@ -17,13 +17,13 @@ from service.errors import BadSetting
 
 PREFIX = "FCN_"
 OTHERS = ("FCN_CPUS", "FCN_MEMORY", "FCN_PUBLISH", "FCN_SERVE_")
-"""What variables begin with that are not for the service: those of the compose file, and what Kubernetes tells of a Service."""
+"""Beginnings of variables that are not settings: those of the compose file, and those that Kubernetes sets for a Service."""
 SHIPPED_MODELS = Path(__file__).resolve().parent.parent / "models" / "artifacts"
 
 
 class Settings(BaseSettings):
-    """Every setting; ``FCN_PORT=9000`` sets ``port``. Flags of the command line win over the environment. A variable that
-    begins so and sets nothing, ``FCN_PROT`` say, is a warning in the log of ``serve``.
+    """Hold every setting; ``FCN_PORT=9000`` sets ``port``. Command line flags override the environment. ``serve`` logs a warning
+    for a variable with the prefix that sets nothing, such as ``FCN_PROT``.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     """The port to listen on; 0 takes a free one."""
 
     admin_port: Annotated[int, Field(ge=1, le=65535)] | None = None
-    """A port of their own for `/metrics` and for loading and unloading models, which are then not on the public one."""
+    """A second port for `/metrics` and for loading and unloading models, which then leave the public port."""
     admin_host: str = "127.0.0.1"
     """The address of that port."""
 
@@ -43,50 +43,50 @@ class Settings(BaseSettings):
     default_model: str | None = None
     """The model that answers when a request names none; unset, the first by name."""
     reload_s: Annotated[float, Field(ge=0, le=3600)] = 1.0
-    """Seconds between two looks at the models folder; what two looks agree on is taken up. 0 looks only when an administrator
-    says so."""
+    """Seconds between two scans of the models folder. A file is loaded when two scans in a row see the same size and mtime. 0
+    never scans: administrators load models."""
 
     provider: Literal["cpu", "cuda", "auto"] = "cpu"
     """Where the network runs; ``cuda`` refuses to start without a working GPU, ``auto`` takes the GPU if it works."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Threads of inference; 0 counts the CPUs that this process may use (container quota and affinity). A frame that is alone
-    gets all of them, frames at the same time share them."""
+    """Threads of inference; 0 counts the CPUs that this process may use (container quota and affinity). A lone frame gets all of
+    them, concurrent frames share them."""
     concurrency: Annotated[int, Field(ge=0, le=64)] = 0
-    """Inferences at the same time; 0 is one a thread on the CPU, which gives the most frames a second, and one on a GPU. Each
-    takes memory of its own, 45 MB with the shipped network."""
+    """Concurrent inferences; 0 is one a thread on the CPU, which gives the most frames a second, and one on a GPU. Each takes 45
+    MB with the shipped network."""
     max_batch: Annotated[int, Field(ge=0, le=256)] = 0
-    """Waiting images of one network size that may run as one batch; nothing waits for a batch to fill. 0 is 1 on the CPU, where
+    """Waiting images of one network size that may run as one batch; no image waits for a batch to fill. 0 is 1 on the CPU, where
     a batch gains nothing, and 8 on a GPU."""
 
     queue_megapixels: Annotated[float, Field(gt=0)] = 64.0
-    """Megapixels of images, waiting and in work, beyond which requests are shed; each counts as the network's size at least. It
-    bounds the memory: fifteen bytes a pixel at the worst."""
+    """Megapixels of images, waiting and in work, beyond which requests are shed; each counts at least as the network's size. It
+    bounds the memory: at most fifteen bytes a pixel."""
     deadline_ms: Annotated[float, Field(gt=0)] = 10_000.0
-    """Milliseconds from a request's arrival after which it is answered 504 and not computed any more; what will not be served
-    by then, as the pace measured so far says, is shed at once."""
+    """Milliseconds from a request's arrival until it is answered 504. A request that will not meet it at the measured pace is
+    shed at once."""
     drain_s: Annotated[float, Field(ge=0)] = 20.0
-    """Seconds that a shutdown gives to the requests in work."""
+    """Seconds that a shutdown waits for the requests in work."""
 
     max_image_bytes: Annotated[int, Field(gt=0)] = 32 * 2**20
-    """The largest image as sent, in bytes; a longer upload is refused while it streams."""
+    """The largest image as sent, in bytes; a longer upload is rejected while it streams."""
     max_image_pixels: Annotated[int, Field(gt=0)] = 50_000_000
     """The largest image in pixels, height times width, read from its header before it is decoded."""
     max_image_side: Annotated[int, Field(gt=0, le=65535)] = 16_384
     """The longest side of an image in pixels."""
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
-    """Keys, separated by commas; where there are any, a request needs one of them, health checks and metrics apart."""
+    """Keys, separated by commas. If any is set, a request needs one of them; health checks and metrics do not."""
 
     admin_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
-    """Keys of those who may load and unload models, separated by commas; without any, nobody may."""
+    """Keys that may load and unload models, separated by commas; without any, loading and unloading are rejected."""
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = 800
-    """Connections open at the same time. Whoever comes when all are taken gets the one that has been without a request for
-    longest, and is refused where every one has a request in work. The process needs as many file descriptors, and a hundred."""
+    """Open connections. At the limit a new connection replaces the one that has been idle longest; if all have a request in work,
+    it is rejected. The process needs a hundred file descriptors more than that."""
     max_streams: Annotated[int, Field(ge=0, le=1024)] = 8
-    """Streams (`WS /stream`) open at the same time; each may hold three of the largest images."""
+    """Open streams (`WS /stream`); each may hold three of the largest images."""
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
-    """Origins as ``https://cars.example``, separated by commas, whose pages may open a stream from a browser; the service's own
-    always may, and ``*`` allows every one."""
+    """Origins such as ``https://cars.example``, separated by commas, whose pages may open a stream from a browser. The service's
+    own origin always may; ``*`` allows every origin."""
 
     log_format: Literal["text", "json"] = "text"
     """Log lines for people or for machines."""
@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     def _split_keys(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        if not value.strip():  # set to nothing is not set: compose files do it so
+        if not value.strip():  # compose files set variables to nothing
             return ()
         keys = tuple(key for word in value.split(",") if (key := word.strip()))
         if not keys:
@@ -121,7 +121,7 @@ class Settings(BaseSettings):
         """Read the environment.
 
         Takes:
-            flags: values that win over the environment; those that are None are left out
+            flags: values that override the environment; those that are None are ignored
         Raises:
             BadSetting: naming the variable, if a value makes no sense
         """
@@ -137,12 +137,12 @@ class Settings(BaseSettings):
 
 
 def without_effect(names: Iterable[str]) -> list[str]:
-    """Variables that look like settings and are none: mistyped, or of another version.
+    """Return a sentence for each variable that has the prefix but sets nothing: mistyped, or of another version.
 
     Takes:
-        names: of the environment
+        names: the names of the environment's variables
     Gives:
-        a sentence on each, with the setting that may be meant
+        sentences, each with the setting that may be meant
     """
     settings = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
     said = []
@@ -150,5 +150,5 @@ def without_effect(names: Iterable[str]) -> list[str]:
         known = name.upper()
         if known.startswith(PREFIX) and known not in settings and not known.startswith(OTHERS):
             nearest = difflib.get_close_matches(known, settings, 1)
-            said.append(f"{name} is no setting, and has no effect{f'; is {nearest[0]} meant?' if nearest else ''}")
+            said.append(f"{name} is not a setting and has no effect{f'; is {nearest[0]} meant?' if nearest else ''}")
     return said

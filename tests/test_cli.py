@@ -669,7 +669,7 @@ def test_json_lines_are_json_from_the_first(artifact_dir: Path) -> None:
     assert all(json.loads(line)["message"] for line in lines)
     told = [json.loads(line) for line in lines if "FCN_PROT" in line]
     assert [(line["level"], line["message"]) for line in told] == [
-        ("warning", "FCN_PROT is no setting, and has no effect; is FCN_PORT meant?")
+        ("warning", "FCN_PROT is not a setting and has no effect; is FCN_PORT meant?")
     ]
 
 

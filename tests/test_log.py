@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from service.log import GATHER_S, MAX_KINDS, MAX_WAITING_LINES, JsonFormatter, StandardError, TextFormatter, log_config
+from tests.waiting import wait_until
 
 
 def log_record(message: str, **fields: Any) -> logging.LogRecord:
@@ -62,7 +63,7 @@ def test_the_log_configuration_is_one_that_logging_accepts(capfd: pytest.Capture
     try:
         logging.config.dictConfig(log_config("json", "info"))
         logging.getLogger("service.request").info("hello")
-        logging.getLogger("somebody.else").info("noise")
+        logging.getLogger("another.library").info("noise")
         root.handlers[-1].flush()
         lines = capfd.readouterr().err.splitlines()
     finally:
@@ -73,7 +74,7 @@ def test_the_log_configuration_is_one_that_logging_accepts(capfd: pytest.Capture
 
 
 def fill(write_end: int) -> int:
-    """Write into a pipe until not one more byte goes in; how many did."""
+    """Fill a pipe and return the number of bytes that it took."""
     os.set_blocking(write_end, False)
     filled = 0
     for size in (4096, 1):
@@ -85,21 +86,20 @@ def fill(write_end: int) -> int:
 
 
 def written(handler: StandardError, read_end: int) -> list[str]:
-    """The lines so far."""
+    """Return the lines that were written."""
     handler.flush()
     os.set_blocking(read_end, False)
     return os.read(read_end, 1 << 20).decode().splitlines()
 
 
-def test_a_log_that_nobody_reads_stops_nobody() -> None:
+def test_a_log_that_is_not_read_does_not_stop_the_service() -> None:
     """Lines beyond what a pipe and a bounded queue hold are dropped, and counted in the first line that is read again."""
     read_end, write_end = os.pipe()
     filled = fill(write_end)
     handler = StandardError(write_end, lines_a_second=10**6)
     handler.handle(log_record("first"))
-    while not handler._lines.empty():  # until the writer has it in hand,
-        time.sleep(0.001)
-    time.sleep(10 * GATHER_S)  # and is stuck
+    wait_until(handler._lines.empty, "the writer to take the line")
+    time.sleep(10 * GATHER_S)  # the writer blocks on the full pipe
     lines = 3 * MAX_WAITING_LINES
     begun = time.perf_counter()
     for number in range(lines):
@@ -112,7 +112,7 @@ def test_a_log_that_nobody_reads_stops_nobody() -> None:
     handler.handle(log_record("again"))
     handler.flush()
     rest = os.read(read_end, 1 << 20).decode().splitlines()
-    assert rest == [f"{lines - MAX_WAITING_LINES} log lines were dropped: nobody read them", "again"]
+    assert rest == [f"{lines - MAX_WAITING_LINES} log lines were dropped: the log is not read", "again"]
     os.close(read_end)
 
 
@@ -134,12 +134,11 @@ def test_a_flood_of_lines_of_one_kind_is_thinned_out_and_the_others_are_written(
     os.close(write_end)
 
 
-def test_lines_that_are_all_different_are_a_flood_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is in them: no more kinds are told apart than a few."""
+def test_lines_that_are_all_different_are_a_flood_as_well() -> None:
+    """At most a fixed number of kinds is counted separately."""
     now = [100.0]
-    monkeypatch.setattr("service.log.time.monotonic", lambda: now[0])
     read_end, write_end = os.pipe()
-    handler = StandardError(write_end, lines_a_second=10)
+    handler = StandardError(write_end, lines_a_second=10, clock=lambda: now[0])
     for number in range(1000):
         handler.handle(log_record(f"line {number}"))
     now[0] += 1
@@ -151,8 +150,8 @@ def test_lines_that_are_all_different_are_a_flood_as_well(monkeypatch: pytest.Mo
     os.close(write_end)
 
 
-def test_a_log_that_is_gone_stops_nobody() -> None:
-    """Who reads the log may end before the service does."""
+def test_a_log_that_is_gone_does_not_stop_the_service() -> None:
+    """The reader of the log may end before the service does."""
     read_end, write_end = os.pipe()
     os.close(read_end)
     handler = StandardError(write_end)

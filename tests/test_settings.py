@@ -65,8 +65,8 @@ def test_a_variable_without_effect_is_told_with_the_one_that_may_be_meant() -> N
     others = ["FCN_CPUS", "FCN_MEMORY_GPU", "FCN_PUBLISH", "FCN_SERVE_SERVICE_HOST", "PATH", "FCN", "FCNPORT"]
     right = ["FCN_PORT", "fcn_port", *(f"FCN_{name.upper()}" for name in Settings.model_fields)]
     assert without_effect([*others, *right]) == []
-    assert without_effect(["FCN_PROT"]) == ["FCN_PROT is no setting, and has no effect; is FCN_PORT meant?"]
-    assert without_effect(["FCN_XYZZY"]) == ["FCN_XYZZY is no setting, and has no effect"]
+    assert without_effect(["FCN_PROT"]) == ["FCN_PROT is not a setting and has no effect; is FCN_PORT meant?"]
+    assert without_effect(["FCN_XYZZY"]) == ["FCN_XYZZY is not a setting and has no effect"]
 
 
 def test_every_field_is_explained() -> None:

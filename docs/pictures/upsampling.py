@@ -1,7 +1,7 @@
 """Draws the pictures of docs/upsampling.md: what each way of upsampling makes of one small map.
 
 Run in the repository's environment: ``python docs/pictures/upsampling.py [FOLDER]``. The pictures are the same on every run; a
-test draws them anew and compares.
+test draws them again and compares.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FINE = torch.tensor([[2.0, 8.0, 1.0, 3.0], [5.0, 4.0, 7.0, 0.0], [6.0, 1.0, 2.0,
 
 
 def draw_panel(values: Tensor, caption: str) -> Image.Image:
-    """One map as a grid of coloured cells with its values written in, where there is room.
+    """One map as a grid of coloured cells with its values written in, where it fits.
 
     Takes:
         values: h x w float, none below zero
