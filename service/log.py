@@ -119,7 +119,7 @@ class StandardError(logging.Handler):
             time.sleep(0.001)
 
     def _write(self) -> None:
-        # Written to the descriptor: a buffer of Python's would stay locked while a full pipe blocks, and abort the process's end.
+        # Written to the descriptor: a buffer of Python's would stay locked while a full pipe blocks, and abort the end.
         while True:
             lines = [self._lines.get()]
             # Lines are gathered: waking this thread for each costs the event loop more than rejecting a request does.

@@ -22,8 +22,8 @@ SHIPPED_MODELS = Path(__file__).resolve().parent.parent / "models" / "artifacts"
 
 
 class Settings(BaseSettings):
-    """Hold every setting; ``FCN_PORT=9000`` sets ``port``. Command line flags override the environment. ``serve`` logs a warning
-    for a variable with the prefix that sets nothing, such as ``FCN_PROT``.
+    """Hold every setting; ``FCN_PORT=9000`` sets ``port``. Command line flags override the environment. ``serve`` logs a
+    warning for a variable with the prefix that sets nothing, such as ``FCN_PROT``.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -49,14 +49,14 @@ class Settings(BaseSettings):
     provider: Literal["cpu", "cuda", "auto"] = "cpu"
     """Where the network runs; ``cuda`` refuses to start without a working GPU, ``auto`` takes the GPU if it works."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Threads of inference; 0 counts the CPUs that this process may use (container quota and affinity). A lone frame gets all of
-    them, concurrent frames share them."""
+    """Threads of inference; 0 counts the CPUs that this process may use (container quota and affinity). A lone frame gets all
+    of them, concurrent frames share them."""
     concurrency: Annotated[int, Field(ge=0, le=64)] = 0
-    """Concurrent inferences; 0 is one a thread on the CPU, which gives the most frames a second, and one on a GPU. Each takes 45
-    MB with the shipped network."""
+    """Concurrent inferences; 0 is one a thread on the CPU, which gives the most frames a second, and one on a GPU. Each takes
+    45 MB with the shipped network."""
     max_batch: Annotated[int, Field(ge=0, le=256)] = 0
-    """Waiting images of one network size that may run as one batch; no image waits for a batch to fill. 0 is 1 on the CPU, where
-    a batch gains nothing, and 8 on a GPU."""
+    """Waiting images of one network size that may run as one batch; no image waits for a batch to fill. 0 is 1 on the CPU,
+    where a batch gains nothing, and 8 on a GPU."""
 
     queue_megapixels: Annotated[float, Field(gt=0)] = 64.0
     """Megapixels of images, waiting and in work, beyond which requests are shed; each counts at least as the network's size. It
@@ -80,13 +80,13 @@ class Settings(BaseSettings):
     admin_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     """Keys that may load and unload models, separated by commas; without any, loading and unloading are rejected."""
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = 800
-    """Open connections. At the limit a new connection replaces the one that has been idle longest; if all have a request in work,
-    it is rejected. The process needs a hundred file descriptors more than that."""
+    """Open connections. At the limit a new connection replaces the one that has been idle longest; if all have a request in
+    work, it is rejected. The process needs a hundred file descriptors more than that."""
     max_streams: Annotated[int, Field(ge=0, le=1024)] = 8
     """Open streams (`WS /stream`); each may hold three of the largest images."""
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
-    """Origins such as ``https://cars.example``, separated by commas, whose pages may open a stream from a browser. The service's
-    own origin always may; ``*`` allows every origin."""
+    """Origins such as ``https://cars.example``, separated by commas, whose pages may open a stream from a browser. The
+    service's own origin always may; ``*`` allows every origin."""
 
     log_format: Literal["text", "json"] = "text"
     """Log lines for people or for machines."""
