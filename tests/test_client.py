@@ -21,12 +21,14 @@ import pytest
 from PIL import Image
 from pydantic import SecretStr
 
+from models.scenes import street_scene
 from service.client import (
     AsyncClient,
     Catalogue,
     ClassEntry,
     Client,
     ConnectionFailed,
+    Encoded,
     Mask,
     TimedOut,
     Timeouts,
@@ -36,7 +38,7 @@ from service.client import (
 )
 from service.client.calls import segment_call
 from service.client.replies import Reply, parse_retry_after, parse_server_timing, raise_for_problem
-from service.encodings import png, rle
+from service.encodings import decode, png, rle
 from service.errors import (
     BadParameter,
     CorruptImage,
@@ -46,11 +48,12 @@ from service.errors import (
     ServiceError,
     UnknownClass,
     UnknownModel,
+    UnsupportedFormat,
     UnsupportedImage,
 )
 from service.settings import Settings
 from tests.conftest import encode_image, make_image, make_labels, make_manifest, write_artifact
-from tests.live import live_server
+from tests.live import ROOT, live_server
 
 Segment = Callable[..., Mask]
 
@@ -652,3 +655,65 @@ def test_the_twin_reads_no_mask_on_its_callers_event_loop(artifact_dir: Path, mo
     with live_server(Settings(models_dir=artifact_dir)) as url:
         asyncio.run(run(url))
     assert threads[0] is not threading.main_thread()
+
+
+def test_things_come_one_by_one(segment: Segment, street_server: str) -> None:
+    """Each with its own pixels; together with the other classes they are the labels; classes are added up."""
+    image = street_scene(180, 240, seed=1)[0]
+    plain, mask = segment(street_server, image), segment(street_server, image, instances=True, statistics=True)
+    np.testing.assert_array_equal(mask.labels, plain.labels)
+    assert [(one.id, one.name, one.pixels) for one in mask.classes] == [(one.id, one.name, one.pixels) for one in plain.classes]
+    assert [one.share for one in mask.classes] == pytest.approx([one.share for one in plain.classes])
+    things = [thing for thing in mask.instances if thing.name == "car"]
+    assert [thing.number for thing in things] == list(range(1, len(things) + 1))
+    assert things
+    union = np.zeros(mask.labels.shape, bool)
+    for thing in things:
+        assert thing.pixels == thing.mask.sum()
+        assert not (union & thing.mask).any()
+        union |= thing.mask
+        y, x = np.nonzero(thing.mask)
+        assert thing.bbox == (x.min(), y.min(), x.max() - x.min() + 1, y.max() - y.min() + 1)
+        assert thing.score is None
+        assert thing.confidence is not None
+    (car,) = (one for one in mask.classes if one.name == "car")
+    np.testing.assert_array_equal(union, mask.labels == car.id)
+    y, x = np.nonzero(union)
+    assert car.bbox == (x.min(), y.min(), x.max() - x.min() + 1, y.max() - y.min() + 1)
+    assert plain.instances == ()
+
+
+def test_small_things_are_dropped(segment: Segment, street_server: str) -> None:
+    """Their pixels become unlabelled."""
+    image = street_scene(180, 240, seed=1)[0]
+    things = segment(street_server, image, instances=True).instances
+    least = sorted(thing.pixels for thing in things)[len(things) // 2]
+    big = segment(street_server, image, instances=True, min_area=least)
+    assert [thing.pixels for thing in big.instances] == [thing.pixels for thing in things if thing.pixels >= least]
+
+
+@pytest.fixture(scope="module")
+def street_server() -> Iterator[str]:
+    """A server with the shipped network, whose classes can be counted."""
+    with live_server(Settings(models_dir=ROOT / "models" / "artifacts")) as url:
+        yield url
+
+
+def test_a_mask_comes_in_any_format(server: str) -> None:
+    """As the server wrote it, by either twin; an unknown format is the server's own error."""
+    image = encode_image(make_image())
+
+    async def twin(form: str, **query: Any) -> Encoded:
+        async with AsyncClient(server, api_key="open sesame") as client:
+            return await client.segment_as(image, form, **query)
+
+    with Client(server, api_key="open sesame") as client:
+        for form, media_type in (("png", "image/png"), ("coco-dataset", "application/json"), ("yolo", "text/plain")):
+            made = client.segment_as(image, form)
+            assert made.media_type == media_type
+            assert asyncio.run(twin(form)).body == made.body
+        labels = decode("gray", client.segment_as(image, "gray", classes=["red", "blue"], min_confidence=None).body)
+        np.testing.assert_array_equal(labels, client.segment(image, classes=["red", "blue"]).labels)
+        assert client.segment_as(image, "overlay", legend=True).body != client.segment_as(image, "overlay").body
+        with pytest.raises(UnsupportedFormat, match="coco-dataset"):
+            client.segment_as(image, "tiff")

@@ -5,14 +5,20 @@
     with Client("http://127.0.0.1:8000") as client:
         mask = client.segment("street.jpg")
     mask.labels      # H x W uint8, the class id of every pixel
-    mask.classes     # what was found: id, name, pixels, share
+    mask.classes     # the classes present: id, name, pixels, share
     mask.timing      # milliseconds by stage, as the server measured them
+
+    mask = client.segment("street.jpg", instances=True)
+    for thing in mask.instances:
+        print(thing.name, thing.number, thing.score, thing.bbox, thing.mask.sum())
+
+    overlay = client.segment_as("street.jpg", "overlay", legend=True).body
 
     for mask in client.stream(camera):  # frames as they come: the newest wins
 
-What goes wrong on the server is raised here as the same class, found by its ``code`` (``service.errors``), with the problem's
-facts, ``status`` and ``request_id`` as attributes; a code that this version does not know is a plain ``ServiceError``. Two
-more classes are the wire's own: ``ConnectionFailed`` and ``TimedOut``.
+An error of the server is raised here as the same class, found by its ``code`` (``service.errors``). The problem's facts,
+``status`` and ``request_id`` are its attributes. A code that this version does not know is a plain ``ServiceError``. Two more
+classes are the wire's own: ``ConnectionFailed`` and ``TimedOut``.
 
 Segmentation is pure: the same image gives the same mask and leaves nothing behind. A POST is therefore safe to repeat, and is
 repeated when the server sheds it or is not ready (429 and 503 with ``Retry-After``) and when the connection cannot be made or
@@ -33,10 +39,12 @@ from service.client.results import (
     ClassEntry,
     ClassPresent,
     FrameWithoutMask,
+    Instance,
     Mask,
     ModelIdentity,
     ServedModel,
 )
+from service.encodings import Encoded
 
 __all__ = [
     "DEFAULT_URL",
@@ -46,7 +54,9 @@ __all__ = [
     "ClassPresent",
     "Client",
     "ConnectionFailed",
+    "Encoded",
     "FrameWithoutMask",
+    "Instance",
     "Mask",
     "ModelIdentity",
     "ServedModel",

@@ -43,42 +43,68 @@ class Call:
         )
 
 
+@dataclass(frozen=True)
+class MaskQuery:
+    """The query of ``POST /segment`` and of ``WS /stream``, as far as the client decodes the masks itself."""
+
+    model: str | None = None
+    classes: Iterable[str | int] | None = None
+    min_confidence: float | None = None
+    ids: str | None = None
+    statistics: bool = False
+    instances: bool = False
+    min_area: int = 0
+
+    def params(self) -> list[tuple[str, str]]:
+        """Return the query; the mask comes as run lengths, with instances as COCO's."""
+        kept = [self.classes] if isinstance(self.classes, str) else self.classes or ()
+        params = [("format", "coco" if self.instances else "rle"), *(("classes", str(wanted)) for wanted in kept)]
+        options = {
+            "model": self.model,
+            "min_confidence": self.min_confidence,
+            "ids": self.ids,
+            "statistics": self.statistics or None,
+            "instances": self.instances or None,
+            "min_area": self.min_area or None,
+        }
+        return params + [(name, _text(value)) for name, value in options.items() if value is not None]
+
+
 def segment_call(
     body: bytes,
-    model: str | None = None,
-    classes: Iterable[str | int] | None = None,
-    min_confidence: float | None = None,
+    query: MaskQuery = MaskQuery(),
     deadline_ms: float | None = None,
     frame_id: str | None = None,
     frame_stamp: str | None = None,
-    ids: str | None = None,
-    statistics: bool = False,
 ) -> Call:
-    """Describe ``POST /segment`` for one image file; the mask is asked for as the contract's run-length encoding."""
-    params = mask_params(model, classes, min_confidence, ids, statistics)
+    """Describe ``POST /segment`` for one image file, whose mask the client decodes."""
     headers = {"Content-Type": "application/octet-stream"}
     if frame_id is not None:
         headers["X-Frame-Id"] = sendable("frame_id", frame_id)
     if frame_stamp is not None:
         headers["X-Frame-Stamp"] = sendable("frame_stamp", frame_stamp)
-    return Call("POST", "/segment", tuple(params), headers, body, deadline_ms)
+    return Call("POST", "/segment", tuple(query.params()), headers, body, deadline_ms)
 
 
-def mask_params(
-    model: str | None, classes: Iterable[str | int] | None, min_confidence: float | None, ids: str | None, statistics: bool
-) -> list[tuple[str, str]]:
-    """The query of ``POST /segment`` and of ``WS /stream``, as far as they are alike."""
-    kept = [classes] if isinstance(classes, str) else classes or ()
-    params = [("format", "rle"), *(("classes", str(wanted)) for wanted in kept)]
-    if model is not None:
-        params.append(("model", model))
-    if min_confidence is not None:
-        params.append(("min_confidence", str(min_confidence)))
-    if ids is not None:
-        params.append(("ids", ids))
-    if statistics:
-        params.append(("statistics", "true"))
-    return params
+def encoded_call(body: bytes, form: str, query: Mapping[str, object], deadline_ms: float | None = None) -> Call:
+    """Describe ``POST /segment`` for one image file, whose mask the caller wants as it comes.
+
+    Takes:
+        body: the file
+        form: the format
+        query: of ``POST /segment``; an option that is None is left out, a list is repeated
+        deadline_ms: from now
+    """
+    params = [("format", form)]
+    for name, value in query.items():
+        values = value if isinstance(value, list | tuple | set | frozenset) else [value]
+        params += [(name, _text(one)) for one in values if one is not None]
+    return Call("POST", "/segment", tuple(params), {"Content-Type": "application/octet-stream"}, body, deadline_ms)
+
+
+def _text(value: object) -> str:
+    """A value as a query has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class ApiKey(httpx.Auth):

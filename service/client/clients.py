@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Self
 import httpx
 
 from service.client.budget import DEFAULT_TIMEOUTS, OUT_OF_TIME, Budget, ConnectionFailed, TimedOut, Timeouts
-from service.client.calls import ApiKey, Call, http_options, mask_params, segment_call
+from service.client.calls import ApiKey, Call, MaskQuery, encoded_call, http_options, segment_call
 from service.client.images import image_bytes
-from service.client.replies import Reply, parse_catalogue, parse_mask, raise_for_problem, wire_error
+from service.client.replies import Reply, parse_catalogue, parse_encoded, parse_mask, raise_for_problem, wire_error
 from service.client.results import Catalogue, FrameWithoutMask, Mask
 from service.client.stream import stream_call, streamed, streamed_async
+from service.encodings import Encoded
 from service.errors import ServiceError
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Client:
         min_confidence: float | None = None,
         ids: str | None = None,
         statistics: bool = False,
+        instances: bool = False,
+        min_area: int = 0,
         deadline_ms: float | None = None,
         frame_id: str | None = None,
         frame_stamp: str | None = None,
@@ -74,8 +77,10 @@ class Client:
             model: the server's default by default
             classes: names or ids to keep; pixels of other classes become 255
             min_confidence: 0..1; pixels of which the network is less sure become 255
-            ids: whose the labels are, ``cityscapes-train``, ``cityscapes-label`` or ``autoware``; the model's own by default
+            ids: the table of class ids, ``cityscapes-train``, ``cityscapes-label`` or ``autoware``; the model's own by default
             statistics: whether the bounding box and the mean confidence of each class come with the mask
+            instances: whether the things of countable classes come one by one, as ``mask.instances``
+            min_area: pixels; smaller things are dropped
             deadline_ms: when the mask is of no use any more, counted from now
             frame_id, frame_stamp: come back with the mask
         Gives:
@@ -85,10 +90,25 @@ class Client:
             OSError: if the file cannot be read
             TypeError, ValueError: if ``image`` is nothing of the above, or a text cannot travel in a header
         """
-        call = segment_call(
-            image_bytes(image), model, classes, min_confidence, deadline_ms, frame_id, frame_stamp, ids, statistics
-        )
+        query = MaskQuery(model, classes, min_confidence, ids, statistics, instances, min_area)
+        call = segment_call(image_bytes(image), query, deadline_ms, frame_id, frame_stamp)
         return parse_mask(self._exchange(call))
+
+    def segment_as(self, image: ImageLike, format: str, *, deadline_ms: float | None = None, **query: object) -> Encoded:  # noqa: A002
+        """Segment one image, and return the mask in any format, as the server wrote it.
+
+        Takes:
+            image: as for :meth:`segment`
+            format: a value of ``format``, such as ``overlay`` or ``coco-dataset``; ``service.encodings.decode`` reads those
+                that hold labels
+            deadline_ms: when the mask is of no use any more, counted from now
+            query: the other options of ``POST /segment``, such as ``legend=True`` or ``classes=["car", "road"]``
+        Gives:
+            the bytes, and their media type
+        Raises:
+            as :meth:`segment`
+        """
+        return parse_encoded(self._exchange(encoded_call(image_bytes(image), format, query, deadline_ms)))
 
     def stream(
         self,
@@ -99,6 +119,8 @@ class Client:
         min_confidence: float | None = None,
         ids: str | None = None,
         statistics: bool = False,
+        instances: bool = False,
+        min_area: int = 0,
         deadline_ms: float | None = None,
         every: bool = False,
         without_mask: Callable[[FrameWithoutMask], object] | None = None,
@@ -114,7 +136,7 @@ class Client:
 
         Takes:
             frames: images as ``segment`` takes them, or ``(image, frame_id, frame_stamp)`` of each, which come back
-            model, classes, min_confidence, ids, statistics: as for ``segment``
+            model, classes, min_confidence, ids, statistics, instances, min_area: as for ``segment``
             deadline_ms: of each frame, from its arrival at the server
             every: wait for the server, so that no frame is superseded: for files, not for cameras
             without_mask: called, where the masks are taken, with each frame that was superseded or failed. Left out, a
@@ -126,7 +148,7 @@ class Client:
             ModuleNotFoundError: where the package ``websockets`` is missing
             whatever ``frames`` raises, when the frames before it are answered
         """
-        params = mask_params(model, classes, min_confidence, ids, statistics)
+        params = MaskQuery(model, classes, min_confidence, ids, statistics, instances, min_area).params()
         call = stream_call(self._http.base_url, self._auth, self._timeouts, self._retries, params, deadline_ms)
         return streamed(call, frames, every, without_mask)
 
@@ -205,14 +227,29 @@ class AsyncClient:
         min_confidence: float | None = None,
         ids: str | None = None,
         statistics: bool = False,
+        instances: bool = False,
+        min_area: int = 0,
         deadline_ms: float | None = None,
         frame_id: str | None = None,
         frame_stamp: str | None = None,
     ) -> Mask:
         """Segment one image: see :meth:`Client.segment`."""
         body = await asyncio.to_thread(image_bytes, image)
-        call = segment_call(body, model, classes, min_confidence, deadline_ms, frame_id, frame_stamp, ids, statistics)
+        query = MaskQuery(model, classes, min_confidence, ids, statistics, instances, min_area)
+        call = segment_call(body, query, deadline_ms, frame_id, frame_stamp)
         return await asyncio.to_thread(parse_mask, await self._exchange(call))
+
+    async def segment_as(
+        self,
+        image: ImageLike,
+        format: str,  # noqa: A002
+        *,
+        deadline_ms: float | None = None,
+        **query: object,
+    ) -> Encoded:
+        """Segment one image, and return the mask in any format: see :meth:`Client.segment_as`."""
+        body = await asyncio.to_thread(image_bytes, image)
+        return parse_encoded(await self._exchange(encoded_call(body, format, query, deadline_ms)))
 
     def stream(
         self,
@@ -223,6 +260,8 @@ class AsyncClient:
         min_confidence: float | None = None,
         ids: str | None = None,
         statistics: bool = False,
+        instances: bool = False,
+        min_area: int = 0,
         deadline_ms: float | None = None,
         every: bool = False,
         without_mask: Callable[[FrameWithoutMask], object] | None = None,
@@ -232,7 +271,7 @@ class AsyncClient:
         An asynchronous generator ends with the stream that waits for its next frame, as asyncio cancels it there. Open it anew
         to go on: one that has ended is a ``ValueError``.
         """
-        params = mask_params(model, classes, min_confidence, ids, statistics)
+        params = MaskQuery(model, classes, min_confidence, ids, statistics, instances, min_area).params()
         call = stream_call(self._http.base_url, self._auth, self._timeouts, self._retries, params, deadline_ms)
         return streamed_async(call, frames, every, without_mask)
 

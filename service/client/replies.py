@@ -10,13 +10,14 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import httpx
 
 from service.client.budget import OUT_OF_TIME, ConnectionFailed, TimedOut
-from service.client.results import Catalogue, ClassEntry, ClassPresent, Mask, ModelIdentity, ServedModel
-from service.encodings import rle
+from service.client.results import Catalogue, ClassEntry, ClassPresent, Instance, Mask, ModelIdentity, ServedModel
+from service.encodings import Encoded, coco, rle
 from service.errors import BY_CODE, ServiceError
 
 _PROSE = frozenset(("type", "title", "detail", "error"))
@@ -56,26 +57,64 @@ def mask_of(body: bytes, timing: dict[str, float], request_id: str, frame_id: st
         ValueError, LookupError, TypeError: if the document is no such thing
     """
     document = json.loads(body)
-    model = document["model"]
+    model, entries = document["model"], document["classes"]
+    things = [entry for entry in entries if "instance" in entry or "component" in entry]
     return Mask(
-        labels=rle.decode(document),
-        classes=tuple(
-            ClassPresent(
-                id=entry["id"],
-                name=entry["name"],
-                pixels=entry["pixels"],
-                share=entry["share"],
-                bbox=tuple(entry["bbox"]) if "bbox" in entry else None,
-                confidence=entry.get("confidence"),
-            )
-            for entry in document["classes"]
-        ),
+        labels=rle.decode(document) if "lengths" in document else coco.decode(document),
+        classes=tuple(_class_present(alike) for alike in _by_class(entries)),
         model=ModelIdentity(model["name"], model["version"], model["sha256"]),
         timing=timing,
         request_id=request_id,
         frame_id=frame_id,
         frame_stamp=frame_stamp,
+        instances=tuple(_instance(entry) for entry in things),
     )
+
+
+def _by_class(entries: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Put the entries of one class together: a class is one entry, or one for each thing."""
+    return [list(alike) for _, alike in groupby(entries, lambda entry: entry["id"])]
+
+
+def _class_present(entries: list[dict[str, Any]]) -> ClassPresent:
+    pixels = sum(entry["pixels"] for entry in entries)
+    boxes = [entry["bbox"] for entry in entries if "bbox" in entry]
+    sure = [entry["confidence"] * entry["pixels"] for entry in entries if "confidence" in entry]
+    return ClassPresent(
+        id=entries[0]["id"],
+        name=entries[0]["name"],
+        pixels=pixels,
+        share=sum(entry["share"] for entry in entries),
+        bbox=_around(boxes) if boxes else None,
+        confidence=sum(sure) / pixels if sure else None,
+    )
+
+
+def _around(boxes: list[list[int]]) -> tuple[int, int, int, int]:
+    """The box around boxes, each (x, y, width, height)."""
+    left, top = min(box[0] for box in boxes), min(box[1] for box in boxes)
+    right, bottom = max(box[0] + box[2] for box in boxes), max(box[1] + box[3] for box in boxes)
+    return left, top, right - left, bottom - top
+
+
+def _instance(entry: dict[str, Any]) -> Instance:
+    height, width = entry["segmentation"]["size"]
+    return Instance(
+        id=entry["id"],
+        name=entry["name"],
+        number=entry.get("instance", entry.get("component", 0)),
+        score=entry.get("score"),
+        pixels=entry["pixels"],
+        share=entry["share"],
+        confidence=entry.get("confidence"),
+        size=(height, width),
+        counts=entry["segmentation"]["counts"],
+    )
+
+
+def parse_encoded(reply: Reply) -> Encoded:
+    """Return the body of a good reply as it came."""
+    return Encoded(reply.content, reply.headers.get("Content-Type", "application/octet-stream").partition(";")[0])
 
 
 def parse_catalogue(reply: Reply) -> Catalogue:

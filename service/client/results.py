@@ -1,17 +1,20 @@
-"""What the caller gets: masks, frames without one, and the models of a server.
+"""The results of calls: masks, frames without one, and the models of a server.
 
-May import: numpy, ``service.errors``.
+May import: numpy, ``service.encodings``, ``service.errors``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.encodings import coco
+from service.encodings.runs import fill
 from service.errors import ServiceError
 
 
@@ -30,6 +33,44 @@ class ClassPresent:
     """The mean over its pixels, 0..1, where statistics were asked for."""
 
 
+@dataclass(frozen=True, eq=False)
+class Instance:
+    """A thing in a mask: a learned object, or a connected component of a countable class."""
+
+    id: int
+    """Of its class."""
+    name: str
+    """Of its class."""
+    number: int
+    """Among the things of its class: 1 is the largest."""
+    score: float | None
+    """How sure the network is of a learned object, 0..1; None for a connected component."""
+    pixels: int
+    share: float
+    """Of all pixels, 0..1."""
+    confidence: float | None = None
+    """The mean over its pixels, 0..1, where statistics were asked for."""
+    size: tuple[int, int] = field(default=(0, 0), repr=False)
+    """(height, width) of the mask."""
+    counts: str = field(default="", repr=False)
+    """COCO's compressed run lengths."""
+
+    @cached_property
+    def mask(self) -> NDArray[np.bool_]:
+        """H x W bool: the pixels that are its own."""
+        height, width = self.size
+        flat = np.zeros(height * width, np.uint8)
+        fill(flat, coco.unpack(self.counts), 1)
+        return np.ascontiguousarray(flat.reshape(width, height).T).view(np.bool_)
+
+    @cached_property
+    def bbox(self) -> tuple[int, int, int, int]:
+        """(x, y, width, height) in pixels."""
+        rows, columns = np.flatnonzero(self.mask.any(1)), np.flatnonzero(self.mask.any(0))
+        left, top = int(columns[0]), int(rows[0])
+        return left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top
+
+
 @dataclass(frozen=True)
 class ModelIdentity:
     """Which model made a mask."""
@@ -44,7 +85,7 @@ class ModelIdentity:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """What became of one image."""
+    """The result of one image."""
 
     labels: NDArray[np.uint8]
     """H x W uint8, of the upright image's own size: the class id of every pixel; 255 is unlabelled."""
@@ -58,6 +99,8 @@ class Mask:
     frame_id: str | None
     frame_stamp: str | None
     """As they were given to ``segment``, to match the mask with its frame."""
+    instances: tuple[Instance, ...] = ()
+    """The things of countable classes, where they were asked for: class by class, the largest first."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +131,7 @@ class ServedModel:
     version: str
     classes: tuple[ClassEntry, ...]
     manifest: Mapping[str, Any] = field(repr=False)
-    """Everything that the model says of itself."""
+    """The whole manifest."""
 
 
 @dataclass(frozen=True)
