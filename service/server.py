@@ -29,12 +29,9 @@ from service.pipeline.repository import Repository
 from service.settings import Settings
 
 SPARE_DESCRIPTORS = 100
-"""File descriptors for what is no connection: models, pipes, listeners. There are some thirty."""
+"""File descriptors for models, pipes and listeners. There are some thirty."""
 BACKLOG = 1024
-"""Connections that wait to be accepted, all of which may come at once, before room is made for them."""
-
-DRAIN_LOOK_S = 0.02
-"""How often a server that drains looks whether it has finished."""
+"""Connections that wait to be accepted. All of them may be accepted at once, before others are evicted for them."""
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +46,7 @@ def run(
         opening: gives the models, when they are open
         early: has the log's lines of before it was set up
     Raises:
-        ServiceError: whatever kept it from starting
+        ServiceError: the reason for which it did not start
     """
     purpose = f"FCN_MAX_CONNECTIONS: {settings.max_connections} connections"
     needed = settings.max_connections + SPARE_DESCRIPTORS
@@ -64,6 +61,7 @@ def run(
         backlog=BACKLOG,
         server_header=False,
         lifespan="on",
+        root_path=settings.root_path,
         timeout_graceful_shutdown=round(settings.drain_s),
         ws=StreamConnection,
         ws_max_size=settings.max_image_bytes,
@@ -72,7 +70,7 @@ def run(
     early.setTarget(logging.getLogger().handlers[0])
     logging.getLogger("service").removeHandler(early)
     early.close()
-    # uvicorn raises the signal once more after it has shut down, for the handler that was there before: all is done then.
+    # After its shutdown uvicorn raises the signal once more, for the handler that was there before: all is done then.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         _Server(config, listeners[0], application, settings.drain_s).run(sockets=list(listeners))
@@ -88,43 +86,48 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _address(listener: socket.socket) -> str:
+    """Return where a socket listens, as a caller names it."""
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{listener.getsockname()}"
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 class _Server(uvicorn.Server):
-    """Says where it listens, once it does. Goes on listening while it drains, so that whoever comes then is told, and lets
-    streams end in order: uvicorn itself would cut them off. A second signal ends it at once.
+    """Logs where it listens, once it does. It goes on listening while it drains, so that new callers are told, and lets streams
+    end in order: uvicorn itself would cut them off. A second signal ends it at once.
     """
 
     def __init__(self, config: uvicorn.Config, listener: socket.socket, application: FastAPI, drain_s: float) -> None:
         super().__init__(config)
         self._application = application
         self._drain_s = drain_s
-        host, port = listener.getsockname()[:2]
-        self._address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self._address = _address(listener)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then speak."""
+        """Start, then log the address."""
         await super().startup(sockets)
         log.info("fcn-serve %s listens on %s; Ctrl-C ends it", __version__, self._address)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Finish what was there when the signal came, then close."""
-        inside = self._application.state.services.metrics.inside
-        waited_for = set(inside)
+        """Finish the requests that were there when the signal came, then close."""
         deadline = time.monotonic() + self._drain_s
+        answered = asyncio.create_task(self._application.state.in_flight.wait_for_those_here(deadline))
         await self._application.state.streams.drain(self._drain_s)
-        while waited_for & inside and time.monotonic() < deadline:  # noqa: ASYNC110 - nobody sets an event
-            await asyncio.sleep(DRAIN_LOOK_S)
+        await answered
         self.config.timeout_graceful_shutdown = max(1, round(deadline - time.monotonic()))
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal. The first begins the end; the second is the end, and what is in work is lost."""
+        """Handle a signal. The first begins to drain; the second ends the process, and requests in work are lost."""
         if self.should_exit:
             os._exit(128 + sig)
         super().handle_exit(sig, frame)
 
 
 class _Startup:
-    """Keeps a start that failed for a reason of ours to its one line: servers print a trace of it."""
+    """Keeps a start that failed with an error of ours to one line: servers print a trace of it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

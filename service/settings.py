@@ -6,6 +6,7 @@ May import: pydantic, pydantic-settings, ``service.errors``. Imported by ``cli``
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -32,6 +33,17 @@ class Settings(BaseSettings):
     """The address to listen on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """The port to listen on; 0 takes a free one."""
+
+    root_path: str = ""
+    """The prefix under which a proxy serves this, as ``/segmentation``, if the proxy passes it on. One that strips it needs no
+    setting; with the setting, both kinds work."""
+    uds: Path | None = None
+    """The path of a Unix socket to listen on, in the place of the address and the port: for callers on this machine."""
+    uds_mode: Annotated[str, Field(pattern="^[0-7]{3,4}$")] = "660"
+    """The permissions of that socket, in octal digits; whoever may write to it may call."""
+    keep_alive_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    """Seconds that a connection may be idle after a reply. Behind a load balancer that reuses connections, set more than its
+    own idle time, which is often 60 s."""
 
     admin_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     """A second port for `/metrics` and for loading and unloading models, which then leave the public port."""
@@ -109,6 +121,14 @@ class Settings(BaseSettings):
     @classmethod
     def _split_origins(cls, value: object) -> object:
         return tuple(word for word in map(str.strip, value.split(",")) if word) if isinstance(value, str) else value
+
+    @field_validator("root_path")
+    @classmethod
+    def _normalise_root_path(cls, value: str) -> str:
+        prefix = value.strip().rstrip("/")
+        if prefix and not re.fullmatch(r"(?:/[A-Za-z0-9._~-]+)+", prefix):
+            raise ValueError(f"{value!r} is not a prefix such as /segmentation")
+        return prefix
 
     @model_validator(mode="after")
     def _two_ports(self) -> Self:

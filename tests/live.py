@@ -18,6 +18,7 @@ import httpx
 import uvicorn
 
 from service.api.app import create_app
+from service.api.transport.bounds import Bounds
 from service.api.transport.connection import Connection, StreamConnection
 from service.settings import Settings
 
@@ -25,15 +26,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @contextmanager
-def live_server(settings: Settings) -> Iterator[str]:
+def live_server(settings: Settings, bounds: Bounds | None = None) -> Iterator[str]:
     """A server in a thread of this process, ready for requests.
 
+    Takes:
+        bounds: of its connections, where a test needs others than the usual ones
     Gives:
         its base URL, without a slash at the end
     """
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        create_app(settings),
+        create_app(settings, bounds=bounds),
         http=Connection,
         ws=StreamConnection,
         log_config=None,

@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 import pytest
 
+from service.api.transport.bounds import Bounds
 from service.errors import NotReady
 from service.pipeline.engine import Engine
 from service.serving.scheduler import Scheduler
@@ -28,7 +29,9 @@ NOISE = encode_image(np.random.default_rng(0).integers(0, 256, (400, 500, 3), dt
 
 
 @contextmanager
-def full_server(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Iterator[str]:
+def full_server(
+    artifact_dir: Path, monkeypatch: pytest.MonkeyPatch, first_bytes_s: float = Bounds().first_bytes_s, **settings: Any
+) -> Iterator[str]:
     """A server whose queue is full, for as long as this lasts."""
     go_on = threading.Event()
     run = Engine.run
@@ -37,7 +40,8 @@ def full_server(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch, **settings:
         assert go_on.wait(30)
         return run(*batch, **how)
 
-    with live_server(Settings(models_dir=artifact_dir, queue_megapixels=0.3, **settings)) as url:
+    bounds = Bounds(first_bytes_s=first_bytes_s)
+    with live_server(Settings(models_dir=artifact_dir, queue_megapixels=0.3, **settings), bounds) as url:
         monkeypatch.setattr(Engine, "run", slow)
         with ThreadPoolExecutor(1) as caller:
             key = {"X-API-Key": "secret"}
@@ -66,10 +70,7 @@ def test_who_finds_no_room_is_told_by_his_first_bytes_and_keeps_his_connection(
     artifact_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The 429 comes while most of the image is still to be sent; the rest is dropped, and the next request answered."""
-    monkeypatch.setattr(
-        "service.api.transport.connection.MOMENT_S", 5.0
-    )  # a busy machine may take longer than a moment to bring them
-    with full_server(artifact_dir, monkeypatch) as url, connected(url) as link:
+    with full_server(artifact_dir, monkeypatch, first_bytes_s=30.0) as url, connected(url) as link:
         for _ in range(3):
             send(link, f"Content-Length: {len(NOISE)}", NOISE[:2000])
             reply = b""
@@ -90,8 +91,7 @@ def test_who_would_be_too_late_with_any_image_is_told_before_he_sends_it(
     artifact_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By his head alone; what he sends all the same is dropped, and his next request is answered."""
-    monkeypatch.setattr("service.api.transport.connection.MOMENT_S", 60.0)
-    with full_server(artifact_dir, monkeypatch) as url, connected(url) as link:
+    with full_server(artifact_dir, monkeypatch, first_bytes_s=60.0) as url, connected(url) as link:
         send(link, f"X-Deadline-Ms: 0.01\r\nContent-Length: {len(NOISE)}", b"")
         reply = link.recv(65536)
         assert reply.startswith(b"HTTP/1.1 429 ")
@@ -107,8 +107,7 @@ def test_who_would_be_too_late_with_any_image_is_told_before_he_sends_it(
 
 def test_who_is_refused_after_a_pause_is_refused_once(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first bytes come a little after the head; when the moment that they had is over, nothing more happens."""
-    monkeypatch.setattr("service.api.transport.connection.MOMENT_S", 0.5)
-    with full_server(artifact_dir, monkeypatch) as url, connected(url) as link:
+    with full_server(artifact_dir, monkeypatch, first_bytes_s=0.5) as url, connected(url) as link:
         send(link, f"Content-Length: {len(NOISE)}", b"")
         time.sleep(0.01)
         link.sendall(NOISE[:2000])

@@ -99,7 +99,7 @@ STARTS: list[tuple[Callable[[Path], dict[str, Any]], int, str]] = [
     (unknown_default, 1, "no model 'nobody'; there are: colours"),
     (one_port_for_two, 2, "FCN_ADMIN_PORT: 8765 is FCN_PORT"),
     (bad_number, 2, "FCN_THREADS:"),
-    (bad_host, 2, "FCN_ADMIN_HOST: 'no.such.host.invalid' is no address of this machine"),
+    (bad_host, 2, "FCN_ADMIN_HOST: 'no.such.host.invalid' is not an address of this machine"),
 ]
 
 

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Query
 from starlette.middleware import Middleware
 
 from service.api import problems
+from service.api.in_flight import InFlight
 from service.api.metrics import Metrics
 from service.api.record import RequestRecord
 from service.api.telemetry import Telemetry
@@ -36,7 +37,7 @@ def anyio_backend() -> str:
 def failing_app(error: Exception) -> FastAPI:
     """An application whose one route raises."""
     metrics = Metrics()
-    app = FastAPI(middleware=[Middleware(Telemetry, metrics=metrics, on_crash=problems.internal_error)])
+    app = FastAPI(middleware=[Middleware(Telemetry, metrics=metrics, in_flight=InFlight(), on_crash=problems.internal_error)])
     problems.install(app)
 
     @app.get("/")

@@ -20,8 +20,8 @@ from pydantic import SecretStr
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from service.api import segment, stream
-from service.api.transport import connection
+from service.api import segment
+from service.api.transport.bounds import Bounds
 from service.encodings import rle
 from service.pipeline.engine import Engine
 from service.settings import Settings
@@ -188,10 +188,9 @@ def test_a_reader_who_is_slow_gets_fresh_masks_and_makes_nobody_work(tmp_path: P
     assert set(outcomes.values()) == {"mask", "superseded"}
 
 
-def test_a_reader_who_never_reads_is_cut_off(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_who_never_reads_is_cut_off(artifact_dir: Path) -> None:
     """Neither his stream nor his connection stays."""
-    monkeypatch.setattr(stream, "REPLY_S", 0.3)
-    monkeypatch.setattr(connection, "PARTING_S", 0.1)
+    bounds = Bounds(reply_s=0.3, close_s=0.1)
     picture = encode_image(np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), np.uint8), "JPEG", quality=50)
 
     def flood(socket: ClientConnection) -> None:
@@ -199,7 +198,10 @@ def test_a_reader_who_never_reads_is_cut_off(artifact_dir: Path, monkeypatch: py
             socket.send(picture)
             time.sleep(0.05)
 
-    with live_server(Settings(models_dir=artifact_dir)) as base_url, opened(base_url, "?format=npy", max_queue=1) as socket:
+    with (
+        live_server(Settings(models_dir=artifact_dir), bounds) as base_url,
+        opened(base_url, "?format=npy", max_queue=1) as socket,
+    ):
         with pytest.raises(ConnectionClosed):
             flood(socket)
         await_metric(base_url, "fcn_streams", 0)
@@ -382,10 +384,13 @@ def test_a_caller_who_leaves_takes_his_frames_with_him(server: str, png: bytes, 
     await_metric(server, "fcn_queue_depth", 0)
 
 
-def test_a_stream_without_frames_is_closed(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would keep others out."""
-    monkeypatch.setattr(stream, "IDLE_S", 0.2)
-    with opened(server) as socket, pytest.raises(ConnectionClosed) as closed:
+def test_a_stream_without_frames_is_closed(artifact_dir: Path) -> None:
+    """It would take the place of another."""
+    with (
+        live_server(Settings(models_dir=artifact_dir), Bounds(stream_idle_s=0.2)) as base_url,
+        opened(base_url) as socket,
+        pytest.raises(ConnectionClosed) as closed,
+    ):
         socket.recv(timeout=120)
     assert closed.value.rcvd is not None
     assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1001, "no frame for 0.2 s")

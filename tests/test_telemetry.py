@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from service.api.in_flight import InFlight
 from service.api.metrics import Metrics
 from service.api.readiness import Readiness
 from service.api.record import MAX_FRAME_HEADER, RequestRecord, record_of
@@ -48,11 +49,16 @@ async def _crash(request: Request) -> Response:
     raise RuntimeError("boom")
 
 
+def apologise(name: str) -> Response:
+    """The reply to a crash."""
+    return PlainTextResponse(f"sorry, {name}", 500)
+
+
 def small_app(metrics: Metrics) -> Starlette:
     """Two routes below the middleware."""
     return Starlette(
         routes=[Route("/work/{name}", _work, methods=["GET", "POST"]), Route("/crash", _crash)],
-        middleware=[Middleware(Telemetry, metrics=metrics, on_crash=lambda name: PlainTextResponse(f"sorry, {name}", 500))],
+        middleware=[Middleware(Telemetry, metrics=metrics, in_flight=InFlight(), on_crash=apologise)],
     )
 
 
@@ -74,7 +80,7 @@ def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], f
 
 def watch(metrics: Metrics, **sources: Any) -> None:
     """Give the gauges some of their sources."""
-    numbers = dict.fromkeys(("queue_depth", "queue_megapixels", "connections", "streams"), float)
+    numbers = dict.fromkeys(("queue_depth", "queue_megapixels"), float)
     quiet: dict[str, Any] = {"ready": bool, "models": list, "refused": list, "artifacts": dict, **numbers}
     metrics.watch(**quiet | sources)
 
@@ -199,14 +205,13 @@ def test_gauges_are_read_when_the_metrics_are() -> None:
         ready=lambda: state["ready"] == 1,
         queue_depth=lambda: state["depth"],
         queue_megapixels=lambda: 2.5,
-        connections=lambda: 5,
-        streams=lambda: 4,
     )
+    metrics.watch_traffic(in_flight=lambda: 6, connections=lambda: 5, streams=lambda: 4)
     assert samples(metrics)["fcn_ready", ()] == 0
     state.update(ready=True, depth=3)
     found = samples(metrics)
     assert (found["fcn_ready", ()], found["fcn_queue_depth", ()], found["fcn_queue_megapixels", ()]) == (1, 3, 2.5)
-    assert (found["fcn_connections", ()], found["fcn_streams", ()]) == (5, 4)
+    assert (found["fcn_connections", ()], found["fcn_streams", ()], found["fcn_requests_in_flight", ()]) == (5, 4, 6)
 
 
 def test_the_models_served_now_are_an_info_metric() -> None:

@@ -1,4 +1,4 @@
-"""What operators call: metrics, and which models are served. On the public port, or on one of its own (``FCN_ADMIN_PORT``).
+"""Calls for operators: metrics, and which models are served. On the public port, or on one of its own (``FCN_ADMIN_PORT``).
 
 May import: fastapi, ``service.api.services``, ``schemas`` and ``telemetry``.
 """

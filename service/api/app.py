@@ -27,14 +27,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
 from service.api import admin, models, pages, problems, schemas, segment, stream
+from service.api.in_flight import InFlight
 from service.api.keys import Keys, Origins
 from service.api.metrics import Metrics
 from service.api.readiness import Readiness
 from service.api.services import Services
 from service.api.stream import Streams
-from service.api.telemetry import PROBES, Telemetry
-from service.api.transport.connection import CONNECTIONS, Connections
-from service.api.transport.early_refusal import Door
+from service.api.telemetry import PROBES, Telemetry, path_of
+from service.api.transport.bounds import CONNECTIONS, Bounds
+from service.api.transport.connections import Connections
+from service.api.transport.early_refusal import EarlyRefusal
 from service.api.upload import UPLOADS_AT_ONCE, Uploads
 from service.api.v2 import rest as inference_v2
 from service.api.v2 import schemas as schemas_v2
@@ -46,26 +48,31 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings, opening: Callable[[], Repository] | None = None) -> FastAPI:
+def create_app(settings: Settings, opening: Callable[[], Repository] | None = None, bounds: Bounds | None = None) -> FastAPI:
     """Return the complete application; its lifespan opens the models.
 
     Takes:
         settings: read by the caller
         opening: gives the open models, if the caller has begun to open them already
+        bounds: of every connection; by default the usual ones, with the settings' idle time
     """
-    metrics = Metrics()
+    metrics, in_flight = Metrics(), InFlight()
+    bounds = bounds or Bounds(keep_alive_s=settings.keep_alive_s)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         streams = Streams(settings.max_streams, Origins(settings.allowed_origins))
-        connections = Connections(settings.max_connections, metrics.count_refusal)
-        async with _serving(settings, metrics, connections, streams, opening or partial(open_repository, settings)) as services:
+        connections = Connections(settings.max_connections, metrics.count_refusal, bounds)
+        metrics.watch_traffic(
+            in_flight=in_flight.count, connections=lambda: len(connections.open), streams=lambda: streams.open
+        )
+        async with _serving(settings, metrics, opening or partial(open_repository, settings)) as services:
             app.state.services = operators.state.services = services
-            app.state.streams = streams
-            connections.door = Door(services.plane, services.keys, metrics, settings.deadline_ms)
+            app.state.streams, app.state.in_flight = streams, in_flight
+            connections.early_refusal = EarlyRefusal(services.plane, services.keys, metrics, settings.deadline_ms)
             yield {CONNECTIONS: connections}
 
-    telemetry = Middleware(Telemetry, metrics=metrics, on_crash=problems.internal_error)
+    telemetry = Middleware(Telemetry, metrics=metrics, in_flight=in_flight, on_crash=problems.internal_error)
     app = _Application(
         "Semantic segmentation with fully convolutional networks: an image in, a label map of its size out.",
         [telemetry],
@@ -111,7 +118,7 @@ class _Application(FastAPI):
                 "metrics": False,
                 "logs": False,
                 "operation_spans": False,
-                "exclude": lambda scope: scope["path"] in PROBES,
+                "exclude": lambda scope: path_of(scope) in PROBES,
             },
         )
         problems.install(self)
@@ -146,9 +153,7 @@ class _Doors:
 
 
 @contextlib.asynccontextmanager
-async def _serving(
-    settings: Settings, metrics: Metrics, connections: Connections, streams: Streams, opening: Callable[[], Repository]
-) -> AsyncIterator[Services]:
+async def _serving(settings: Settings, metrics: Metrics, opening: Callable[[], Repository]) -> AsyncIterator[Services]:
     repository = await asyncio.to_thread(opening)
     plane = make_plane(settings, repository)
     readiness = Readiness(plane.check_ready)
@@ -156,8 +161,6 @@ async def _serving(
         ready=readiness.is_green,
         queue_depth=lambda: plane.scheduler.admitted,
         queue_megapixels=lambda: plane.scheduler.load,
-        connections=lambda: len(connections.open),
-        streams=lambda: streams.open,
         models=lambda: map(_model_labels, repository.engines()),
         refused=lambda: repository.broken,
         artifacts=lambda: repository.outcomes,

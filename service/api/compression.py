@@ -1,7 +1,7 @@
 """Compressed bodies (RFC 9110, section 8.4.1): ``gzip``, and ``deflate``, which is a zlib stream.
 
-A body is inflated piece by piece, so that whoever counts the pieces refuses a bomb while it inflates. Replies are compressed at
-the fastest level: a label map becomes a fiftieth of its size in a millisecond, and more patience would gain little.
+A body is inflated piece by piece, and the pieces are counted: a bomb is refused while it inflates. Replies are compressed at
+the fastest level. A label map becomes a fiftieth of its size in a millisecond, and a slower level gains little.
 
 May import: isal, starlette, ``service.errors``.
 """
@@ -21,7 +21,7 @@ except ImportError:  # the same streams, more slowly
     from zlib import compressobj  # type: ignore[assignment]
 
 CODINGS = {"gzip": 31, "deflate": 15}
-"""Codings by the name that headers know them by, the preferred first; with zlib's ``wbits``."""
+"""Codings by their name in headers, the preferred first; with zlib's ``wbits``."""
 
 PIECE_BYTES = 256 * 1024
 """The most that comes out at a time: a quarter of a millisecond's work."""
@@ -38,7 +38,7 @@ class Inflater:
     Takes:
         coding: the header ``Content-Encoding``; None or ``identity`` leaves everything as it is
     Raises:
-        HTTPException: 415, if there is no such coding
+        HTTPException: 415, if the coding is not read
     """
 
     def __init__(self, coding: str | None) -> None:
@@ -54,12 +54,12 @@ class Inflater:
         return self._stream is None
 
     def pieces(self, chunk: bytes) -> Iterator[bytes]:
-        """What a part of the body means, in pieces of limited size.
+        """Inflate a part of the body, in pieces of limited size.
 
         Takes:
             chunk: the next bytes of the body
         Raises:
-            BadParameter: if this is no such stream
+            BadParameter: if the bytes are not such a stream
         """
         if self._stream is None:
             yield chunk
@@ -78,7 +78,7 @@ class Inflater:
             yield piece
 
     def end(self) -> None:
-        """Nothing, if the body was whole.
+        """Return None if the body was whole.
 
         Raises:
             BadParameter: if its end is missing
@@ -88,12 +88,12 @@ class Inflater:
 
 
 def accepted_coding(header: str | None) -> str | None:
-    """The coding that a reply may have.
+    """Choose the coding of a reply.
 
     Takes:
         header: the caller's ``Accept-Encoding``: codings with weights
     Gives:
-        the most welcome one of ours; None if the reply must stay as it is
+        the one of ours with the highest weight; None if the reply must stay as it is
     """
     weights = dict(_weighted(word) for word in (header or "").split(","))
     best = max(CODINGS, key=lambda name: weights.get(name, 0.0))

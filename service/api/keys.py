@@ -1,5 +1,4 @@
-"""Who may call: any holder of one of the keys, or everybody where there are none; and of the pages that a browser shows, those
-of this very host.
+"""Access: with one of the keys, where keys are set; and from a browser only by pages of this host, unless others are allowed.
 
 May import: starlette.
 """
@@ -15,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 
 def offered_key(headers: Mapping[str, str]) -> str:
-    """The key that a caller offers in the headers; empty if there is none."""
+    """Return the key that a caller offers in the headers; empty without one."""
     if key := headers.get("x-api-key"):
         return key
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
@@ -23,26 +22,26 @@ def offered_key(headers: Mapping[str, str]) -> str:
 
 
 class Keys:
-    """The keys that open the service. Only their digests are kept.
+    """The keys of the service. Only their digests are kept.
 
     Takes:
-        keys: none at all opens the service to everybody
+        keys: without any, every caller is accepted
     """
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._digests = [_digest(key) for key in keys]
         self.is_open = not self._digests
-        """Whether everybody may come in."""
+        """Whether every caller is accepted."""
 
     def check(self, offered: str) -> None:
-        """Nothing, if the caller may come in.
+        """Return None if the caller is accepted.
 
         Takes:
-            offered: the caller's key; empty if there is none
+            offered: the caller's key; empty without one
         Raises:
             HTTPException: 401
         """
-        # Every key is compared, each to its end and at one length: the time taken tells nothing.
+        # Every key is compared, each to its end and at one length: the time that it takes tells nothing.
         matches = [hmac.compare_digest(_digest(offered), digest) for digest in self._digests]
         if matches and not any(matches):
             detail = "this service wants a key: send it as X-API-Key, or as Authorization: Bearer"
@@ -50,8 +49,8 @@ class Keys:
 
 
 class Origins:
-    """The pages whose scripts may open a stream. A browser asks nobody before it lets a page of one host open a WebSocket to
-    another; it only says whose page it is, so that whoever answers can refuse.
+    """The pages whose scripts may open a stream. A browser lets any page open a WebSocket to any host. It only names the page's
+    host, so that the other one can refuse.
 
     Takes:
         allowed: origins such as ``https://cars.example``, besides the service's own; ``*`` is every one
@@ -61,10 +60,10 @@ class Origins:
         self._allowed = {origin.lower().rstrip("/") for origin in allowed}
 
     def check(self, origin: str | None, host: str) -> None:
-        """Nothing, if the caller is no page, or one that may come in.
+        """Return None if the caller is not a page, or an allowed one.
 
         Takes:
-            origin: the header of that name; None if there is none, as from whatever is no browser
+            origin: the header of that name; None without it: only browsers send it
             host: the header of that name
         Raises:
             HTTPException: 403
@@ -77,7 +76,7 @@ class Origins:
 
 
 def _authority(url: str) -> str:
-    """Host and port; a port that goes without saying is left out."""
+    """Return host and port; the default port of http or https is left out."""
     return urlsplit(url.lower()).netloc.removesuffix(":80").removesuffix(":443")
 
 

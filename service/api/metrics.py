@@ -31,7 +31,7 @@ from service.log import LOSSES, StandardError
 METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 MODEL_LABELS = ("name", "version", "sha256", "provider")
-"""What ``fcn_model_info`` says of a model."""
+"""The labels of ``fcn_model_info``."""
 
 SWITCHING_PROTOCOLS = 101
 """The status of a stream that was opened."""
@@ -42,10 +42,10 @@ _PIXELS = (1e4, 1e5, 2.5e5, 5e5, 1e6, 2e6, 4e6, 8e6, 1.6e7, 3.2e7, 6.4e7)
 
 
 class Metrics:
-    """The Prometheus metrics, in a registry of their own, so that two applications in a process do not share them."""
+    """The Prometheus metrics, in a registry of their own: two applications in a process do not share them."""
 
     def __init__(self) -> None:
-        # When each counter began would be as many lines again, and nobody reads them.
+        # The time at which each counter began would be as many lines again, without a reader.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
@@ -59,18 +59,15 @@ class Metrics:
         stages = Histogram(
             "fcn_stage_duration_seconds", "Time of a request by stage.", ("stage",), buckets=_SECONDS, registry=registry
         )
-        # To find what has certain labels takes the library longer than to count there.
+        # The library takes longer to find the child of some labels than to count in it.
         self._requests, self._errors = cache(requests.labels), cache(errors.labels)
         self._duration, self._stages = cache(duration.labels), cache(stages.labels)
         self._pixels = Histogram("fcn_image_pixels", "Sizes of the images segmented.", buckets=_PIXELS, registry=registry)
         self._bytes = Histogram(
             "fcn_image_bytes", "Sizes of the images as sent.", buckets=[4.0**n * 1024 for n in range(9)], registry=registry
         )
-        self.inside: set[RequestRecord] = set()
-        """The requests that are being answered."""
-        in_flight = Gauge("fcn_requests_in_flight", "Requests that are being answered.", registry=registry)
-        in_flight.set_function(lambda: len(self.inside))
-        self._ready = Gauge("fcn_ready", "1 if requests are welcome.", registry=registry)
+        self._in_flight = Gauge("fcn_requests_in_flight", "Requests that are being answered.", registry=registry)
+        self._ready = Gauge("fcn_ready", "1 if the service accepts requests.", registry=registry)
         self._depth = Gauge("fcn_queue_depth", "Images admitted, waiting and in work.", registry=registry)
         self._megapixels = Gauge("fcn_queue_megapixels", "Megapixels admitted, waiting and in work.", registry=registry)
         Gauge("fcn_tasks", "Tasks on the event loop.", registry=registry).set_function(_tasks)
@@ -78,9 +75,7 @@ class Metrics:
         registry.register(_LostLines())
         self._connections = Gauge("fcn_connections", "Connections open now, streams too.", registry=registry)
         self._streams = Gauge("fcn_streams", "Streams open now.", registry=registry)
-        self._frames = Counter(
-            "fcn_stream_frames", "Frames of streams by what became of them.", ("outcome",), registry=registry
-        )
+        self._frames = Counter("fcn_stream_frames", "Frames of streams by their outcome.", ("outcome",), registry=registry)
         self._models = Gauge("fcn_model_info", "A served model; always 1.", MODEL_LABELS, registry=registry)
         self._describe_models: Callable[[], Iterable[Mapping[str, str]]] = tuple
         self._refused = Gauge(
@@ -99,10 +94,8 @@ class Metrics:
         models: Callable[[], Iterable[Mapping[str, str]]],
         refused: Callable[[], Iterable[str]],
         artifacts: Callable[[], Mapping[tuple[str, str], int]],
-        connections: Callable[[], float],
-        streams: Callable[[], float],
     ) -> None:
-        """Give the gauges their sources, which are asked when the metrics are read.
+        """Give the gauges of the models and their queue their sources, which are asked when the metrics are read.
 
         Takes:
             models: gives the :data:`MODEL_LABELS` of each that is served
@@ -113,23 +106,27 @@ class Metrics:
         self._depth.set_function(queue_depth)
         self._megapixels.set_function(queue_megapixels)
         self._describe_models, self._list_refused, self._artifacts = models, refused, artifacts
+
+    def watch_traffic(
+        self, *, in_flight: Callable[[], float], connections: Callable[[], float], streams: Callable[[], float]
+    ) -> None:
+        """Give the gauges of the traffic their sources, which are asked when the metrics are read."""
+        self._in_flight.set_function(in_flight)
         self._connections.set_function(connections)
         self._streams.set_function(streams)
 
     def _count_artifacts(self) -> Iterable[Metric]:
-        counter = CounterMetricFamily(
-            "fcn_artifacts", "Artifacts taken up, by what became of them.", labels=("outcome", "cause")
-        )
+        counter = CounterMetricFamily("fcn_artifacts", "Artifacts taken up, by their outcome.", labels=("outcome", "cause"))
         for labels, count in dict(self._artifacts()).items():  # a copy: they may be counted on another thread meanwhile
             counter.add_metric(labels, count)
         return [counter]
 
     def count_refusal(self, code: str) -> None:
-        """Count what was refused before it was a request."""
+        """Count a rejection that happened before there was a request."""
         self._errors(code).inc()
 
     def observe(self, route: str, method: str, status: int, record: RequestRecord) -> None:
-        """Count a finished request. How long a stream was open is no measure of the service."""
+        """Count a finished request. The time for which a stream was open says nothing of the service, and is left out."""
         self._requests(route, method if method in _METHODS else "other", str(status)).inc()
         if status != SWITCHING_PROTOCOLS:
             self._duration(route).observe(record.elapsed_s)
@@ -151,7 +148,7 @@ class Metrics:
             self._errors(record.code).inc()
 
     def text(self) -> bytes:
-        """All of them in Prometheus' text format."""
+        """Return all of them in Prometheus' text format."""
         self._models.clear()
         for model in self._describe_models():
             self._models.labels(**model).set(1)
@@ -162,21 +159,21 @@ class Metrics:
 
 
 class _Collector(Collector):
-    """A function that gives metrics, as the registry wants it."""
+    """A function that gives metrics, in the form that the registry takes."""
 
     def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
         self._collect = collect
 
     def collect(self) -> Iterable[Metric]:
-        """Give them."""
+        """Return the metrics."""
         return self._collect()
 
 
 class _LostLines:
-    """How many log lines were not written: asked of the log's handlers, which logging makes, when the metrics are read."""
+    """Counts the log lines that were not written: the log's handlers tell it when the metrics are read."""
 
     def collect(self) -> Iterator[prometheus.Metric]:
-        """The counter."""
+        """Yield the counter."""
         family = prometheus.CounterMetricFamily("fcn_log_lines_lost", "Log lines that were not written.", labels=["reason"])
         handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, StandardError)]
         for reason in LOSSES:

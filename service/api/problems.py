@@ -1,7 +1,7 @@
 """Errors as replies: RFC 9457 problem documents (``application/problem+json``), and the one table from error to status.
 
-Every document has ``type title status detail code request_id``, the error's facts, and ``error``, the sentence once more under
-the name by which clients of the Open Inference Protocol read it. What nobody foresaw is told nothing but its request id.
+Every document has ``type title status detail code request_id``, the error's facts, and ``error``: the sentence once more, under
+the name that clients of the Open Inference Protocol read. An unforeseen exception tells its caller only the request id.
 
 May import: starlette, fastapi, ``service.errors``, ``service.api.record``, ``service.api.upload``.
 """
@@ -51,11 +51,11 @@ MEDIA_TYPE = "application/problem+json"
 log = logging.getLogger("service.request")
 
 CLIENT_GONE = 499
-"""Nobody reads this reply; the number (nginx's) is for the log and the metrics."""
+"""The status of a caller who has hung up. The number is nginx's; it is for the log and the metrics alone."""
 
 
 class Kind(NamedTuple):
-    """What a class of errors is on the wire."""
+    """A class of errors on the wire."""
 
     status: int
     title: str
@@ -95,43 +95,43 @@ _INTERNAL = _Unforeseen()
 def install(app: FastAPI) -> None:
     """Make every error that can leave a route a problem document."""
     for kind in (ServiceError, RequestValidationError, WebSocketRequestValidationError, HTTPException, ClientDisconnect):
-        app.add_exception_handler(kind, _answer)
+        app.add_exception_handler(kind, _answer)  # type: ignore[arg-type]  # one for both: requests and openings
 
 
 def document(record: RequestRecord, error: ServiceError) -> dict[str, object]:
-    """The problem document of an error, for whoever does not send it as a reply of its own."""
+    """Return the problem document of an error as a dict (for streams, where it is part of a message)."""
     record.code = error.code
     status, title = KINDS[type(error)]
     return _document(status, title, error.message, error.code, record.request_id, error.facts)
 
 
 def internal_document(record: RequestRecord) -> dict[str, object]:
-    """The same of an exception that nobody foresaw."""
+    """Return the problem document of an unforeseen exception as a dict."""
     record.code = _INTERNAL.code
     return _document(*_INTERNAL, record.request_id)
 
 
 def internal_error(request_id: str) -> Response:
-    """The reply to an exception that nobody foresaw. It says nothing of it: the log has it under the request id."""
+    """Return the reply to an unforeseen exception. It tells only the request id, under which the log has the rest."""
     return _reply(*_INTERNAL, request_id)
 
 
 def refusal(status: int, code: str, detail: str) -> Response:
-    """The reply to what never becomes a request, for whoever has the connection. The log has it under its id as well."""
+    """Return the rejection of bytes that never become a request, and write its line in the log."""
     request_id = new_request_id()
     log.info("refused", extra={"fields": {"request_id": request_id, "status": status, "code": code}})
     return _reply(status, phrase(status), detail, code, request_id, headers={"X-Request-ID": request_id})
 
 
 def on_the_wire(record: RequestRecord, error: Overloaded) -> tuple[int, bytes]:
-    """The refusal of a request that never becomes one, for whoever has its connection.
+    """Return the early rejection of a request, as bytes.
 
-    Between two images the network empties the processor's caches, and what is said here a hundred times a second is said from
-    memory each time: all that does not change is put together beforehand.
+    Between two images the network empties the processor's caches, and this runs a hundred times a second: every part that does
+    not change is put together beforehand.
 
     Gives:
         its status
-        the whole reply in HTTP/1.1: the connection lives on
+        the whole reply in HTTP/1.1: the connection stays open
     """
     record.code = error.code
     detail = json_string(error.message)
@@ -143,15 +143,16 @@ def on_the_wire(record: RequestRecord, error: Overloaded) -> tuple[int, bytes]:
 
 
 def phrase(status: int) -> str:
-    """The standard's words for a status."""
+    """Return the standard's words for a status."""
     return HTTPStatus(status).phrase
 
 
-async def _answer(connection: Request | WebSocket, error: Exception) -> Response:
-    """The reply to any error that :func:`install` names."""
+async def _answer(connection: Request | WebSocket, error: Exception) -> Response | None:
+    """Return the reply to any error that :func:`install` names; None if it is sent already, as on a WebSocket's opening."""
     reply = _reply_to(record_of(connection.scope), error, connection.headers)
-    if isinstance(connection, WebSocket):  # errors get here before it is accepted: its opening is refused, as a request is
+    if isinstance(connection, WebSocket):  # errors come here before it is accepted: its opening is rejected like a request
         await connection.send_denial_response(Response(reply.body, reply.status_code, reply.headers))
+        return None
     return reply
 
 
@@ -178,8 +179,9 @@ def _service_problem(record: RequestRecord, error: ServiceError, asked: Mapping[
         headers["Retry-After"] = str(_retry_after_s(error))
     elif isinstance(error, NotReady):
         headers["Retry-After"] = "1"
-    # What is still on its way is dropped as it comes, and the connection lives on; unless it is too much, or nobody knows.
-    endless = isinstance(error, BodyTooLarge) or (isinstance(error, Overloaded) and "content-length" not in asked)
+    # The rest of a body is dropped as it comes, and the connection stays; unless the rest is too long, too slow or unknown.
+    endless = isinstance(error, BodyTooLarge | DeadlineExceeded)
+    endless = endless or (isinstance(error, Overloaded) and "content-length" not in asked)
     shape = LingeringResponse if endless and not record.bytes_in else Response
     return _reply(status, title, error.message, error.code, record.request_id, error.facts, headers, shape)
 

@@ -1,8 +1,7 @@
-"""What is known of one request. Routes and error handlers fill it in; headers, metrics, traces and the log line are written
-from it.
+"""The record of one request. Routes and error handlers fill it in; headers, metrics, traces and the log line are made from it.
 
-The span of the request itself is FastAPI's, as are its parent from ``traceparent`` and the exporter; the stages are spans of
-ours below it. Without an SDK nothing of it happens.
+The span of the request itself is FastAPI's, and so are its parent from ``traceparent`` and the exporter. The stages are spans
+below it. Without an SDK there are no spans.
 
 May import: starlette, opentelemetry's API.
 """
@@ -24,6 +23,9 @@ from service.pipeline.segmentation import Timing
 FRAME_HEADERS = (b"x-frame-id", b"x-frame-stamp")
 MAX_FRAME_HEADER = 256
 """Bytes of a frame header that are sent back; a request with a longer one is refused."""
+
+TRANSPORT = "transport"
+"""The entry of a request's state that has the transport of its connection, where the server gives it."""
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -74,7 +76,7 @@ class RequestRecord:
         return time.monotonic() - self.started_s
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """The headers that every reply carries, as far as they are known."""
+        """Return the headers that every reply carries, as far as they are known."""
         headers = [(b"x-request-id", self.request_id.encode()), *self.echo]
         if self.model is not None:
             headers.append((b"x-model", self.model.encode()))
@@ -86,18 +88,24 @@ class RequestRecord:
         return headers
 
 
+def is_closed(scope: Scope) -> bool:
+    """Return whether the connection of a request is known to be closed."""
+    transport = scope["state"].get(TRANSPORT)
+    return transport is not None and transport.is_closing()
+
+
 def record_of(scope: Scope) -> RequestRecord:
-    """The record of the request that a scope belongs to."""
+    """Return the record of the request that a scope belongs to."""
     return cast(RequestRecord, scope["state"]["record"])
 
 
 def new_request_id() -> str:
-    """An id for whoever brings none: sixteen hexadecimal digits."""
+    """Make an id for a request that brings none: sixteen hexadecimal digits."""
     return os.urandom(8).hex()
 
 
 def new_record(headers: Iterable[tuple[bytes, bytes]]) -> RequestRecord:
-    """The record of a request that begins: its id and what it wants echoed."""
+    """Make the record of a request that begins: its id, and the headers to be echoed."""
     request_id, echo = b"", []
     for name, value in headers:
         if name == b"x-request-id" and _SANE_ID.fullmatch(value):
@@ -108,7 +116,7 @@ def new_record(headers: Iterable[tuple[bytes, bytes]]) -> RequestRecord:
 
 
 def join_trace(record: RequestRecord) -> None:
-    """The record and the span that is open now, if there is one, get each other's ids."""
+    """Give the record the id of the open span's trace, and the span the id of the request; do nothing without a span."""
     span = trace.get_current_span()
     if (context := span.get_span_context()).is_valid:
         record.trace_id = trace.format_trace_id(context.trace_id)

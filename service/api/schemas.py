@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import JsonSchemaMode, SkipJsonSchema, models_json_schema
 
 from service.api import problems
+from service.api.form import FIELD, MAX_PARTS
 from service.api.record import MAX_FRAME_HEADER
-from service.api.upload import FIELD, MAX_PARTS
 from service.encodings import FORMATS, Format
 from service.encodings.palettes import MODEL, PALETTES
 from service.encodings.tables import TABLES

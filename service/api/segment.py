@@ -16,13 +16,14 @@ from fastapi import Depends, Header, Query, Request, Response
 from fastapi.routing import APIRoute
 
 from service.api import schemas
+from service.api.form import ImageFile
 from service.api.keys import offered_key
 from service.api.negotiation import chosen_format
 from service.api.parameters import parsed_headers, parsed_query
 from service.api.record import RequestRecord, record_of
 from service.api.services import Services, ServicesNow, authorise
 from service.api.transport import early_refusal
-from service.api.upload import ImageFile, TimelyResponse, arriving, read_images, unless_gone
+from service.api.upload import TimelyResponse, arriving, read_images, unless_gone
 from service.encodings import MaskView, Named, Options, check_gathers, encode, gather
 from service.encodings import understood as understood_options
 from service.pipeline.engine import Engine
@@ -116,7 +117,7 @@ async def segment(
     wanted = parse_request(record_of(request.scope), query, headers, services)
     async with wanted.deadline:
         with services.uploads.one_more() as hold:
-            async with arriving():
+            async with arriving(request):
                 images = await read_images(request, services.max_image_bytes, hold)
             masks = await unless_gone(request, wanted.masks(images))
     made = gather(wanted.format, masks) if len(masks) == 1 else await asyncio.to_thread(gather, wanted.format, masks)

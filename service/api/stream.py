@@ -35,11 +35,13 @@ from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocketDisconnect
 
 from service.api import problems, schemas
+from service.api.form import ImageFile
 from service.api.keys import Origins, offered_key
 from service.api.record import MAX_FRAME_HEADER, RequestRecord, record_of
 from service.api.segment import MaskRequest, parse_request
 from service.api.services import Services, ServicesNow
-from service.api.upload import REPLY_S, ImageFile, Uploads
+from service.api.transport.bounds import bounds_of
+from service.api.upload import Uploads
 from service.encodings import FORMATS
 from service.errors import BadParameter, NotReady, Overloaded, ServiceError
 from service.serving.latest import Latest
@@ -49,8 +51,6 @@ SUBPROTOCOL = "fcn-serve"
 KEY_SUBPROTOCOL = "fcn-serve.key."
 """A browser's page cannot set headers; it may offer this and its key in base64url as a second protocol."""
 
-IDLE_S = 60.0
-"""Seconds without a frame after which a stream is closed: it takes another's place."""
 MAX_METADATA = 4096
 """Characters of the text before a frame."""
 
@@ -172,7 +172,7 @@ async def stream(
         end = await _Stream(socket, record_of(socket.scope), services, parse).run(streams.draining)
         if end.code is not None:
             with contextlib.suppress(WebSocketDisconnect, TimeoutError):
-                async with asyncio.timeout(REPLY_S):
+                async with asyncio.timeout(bounds_of(socket.scope).reply_s):
                     await socket.close(end.code, end.reason)
 
 
@@ -250,14 +250,15 @@ class _Stream:
         return end
 
     async def _read(self) -> None:
+        idle_s = bounds_of(self._socket.scope).stream_idle_s
         about, defect = _NOTHING_SAID, None
         for seq in itertools.count():
             while True:
                 try:
-                    async with asyncio.timeout(IDLE_S):
+                    async with asyncio.timeout(idle_s):
                         message = await self._socket.receive()
                 except TimeoutError:
-                    raise _Ended(GOING_AWAY, f"no frame for {IDLE_S:g} s") from None
+                    raise _Ended(GOING_AWAY, f"no frame for {idle_s:g} s") from None
                 if message["type"] == "websocket.disconnect":
                     raise _Ended
                 if (data := message.get("bytes")) is not None:
@@ -317,10 +318,11 @@ class _Stream:
             raise _Ended from None
 
     async def _write(self) -> None:
+        reply_s = bounds_of(self._socket.scope).reply_s
         while True:
             text, mask = await self._answers.get()
             try:
-                async with asyncio.timeout(REPLY_S):
+                async with asyncio.timeout(reply_s):
                     await self._socket.send_text(text)
                     if mask is not None:
                         await self._socket.send_bytes(mask)

@@ -1,7 +1,7 @@
-"""Around every request: its record, the headers of its reply, its count and its line in the log.
+"""The record of every request, the headers of its reply, its count and its line in the log.
 
-:class:`Telemetry` wraps the whole application as plain ASGI (starlette's ``BaseHTTPMiddleware`` runs every request in a second
-task and copies its body through a queue).
+:class:`Telemetry` wraps the whole application as plain ASGI. starlette's ``BaseHTTPMiddleware`` would run every request in a
+second task and copy its body through a queue.
 
 May import: starlette, ``service.api.metrics`` and ``record``.
 """
@@ -15,11 +15,12 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.in_flight import InFlight
 from service.api.metrics import SWITCHING_PROTOCOLS, Metrics
-from service.api.record import RequestRecord, join_trace, new_record
+from service.api.record import RequestRecord, is_closed, join_trace, new_record
 
 PROBES = frozenset(("/livez", "/readyz", "/metrics"))
-"""Asked all the time by machines: no line in the log, no trace."""
+"""Machines call these all the time: they leave no line in the log and no trace."""
 
 _STARTS = frozenset(("http.response.start", "websocket.accept", "websocket.http.response.start"))
 
@@ -32,25 +33,27 @@ class Telemetry:
     Takes:
         app: the application below
         metrics: where requests are counted
-        on_crash: makes the reply to an exception that nobody handled, from the request's id
+        in_flight: has the requests that are being answered
+        on_crash: makes the reply to an unhandled exception, from the request's id
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, on_crash: Callable[[str], Response]) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, in_flight: InFlight, on_crash: Callable[[str], Response]) -> None:
         self._app = app
+        self._in_flight = in_flight
         self._metrics = metrics
         self._on_crash = on_crash
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or whatever else ASGI calls us for."""
+        """Serve one request, or pass on any other call of ASGI."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         record = new_record(scope["headers"])
         join_trace(record)
         scope.setdefault("state", {})["record"] = record
-        self._metrics.inside.add(record)
+        self._in_flight.add(record)
         method, status = scope.get("method", "GET"), 0
-        if method == "HEAD":  # routed as GET; the server, who keeps the scope that it made, leaves the body out
+        if method == "HEAD":  # routed as GET; the server keeps the scope that it made, and leaves the body out
             scope = {**scope, "method": "GET"}
 
         async def send_with_headers(message: Message) -> None:
@@ -60,7 +63,12 @@ class Telemetry:
                 message["headers"] = [*message.get("headers", ()), *record.headers()]
             else:
                 record.bytes_out += len(message.get("body") or message.get("bytes") or b"")
-            await send(message)
+            try:
+                await send(message)
+            except RuntimeError:  # uvloop's, of a transport that is closed
+                if not is_closed(scope):
+                    raise
+                log.debug("the caller hung up before the reply", extra={"fields": {"request_id": record.request_id}})
 
         try:
             await self._app(scope, receive, send_with_headers)
@@ -71,9 +79,14 @@ class Telemetry:
                 raise
             await self._on_crash(record.request_id)(scope, receive, send_with_headers)
         finally:
-            self._metrics.inside.discard(record)
+            self._in_flight.discard(record)
             route = getattr(scope.get("route"), "path", "unmatched")
             finish(self._metrics, record, path=scope["path"], route=route, method=method, status=status)
+
+
+def path_of(scope: Scope) -> str:
+    """Return the path of a request without the prefix of a proxy (``FCN_ROOT_PATH``)."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
 
 
 def finish(metrics: Metrics, record: RequestRecord, *, path: str, route: str, method: str, status: int) -> None:

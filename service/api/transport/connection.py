@@ -1,145 +1,90 @@
-"""The connections of callers: uvicorn's HTTP/1.1, with bounds on what comes before a request, and its WebSocket.
+"""Connections to callers: uvicorn's HTTP/1.1 with bounds on what comes before a request, and its WebSocket.
 
-uvicorn bounds neither the length of a request's head nor the time that it takes, and answers what is no HTTP in plain text.
-Here a head has a size and a time, and each refusal is a problem document, counted by its cause.
+uvicorn bounds neither the length of a request's head nor the time that it takes, and answers malformed HTTP in plain text.
+Here a head has a size and a time, and each rejection is a problem document that is counted by its cause.
 
-Nor does it bound how many connections there are: ten thousand that say nothing take all file descriptors of a process, and
-nobody else can come in. Here whoever comes when all are taken gets the one that has been without a request for longest; only
-where every one of them has a request in work he is refused.
+A request that cannot be served in time is rejected by :class:`~service.api.transport.early_refusal.EarlyRefusal` before uvicorn
+makes a request of it.
 
-A request that finds no room is refused by :class:`~service.api.transport.early_refusal.Door`, before uvicorn parses it.
+The members of uvicorn that this file uses are those of one minor version. pyproject.toml pins it, and
+tests/test_uvicorn_contract.py names each member.
 
-May import: httptools, uvicorn, starlette, ``service.api.problems``, ``shedding``, ``telemetry`` and ``upload``.
+May import: httptools, uvicorn, starlette, ``service.api.problems``, ``record`` and ``telemetry``, the rest of
+``service.api.transport``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Collection
-from itertools import takewhile
+from collections import deque
 from typing import Any
 
 import httptools
 from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from service.api import problems
-from service.api.telemetry import PROBES
-from service.api.transport.early_refusal import Door
-from service.api.upload import ABORT
-
-MAX_HEAD_BYTES = 32 * 1024
-"""Of a request line, its headers and its trailers together; and of what stands between a body's chunks, but for a quarter of
-the body. What has no end yet in the read in which either begins is not counted: a read has 256 KiB at the most."""
-
-MAX_PIPELINED = 64
-"""Requests that have come before the reply to the first of them is out."""
-
-HEAD_S = 10.0
-"""How long it may take from a connection's opening, or from its last reply, until the next head is complete."""
+from service.api.record import TRANSPORT
+from service.api.telemetry import PROBES, path_of
+from service.api.transport.bounds import CONNECTIONS, BodyBound, HeadBound, is_pipeline_full
+from service.api.transport.connections import Connections
 
 STREAM_BUFFER_BYTES = 64 * 1024
-"""What the kernel is asked to keep of masks that the other end has not taken (Linux keeps twice that); left alone it keeps
+"""What the kernel is asked to keep of masks that the other end has not taken (Linux keeps twice that). By default it keeps
 megabytes, which are the masks of minutes."""
 
-PARTING_S = 10.0
-"""How long last words may take to be read."""
-
-BODY_HEADERS = frozenset((b"content-length", b"transfer-encoding"))
-
-LOOK_S = 0.5
-"""How often somebody looks for those who have taken longer: a timer for each of them would cost every request two."""
-
-MOMENT_S = 0.05
-"""How long the first bytes of a body are waited for at the door."""
-
-CONNECTIONS = "connections"
-"""The entry of the application's lifespan state that has the :class:`Connections`."""
+REPLY_BEGINS = b"HTTP/1.1 "
+"""The first bytes of every reply."""
 
 
-class _NoRequest(Exception):
-    """What the parser would take, and we do not."""
-
-
-class Connections:
-    """All open connections. On the event loop only.
-
-    Takes:
-        limit: how many there may be
-        on_refusal: called with the code of each refusal of what is no request yet
-    """
-
-    def __init__(self, limit: int, on_refusal: Callable[[str], None]) -> None:
-        self.limit = limit
-        self.on_refusal = on_refusal
-        self.door: Door | None = None
-        """Nobody is refused there before it exists."""
-        self.open: Collection[object] = ()
-        """Those that there are, streams too."""
-        self.waiting: dict[Connection, float] = {}
-        """Those whose next head is not complete, and since when; the one that has waited for longest first."""
-        self._look: asyncio.TimerHandle | None = None
-
-    def await_head(self, connection: Connection) -> None:
-        """From now on that connection's next head is waited for."""
-        loop = connection.loop
-        self.waiting.pop(connection, None)
-        self.waiting[connection] = loop.time()
-        if self._look is None:
-            self._look = loop.call_later(LOOK_S, self._give_up_on_the_late, loop)
-
-    def _give_up_on_the_late(self, loop: asyncio.AbstractEventLoop) -> None:
-        earliest = loop.time() - HEAD_S
-        try:
-            for connection in list(takewhile(lambda waiting: self.waiting[waiting] <= earliest, self.waiting)):
-                connection.give_up()
-        finally:
-            self._look = loop.call_later(LOOK_S, self._give_up_on_the_late, loop) if self.waiting else None
+class _Rejected(Exception):
+    """A request that httptools accepts and this service rejects."""
 
 
 class Connection(HttpToolsProtocol):
-    """A connection, bounded. For ``uvicorn.Config(http=Connection)``, which gives the arguments."""
+    """A connection with bounds. For ``uvicorn.Config(http=Connection)``, which gives the arguments."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._all: Connections = self.app_state[CONNECTIONS]
         self._all.open = self.connections
+        self._bounds = self._all.bounds
+        self.timeout_keep_alive = self._bounds.keep_alive_s
+        self._head = HeadBound(self._bounds.head_bytes)
+        self._body = BodyBound(self._bounds.head_bytes)
         self._within_head = False
-        self._head_bytes = 0
-        """Of a request line, its headers and its trailers, as far as they are complete."""
         self._within_body = False
-        self._body_bytes = 0
-        """Of the body, so far."""
-        self._other_bytes = 0
-        """Of the reads within a head or within a body, what is no body."""
         self._turns = False
-        """Whether a head or a body begins or ends in the bytes that are looked at."""
-        self._moment: asyncio.TimerHandle | None = None
-        self._at_door: float | None = None
-        """The deadline (ms) of a request whose head is complete, and which is let in or refused by its first bytes."""
-        self._refused = False
-        """Whether the rest of a body is dropped as it comes."""
+        """Whether a head or a body begins or ends in the read that is being parsed."""
+        self._is_broken = False
+        """Whether the rest of what comes is dropped: it is not HTTP, and replies to earlier requests are due."""
+        self._early_ms: float | None = None
+        """The deadline of a request whose head is complete, and which its first bytes may reject. None: nothing to decide."""
+        self._first_bytes: asyncio.TimerHandle | None = None
+        self._is_rejected = False
+        """Whether the body that comes belongs to a request that was rejected early, and is dropped."""
+        self._awaits_body = False
+        """Whether the table of connections knows that this one is within a body."""
+        self._complete_s = 0.0
+        """When the last request was complete."""
+        self._earlier: deque[RequestResponseCycle] = deque()
+        """The requests before ``self.cycle`` whose replies are due. uvicorn forgets the one that is in work."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Begin; the first head is awaited. Where all connections are taken, make room."""
+        """Begin to wait for the first head. Where all connections are taken, make a place."""
         super().connection_made(transport)
-        self._all.await_head(self)
-        if len(self._all.open) > self._all.limit:
-            longest = next(iter(self._all.waiting))
-            if longest is self:
-                self.app = self._refuse
-            else:
-                self._all.on_refusal("crowded_out")
-                del self._all.waiting[longest]
-                longest.transport.abort()
+        if not self._all.add(self):
+            self.app = self._reject_if_full
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Instead of the application, for whoever came when every connection had a request. It has that for probes, which ask
-        how the process is, and for everybody once there is room.
+    async def _reject_if_full(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Reject the request of a connection that came when every other one had a request. Serve probes, which ask about the
+        process; serve every request once there is a place.
         """
-        if scope["path"] in PROBES or len(self._all.open) <= self._all.limit:
+        if path_of(scope) in PROBES or not self._all.is_full:
             await self.config.loaded_app(scope, receive, send)
             return
         self._all.on_refusal("too_many_connections")
@@ -149,27 +94,37 @@ class Connection(HttpToolsProtocol):
         await reply(scope, receive, send)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
-        self._all.waiting.pop(self, None)
-        self._cancel_moment()
+        """End, and tell every request of this connection that its caller is gone."""
+        self._all.remove(self)
+        self._stop_awaiting_first_bytes()
+        for cycle in self._earlier:
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what came. The parser keeps what it has of a header or a trailer until that ends, and some never do; nor does
-        what may stand beside a chunk's length, nor chunks of a byte each.
+        """Parse what came, and count it where the parser keeps it and reports nothing: an incomplete header, trailer or chunk
+        extension, and chunks of a byte each.
         """
-        before, self._turns = self._body_bytes, False
+        if self._is_broken:
+            return
+        body_before, self._turns = self._body.body_bytes, False
         self._parse(data)
-        if not self._turns and (self._within_head or self._within_body) and not self.transport.is_closing():
-            self._other_bytes += len(data) - (self._body_bytes - before)
-            if self._is_too_much():
+        if not self._turns and not self.transport.is_closing():
+            if self._within_head:
+                if self._head.add_read(len(data)):
+                    self.send_400_response("")
+            elif self._within_body and self._body.add_read(len(data), self._body.body_bytes - body_before):
                 self.send_400_response("")
-        if self._at_door is not None and self._moment is None:
-            self._moment = self.loop.call_later(MOMENT_S, self._let_in)
+        if self._within_body and not self._awaits_body:
+            self._awaits_body = True
+            self._all.body.begin(self)
+        if self._early_ms is not None and self._first_bytes is None:
+            self._first_bytes = self.loop.call_later(self._bounds.first_bytes_s, self._accept)
 
     def _parse(self, data: bytes) -> None:
-        """As uvicorn does, but that a request which asks for another protocol than a WebSocket is served in this one (RFC 9110,
-        section 7.8), with its body: Java's client asks for HTTP/2 with every first one.
+        """Parse as uvicorn does, except that a request for a protocol other than WebSocket is served in this one, with its body
+        (RFC 9110, section 7.8). Java's client asks for HTTP/2 with the first request of every connection.
         """
         self._unset_keepalive_if_required()
         pieces: list[bytes | memoryview] = [data]
@@ -185,7 +140,7 @@ class Connection(HttpToolsProtocol):
                         pieces = [memoryview(piece)[upgrade.args[0] :], self._head_without_upgrade()]
         except httptools.HttpParserError as error:
             reason = error.__context__
-            self.send_400_response(str(reason) if isinstance(reason, _NoRequest) else "")
+            self.send_400_response(str(reason) if isinstance(reason, _Rejected) else "")
 
     def _head_without_upgrade(self) -> bytes:
         line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
@@ -196,18 +151,14 @@ class Connection(HttpToolsProtocol):
         """The first byte of a request."""
         super().on_message_begin()
         self._within_head = self._turns = True
-        self._head_bytes = self._other_bytes = self._body_bytes = 0
-
-    def on_url(self, url: bytes) -> None:
-        """A piece of the request line."""
-        self._count(len(url))
-        super().on_url(url)
+        self._head.begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header, complete; or one of the trailers that may follow a body in chunks, and which nobody here asks for: added
-        to the headers they would change what has been decided by them (RFC 9110, section 6.5.1).
+        """One complete header, or one complete trailer. Trailers are left out of the headers: they would change what was
+        decided by them (RFC 9110, section 6.5.1).
         """
-        self._count(len(name) + len(value) + 4)
+        if self._head.add_part(len(name) + len(value) + 4):
+            raise _Rejected
         if self._within_head:
             super().on_header(name, value)
         elif name.lower() == b"connection":  # the parser heeds it, and takes no further request
@@ -215,137 +166,230 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is complete."""
+        if self._head.add_part(len(self.url)):
+            raise _Rejected
         if self.parser.should_upgrade():
-            names = {name for name, _ in self.headers}
             if self._should_upgrade():
-                if names & BODY_HEADERS:
-                    raise _NoRequest("a request for a WebSocket has no body")  # and what answers it would wait for ever
-            elif b"upgrade" in names:
-                return  # still within the head: it is taken once more
-        if len(self.pipeline) >= MAX_PIPELINED:
-            raise _NoRequest  # told without words, since the replies to others come first
+                self._check_opening()
+            elif any(name == b"upgrade" for name, _ in self.headers):
+                return  # still within the head, which is parsed once more without this header
+        if is_pipeline_full(len(self.pipeline), self._bounds.pipelined):
+            raise _Rejected
         self._within_head, self._within_body, self._turns = False, True, True
-        self._other_bytes = 0
-        self._all.waiting.pop(self, None)
-        self.scope["state"][ABORT] = self.transport.abort
-        self._at_door = self._deadline_at_door()
-        if self._at_door is None:
-            super().on_headers_complete()
+        self._head.end()
+        self._body.begin()
+        self._all.first_head.end(self)
+        self._all.next_head.end(self)
+        if self.root_path and self.url.startswith(self.root_path.encode()):  # uvicorn puts it before every path
+            self.url = self.url.removeprefix(self.root_path.encode()) or b"/"
+        self.scope["state"][TRANSPORT] = self.transport
+        self._early_ms = self._early_deadline_ms()
+        if self._early_ms is None:
+            self._begin_request()
         else:
-            self._refused = self._refuses(self._at_door, b"")
+            self._is_rejected = self._reject_early(self._early_ms, b"")
 
-    def _deadline_at_door(self) -> float | None:
-        door, parser = self._all.door, self.parser
-        others = self.cycle is not None and not self.cycle.response_complete  # their replies come first
-        if door is None or others or parser.should_upgrade() or not parser.should_keep_alive():
-            return None
-        if len(self._all.open) > self._all.limit:
-            return None
-        return door.deadline_ms(parser.get_method(), self.url, self.headers)
+    def _check_opening(self) -> None:
+        """Accept the opening of a WebSocket without a body. Java's, Dart's and Netty's clients say ``Content-Length: 0``."""
+        if self._is_reply_due():
+            raise _Rejected("a WebSocket is opened only after the replies to earlier requests")
+        headers = dict(self.headers)
+        if b"transfer-encoding" in headers or headers.get(b"content-length", b"0").strip(b"0"):
+            raise _Rejected("a request for a WebSocket has no body")  # uvicorn would never answer it
+        self.headers[:] = [header for header in self.headers if header[0] != b"content-length"]
 
-    def _refuses(self, deadline_ms: float, body: bytes) -> bool:
-        """Tell him who stands at the door if there is no room for him, by what has come of his image. Gives: whether so."""
-        if self._all.door is None or (reply := self._all.door.refusal(deadline_ms, self.headers, body)) is None:
-            return False
-        self._cancel_moment()
-        self._at_door = None
-        self.transport.write(reply)
-        self._all.await_head(self)
-        return True
+    def _is_reply_due(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
-    def _let_in(self) -> None:
-        self._cancel_moment()
-        self._at_door = None
+    def _begin_request(self) -> None:
+        if self._is_reply_due():
+            self._earlier.append(self.cycle)
         super().on_headers_complete()
 
+    def _early_deadline_ms(self) -> float | None:
+        """Return the deadline of a request that may be rejected early; None if it must be read to its end first."""
+        early, parser = self._all.early_refusal, self.parser
+        if early is None or self._is_reply_due() or parser.should_upgrade() or not parser.should_keep_alive():
+            return None
+        if self._all.is_full:
+            return None
+        return early.deadline_ms(parser.get_method(), self.url, self.headers)
+
+    def _reject_early(self, deadline_ms: float, body: bytes) -> bool:
+        """Send 429 if an image that begins so does not fit into the queue. Return True if it was sent."""
+        early = self._all.early_refusal
+        if early is None or (reply := early.refusal(deadline_ms, self.headers, body)) is None:
+            return False
+        self._stop_awaiting_first_bytes()
+        self._early_ms = None
+        self._write(reply)
+        self._all.next_head.begin(self)
+        return True
+
+    def _accept(self) -> None:
+        """Make a request of a head that was not rejected early."""
+        self._stop_awaiting_first_bytes()
+        self._early_ms = None
+        self._begin_request()
+
     def on_body(self, body: bytes) -> None:
-        """A piece of the body. The first one says whether there is room for the rest; and often is all: it is handed on as it
-        is, where uvicorn would copy it twice.
+        """A piece of the body. The first one says whether the request is rejected early. It is often the whole body: it is
+        passed on as it is, where uvicorn would copy it twice.
         """
-        self._body_bytes += len(body)
-        if self._refused:
+        self._body.body_bytes += len(body)
+        if self._is_rejected:
             return
-        if self._at_door is not None:
-            self._refused = self._refuses(self._at_door, body)
-            if self._refused:
+        if self._early_ms is not None:
+            self._is_rejected = self._reject_early(self._early_ms, body)
+            if self._is_rejected:
                 return
-            self._let_in()
+            self._accept()
         held: object = self.cycle.body
         if not held:
-            self.cycle.body = b""  # type: ignore[assignment]  # nothing and a piece are the piece itself, as are bytes of bytes
+            self.cycle.body = b""  # type: ignore[assignment]  # `b"" + body` is `body` (no copy), and so is `bytes(body)`
         elif isinstance(held, bytes):
             self.cycle.body = bytearray(held)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The end of the body; or of a head that is taken once more, without what it asks for."""
+        """The end of the body; or of a head that is parsed once more."""
         if self._within_head:
             return
         self._within_body, self._turns = False, True
-        if self._refused:
-            self._refused = False
+        if self._awaits_body:
+            self._awaits_body = False
+            self._all.body.end(self)
+        self._complete_s = self.loop.time()
+        if self._is_rejected:
+            self._is_rejected = False
             return
-        if self._at_door is not None:  # there was none
-            self._let_in()
+        if self._early_ms is not None:  # there was no body
+            self._accept()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """A reply is out. Unless another request has come already, its head is awaited."""
+        """A reply is out. Wait for the next head, unless another request has come already."""
+        if self._earlier:
+            self._earlier.popleft()
         super().on_response_complete()
         if self.cycle.response_complete and not self.transport.is_closing():
-            self._all.await_head(self)
+            self._all.next_head.begin(self)
+
+    def pause_writing(self) -> None:
+        """The buffers of both ends are full. Begin to wait for the other end to read."""
+        super().pause_writing()
+        self._all.reader.begin(self)
+
+    def resume_writing(self) -> None:
+        """The other end reads."""
+        self._all.reader.end(self)
+        super().resume_writing()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn closes
+        """Close; but where complete requests wait for their replies, send those first: the other end may have closed one
+        direction only (``shutdown(SHUT_WR)``).
+
+        Gives:
+            True if the connection stays open
+        """
+        if not self._is_reply_due() or (self._within_body and not self._earlier):
+            return False
+        self.cycle.keep_alive = False
+        waited_s = self.loop.time() - self._complete_s
+        self.loop.call_later(max(0.0, self._bounds.probe_after_s - waited_s), self._probe)
+        return True
+
+    def _probe(self) -> None:
+        """Cancel the requests of a half-closed connection whose other end does not read any more.
+
+        TCP has one signal for "I send no more" and "I am gone". The difference shows only after something is sent: a closed
+        socket answers with a reset. So the first bytes of the reply are sent before the rest is known.
+        """
+        if self.transport.is_closing() or not self._is_reply_due():
+            return
+        if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+            return
+        if not self._earlier and not self.cycle.response_started and self.cycle.transport is self.transport:
+            self.cycle.transport = _BegunReply(self.transport, self.cycle)  # type: ignore[assignment]  # what a cycle uses of it
+            self._write(REPLY_BEGINS)
+        self.loop.call_later(self._bounds.probe_s, self._probe)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no request, and close; where the parser stopped because we did, say so. Where another reply is due
-        first, or this request has begun to have its own, nothing is said: it would be taken for a part of that.
+        """Reject malformed HTTP, and close. Where replies to earlier requests are due, send those first, and no rejection: it
+        would be taken for one of them. Nor is one sent where the reply to this very request has begun.
 
         Takes:
             msg: what is wrong; empty where the parser does not say
         """
-        if self._is_too_much():
+        if self._head.is_exceeded or self._body.is_exceeded:
             status, code = 431, "head_too_large"
-            detail = f"a request line, its headers and its trailers have at most {MAX_HEAD_BYTES} bytes together"
+            limit = self._bounds.head_bytes
+            detail = f"a request line, its headers and its trailers have at most {limit} bytes together"
             if self._within_body:
-                detail += ", and what stands between a body's chunks has no more but for a quarter of the body"
+                detail += f", and between the chunks of a body come at most {limit} bytes more than a quarter of the body"
         else:
             status, code = 400, "bad_request"
-            detail = msg or "this is no HTTP/1.1 request"
+            detail = msg or "this is not an HTTP/1.1 request"
         self._all.on_refusal(code)
         reply = problems.refusal(status, code, detail)
-        head = [f"HTTP/1.1 {status} {problems.phrase(status)}".encode(), b"connection: close"]
-        head += [b"%b: %b" % header for header in reply.raw_headers]
-        if not self.pipeline and not (self._within_body and self.cycle is not None and self.cycle.response_started):
-            self.transport.write(b"\r\n".join([*head, b"", bytes(reply.body)]))
+        if self._is_reply_due() and not self._within_body:
+            self._is_broken = True
+            self.cycle.keep_alive = False
+            return
+        if not self._earlier and not (self._within_body and self.cycle is not None and self.cycle.response_started):
+            head = [f"HTTP/1.1 {status} {problems.phrase(status)}".encode(), b"connection: close"]
+            head += [b"%b: %b" % header for header in reply.raw_headers]
+            self._write(b"\r\n".join([*head, b"", bytes(reply.body)]))
         self.transport.close()
 
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._is_too_much():
-            raise _NoRequest
+    def give_up(self, reason: str) -> None:
+        """Close without a reply, because something took too long. A caller who does not read loses the end of a reply.
 
-    def _is_too_much(self) -> bool:
-        return self._head_bytes > MAX_HEAD_BYTES or self._other_bytes > MAX_HEAD_BYTES + self._body_bytes // 4
-
-    def _cancel_moment(self) -> None:
-        if self._moment is not None:
-            self._moment.cancel()
-            self._moment = None
-
-    def give_up(self) -> None:
-        """Close without a word: whoever sends half a head in ten seconds waits for none. Nor is the end of a reply kept for
-        whoever does not read it.
+        Takes:
+            reason: the code to count it by; that an idle connection is closed does not count
         """
-        if self._within_head:
-            self._all.on_refusal("head_too_slow")
-        self._all.waiting.pop(self, None)
+        is_idle = reason == self._all.next_head.reason and not self._within_head
+        if not is_idle:
+            self._all.on_refusal(reason)
+        if self._within_body or reason == self._all.reader.reason:
+            self.transport.abort()
+            return
         self.transport.close()
-        self.loop.call_later(PARTING_S, self.transport.abort)
+        self.loop.call_later(self._bounds.close_s, self.transport.abort)
+
+    def evict(self) -> None:
+        """Close at once."""
+        self.transport.abort()
+
+    def _write(self, data: bytes) -> None:
+        """Write, unless the other end has reset the connection: uvloop raises then."""
+        if not self.transport.is_closing():
+            self.transport.write(data)
+
+    def _stop_awaiting_first_bytes(self) -> None:
+        if self._first_bytes is not None:
+            self._first_bytes.cancel()
+            self._first_bytes = None
+
+
+class _BegunReply:
+    """The transport of a request whose reply has begun with :data:`REPLY_BEGINS`. The first write leaves these bytes out."""
+
+    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
+        self._transport, self._cycle = transport, cycle
+        self.close, self.is_closing = transport.close, transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        """Write the rest of a reply's head."""
+        self._cycle.transport = self._transport
+        self._transport.write(data.removeprefix(REPLY_BEGINS))
 
 
 class StreamConnection(WebSocketsSansIOProtocol):
-    """A connection that became a stream. For ``uvicorn.Config(ws=StreamConnection)``, which gives the arguments.
+    """A WebSocket with bounds on what waits to be sent. For ``uvicorn.Config(ws=StreamConnection)``, which gives the arguments.
 
-    Who does not read is noticed soon, and cannot keep the connection when the stream is over.
+    A caller who does not read is noticed soon, and cannot keep the connection when the stream is over.
     """
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -353,7 +397,21 @@ class StreamConnection(WebSocketsSansIOProtocol):
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, STREAM_BUFFER_BYTES)
         super().connection_made(transport)
 
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send a message.
+
+        Raises:
+            ClientDisconnected: if the caller is gone, even where uvicorn has not heard of it yet
+        """
+        try:
+            await super().send(message)
+        except RuntimeError:  # uvloop's, of a transport that is closed
+            if not self.transport.is_closing():
+                raise
+            raise ClientDisconnected from None
+
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
-        """The application has no more to say."""
+        """Close the connection soon after the application has ended."""
         super().on_task_complete(task)
-        self.loop.call_later(PARTING_S, self.transport.abort)
+        connections: Connections = self.app_state[CONNECTIONS]
+        self.loop.call_later(connections.bounds.close_s, self.transport.abort)

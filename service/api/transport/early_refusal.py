@@ -1,6 +1,6 @@
-"""Saying no at the door. Whoever cannot be served in time is told so by the head of his request, where that would go for any
-image, else by the first bytes of his: before the rest is read and before there is a request for the application at all. Under
-overload most of what a server does is saying no, and it must not cost the masks of those to whom it says yes.
+"""Rejecting overload early: from the request's head if no image could meet the deadline, otherwise from the first bytes of the
+image. That is before the rest is read and before there is a request for the application. Under overload most requests are
+rejected, and that must not cost the masks of those that are accepted.
 
 May import: starlette, ``service.errors``, ``service.serving``, ``service.api.keys``, ``metrics``, ``problems``,
 ``record``, ``schemas`` and ``telemetry``.
@@ -23,17 +23,17 @@ from service.serving.dataplane import DataPlane
 from service.serving.deadline import Deadline
 
 PATH = "/segment"
-"""Where images go."""
+"""Where images are sent."""
 _PATH = PATH.encode()
 
 
-class Door:
-    """Looks at images that come where others wait already. What their first bytes do not tell is decided inside.
+class EarlyRefusal:
+    """Rejects images that do not fit into the queue. It decides only what the first bytes tell; the rest is decided later.
 
     Takes:
-        plane: whose queue it is
-        keys: without one of which nobody learns of the load
-        metrics: where the refused are counted
+        plane: has the queue
+        keys: a caller without one of them learns nothing of the load
+        metrics: where rejections are counted
         deadline_ms: of a request that names none
     """
 
@@ -41,10 +41,10 @@ class Door:
         self._plane, self._keys, self._metrics, self._deadline_ms = plane, keys, metrics, deadline_ms
 
     def deadline_ms(self, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]]) -> float | None:
-        """What a request is to be looked at with; None if it is none to be refused here.
+        """Return the request's deadline in ms, or None if this request must not be rejected early.
 
         Takes:
-            url: as the request line has it
+            url: as in the request line, without the prefix of a proxy
             headers: names in lower case
         """
         if not self._plane.scheduler.admitted or method != b"POST":
@@ -53,13 +53,13 @@ class Door:
         if path != _PATH or b"model" in query:
             return None
         named = dict(headers)
-        # Who does not say how much he sends, or wants to be asked for it first, can be refused, but not keep his connection.
+        # Without Content-Length, or with Expect: 100-continue, a rejection must close the connection.
         if b"content-length" not in named or b"expect" in named or named.get(b"content-type", b"").startswith(b"multipart/"):
             return None
         return self._named_deadline_ms(named)
 
     def refusal(self, deadline_ms: float, headers: list[tuple[bytes, bytes]], head: bytes) -> bytes | None:
-        """The reply to a request, as it goes over the wire; None if there may be room for it.
+        """Return the reply that rejects a request, as it goes over the wire; None if it may fit.
 
         Takes:
             head: the first bytes of the image, if any have come
@@ -72,7 +72,7 @@ class Door:
             finish(self._metrics, record, path=PATH, route=PATH, method="POST", status=status)
             return reply
         except ServiceError:
-            pass  # it is not for want of room: said inside
+            pass  # for another reason, which the application gives
         return None
 
     def _named_deadline_ms(self, named: Mapping[bytes, bytes]) -> float | None:

@@ -214,7 +214,7 @@ async def infer(
     record.model, record.sha256 = f"{engine.manifest.name}@{engine.manifest.version}", engine.sha256
     async with Deadline(_limit_s(headers.x_deadline_ms, None, services.deadline_s), record.elapsed_s) as deadline:
         with services.uploads.one_more() as hold:
-            async with arriving():
+            async with arriving(request):
                 max_bytes = services.max_image_bytes + tensors.MAX_JSON_BYTES
                 body = await read_body(request, max_bytes, hold, headers.content_encoding)
             record.bytes_in = len(body)
@@ -335,7 +335,7 @@ async def unload(request: Request, services: ServicesNow, name: Name) -> wire.Un
 
 async def _small_body(request: Request, services: Services) -> bytes:
     """A body that may be missing."""
-    async with arriving():
+    async with arriving(request):
         with services.uploads.one_more() as hold:
             return await read_body(request, tensors.MAX_JSON_BYTES, hold) or b"{}"
 
