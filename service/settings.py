@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     uds: Path | None = None
     """The path of a Unix socket to listen on, in the place of the address and the port: for callers on this machine."""
     uds_mode: Annotated[str, Field(pattern="^[0-7]{3,4}$")] = "660"
-    """The permissions of that socket, in octal digits; whoever may write to it may call."""
+    """The permissions of that socket, in octal digits; every user with the right to write to it may call."""
     keep_alive_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
     """Seconds that a connection may be idle after a reply. Behind a load balancer that reuses connections, set more than its
     own idle time, which is often 60 s."""

@@ -48,7 +48,7 @@ def unix(path: Path, mode: int) -> Iterator[socket.socket]:
 
     Takes:
         path: where the socket appears
-        mode: its permissions; whoever may write to it may call
+        mode: its permissions; every user with the right to write to it may call
     Raises:
         BadSetting: if another process listens there, if the path is something else than a socket, or if it cannot be made
     """
