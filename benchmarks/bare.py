@@ -1,9 +1,9 @@
 """The network and nothing else: ``session.run`` in a loop, on lines of standard input, for ``bench.py`` to compare with.
 
-``alone SECONDS``: one caller, all processors, ONNX Runtime's own defaults, which are its fastest when nobody else computes.
+``alone SECONDS``: one caller, all processors, ONNX Runtime's own defaults, which are its fastest on an idle machine.
 ``lanes SECONDS``: one caller and one session a processor, one thread each. ``together``: one caller a processor, one session.
-Each gives a line of JSON: ``rate`` a second and ``median_ms``. ``evenly SECONDS RATE``: so many frames a second, whatever comes
-back, which wait for the first free of the lanes; ``median_ms`` and ``p99_ms`` from a frame's time to its scores.
+Each gives a line of JSON: ``rate`` a second and ``median_ms``. ``evenly SECONDS RATE``: RATE frames a second that wait for
+the first free lane; ``median_ms`` and ``p99_ms`` from a frame's time to its scores.
 
 May import: numpy, onnxruntime.
 """
@@ -23,7 +23,7 @@ import onnxruntime as ort
 
 
 def opened(path: str, threads: int) -> ort.InferenceSession:
-    """A session with ONNX Runtime's defaults, but for the threads."""
+    """Return a session with ONNX Runtime's defaults, except for the threads."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     session: ort.InferenceSession = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -31,7 +31,7 @@ def opened(path: str, threads: int) -> ort.InferenceSession:
 
 
 def loop(sessions: list[ort.InferenceSession], image: np.ndarray, seconds: float) -> dict[str, float]:
-    """One caller for each session, without a pause."""
+    """Run one caller for each session without a pause."""
     spent: list[float] = []
     begun = time.perf_counter()
 

@@ -1,14 +1,13 @@
-/* The callers of callers.py, compiled: what they take is missing from the processors that the server is measured on, and in
- * Python it was twice as much. One thread, one epoll, no library but the C one.
+/* The callers of callers.py, compiled: their processor time is missing from the measured server, and in Python it was twice as
+ * much. One thread, one epoll, no library but the C one.
  *
  *     callers PORT WAITING FILE FILE SECONDS:RATE ...
  *
  * WAITING callers send the first file, a whole request, to 127.0.0.1:PORT, each again when it has its answer. Others send the
- * second file, whatever comes back, evenly spaced: in each of the phases RATE a second, or, where RATE is xF, F times as many
- * as those who had a 200 in the phase before (as one a second at the least). When the last phase is over no caller asks again,
- * and all wait for their answers.
+ * second file evenly spaced, whatever the answers: RATE a second in each phase. With RATE as xF it is F times the answers of
+ * status 200 in the phase before, at least one a second. After the last phase no request is sent, and all answers are awaited.
  *
- * Prints the monotonic seconds at which the first phase began, then a line for each answer: w or o (who asked), the seconds
+ * Prints the monotonic seconds at which the first phase began, then a line for each answer: w or o (the caller), the seconds
  * at which it was asked and at which the answer was complete, its status. */
 
 #include <arpa/inet.h>

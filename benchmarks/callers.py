@@ -1,8 +1,7 @@
-"""Callers on this machine: as many as keep a server busy, so many a second, whatever comes back, or both at once.
+"""Callers on this machine: a closed loop that keeps a server busy, an open loop at a fixed rate, or both.
 
-``callers.c`` does the calling, because what a caller takes is missing from the processors that the server is measured on: half
-of what the same took in Python, 0.13 ms an image instead of 0.26. It is compiled when it is needed, with ``cc`` or what ``CC``
-names.
+``callers.c`` makes the calls, because the callers' processor time is missing from the measured server: 0.13 ms an image, half
+of the same in Python. It is compiled when it is needed, with ``cc`` or the program that ``CC`` names.
 
 May import: the standard library.
 """
@@ -27,33 +26,33 @@ SOURCE = Path(__file__).with_suffix(".c")
 FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Wconversion")
 
 WAITING = 16
-"""As many keep two processors busy, and the queue full."""
+"""Callers in the closed loop: enough to keep two processors busy and the queue full."""
 PATIENCE_S = 30.0
-"""The deadline of those who wait their turn."""
+"""The deadline of the closed loop's requests."""
 GRACE_S = 0.05
-"""What the way back and the callers themselves may add to a deadline."""
+"""Allowance on a deadline for the way back and the callers themselves."""
 LEAD_S = 1.5
-"""Before the first window."""
+"""Seconds before the first window."""
 
 
 @dataclass
 class Tally:
-    """What came back."""
+    """Counts and times of the answers."""
 
     late: int = 0
-    """Masks and refusals that came after the deadline."""
+    """Masks and rejections that arrived after the deadline."""
     statuses: Counter[int] = field(default_factory=Counter)
     good_s: list[float] = field(default_factory=list)
-    """When each mask came that was in time."""
+    """Arrival of each mask that was in time."""
     good_ms: list[float] = field(default_factory=list)
-    """How long each of those took."""
+    """Time of each of those."""
     refused_ms: list[float] = field(default_factory=list)
-    """How long each 429 took."""
+    """Time of each 429."""
     expired_s: list[tuple[float, float]] = field(default_factory=list)
-    """When each was asked and told whose time was over before he had his mask."""
+    """Times of request and answer of each 504."""
 
     def count(self, status: int, asked_s: float, answered_s: float, deadline_s: float) -> None:
-        """One more answer."""
+        """Count an answer."""
         self.statuses[status] += 1
         in_time = answered_s - asked_s <= deadline_s + GRACE_S
         self.late += not in_time
@@ -66,51 +65,51 @@ class Tally:
             self.expired_s.append((asked_s, answered_s))
 
     def rate(self, begin_s: float, end_s: float) -> float:
-        """Good ones a second, from one moment to another."""
+        """Return the good masks a second in an interval."""
         return sum(begin_s <= moment < end_s for moment in self.good_s) / (end_s - begin_s)
 
 
 class Callers:
-    """Those who send one image to ``POST /segment``. Every one of them has his answer when a method returns.
+    """Callers that send one image to ``POST /segment``. When a method returns, each request has its answer.
 
     Takes:
-        port: of 127.0.0.1
-        image: the file
+        port: a port of 127.0.0.1
+        image: the bytes of the file
     """
 
     def __init__(self, port: int, image: bytes) -> None:
         self._port, self._image = port, image
         self.cpu_s = 0.0
-        """Processor time that they took, so far."""
+        """Processor time of the callers so far."""
 
     def closed_loop(self, tally: Tally, seconds: float) -> None:
-        """As many who wait as fill the queue."""
+        """Run ``WAITING`` callers that each wait for their answer."""
         self._call([f"{seconds}:0"], tally, Tally(), PATIENCE_S, waiting_count=WAITING)
 
     def open_loop(self, tally: Tally, seconds: float, rate: float, deadline_s: float) -> None:
-        """So many a second, evenly spaced."""
+        """Send ``rate`` requests a second, evenly spaced, whatever the answers."""
         self._call([f"{seconds}:{rate}"], Tally(), tally, deadline_s, waiting_count=0)
 
     def waves(
         self, waiting: Tally, others: Tally, seconds: float, *, count: int, factor: float, deadline_s: float
     ) -> list[tuple[float, float]]:
-        """As many who wait as fill the queue; on top, in every other of equally long windows, others.
+        """Run the closed loop, and in every other window the open loop besides.
 
         Takes:
-            waiting, others: what becomes of either
-            seconds: of a window
-            count: of windows with others
-            factor: how many others there are to each who had his mask in the calm window before
-            deadline_s: of the others
+            waiting, others: the tallies of the closed and the open loop
+            seconds: length of a window
+            count: number of windows with the open loop
+            factor: requests of the open loop to each mask of the calm window before
+            deadline_s: deadline of the open loop's requests
         Gives:
-            (begin, end) of every window; the first, the third and so on until the last are those without others
+            (begin, end) of every window; the odd ones, from the first to the last, are calm
         """
         windows = [f"{seconds}:x{factor}" if at % 2 else f"{seconds}:0" for at in range(2 * count + 1)]
         begun = self._call([f"{LEAD_S}:0", *windows], waiting, others, deadline_s, waiting_count=WAITING) + LEAD_S
         return [(begun + at * seconds, begun + (at + 1) * seconds) for at in range(2 * count + 1)]
 
     def _call(self, phases: list[str], waiting: Tally, others: Tally, deadline_s: float, *, waiting_count: int) -> float:
-        """Run the program. Gives: when the first phase began; of the same clock as what is counted."""
+        """Run the program. Gives: the beginning of the first phase, on the clock of the counted times."""
         tallies = {"w": (waiting, PATIENCE_S), "o": (others, deadline_s)}
         program, used = _compiled(), _children_s()
         with self._request(PATIENCE_S) as patient, self._request(deadline_s) as impatient:
@@ -118,7 +117,7 @@ class Callers:
             ran = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
         self.cpu_s += _children_s() - used
         if ran.returncode:
-            raise SystemExit(ran.returncode)  # it has said why
+            raise SystemExit(ran.returncode)  # the program has printed the reason
         begun, *answers = ran.stdout.splitlines()
         for answer in answers:
             name, asked, answered, status = answer.split()
@@ -128,7 +127,7 @@ class Callers:
 
     @contextmanager
     def _request(self, deadline_s: float) -> Iterator[str]:
-        """A file with a whole request."""
+        """Write a whole request into a file and give its name."""
         head = (
             "POST /segment HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
             f"X-Deadline-Ms: {1000 * deadline_s:g}\r\nContent-Length: {len(self._image)}\r\n\r\n"
@@ -141,7 +140,7 @@ class Callers:
 
 @cache
 def _compiled() -> str:
-    """The program; until this process ends."""
+    """Compile the program and return its path; it is removed when this process ends."""
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder)
     program = str(Path(folder, "callers"))
@@ -149,11 +148,11 @@ def _compiled() -> str:
         command = [*shlex.split(os.environ.get("CC", "cc")), *FLAGS, "-o", program, str(SOURCE), "-lm"]
         subprocess.run(command, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise SystemExit(f"the callers want a C compiler: apt-get install gcc libc6-dev ({error})") from error
+        raise SystemExit(f"the callers need a C compiler: apt-get install gcc libc6-dev ({error})") from error
     return program
 
 
 def _children_s() -> float:
-    """Processor time of the children that have ended."""
+    """Return the processor time of the ended child processes."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

@@ -50,7 +50,7 @@ def main() -> None:
             result.image,
             result.manifest,
             result.sha256,
-            lambda: confidence_map(result.scores, result.labels),  # anew each time, as each request pays for it
+            lambda: confidence_map(result.scores, result.labels),  # computed each time, as for each request
             options,
         )
         body = encode(name, view).body

@@ -1,4 +1,4 @@
-"""What the benchmarks share: a server in a process of its own, load, and what the machine and the versions were.
+"""Parts that the benchmarks share: a server in its own process, load, and a line about the machine and the versions.
 
 May import: the standard library, numpy, simplejpeg, onnxruntime, ``models.scenes``.
 """
@@ -29,15 +29,15 @@ from models.scenes import street_scene
 
 ROOT = Path(__file__).resolve().parent.parent
 PRODUCT = (sys.executable, "-m", "service", "serve", "--port", "{port}")
-"""The command that starts it."""
+"""The command that starts fcn-serve."""
 READY_S = 120.0
 WAKE_S = 0.02
-"""How often whoever watches the machine wakes up."""
+"""Seconds between two samples of the watching thread."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers."""
+    """A server that is ready."""
 
     url: str
     """Of the endpoint that takes an image as the body of a POST."""
@@ -55,12 +55,12 @@ def server(
     environment: Mapping[str, str] | None = None,
     folder: Path = ROOT,
 ) -> Iterator[Server]:
-    """A server on a free port of 127.0.0.1, ready; ended afterwards.
+    """Start a server on a free port of 127.0.0.1, wait until it is ready, and end it afterwards.
 
     Takes:
-        command: with ``{port}`` where the port belongs
+        command: the words, with ``{port}`` in the place of the port
         path: of its endpoint
-        probe: what answers 200 when it is ready
+        probe: the path that answers 200 when the server is ready
         environment: further variables
         folder: where it runs
     """
@@ -97,47 +97,47 @@ def _await_ready(port: int, probe: str, process: subprocess.Popen[bytes]) -> Non
 
 
 def resident_mb(pid: int, field_name: str = "VmRSS") -> float:
-    """Megabytes of memory: now, or at the most so far (``VmHWM``)."""
+    """Return megabytes of memory: now, or the peak so far (``VmHWM``)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return float(next(line for line in lines if line.startswith(field_name)).split()[1]) / 1024
 
 
 def cpu_s(pid: int) -> float:
-    """Processor time used so far."""
+    """Return the seconds of processor time used so far."""
     words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
 class Watch:
-    """Somebody who wakes up often, and notes when he really did and how much of the processors others had until then."""
+    """Samples of a thread that wakes up often: the time, and the processor time that other machines had until then."""
 
     moments: list[tuple[float, float]] = field(default_factory=list)
-    """Of ``time.monotonic()``, and the seconds of all processors that the host gave to other machines so far."""
+    """``time.monotonic()``, and the seconds of all processors that the host gave to other machines so far."""
 
     def longest_pause_s(self, begin_s: float, end_s: float) -> float:
-        """The longest time in between in which nobody woke up, though he should have."""
+        """Return the longest time in the interval in which the thread did not wake up."""
         pauses = pairwise(moment for moment, _ in self.moments)
         inside = [min(after, end_s) - max(before, begin_s) for before, after in pauses if before < end_s and after > begin_s]
         return max(inside, default=0.0)
 
     def taken_s(self, begin_s: float, end_s: float) -> float:
-        """Seconds of all processors that others had in between (``steal`` of ``/proc/stat``)."""
+        """Return the seconds of all processors that others had in the interval (``steal`` of ``/proc/stat``)."""
         inside = [taken for moment, taken in self.moments if begin_s - WAKE_S <= moment <= end_s + WAKE_S]
         return max(inside, default=0.0) - min(inside, default=0.0)
 
 
 @contextmanager
 def watch() -> Iterator[Watch]:
-    """Watch the machine meanwhile, which others share."""
+    """Sample the machine, which others share, until the block ends."""
     watched, ended = Watch(), threading.Event()
 
-    def look() -> None:
+    def sample_often() -> None:
         while not ended.wait(WAKE_S):
             taken = int(Path("/proc/stat").read_text().split(maxsplit=9)[8])
             watched.moments.append((time.monotonic(), taken / os.sysconf("SC_CLK_TCK")))
 
-    watcher = threading.Thread(target=look)
+    watcher = threading.Thread(target=sample_often)
     watcher.start()
     try:
         yield watched
@@ -147,13 +147,13 @@ def watch() -> Iterator[Watch]:
 
 
 def sample(height: int, width: int, seed: int = 0) -> bytes:
-    """A street scene as a camera would send it: a JPEG file of that size."""
+    """Return a street scene as a camera would send it: a JPEG file of that size."""
     return bytes(simplejpeg.encode_jpeg(street_scene(height, width, seed=seed)[0], quality=90, colorsubsampling="420"))
 
 
 @dataclass(frozen=True)
 class Load:
-    """What wrk measured."""
+    """A measurement of wrk."""
 
     rate: float
     """Good answers a second."""
@@ -161,12 +161,12 @@ class Load:
 
 
 def load(url: str, image: Path, *, connections: int, seconds: float, content_type: str = "image/jpeg") -> Load:
-    """Send an image over and over, each connection the next one when it has its answer.
+    """Send an image repeatedly; each connection sends the next when it has its answer.
 
     Takes:
-        url: where to
+        url: the endpoint
         image: the body
-        content_type: of it
+        content_type: the media type of the body
     """
     wrk = shutil.which("wrk") or sys.exit("wrk is not installed: apt-get install wrk")
     script = Path(__file__).with_name("post.lua")
@@ -180,7 +180,7 @@ def load(url: str, image: Path, *, connections: int, seconds: float, content_typ
 
 
 def machine() -> str:
-    """One line: processor, cores, versions."""
+    """Return one line: processor, cores, versions."""
     names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     cores = len(os.sched_getaffinity(0))
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("onnxruntime", "numpy", "uvicorn"))

@@ -1,11 +1,10 @@
-"""What happens at several times the capacity: ``python benchmarks/overload.py``. Two minutes and a half.
+"""Measure a server at several times its capacity: ``python benchmarks/overload.py``. Two minutes and a half.
 
-Starts a server. Callers who wait their turn keep its queue full: they get what it can do, the capacity. In every other second
-others come on top, evenly spaced and whatever comes back, so that together they are several times as many. A request is *good*
-if its mask came within its deadline, seen from here, whoever asked for it.
+A closed loop of callers keeps the queue full and measures the capacity. In every other second an open loop sends several times
+that many requests besides, evenly spaced. A request is *good* if its mask arrives within its deadline, as the caller sees it.
 
-Each flooded second is compared with the two beside it: the machine's speed drifts by more, over a minute, than refusals cost.
-(Callers and server share the processors here; what the callers take of them is missing from the goodput.)
+Each flooded second is compared with the two beside it, because the machine's speed drifts within a minute by more than the cost
+of rejections. Callers and server share the processors, so the callers' time is missing from the goodput.
 
 Exit code 1 if a promise of docs/operations.md is broken.
 """
@@ -29,28 +28,28 @@ from benchmarks.callers import Callers, Tally  # noqa: E402
 from benchmarks.harness import cpu_s, resident_mb, sample, server, watch  # noqa: E402
 
 GOODPUT = 0.95
-"""Of the capacity, at least."""
+"""The least goodput, as a share of the capacity."""
 REFUSAL_MS = 20.0
-"""By when 99 of 100 refusals are here; what the callers take, on the same processors, included."""
+"""The time within which 99 of 100 rejections arrive, callers on the same processors included."""
 GROWTH_MB = 30.0
-"""What memory may be more by after the overload."""
+"""The most that memory may grow by the overload."""
 WARM_S = 5.5
 TURNS = 0.8
-"""Of the capacity, what those who wait their turn still ask for where others take their places in the queue; at the least."""
+"""The least share of the capacity that the closed loop still asks for while the open loop fills the queue."""
 
 
 def shares(rates: list[float]) -> list[float]:
-    """Of each flooded window's good answers to those of its neighbours' mean.
+    """Return each flooded window's rate over the mean of the windows beside it.
 
     Takes:
-        rates: of all windows; the first, the third and so on until the last are calm
+        rates: good answers a second of all windows; the odd ones, from the first to the last, are calm
     """
     beside = [(before + after) / 2 for before, after in pairwise(rates[::2])]
     return [flooded / calm for flooded, calm in zip(rates[1::2], beside, strict=True)]
 
 
 def measure(port: int, pid: int, image: bytes, deadline_s: float, factor: float, count: int, window_s: float) -> bool:
-    """Run it, print the table. Gives: whether the promises hold."""
+    """Measure and print the table. Gives: whether the promises hold."""
     callers, waiting, others = Callers(port, image), Tally(), Tally()
     callers.closed_loop(Tally(), WARM_S)
     memory_before, used, own, begun = resident_mb(pid), cpu_s(pid), callers.cpu_s, time.monotonic()

@@ -1,8 +1,8 @@
 """Ten minutes of everything at once: ``make soak``, or ``python benchmarks/soak.py --minutes 2``.
 
-Starts a server and sends it what a fleet and its enemies would: images of every format and size, forms of several, every output
-format, streams, tensors, damaged files, bombs, wrong parameters, callers who give up, senders who drip, and bursts beyond the
-capacity. Every twenty seconds there is a quiet moment, in which memory, file descriptors, threads and tasks are counted.
+Starts a server and sends it images of every format and size, forms, streams, tensors, damaged files, bombs, wrong parameters,
+cancelled requests, slow senders, and bursts beyond the capacity; it asks for every output format. Every twenty seconds there is a
+pause, in which memory, file descriptors, threads and tasks are counted.
 
 Exit code 1 if a promise of docs/operations.md is broken.
 """
@@ -40,17 +40,15 @@ from benchmarks.harness import resident_mb, server  # noqa: E402
 from models.scenes import street_scene  # noqa: E402
 
 ROUND_S = 20.0
-"""From one quiet moment to the next."""
+"""Seconds from one pause to the next."""
 QUIET_S = 3.0
 WARM_S = 60.0
-"""What a process takes in its first minute it may keep; or until every kind of image has been through every lane once, which
-takes longer than that on a busy machine.
-"""
+"""Growth counts from here, or from the moment when every lane has had every kind of image, if that is later."""
 LAST_QUIET_S = 12.0
-"""The last quiet moment: by then the server has closed every connection that is of no use."""
+"""Seconds of the last pause: by then the server has closed every idle connection."""
 
 MAX_GROWTH = 0.03
-"""Of the resident memory, from the first minute to the end."""
+"""The most growth of resident memory, from the first minute to the end."""
 
 SIZES = ((1, 1), (7, 300), (96, 128), (360, 480), (480, 640), (720, 1280), (1080, 1920))
 KINDS = {"JPEG": {"quality": 85}, "PNG": {}, "WEBP": {"quality": 80}, "BMP": {}, "TIFF": {}, "GIF": {}}
@@ -60,7 +58,7 @@ SHED = frozenset((429, 504))
 
 @dataclass(frozen=True)
 class Moment:
-    """The server in a quiet moment."""
+    """Resources of the server in a pause."""
 
     at_s: float
     memory_mb: float
@@ -74,21 +72,21 @@ class Moment:
 
 @dataclass
 class Tally:
-    """What came back."""
+    """Counts of the answers."""
 
     statuses: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """By what was sent, and what the answer was."""
+    """By request and by answer."""
     breaches: Counter[str] = field(default_factory=Counter)
     spent_ms: list[float] = field(default_factory=list)
-    """Of every mask."""
+    """Time of every mask."""
 
 
 class Soak:
-    """Everything that is sent to one server.
+    """Sends all kinds of requests to one server.
 
     Takes:
-        base_url: its address
-        seed: of what is sent
+        base_url: the server's address
+        seed: decides what is sent
     """
 
     def __init__(self, base_url: str, seed: int) -> None:
@@ -101,7 +99,7 @@ class Soak:
         self._client = httpx.AsyncClient(base_url=base_url, timeout=60, limits=httpx.Limits(max_connections=None))
 
     async def begin(self) -> None:
-        """Ask the server what it has to offer."""
+        """Read the formats and the model from the server."""
         document = (await self._client.get("/openapi.json")).json()
         parameters = {parameter["name"]: parameter for parameter in document["paths"]["/segment"]["post"]["parameters"]}
         self._formats: list[str] = parameters["format"]["schema"]["enum"]
@@ -112,14 +110,14 @@ class Soak:
         await self._client.aclose()
 
     async def quiet(self) -> str:
-        """Wait until nobody is inside, and until the server has tidied up after that. Gives: what it says of itself."""
+        """Wait until no request is inside and memory is trimmed. Gives: the metrics."""
         while "\nfcn_queue_depth 0.0\n" not in (await self._client.get("/metrics")).text:  # noqa: ASYNC110 - over the wire
             await asyncio.sleep(0.1)
         await asyncio.sleep(QUIET_S)
         return (await self._client.get("/metrics")).text
 
     async def round(self, seconds: float) -> None:
-        """Some callers of each kind at once, each sending the next when the last is answered, and one burst in between."""
+        """Run some callers of each kind, each sending the next request after an answer, and one burst in between."""
         until = time.monotonic() + seconds
         callers: list[Callable[[], Awaitable[None]]] = [self.image] * 3
         callers += [self.form, self.damaged, self.damaged, self.bomb, self.mistake, self.impatient, self.dripping, self.reader]
@@ -136,8 +134,8 @@ class Soak:
             group.create_task(self.burst(seconds / 2))
 
     async def everything(self) -> None:
-        """Every size, kind and format once, alone and beside another of its size, so that every lane has had it;
-        and tensors, many at the same time.
+        """Send every size, kind and format alone and beside another of its size, so that every lane has had it; then many
+        tensors at once.
         """
         for number, (size, _, data) in enumerate(self._images):
             params = {"format": self._formats[number % len(self._formats)]}
@@ -145,38 +143,38 @@ class Soak:
                 asked = (self._ask("first of all", {200, *SHED}, content=data, params=params) for _ in range(callers))
                 await asyncio.gather(*asked)
             await self._ask("first of all", {200, *SHED}, content=data, size=size)
-        # Threads that read and write tensors begin one by one, when all that there are have work: have them all begin.
+        # The threads that read and write tensors start one by one, as long as the others are busy: start all of them.
         for _ in range(4):
             await asyncio.gather(*(self.tensor() for _ in range(24)))
 
     async def image(self) -> None:
-        """A good image; a mask of its size."""
+        """Send a good image and check the mask's size."""
         size, kind, data = self._random.choice(self._images)
         await self._ask("image", {200, *SHED}, content=data, params={"format": self._random.choice(self._formats)})
         await self._ask("image as PNG", {200, *SHED}, content=data, size=size, headers={"X-Frame-Id": kind})
 
     async def form(self) -> None:
-        """Several images at once."""
+        """Send several images in one form."""
         files = [("image", data) for _, _, data in self._random.choices(self._images, k=self._random.randint(1, 5))]
         await self._ask("form", {200, *SHED}, files=files, params={"format": "rle"})
 
     async def damaged(self) -> None:
-        """A good image with bytes changed or cut off: a mask, or an error of the caller's."""
+        """Send a good image with bytes changed or cut off: the answer is a mask or an error of the 4xx kind."""
         await self._ask("damaged", {200, *REFUSED, *SHED}, content=self._spoilt(self._random.choice(self._images)[2]))
 
     async def bomb(self) -> None:
-        """A few bytes that claim to be a huge image."""
+        """Send a few bytes whose header claims a huge image."""
         await self._ask("bomb", {413}, content=self._random.choice(self._bombs))
 
     async def mistake(self) -> None:
-        """A parameter, a model, a body or a path that makes no sense."""
+        """Send a wrong parameter, model, body or path."""
         good = self._images[0][2]
         sent: list[tuple[int, dict[str, Any]]] = [
             (422, {"content": b""}),
             (415, {"content": b"hello"}),
             (422, {"content": good, "params": {"format": "jpeg"}}),
             (422, {"content": good, "params": {"fromat": "png"}}),
-            (422, {"content": good, "params": {"classes": "nobody"}}),
+            (422, {"content": good, "params": {"classes": "unicorn"}}),
             (404, {"content": good, "params": {"model": "../etc/passwd"}}),
             (422, {"content": good, "headers": {"X-Deadline-Ms": "soon"}}),
             (422, {"files": {"file": good}}),
@@ -184,12 +182,12 @@ class Soak:
             (413, {"content": bytes(33 * 2**20)}),
         ]
         status, call = self._random.choice(sent)
-        # What is announced to be too large is refused before it is sent: httpx may find the connection closed by then. And who
-        # finds no room is told so before anything else is looked at.
+        # A body that is announced as too large is rejected before it is sent: httpx may find the connection closed by then. A
+        # request that is shed is rejected before anything else is checked.
         await self._ask("mistake", {status, 429}, **call)
 
     async def tensor(self) -> None:
-        """Images through the Open Inference Protocol: as a binary tensor, as the body, as pixels in JSON; or damaged."""
+        """Send an image by the Open Inference Protocol: as a binary tensor, as the body, as pixels in JSON; or damaged."""
         (height, width), _, data = self._random.choice(self._images)
         kind, headers, body = self._random.choice(("binary", "raw", "pixels", "damaged")), {}, data
         if kind == "raw":
@@ -209,7 +207,7 @@ class Soak:
         await self._ask(f"tensor, {kind}", expected, path=path, content=body, headers=headers)
 
     async def stream(self) -> None:
-        """Some frames, faster than they can be served, a few of them damaged; one answer to each. Or the caller is gone."""
+        """Stream frames faster than they can be served, a few of them damaged: each has one answer, unless the caller leaves."""
         address = f"{self._base_url.replace('http', 'ws')}/stream?format={self._random.choice(('png', 'rle', 'overlay'))}"
         try:
             async with connect(address, max_size=None, compression=None) as socket:
@@ -237,7 +235,7 @@ class Soak:
             await asyncio.sleep(self._random.random() * 0.2)
 
     async def _answers(self, socket: ClientConnection, count: int) -> None:
-        """As many answers as there were frames, in any order; a mask is of the size that its frame has."""
+        """Receive one answer a frame, in any order, and check the sizes of the masks."""
         seen = set()
         for _ in range(count):
             answer = json.loads(await asyncio.wait_for(socket.recv(), 60))
@@ -262,15 +260,15 @@ class Soak:
         return bytes(changed[: self._random.choice((len(changed), self._random.randrange(len(changed) + 1)))])
 
     async def impatient(self) -> None:
-        """A caller who goes away before his answer comes."""
+        """Send an image and close the connection before the answer."""
         call = asyncio.create_task(self._ask("gives up", {200, *SHED}, content=self._random.choice(self._images)[2]))
         await asyncio.sleep(self._random.random() * 0.3)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
 
     async def dripping(self) -> None:
-        """A sender who is slower than his own deadline, or says half a sentence and leaves. With half a second most are
-        refused by their heads, since any image would be too late; with three, most are let in and cut off.
+        """Send a body more slowly than its deadline allows, or only a part of it. With half a second most requests are rejected
+        by their headers; with three most are admitted and cut off.
         """
         host, port = self._base_url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -289,12 +287,12 @@ class Soak:
             writer.close()
 
     async def reader(self) -> None:
-        """Somebody who asks how things are."""
+        """Ask for health, metrics, models or a page."""
         path = self._random.choice(("/livez", "/readyz", "/metrics", "/models", "/", "/openapi.json"))
         await self._ask("question", {200}, path=path, method="GET")
 
     async def burst(self, after_s: float) -> None:
-        """A hundred images at once, with a second for each: several times the capacity."""
+        """Send a hundred images at once with a deadline of a second: several times the capacity."""
         await asyncio.sleep(after_s)
         data = self._images[-len(KINDS)][2]
         headers = {"X-Deadline-Ms": "1000"}
@@ -310,13 +308,13 @@ class Soak:
         size: tuple[int, int] | None = None,
         **sent: Any,
     ) -> None:
-        """Send one request, count its answer; of a PNG, look at the size too."""
+        """Send one request and count its answer; of a PNG check the size too."""
         begun = time.monotonic()
         try:
             reply = await self._client.request(method, path, **sent)
         except httpx.TransportError as error:
             self.tally.statuses[what, type(error).__name__] += 1
-            # Closed by the server, after a time in which no request came, in the moment in which this one did.
+            # The server closes an idle connection, perhaps just as this request is sent.
             if not isinstance(error, httpx.RemoteProtocolError | httpx.WriteError | httpx.ReadError):
                 self.tally.breaches[f"{what}: {type(error).__name__}"] += 1
             return
@@ -335,14 +333,14 @@ class Soak:
 
 
 def sample(scene: Image.Image, size: tuple[int, int], kind: str) -> bytes:
-    """A picture as a file of some kind and (height, width)."""
+    """Return an image as a file of a kind and of (height, width)."""
     buffer = io.BytesIO()
     scene.resize(size[::-1]).save(buffer, kind, **KINDS[kind])
     return buffer.getvalue()
 
 
 def png_that_claims(width: int, height: int) -> bytes:
-    """A well-formed PNG file of a hundred bytes."""
+    """Return a well-formed PNG file of a hundred bytes."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -352,11 +350,11 @@ def png_that_claims(width: int, height: int) -> bytes:
 
 
 def gif_that_claims(width: int, height: int) -> bytes:
-    """The head of a GIF file."""
+    """Return the head of a GIF file."""
     return b"GIF89a" + struct.pack("<HH", width, height) + bytes(20)
 
 
-def look(metrics: str, pid: int, begun: float) -> Moment:
+def counted(metrics: str, pid: int, begun: float) -> Moment:
     """Count what the server holds."""
     tasks = re.search(r"^fcn_tasks (\S+)$", metrics, re.MULTILINE)
     threads = re.search(r"^Threads:\s*(\d+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
@@ -367,7 +365,7 @@ def look(metrics: str, pid: int, begun: float) -> Moment:
 
 
 async def soak(port: int, pid: int, minutes: float, seed: int) -> bool:
-    """Run the rounds, print what was seen. Gives: whether the promises hold."""
+    """Run the rounds and print the resources. Gives: whether the promises hold."""
     base_url = f"http://127.0.0.1:{port}"
     soaking = Soak(base_url, seed)
     await soaking.begin()
@@ -379,10 +377,10 @@ async def soak(port: int, pid: int, minutes: float, seed: int) -> bool:
         warm_s = max(WARM_S, time.monotonic() - begun)
         while (left_s := 60 * minutes - (time.monotonic() - begun)) > 0:
             await soaking.round(min(ROUND_S, max(left_s, 5.0)) - QUIET_S)
-            moments.append(look(await soaking.quiet(), pid, begun))
+            moments.append(counted(await soaking.quiet(), pid, begun))
             print(moments[-1], flush=True)
         await asyncio.sleep(LAST_QUIET_S)
-        moments.append(look(await soaking.quiet(), pid, begun))
+        moments.append(counted(await soaking.quiet(), pid, begun))
     finally:
         await soaking.end()
     print(moments[-1])
@@ -416,7 +414,7 @@ def main() -> int:
     """Parse, serve, soak."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--seed", type=int, default=0, help="of what is sent")
+    parser.add_argument("--seed", type=int, default=0, help="decides what is sent")
     options = parser.parse_args()
     with server(environment={"FCN_LOG_LEVEL": "error"}) as served:
         kept = asyncio.run(soak(urlsplit(served.url).port or 0, served.pid, options.minutes, options.seed))

@@ -1,6 +1,6 @@
 """``make fuzz``: every target for a while under atheris, then mutated traffic for a real server.
 
-Exit code 1 if something broke; what broke it is in ``out/fuzz``.
+Exit code 1 if something broke; the input is in ``out/fuzz``.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from fuzz.targets import TARGETS
 ROOT = Path(__file__).resolve().parent.parent
 
 INPUT_S = 10
-"""What takes longer than this for a few kilobytes hangs."""
+"""Seconds after which a few kilobytes count as a hang."""
 MEMORY_MB = 2048
 MAX_INPUT_BYTES = 4096
 
 
 def search(name: str, seconds: int, out: Path) -> bool:
-    """One target for so long. Gives: whether nothing broke it."""
+    """Run one target for ``seconds``. Gives: whether it held."""
     corpus = out / name
     corpus.mkdir(exist_ok=True)
     flags = [f"-max_total_time={seconds}", f"-timeout={INPUT_S}", f"-rss_limit_mb={MEMORY_MB}", f"-max_len={MAX_INPUT_BYTES}"]
@@ -45,12 +45,12 @@ def search(name: str, seconds: int, out: Path) -> bool:
 
 def main() -> int:
     """Parse, search, send."""
-    parser = argparse.ArgumentParser(prog="fuzz", description="Look for bytes that break a parser or the server.")
+    parser = argparse.ArgumentParser(prog="fuzz", description="Search for bytes that break a parser or the server.")
     parser.add_argument("targets", nargs="*", choices=[*TARGETS, []], help="parsers; all of them if none is named")
     parser.add_argument("--seconds", type=int, default=60, help="for each of them")
     parser.add_argument("--requests", type=int, default=100_000, help="mutated images and requests for a real server")
-    parser.add_argument("--seed", type=int, default=0, help="of the requests")
-    parser.add_argument("--out", type=Path, default=ROOT / "out" / "fuzz", help="where what breaks something is kept")
+    parser.add_argument("--seed", type=int, default=0, help="decides the requests")
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "fuzz", help="folder for input that breaks something")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     kept = True

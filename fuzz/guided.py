@@ -15,7 +15,7 @@ with atheris.instrument_imports(include=["service", "python_multipart", "PIL"]):
 
 
 def main() -> None:
-    """Write the seeds, look for new ones, end with 0 if none of them broke the target."""
+    """Write the seeds and search for new inputs; the exit code is 0 if none broke the target."""
     name, corpus, *flags = sys.argv[1:]
     target = TARGETS[name]
     for number, seed in enumerate(target.seeds()):

@@ -1,4 +1,4 @@
-"""What is fuzzed: one function a parser, each with good inputs to begin with. A target raises what its parser must not raise.
+"""One function a parser, each with good inputs to begin with. A target raises an error that its parser must not raise.
 
 May import: numpy, Pillow, the parsers of ``service``.
 """
@@ -53,7 +53,7 @@ NO_SIZE = 0xFFFF
 
 @dataclass(frozen=True)
 class Target:
-    """A parser and what it reads."""
+    """A parser and its seeds."""
 
     run: Callable[[bytes], None]
     seeds: Callable[[], list[bytes]]
@@ -164,14 +164,14 @@ def _document(read: Callable[[dict[str, object]], object]) -> Callable[[bytes], 
 
 
 def _is_huge(document: dict[str, object]) -> bool:
-    """A well-formed mask of more pixels than fit into this process would be no mistake of the parser's."""
+    """Return whether a document is a well-formed mask of more pixels than fit into this process: not a fault of the parser."""
     size = document.get("size")
     sides = [side for side in size if isinstance(side, int | float)] if isinstance(size, list) else []
     return any(abs(side) > 4096 for side in sides)
 
 
 def _labels(read: Callable[[bytes], object]) -> Callable[[bytes], None]:
-    """A mask that is no document."""
+    """Read a mask that is not a JSON document."""
 
     def run(data: bytes) -> None:
         try:

@@ -1,8 +1,8 @@
 """Mutated images and requests for a real server on a real socket: no 5xx, no unhandled exception, no hang.
 
-Most of what is sent is a good request with a damaged image in it; a tenth has its own bytes changed, head and all, and another
-speaks the Open Inference Protocol. Streams get damaged frames, and words before them. The network is the tests' tiny one, so
-that the time goes into what is fuzzed.
+Most requests are good ones with a damaged image. A tenth have changed heads too, and another tenth use the Open Inference
+Protocol. Streams get damaged frames, with words before them. The network is the tests' tiny one, so that the time goes into the
+parsers.
 
 May import: numpy, websockets, ``fuzz.targets``, ``tests``.
 """
@@ -30,13 +30,13 @@ from tests.live import LiveProcess, live_process
 
 CONNECTIONS = 48
 PATIENCE_S = 30.0
-"""A server that says nothing for so long hangs: the longest of its own bounds is that of a head, ten seconds."""
+"""Seconds without an answer that count as a hang; the server's own longest bound is ten seconds, for a head."""
 DEADLINE_MS = 2000
 
 MAX_KEPT = 20
 
 RAW_SHARE = 0.1
-"""Of the requests whose own bytes are changed."""
+"""Share of the requests whose heads are changed too."""
 
 STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n")
@@ -61,7 +61,7 @@ WORDS = (
 
 
 def mutated(data: bytes, chance: random.Random, words: Iterable[bytes] = NUMBERS) -> bytes:
-    """Some bytes changed, cut out, doubled or put in."""
+    """Return data with some bytes changed, removed, doubled or inserted."""
     changed = bytearray(data)
     for _ in range(chance.choice((1, 1, 2, 4, 8))):
         at = chance.randrange(len(changed) + 1)
@@ -81,7 +81,7 @@ def mutated(data: bytes, chance: random.Random, words: Iterable[bytes] = NUMBERS
 
 
 def requests_of(count: int, seed: int) -> Iterable[tuple[str, bytes]]:
-    """(what it is, the bytes to send), ``count`` of them."""
+    """Yield ``count`` pairs of a kind and the bytes to send."""
     chance = random.Random(seed)  # noqa: S311  (chance, not secrets)
     images, forms = TARGETS["decode"].seeds(), [form[1:] for form in TARGETS["form"].seeds()]
     tensors = TARGETS["tensors"].seeds()
@@ -107,7 +107,7 @@ def requests_of(count: int, seed: int) -> Iterable[tuple[str, bytes]]:
                 whole = mutated(whole, chance, WORDS)
             yield "request", whole
         elif chance.random() < 0.1:
-            file = chance.choice((bytes(2) + image, *tensors))  # no JSON at all says that the body is an image
+            file = chance.choice((bytes(2) + image, *tensors))  # without JSON the body is an image
             size, body = int.from_bytes(file[:2], "little"), mutated(file[2:], chance, WORDS)
             split = "" if size == NO_SIZE else f"Inference-Header-Content-Length: {size}\r\n"
             yield "tensor", head("", len(body), "application/octet-stream", "/v2/models/colours/infer", split) + body
@@ -120,7 +120,7 @@ def requests_of(count: int, seed: int) -> Iterable[tuple[str, bytes]]:
 
 
 def head(query: str, length: int, content_type: str, path: str = "/segment", more: str = "") -> bytes:
-    """A good request up to its body."""
+    """Return a good request up to its body."""
     return (
         f"POST {path}{query} HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\nX-Frame-Id: 7\r\n{more}"
         f"X-Deadline-Ms: {DEADLINE_MS}\r\nContent-Length: {length}\r\n\r\n"
@@ -128,7 +128,7 @@ def head(query: str, length: int, content_type: str, path: str = "/segment", mor
 
 
 class Traffic:
-    """What was sent to one server, and what came back."""
+    """Sends requests to one server and counts the answers."""
 
     def __init__(self, base_url: str, out: Path) -> None:
         self.answers: Counter[tuple[str, str]] = Counter()
@@ -137,7 +137,7 @@ class Traffic:
         self._out = out
 
     async def stream(self, frames: int, seed: int, documented: set[str]) -> None:
-        """One frame after another, damaged, with good and bad words before it, and an answer to each.
+        """Send damaged frames, with good and bad words before them, and await an answer to each.
 
         Takes:
             documented: the statuses that an image may get
@@ -167,7 +167,7 @@ class Traffic:
                     return
 
     async def send(self, requests: Iterable[tuple[str, bytes]], documented: dict[str, set[str]]) -> None:
-        """Send all of them, on a few connections at a time.
+        """Send all requests on a few connections at a time.
 
         Takes:
             documented: the statuses that each kind may be answered with
@@ -186,7 +186,7 @@ class Traffic:
                 except (OSError, EOFError):
                     answer = "closed"
                 self.answers[what, answer] += 1
-                # Whoever sends a broken head may be told nothing, and may ask for another path altogether.
+                # A broken head may end the connection, or name another path.
                 allowed = documented[what] | ({"closed", "404", "405"} if what == "request" else set())
                 if answer not in allowed:
                     self._keep(what, answer, request)
@@ -229,10 +229,10 @@ class Traffic:
 
 
 def run(count: int, seed: int, out: Path) -> list[str]:
-    """Start a server, send it so much, print what came back.
+    """Start a server, send it ``count`` requests, print the answers.
 
     Gives:
-        what was wrong
+        a line for each breach
     """
     models = out / "models"
     models.mkdir(exist_ok=True)
@@ -254,7 +254,7 @@ def run(count: int, seed: int, out: Path) -> list[str]:
 
 
 def _aftermath(server: LiveProcess) -> list[str]:
-    """What a server that has seen all this must still be."""
+    """Return what is wrong with the server after all requests."""
     wrong = []
     if server.process.poll() is not None:
         return [f"the server ended with {server.process.returncode}"]

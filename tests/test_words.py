@@ -46,20 +46,8 @@ ALLOWED = {
 
 UNCONVERTED: frozenset[str] = frozenset(
     {
-        "benchmarks/bare.py",
-        "benchmarks/bench_peers.py",
-        "benchmarks/callers.py",
-        "benchmarks/encodings.py",
-        "benchmarks/harness.py",
-        "benchmarks/overload.py",
-        "benchmarks/soak.py",
         "docs/formats.md",
         "docs/metrics.md",
-        "fuzz/__init__.py",
-        "fuzz/__main__.py",
-        "fuzz/guided.py",
-        "fuzz/targets.py",
-        "fuzz/traffic.py",
         "models/__init__.py",
         "models/adopt.py",
         "models/artifacts/fcn4s-lite0-camvid-int8.md",
