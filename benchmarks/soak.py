@@ -1,8 +1,8 @@
 """Ten minutes of everything at once: ``make soak``, or ``python benchmarks/soak.py --minutes 2``.
 
 Starts a server and sends it images of every format and size, forms, streams, tensors, damaged files, bombs, wrong parameters,
-cancelled requests, slow senders, and bursts beyond the capacity; it asks for every output format. Every twenty seconds there is a
-pause, in which memory, file descriptors, threads and tasks are counted.
+cancelled requests, slow senders, and bursts beyond the capacity; it asks for every output format. Every twenty seconds there is
+a pause, in which memory, file descriptors, threads and tasks are counted.
 
 Exit code 1 if a promise of docs/operations.md is broken.
 """
@@ -207,7 +207,7 @@ class Soak:
         await self._ask(f"tensor, {kind}", expected, path=path, content=body, headers=headers)
 
     async def stream(self) -> None:
-        """Stream frames faster than they can be served, a few of them damaged: each has one answer, unless the caller leaves."""
+        """Stream frames faster than they can be served and some damaged. Each gets one answer, unless the caller leaves."""
         address = f"{self._base_url.replace('http', 'ws')}/stream?format={self._random.choice(('png', 'rle', 'overlay'))}"
         try:
             async with connect(address, max_size=None, compression=None) as socket:
