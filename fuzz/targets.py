@@ -1,6 +1,6 @@
 """One function a parser, each with good inputs to begin with. A target raises an error that its parser must not raise.
 
-May import: numpy, Pillow, the parsers of ``service``.
+May import: numpy, cv2, Pillow, the parsers of ``service``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 from starlette.requests import Request
@@ -75,8 +76,14 @@ def _images() -> list[bytes]:
     for kind, mode, options in ways:
         buffer = io.BytesIO()
         converted = Image.fromarray(np.uint16(PICTURE[..., 0]) << 8) if mode == "I;16" else picture.convert(mode)
-        converted.save(buffer, kind, **options)
+        converted.save(buffer, "PPM" if kind == "PNM" else kind, **options)
         files.append(buffer.getvalue())
+    jpeg = next(file for file in files if file.startswith(b"\xff\xd8"))
+    files += [jpeg[:-2], jpeg[:-2] + bytes(20) + jpeg[-2:], jpeg[:-2] + b"a camera's settings" + jpeg[-2:]]
+    for wide in (PICTURE.astype(np.uint16) * 257, PICTURE.astype(np.float32) / 255, PICTURE.astype(np.uint16) * 16):
+        files.append(cv2.imencode(".tiff", wide)[1].tobytes())
+    files.append(cv2.imencode(".png", PICTURE.astype(np.uint16) * 16)[1].tobytes())
+    files += [b"P3 2 1 9 1 2 3 4 5 6 ", b"P2 2 1 4095 1 4095 ", b"P1 2 2 0101", b"P5 1 2 4095 \1\2\3\4"]
     return files
 
 

@@ -81,7 +81,7 @@ class Settings(BaseSettings):
 
     max_image_bytes: Annotated[int, Field(gt=0)] = 32 * 2**20
     """The largest image as sent, in bytes; a longer upload is rejected while it streams."""
-    max_image_pixels: Annotated[int, Field(gt=0)] = 50_000_000
+    max_image_pixels: Annotated[int, Field(gt=0)] = 52_000_000
     """The largest image in pixels, height times width, read from its header before it is decoded."""
     max_image_side: Annotated[int, Field(gt=0, le=65535)] = 16_384
     """The longest side of an image in pixels."""

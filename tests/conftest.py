@@ -140,12 +140,12 @@ def encode_image(image: NDArray[Any] | Image.Image, file_format: str = "PNG", **
 
     Takes:
         image: H x W or H x W x 3 (or 4) array, or a Pillow image of any mode
-        file_format: Pillow's name of the format
+        file_format: Pillow's name of the format, or PNM
         options: as for ``Image.save``
     """
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     buffer = io.BytesIO()
-    picture.save(buffer, file_format, **options)
+    picture.save(buffer, "PPM" if file_format == "PNM" else file_format, **options)
     return buffer.getvalue()
 
 

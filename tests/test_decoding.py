@@ -29,7 +29,7 @@ LIMITS = Limits()
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8)
 SMOOTH = cv2.resize(NOISE[:4, :6], (60, 40), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
-LOSSLESS: dict[str, dict[str, Any]] = {"BMP": {}, "GIF": {}, "PNG": {}, "TIFF": {}, "WEBP": {"lossless": True}}
+LOSSLESS: dict[str, dict[str, Any]] = {"BMP": {}, "GIF": {}, "PNG": {}, "PNM": {}, "TIFF": {}, "WEBP": {"lossless": True}}
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
@@ -55,6 +55,10 @@ def claiming(kind: str, width: int, height: int) -> bytes:
         struct.pack_into("<ii", data, 18, width, height)
     elif kind == "GIF":
         struct.pack_into("<HH", data, 6, width, height)
+    elif kind == "PNM":
+        return b"P6 %d %d 255\n" % (width, height) + data[-7200:]
+    elif kind == "AVIF":
+        struct.pack_into(">II", data, data.index(b"ispe") + 8, width, height)
     elif kind == "WEBP":
         struct.pack_into("<I", data, 21, (width - 1) & 0x3FFF | ((height - 1) & 0x3FFF) << 14)
     else:
@@ -99,6 +103,7 @@ HOLDS = {
     "GIF": "1 L P",
     "JPEG": "1 L RGB CMYK YCbCr",
     "PNG": "1 L LA P RGB RGBA",
+    "PNM": "1 L RGB",
     "TIFF": "1 L LA P RGB RGBA CMYK YCbCr",
     "WEBP": "L RGB RGBA",
 }
@@ -594,7 +599,7 @@ def test_exif_that_points_to_itself_is_no_trap() -> None:
     assert time.thread_time() - begun < 1
 
 
-SEEDS = [encode_image(NOISE[:9, :11], kind, **LOSSLESS.get(kind, {})) for kind in ("JPEG", *LOSSLESS)] + [
+SEEDS = [encode_image(NOISE[:9, :11], kind, **LOSSLESS.get(kind, {})) for kind in ("JPEG", "AVIF", *LOSSLESS)] + [
     tiff(32, 1, bytes(40))
 ]
 

@@ -1,9 +1,10 @@
 """Bytes -> upright RGB, in two steps: :func:`probe` reads the header and enforces the limits, :func:`decode` reads the pixels.
 
-Reads JPEG, PNG, WebP, BMP, TIFF and GIF, the first frame of an animation, and turns every mode into what a viewer would show:
+Reads JPEG, PNG, WebP, AVIF, BMP, TIFF, GIF, PNM and, with an extra, HEIC: the first frame of an animation, in every mode as a
+viewer shows it:
 
-- grey, 12 and 16 bits: scaled to 8 (the largest number becomes 255), never clipped; 32-bit integers count as 16-bit, floats as
-  0..1; a TIFF in which 0 is white is inverted
+- grey and colours of 9 to 16 bits: scaled to 8 by their depth (``depth``), never clipped; 32 and 64-bit integers count as
+  16-bit, floats as 0..1; a TIFF in which 0 is white is inverted
 - palette and transparency: laid over white
 - CMYK: to RGB, with Adobe's inversion undone
 - EXIF orientation: applied; a mask fits the image as people see it
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import CorruptImage, ServiceError
-from service.pipeline.codecs import bmp, headers, jpeg, pillow, png, tiff
+from service.pipeline.codecs import bmp, headers, heif, jpeg, pillow, png, pnm, tiff
 from service.pipeline.codecs.headers import FORMATS, Header
 from service.pipeline.codecs.limits import Limits, check_bytes, check_size
 
@@ -85,5 +86,9 @@ def _decode(data: bytes, kind: str, limits: Limits) -> RGB:
             return png.decode(data, limits)
         case "BMP":
             return bmp.decode(data, limits)
+        case "PNM":
+            return pnm.decode(data)
+        case "HEIC":
+            return heif.decode(data, limits)
         case _:
             return pillow.decode(pillow.load(data, kind, limits))

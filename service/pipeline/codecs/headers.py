@@ -10,17 +10,17 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from service.errors import CorruptImage, UnsupportedImage
-from service.pipeline.codecs import bmp, jpeg, png, tiff
+from service.pipeline.codecs import bmp, foreign, heif, jpeg, png, pnm, tiff
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-"""Every format that is read."""
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PNM", "TIFF", "WEBP")
+"""Every format that is read without an extra; HEIC is read with one."""
 
 
 class Header(NamedTuple):
     """Format and size of an image, as its first bytes give them."""
 
     format: str
-    """One of :data:`FORMATS`; ``RGB`` for an array."""
+    """One of :data:`FORMATS`, or HEIC; ``RGB`` for an array."""
     width: int
     """As stored. EXIF orientation may swap the two sides, which changes neither their product nor the longer one."""
     height: int
@@ -43,7 +43,7 @@ def read(data: bytes) -> Header:
     kind = _kind(data)
     try:
         width, height = _SIZES[kind](data)
-    except (struct.error, IndexError, StopIteration, OverflowError) as error:
+    except (struct.error, IndexError, OverflowError) as error:
         raise CorruptImage(f"the {kind} image ends within its header") from error
     return Header(kind, width, height)
 
@@ -61,7 +61,12 @@ def _kind(data: bytes) -> str:
         return "TIFF"
     if data.startswith(b"BM"):
         return "BMP"
-    raise UnsupportedImage(f"not an image of a known format; send one of {', '.join(FORMATS)}")
+    if pnm.begins(data):
+        return "PNM"
+    if found := heif.kind(data):
+        return found
+    what = foreign.name(data)
+    raise UnsupportedImage(what or f"not an image of a known format; send one of {', '.join(FORMATS)}")
 
 
 def _gif_size(data: bytes) -> tuple[int, int]:
@@ -84,10 +89,13 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 
 _SIZES: dict[str, Callable[[bytes], tuple[int, int]]] = {
+    "AVIF": heif.size,
     "BMP": bmp.size,
     "GIF": _gif_size,
+    "HEIC": heif.size,
     "JPEG": jpeg.size,
     "PNG": png.size,
+    "PNM": pnm.size,
     "TIFF": tiff.size,
     "WEBP": _webp_size,
 }

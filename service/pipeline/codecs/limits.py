@@ -15,7 +15,7 @@ class Limits:
     """The bounds of an image. A larger one is rejected without being decoded."""
 
     max_bytes: int = 32 * 2**20
-    max_pixels: int = 50_000_000
+    max_pixels: int = 52_000_000
     """Height times width."""
     max_side: int = 16_384
     """Of the longer side, in pixels."""

@@ -11,6 +11,7 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
@@ -31,6 +32,7 @@ BAND_PIXELS = 1 << 18
 _PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr")
 
 _PLUGINS: dict[str, type[ImageFile]] = {
+    "AVIF": AvifImageFile,
     "BMP": BmpImageFile,
     "GIF": GifImageFile,
     "JPEG": JpegImageFile,
@@ -78,7 +80,7 @@ def decode(picture: Image.Image) -> NDArray[np.uint8]:
     Raises:
         UnsupportedImage: if the colour space has no way to RGB
     """
-    return upright(to_rgb(picture), orientation.of_exif(picture.info.get("exif", b"")))
+    return upright(to_rgb(picture), orientation.of_exif(picture.info.get("exif") or b""))
 
 
 def to_rgb(picture: Image.Image) -> NDArray[np.uint8]:

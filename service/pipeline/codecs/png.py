@@ -61,7 +61,7 @@ def decode(data: bytes, limits: Limits) -> NDArray[np.uint8]:
     pixels = pillow.decode(picture)
     bits, color = data[24], data[25]
     if bits == 16 and color & 6 and max(high for _, high in picture.getextrema()[: 3 if color & 2 else 1]) <= MAX_DARK:
-        return _wide(data, pixels, orientation.of_exif(picture.info.get("exif", b"")))
+        return _wide(data, pixels, orientation.of_exif(picture.info.get("exif") or b""))
     return pixels
 
 
