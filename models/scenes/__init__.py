@@ -10,13 +10,15 @@ The rooms, in the order in which a scene is made: light (time of day), layout (w
 painted by the same strokes), ground, buildings, greenery, furniture, vehicles, people, and camera (lens, noise, JPEG).
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from models.scenes.camera import photograph
-from models.scenes.canvas import Canvas, Image, Noise
+from models.scenes.canvas import COUNTABLE, Canvas, Image, Noise
 from models.scenes.layout import draw_street, draw_view, paint_scene
 from models.scenes.light import draw_light
 
@@ -25,11 +27,23 @@ CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence
 VIEW = (480, 640)
 """Height and width at which :func:`street_view` paints."""
 
-__all__ = ["CLASSES", "street_scene", "street_view"]
+__all__ = ["CLASSES", "COUNTABLE", "Scene", "draw_scene", "street_scene", "street_view"]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture and its truth."""
+
+    image: Image
+    """H x W x 3 uint8 RGB."""
+    labels: Image
+    """H x W uint8 class ids 0..10: the class at each pixel's centre."""
+    objects: NDArray[np.uint16]
+    """H x W: 1, 2, ... for the cars, pedestrians and bicyclists, each with the pixels that are seen of it; 0 elsewhere."""
 
 
 def street_scene(height: int, width: int, seed: int) -> tuple[Image, Image]:
-    """Make one scene; the same arguments give the same scene.
+    """Make one scene's picture and classes; the same arguments give the same scene.
 
     Takes:
         height, width: the picture's size in pixels, 16 or more
@@ -40,6 +54,12 @@ def street_scene(height: int, width: int, seed: int) -> tuple[Image, Image]:
     Raises:
         ValueError: if a side is shorter than 16 pixels or the seed is negative
     """
+    scene = draw_scene(height, width, seed)
+    return scene.image, scene.labels
+
+
+def draw_scene(height: int, width: int, seed: int) -> Scene:
+    """Make one scene with its objects; takes and raises as :func:`street_scene`."""
     if min(height, width) < 16:
         raise ValueError(f"a scene is at least 16 x 16 pixels, not {height} x {width}")
     rng = np.random.default_rng(seed)
@@ -47,10 +67,8 @@ def street_scene(height: int, width: int, seed: int) -> tuple[Image, Image]:
     samples = _samples(height * width)
     canvas = Canvas(draw_view(height, width, samples, rng), light, Noise(rng))
     paint_scene(canvas, draw_street(light, rng), rng)
-    middle = samples // 2
-    labels = np.ascontiguousarray(canvas.labels[middle::samples, middle::samples])
     dim = light.ambient < 0.55 and light.sun == 0
-    return photograph(canvas.color, samples, dim, rng), labels
+    return Scene(photograph(canvas.color, samples, dim, rng), canvas.labels(samples), canvas.objects(samples))
 
 
 def street_view(height: int, width: int, seed: int) -> Image:

@@ -16,7 +16,15 @@ Image = NDArray[np.uint8]
 Plane = NDArray[np.float32]
 Points = NDArray[np.float64]
 
+Planned = NDArray[np.uint16]
+
 SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST = range(11)
+
+COUNTABLE = (CAR, PEDESTRIAN, BICYCLIST)
+"""Classes whose objects are told apart. Poles and signs are not: at the usual distances a cell of four pixels holds two."""
+
+OBJECT = 16
+"""A value of the plan is the class plus this times the object's number."""
 
 SUBPIXEL_BITS = 4
 NEAREST_M = 0.4
@@ -55,26 +63,50 @@ class View:
 
 
 class Canvas:
-    """Colour (h x w x 3 uint8 RGB) and class (h x w uint8) planes of one scene, and the light that falls on it."""
+    """Colour (h x w x 3 uint8 RGB) and plan (h x w uint16) of one scene, and the light that falls on it.
+
+    The plan holds the class and the number of the object that was painted last at each sample: class + OBJECT * number.
+    """
 
     def __init__(self, view: View, light: Light, noise: "Noise") -> None:
         self.view = view
         self.light = light
         self.noise = noise
         self.color: Image = np.zeros((view.height, view.width, 3), np.uint8)
-        self.labels: Image = np.full((view.height, view.width), SKY, np.uint8)
+        self.plan: Planned = np.full((view.height, view.width), SKY, np.uint16)
+        self.number = 0
+        """Number of the object that is being painted, 0..4095."""
+
+    def labels(self, step: int) -> Image:
+        """Classes of every ``step``-th sample, h / step x w / step uint8."""
+        return np.ascontiguousarray(self._middle(step) % OBJECT).astype(np.uint8)
+
+    def objects(self, step: int) -> Planned:
+        """Objects of the countable classes at every ``step``-th sample: 1, 2, ... far to near; 0 elsewhere."""
+        plan = self._middle(step)
+        numbers = np.where(np.isin(plan % OBJECT, COUNTABLE), plan // OBJECT, 0)
+        found, ranks = np.unique(numbers, return_inverse=True)
+        objects: Planned = (ranks.reshape(plan.shape) + (found[0] > 0)).astype(np.uint16)
+        return objects
+
+    def _middle(self, step: int) -> Planned:
+        middle: Planned = self.plan[step // 2 :: step, step // 2 :: step]
+        return middle
+
+    def _value(self, label: int) -> int:
+        return label + OBJECT * self.number
 
     def fill(self, polygon: Points, color: Color, label: int) -> None:
         """Takes: a convex polygon, N x 2 samples (column, row)."""
         corners = _fixed(polygon)
         cv2.fillConvexPoly(self.color, corners, color, cv2.LINE_8, SUBPIXEL_BITS)
-        cv2.fillConvexPoly(self.labels, corners, (label,), cv2.LINE_8, SUBPIXEL_BITS)
+        cv2.fillConvexPoly(self.plan, corners, (self._value(label),), cv2.LINE_8, SUBPIXEL_BITS)
 
     def quads(self, polygons: Points, colors: Points, label: int) -> None:
         """Fill many in order. Takes: N x 4 x 2 samples, N x 3 RGB 0..255."""
         for corners, color in zip(_fixed(polygons), colors.tolist(), strict=True):
             cv2.fillConvexPoly(self.color, corners, color, cv2.LINE_8, SUBPIXEL_BITS)
-            cv2.fillConvexPoly(self.labels, corners, (label,), cv2.LINE_8, SUBPIXEL_BITS)
+            cv2.fillConvexPoly(self.plan, corners, (self._value(label),), cv2.LINE_8, SUBPIXEL_BITS)
 
     def face(self, corners: Points, color: Color, label: int, gain: float = 1.0) -> None:
         """Paint a flat convex face in one tone. Takes: N x 3 metres; the colour by white light."""
@@ -106,7 +138,7 @@ class Canvas:
             borderMode=cv2.BORDER_REPLICATE,
         )
         cv2.copyTo(laid, mask, self.color[top:bottom, left:right])
-        self.labels[top:bottom, left:right][mask != 0] = label
+        self.plan[top:bottom, left:right][mask != 0] = self._value(label)
 
     def foliage(self, sprite: Plane, box: tuple[float, float, float, float], color: Color, grain: float, label: int) -> None:
         """Stand a sprite upright on the canvas.
@@ -138,7 +170,7 @@ class Canvas:
         behind = self.color[y0:y1, x0:x1][mask]
         paint = bright * np.array(color, np.float32)
         self.color[y0:y1, x0:x1][mask] = np.clip(behind + (paint - behind) * opacity, 0, 255).astype(np.uint8)
-        self.labels[y0:y1, x0:x1][mask] = label
+        self.plan[y0:y1, x0:x1][mask] = self._value(label)
 
     def veil(self, polygon: Points, color: Color, opacity: float, label: int) -> None:
         """A see-through thing (railings, spokes): it is its class all over, and what is behind shows faintly."""
@@ -151,7 +183,7 @@ class Canvas:
         inside = mask != 0
         part = self.color[top:bottom, left:right]
         part[inside] = (part[inside] * (1 - opacity) + np.array(color, np.float32) * opacity).astype(np.uint8)
-        self.labels[top:bottom, left:right][inside] = label
+        self.plan[top:bottom, left:right][inside] = self._value(label)
 
     def shadow(self, ground: Points, depth: float, softness: float) -> None:
         """Darken the ground under a thing. Takes: N x 3 metres at y = 0; depth 0..1; softness in samples. Labels stay."""

@@ -60,7 +60,7 @@ def paint_sky(canvas: Canvas) -> None:
     small = np.clip(sky, 0, 255).astype(np.uint8)
     canvas.color[:rows] = cv2.resize(small, (view.width, rows), interpolation=cv2.INTER_LINEAR)
     canvas.color[rows:] = np.array(light.horizon, np.uint8)
-    canvas.labels[:] = SKY
+    canvas.plan[:] = SKY
 
 
 def paint_ground(
@@ -110,7 +110,7 @@ def paint_ground(
     seen = cv2.merge([palette[:, channel][shown] * factor * np.float32(light.tint[channel]) for channel in range(3)])
     seen = np.asarray(seen, np.float32) + haze[..., None] * np.array(light.horizon, np.float32)
     canvas.color[top:] = cv2.convertScaleAbs(np.maximum(seen, 0))
-    canvas.labels[top:] = LABELS[shown]
+    canvas.plan[top:] = LABELS[shown]
 
 
 def _places(view: View, rows: Plane, columns: Plane) -> tuple[Plane, Plane]:

@@ -125,10 +125,11 @@ def paint_scene(canvas: Canvas, street: Street, rng: np.random.Generator) -> Non
     _place_traffic(street, canvas.view, rng)
     _place_people(street, canvas.view, rng)
     in_shade = replace(light, sun=0.0)
-    for item in sorted(street.items, key=lambda item: -item.z):
+    for number, item in enumerate(sorted(street.items, key=lambda item: -item.z), start=1):
+        canvas.number = number
         canvas.light = in_shade if street.shaded(item.x) else light
         item.paint(canvas)
-    canvas.light = light
+    canvas.light, canvas.number = light, 0
 
 
 def _entry(view: View, x: float) -> float:
