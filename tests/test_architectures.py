@@ -47,6 +47,7 @@ def test_the_family_is_complete() -> None:
         *("fcn-resnet50", "fcn-resnet101"),
         *("fcn8s-lite0", "fcn8s-lite1", "fcn8s-lite2"),
         *("fcn4s-lite0", "fcn4s-lite1", "fcn4s-lite2"),
+        *("fcn4s-lite0-panoptic", "fcn4s-lite1-panoptic", "fcn4s-lite2-panoptic"),
         "deconvnet-vgg16",
     ]
     assert all(architecture.name == name and architecture.papers for name, architecture in ARCHITECTURES.items())
@@ -59,7 +60,7 @@ def test_the_table_says_what_the_network_is(name: str) -> None:
     with torch.device("meta"):
         net = make_net(name)
         height, width = (-(-side // architecture.multiple) * architecture.multiple for side in architecture.working_size)
-        scores = net(torch.zeros(2, 3, height, width))
+        scores = net.scores(torch.zeros(2, 3, height, width))
     assert (net.stride, net.coarsest, net.multiple) == (architecture.stride, architecture.coarsest, architecture.multiple)
     assert (net.smallest, net.classes) == (architecture.smallest, CLASSES)
     assert scores.shape == (2, CLASSES, height // net.stride, width // net.stride)
@@ -103,7 +104,7 @@ def check_scores(net: Network, engine: Engine) -> None:
     for n, height, width in [(1, least, least), (3, least, least + 2 * m), (2, least + 5 * m, least + m)]:
         images = make_images(n, height, width)
         with torch.no_grad():
-            expected = net(images).numpy()
+            expected = net.scores(images).numpy()
         found = engine.run(images.permute(0, 2, 3, 1).to(torch.uint8).numpy())["scores"]
         assert found.shape == (n, CLASSES, height // net.stride, width // net.stride)
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)

@@ -13,6 +13,7 @@ from models.nets.deconvnet import DeconvNet
 from models.nets.encoders import WIDTH_AND_DEPTH
 from models.nets.fcn import FCN, FCNConfig
 from models.nets.network import Network
+from models.nets.panoptic import PanopticFCN
 from models.nets.resnet import FCNResNet
 from models.nets.vgg import FCNVGG16
 from service.pipeline.manifest import InputPolicy
@@ -20,6 +21,10 @@ from service.pipeline.manifest import InputPolicy
 LONG = "Long, Shelhamer, Darrell: Fully Convolutional Networks for Semantic Segmentation, CVPR 2015"
 HE = "He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, CVPR 2016"
 NOH = "Noh, Hong, Han: Learning Deconvolution Network for Semantic Segmentation, ICCV 2015"
+CHENG = (
+    "Cheng, Collins, Zhu, Liu, Huang, Adam, Chen: Panoptic-DeepLab: A Simple, Strong, and Fast Baseline for Bottom-Up "
+    "Panoptic Segmentation, CVPR 2020"
+)
 TAN = "Tan, Le: EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, ICML 2019"
 
 
@@ -45,6 +50,8 @@ class Architecture:
     """How images are brought to the working size: see ``service.pipeline.manifest.InputPolicy``."""
     auxiliary: bool = False
     """Whether there is a second head, for training."""
+    objects: bool = False
+    """Whether it tells the objects of countable classes apart (outputs ``centers`` and ``offsets``)."""
 
     def policy(self, working_size: tuple[int, int] | None = None) -> InputPolicy:
         """How images are brought to the network.
@@ -85,22 +92,27 @@ def _resnet(depth: int) -> Architecture:
     )
 
 
-def _lite(config: FCNConfig, working_size: tuple[int, int]) -> Architecture:
+def _lite(config: FCNConfig, working_size: tuple[int, int], *, objects: bool = False) -> Architecture:
     def make(classes: int, width: float, _: bool) -> Network:
         if width != 1:
             raise ValueError(f"{config.name} has one width; choose a size instead: {', '.join(WIDTH_AND_DEPTH)}")
-        return FCN(FCNConfig(**{**config.to_dict(), "classes": classes}))
+        sized = FCNConfig(**{**config.to_dict(), "classes": classes})
+        return PanopticFCN(sized) if objects else FCN(sized)
 
     return Architecture(
-        name=config.name,
+        name=f"{config.name}-panoptic" if objects else config.name,
         make=make,
         stride=config.stride,
         coarsest=32,
         multiple=8,
         working_size=working_size,
-        papers=(LONG, TAN),
+        papers=(LONG, TAN, CHENG) if objects else (LONG, TAN),
+        objects=objects,
     )
 
+
+STREETS = {size: FCNConfig(encoder=size, stride=4, width=48, context=3, smooth=True) for size in WIDTH_AND_DEPTH}
+"""Networks for street scenes by encoder (docs/adr/0005)."""
 
 _FAMILY = (
     _vgg("fcn32s-vgg16", 32),
@@ -110,7 +122,8 @@ _FAMILY = (
     _resnet(50),
     _resnet(101),
     *(_lite(FCNConfig(encoder=size), (360, 480)) for size in WIDTH_AND_DEPTH),
-    *(_lite(FCNConfig(encoder=size, stride=4, width=48, context=3, smooth=True), (448, 600)) for size in WIDTH_AND_DEPTH),
+    *(_lite(STREETS[size], (448, 600)) for size in WIDTH_AND_DEPTH),
+    *(_lite(STREETS[size], (448, 600), objects=True) for size in WIDTH_AND_DEPTH),
     Architecture(
         name="deconvnet-vgg16",
         make=lambda classes, width, _: DeconvNet(classes, width=width),

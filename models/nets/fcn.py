@@ -119,10 +119,14 @@ class FCN(Network):
 
     def forward(self, x: Tensor) -> Tensor:
         """N x 3 x H x W float, RGB 0..255, to N x K x ceil(H/stride) x ceil(W/stride) scores."""
+        return self.score(self.dropout(self.fuse(x)))  # type: ignore[no-any-return]
+
+    def fuse(self, x: Tensor) -> Tensor:
+        """N x 3 x H x W float, RGB 0..255, to N x C x ceil(H/stride) x ceil(W/stride) features, of which scores are made."""
         features = self.encoder((x - self.mean) / self.std)[-len(self.lateral) :]
         if self.context is not None:
             features[-1] = self.context(features[-1])
-        fused = self.lateral[-1](features[-1])  # (N, C, H/32, W/32)
+        fused: Tensor = self.lateral[-1](features[-1])  # (N, C, H/32, W/32)
         for level in range(len(self.lateral) - 2, -1, -1):
             fused = upsample_onto(fused, self.lateral[level](features[level]))  # (N, C, H/16, W/16), ...
             if self.smooth is not None:
@@ -131,7 +135,7 @@ class FCN(Network):
             fused = self.activation(fused)
         for layer in self.refine:
             fused = self.activation(layer(fused))
-        return self.score(self.dropout(fused))  # type: ignore[no-any-return]
+        return fused
 
 
 def upsample_onto(coarse: Tensor, fine: Tensor) -> Tensor:

@@ -33,10 +33,19 @@ class Network(nn.Module):
     """The shortest side that the network takes, in pixels."""
     pretrained: tuple[str, ...] = ()
     """How the names of the tensors begin that an image classifier's weights can fill."""
+    outputs: tuple[str, ...] = ("scores",)
+    """Names of the call's results, in order; a network with more than one returns a named tuple of these fields."""
+
+    def scores(self, x: Tensor) -> Tensor:
+        """The scores alone, N x K x ceil(H / stride) x ceil(W / stride)."""
+        result = self(x)
+        scored: Tensor = result.scores if len(self.outputs) > 1 else result
+        return scored
 
     def for_loss(self, x: Tensor) -> tuple[Tensor, ...]:
-        """While training: the scores, then those of the auxiliary heads, if there are any; shapes as of the call."""
-        return (self(x),)
+        """Compute what training compares: the scores, then the further outputs or the auxiliary head's scores, if any."""
+        result = self(x)
+        return tuple(result) if len(self.outputs) > 1 else (result,)
 
 
 class Normalize(nn.Module):
