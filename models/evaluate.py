@@ -79,7 +79,7 @@ def predictor_of(model: str, table: ClassTable, resources: ExitStack) -> Predict
         height, width, _ = image.shape
         fitted = resize_image(image, fit_size(height, width, policy))
         with torch.no_grad():
-            scored = net(torch.from_numpy(fitted).permute(2, 0, 1)[None].float())
+            scored = net.scores(torch.from_numpy(fitted).permute(2, 0, 1)[None].float())
         return label_map(scored[0].numpy(), (height, width))
 
     return predict

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,9 +13,22 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from models.scenes import draw_scene
+from models.training.augmentation import DONOR, Augmentation
 from models.training.classes import CAMVID
-from models.training.data import GREY, Augmentation, DataError, frame_pairs, load_frames, read_image, read_labels
+from models.training.data import (
+    GREY,
+    DataError,
+    Frames,
+    frame_pairs,
+    load_frames,
+    painted_frames,
+    read_image,
+    read_labels,
+    stacked,
+)
 from models.training.losses import IGNORED
+from models.training.objects import UNSURE
 from service.pipeline import plan
 from service.pipeline.codecs.decoding import Limits, decode
 from service.pipeline.manifest import InputPolicy
@@ -33,15 +47,20 @@ def write_frame(folder: Path, name: str, image: NDArray[np.uint8], labels: NDArr
         Image.fromarray(content).save(folder / part / f"{name}{ending}")
 
 
-def patches(n: int, height: int = 48, width: int = 64, *, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Frames of patches of 8 x 8 pixels and more, whose colour says their class.
+def frames_of(images: Tensor, labels: Tensor, objects: Tensor | None = None) -> Frames:
+    """Frames of one size."""
+    n, height, width = labels.shape
+    sizes = torch.tensor([[height, width]] * n)
+    found = torch.zeros_like(labels) if objects is None else objects
+    return Frames(images, labels, found, sizes, torch.ones(n), tuple(map(str, range(n))))
 
-    Gives:
-        N x 3 x H x W uint8; N x H x W uint8
-    """
+
+def patches(n: int, height: int = 48, width: int = 64, *, seed: int = 0) -> Frames:
+    """Frames of patches of 8 x 8 pixels and more, whose colour says their class, each patch an object."""
     coarse = np.random.default_rng(seed).integers(0, 11, (n, height // 8, width // 8))
-    labels = torch.from_numpy(coarse.repeat(8, 1).repeat(8, 2))
-    return PALETTE[labels].permute(0, 3, 1, 2).to(torch.uint8), labels.to(torch.uint8)
+    numbers = np.broadcast_to(np.arange(1, coarse[0].size + 1).reshape(coarse[0].shape), coarse.shape)
+    labels, objects = (torch.from_numpy(values.repeat(8, 1).repeat(8, 2)) for values in (coarse, numbers))
+    return frames_of(PALETTE[labels].permute(0, 3, 1, 2).to(torch.uint8), labels.to(torch.uint8), objects.to(torch.uint8))
 
 
 def inner(labels: Tensor) -> Tensor:
@@ -215,9 +234,9 @@ def test_labels_of_another_size_than_their_image_are_refused(tmp_path: Path) -> 
 @pytest.mark.parametrize("scale", [(0.6, 2.0), (1.0, 1.0), (0.5, 0.6)])
 def test_an_image_and_its_labels_stay_together(scale: tuple[float, float]) -> None:
     """Scaled, stretched, turned, flipped and cropped: away from the borders of a class, the colour is still the class's."""
-    images, labels = patches(8)
     vary = Augmentation(crop=(40, 56), scale=scale, stretch=0.3, rotation_degrees=10.0, color=0.0)
-    x, y = vary(images, labels, torch.Generator().manual_seed(3))
+    batch = vary(patches(8), torch.Generator().manual_seed(3))
+    x, y = batch.images, batch.labels
     assert (x.shape, x.dtype) == ((8, 3, 40, 56), torch.float32)
     assert (y.shape, y.dtype) == ((8, 40, 56), torch.int64)
     assert farthest_from_its_color(x, y) < 0.01
@@ -225,18 +244,18 @@ def test_an_image_and_its_labels_stay_together(scale: tuple[float, float]) -> No
 
 def test_the_check_of_the_above_notices_a_shift_of_two_pixels() -> None:
     """It would prove nothing if it were blind."""
-    images, labels = patches(8)
-    x, y = AS_IT_IS(images, labels, torch.Generator().manual_seed(3))
+    batch = AS_IT_IS(patches(8), torch.Generator().manual_seed(3))
+    x, y = batch.images, batch.labels
     assert farthest_from_its_color(x, y) < 0.01
     assert farthest_from_its_color(torch.roll(x, 2, 3), y) > 50
 
 
 def test_without_variation_a_frame_comes_back_as_it_is_or_mirrored() -> None:
     """Exactly, pixel for pixel; and both occur."""
-    images, labels = patches(16)
-    x, y = AS_IT_IS(images, labels, torch.Generator().manual_seed(0))
+    frames = patches(16)
+    batch = AS_IT_IS(frames, torch.Generator().manual_seed(0))
     mirrored = 0
-    for image, label, found, truth in zip(images, labels, x, y, strict=True):
+    for image, label, found, truth in zip(frames.images, frames.labels, batch.images, batch.labels, strict=True):
         flip = bool((truth != label).any())
         torch.testing.assert_close(found, image.flip(2).float() if flip else image.float(), rtol=0, atol=1e-2)
         assert torch.equal(truth, label.flip(1).long() if flip else label.long())
@@ -246,9 +265,9 @@ def test_without_variation_a_frame_comes_back_as_it_is_or_mirrored() -> None:
 
 def test_what_lies_outside_the_image_is_grey_and_ignored() -> None:
     """At half the size in a crop of the whole, a quarter is image and the rest is neither trained on nor of any colour."""
-    images, labels = patches(4)
-    x, y = replace(AS_IT_IS, scale=(0.5, 0.5))(images, labels, torch.Generator().manual_seed(1))
-    outside = y == IGNORED
+    batch = replace(AS_IT_IS, scale=(0.5, 0.5))(patches(4), torch.Generator().manual_seed(1))
+    x, outside = batch.images, batch.labels == IGNORED
+    assert not batch.objects[outside].any()
     assert outside.float().mean() == 0.75
     grown = -torch.nn.functional.max_pool2d(-outside[:, None].float(), 3, 1, 1) > 0  # without the pixels next to the image
     assert x[grown.expand_as(x)].sub(GREY).abs().max() < 1e-3
@@ -257,35 +276,33 @@ def test_what_lies_outside_the_image_is_grey_and_ignored() -> None:
 def test_a_magnified_frame_is_smooth_and_a_crop_of_the_source() -> None:
     """At scale 2 half of each side is seen, bilinearly: nearly no colour that the source's neighbours do not span."""
     ramp = torch.arange(64, dtype=torch.uint8).expand(1, 3, 48, 64) * 3
-    x, y = replace(AS_IT_IS, scale=(2.0, 2.0))(
-        ramp, torch.zeros(1, 48, 64, dtype=torch.uint8), torch.Generator().manual_seed(5)
-    )
-    step = x[0, 0, :, 2:-2].diff(dim=1).abs()
+    frames = frames_of(ramp, torch.zeros(1, 48, 64, dtype=torch.uint8))
+    batch = replace(AS_IT_IS, scale=(2.0, 2.0))(frames, torch.Generator().manual_seed(5))
+    step = batch.images[0, 0, :, 2:-2].diff(dim=1).abs()
     torch.testing.assert_close(step, torch.full_like(step, 1.5), rtol=0, atol=1e-2)
-    assert y.eq(0).all()
+    assert batch.labels.eq(0).all()
 
 
-@pytest.mark.parametrize("color", [0.0, 1.0])
-def test_a_seed_gives_the_same_variations(color: float) -> None:
-    """Whatever torch's own generator stands at; another seed gives others."""
-    images, labels = patches(4)
-    vary = Augmentation(crop=(32, 32), color=color, paste=0.5, paste_classes=(1, 2))
+@pytest.mark.parametrize(("color", "camera"), [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0)])
+def test_a_seed_gives_the_same_variations(color: float, camera: float) -> None:
+    """Whatever the state of torch's own generator; another seed gives others."""
+    vary = Augmentation(crop=(32, 32), color=color, camera=camera, paste=0.5, paste_classes=(1, 2))
     found = []
     for seed in (7, 7, 8):
         torch.rand(5)
-        found.append(vary(images, labels, torch.Generator().manual_seed(seed)))
-    assert torch.equal(found[0][0], found[1][0])
-    assert torch.equal(found[0][1], found[1][1])
-    assert not torch.equal(found[0][0], found[2][0])
-    assert not torch.equal(found[0][1], found[2][1])
+        found.append(vary(patches(4), torch.Generator().manual_seed(seed)))
+    for part in ("images", "labels", "objects"):
+        first, second, other = (getattr(batch, part) for batch in found)
+        assert torch.equal(first, second)
+        assert not torch.equal(first, other)
 
 
 def test_colors_change_and_labels_do_not() -> None:
     """Each frame by its own amount, within 0..255, without moving anything."""
-    images, labels = patches(8)
-    plain, same = AS_IT_IS(images, labels, torch.Generator().manual_seed(2))
-    varied, y = replace(AS_IT_IS, color=1.0)(images, labels, torch.Generator().manual_seed(2))
-    assert torch.equal(y, same)
+    unchanged = AS_IT_IS(patches(8), torch.Generator().manual_seed(2))
+    changed = replace(AS_IT_IS, color=1.0)(patches(8), torch.Generator().manual_seed(2))
+    plain, varied = unchanged.images, changed.images
+    assert torch.equal(changed.labels, unchanged.labels)
     assert float(varied.min()) >= 0
     assert float(varied.max()) <= 255
     change = (varied - plain).abs().mean((1, 2, 3))
@@ -297,9 +314,11 @@ def test_colors_change_and_labels_do_not() -> None:
 
 def test_pasted_objects_bring_their_pixels_and_their_labels() -> None:
     """Only the classes asked for are pasted, each whole from one other frame of the batch, and colour and class still agree."""
-    images, labels = patches(12, seed=4)
-    before, truth = AS_IT_IS(images, labels, torch.Generator().manual_seed(9))
-    after, y = replace(AS_IT_IS, paste=1.0, paste_classes=(3, 6))(images, labels, torch.Generator().manual_seed(9))
+    frames = patches(12, seed=4)
+    frames.objects[:, :8, :8] = UNSURE
+    unchanged = AS_IT_IS(frames, torch.Generator().manual_seed(9))
+    changed = replace(AS_IT_IS, paste=1.0, paste_classes=(3, 6))(frames, torch.Generator().manual_seed(9))
+    before, truth, after, y = unchanged.images, unchanged.labels, changed.images, changed.labels
     moved = y != truth
     assert moved.any(2).any(1).sum() >= 6
     assert set(y[moved].tolist()) == {3, 6}
@@ -310,12 +329,90 @@ def test_pasted_objects_bring_their_pixels_and_their_labels() -> None:
         after.permute(0, 2, 3, 1)[~moved & (truth != donors)], before.permute(0, 2, 3, 1)[~moved & (truth != donors)]
     )
     assert farthest_from_its_color(after, y) < 0.01
+    given = torch.roll(unchanged.objects, 1, 0)
+    numbers = torch.where(given == UNSURE, UNSURE, given + DONOR)
+    assert torch.equal(changed.objects[moved], numbers[moved])
+    stayed = ~moved & (truth != donors)
+    assert torch.equal(changed.objects[stayed], unchanged.objects[stayed])
 
 
 def test_a_probability_of_pasting_is_kept() -> None:
     """At a half, about half of the frames take something."""
-    images, labels = patches(64, seed=5)
-    _, truth = AS_IT_IS(images, labels, torch.Generator().manual_seed(9))
-    _, y = replace(AS_IT_IS, paste=0.5, paste_classes=tuple(range(11)))(images, labels, torch.Generator().manual_seed(9))
+    frames = patches(64, seed=5)
+    truth = AS_IT_IS(frames, torch.Generator().manual_seed(9)).labels
+    vary = replace(AS_IT_IS, paste=0.5, paste_classes=tuple(range(11)))
+    y = vary(frames, torch.Generator().manual_seed(9)).labels
     share = float((y != truth).any(2).any(1).float().mean())
     assert 0.3 < share < 0.7
+
+
+def test_another_camera_turns_hues_and_keeps_brightness() -> None:
+    """Hue turns the colour differences: the luma of a frame stays, its colours do not; labels and objects keep their pixels."""
+    unchanged = AS_IT_IS(patches(1), torch.Generator().manual_seed(2))
+    luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    vary = replace(AS_IT_IS, camera=1e-9)
+    still = vary._filmed(unchanged.images, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(still, unchanged.images, rtol=0, atol=1e-2)
+    grey = (unchanged.images * luma).sum(1, keepdim=True) * 0.5 + 64  # within 0..255 whatever the hue
+    soft = grey + (unchanged.images - (unchanged.images * luma).sum(1, keepdim=True)) * 0.2
+    turned = replace(AS_IT_IS, camera=0.9)._filmed(soft.expand(64, -1, -1, -1), torch.Generator().manual_seed(0))
+    sharp = (turned - soft).abs().amax((1, 2, 3)) < 25  # those that are neither blurred nor compressed
+    assert sharp.sum() > 10
+    torch.testing.assert_close(
+        (turned * luma).sum(1)[sharp], (soft * luma).sum(1).expand(int(sharp.sum()), -1, -1), rtol=0, atol=1
+    )
+    assert (turned - soft).abs().mean() > 1
+
+
+@pytest.mark.parametrize("camera", [0.5, 1.0])
+def test_perspective_keeps_an_image_and_its_labels_together(camera: float) -> None:
+    """Away from the borders of a class the colour is still the class's."""
+    vary = Augmentation(crop=(40, 56), stretch=0.3, rotation_degrees=10.0, color=0.0, camera=camera)
+    generator = torch.Generator().manual_seed(3)
+    frames = patches(8)
+    grid = vary._grid(frames, generator)
+    sampled = torch.nn.functional.grid_sample(frames.images.float(), grid, mode="bilinear", align_corners=False)
+    labels = torch.nn.functional.grid_sample(
+        frames.labels.float()[:, None] - IGNORED, grid, mode="nearest", align_corners=False
+    )
+    assert farthest_from_its_color(sampled, (labels[:, 0] + IGNORED).round().long()) < 0.01
+
+
+def test_a_crop_lies_in_the_frame_and_not_in_its_padding(tmp_path: Path) -> None:
+    """Of a tall and a wide frame in one tensor, a crop that fits into both has no grey pixel."""
+    for name, size in (("tall", (120, 60)), ("wide", (60, 120))):
+        write_frame(tmp_path, name, np.full((*size, 3), 255, np.uint8), np.zeros(size, np.uint8))
+    frames = load_frames([tmp_path], CAMVID, InputPolicy(working_size=(64, 64)))
+    batch = replace(AS_IT_IS, crop=(40, 40))(frames, torch.Generator().manual_seed(0))
+    assert batch.labels.eq(0).all()
+    assert batch.images.min() > 254
+
+
+def test_objects_are_read_where_a_folder_has_them(tmp_path: Path) -> None:
+    """16-bit numbers as they are; those that 8 bits cannot number are unsure. Else clear components are the objects."""
+    labels = np.zeros((90, 120), np.uint8)
+    labels[30:50, 20:50] = labels[30:50, 70:100] = 8
+    for name in ("exact", "found"):
+        write_frame(tmp_path, name, np.zeros((90, 120, 3), np.uint8), labels)
+    (tmp_path / "objects").mkdir()
+    objects = np.zeros((90, 120), np.uint16)
+    objects[30:50, 20:50], objects[30:50, 70:100] = 7, 300
+    cv2.imwrite(str(tmp_path / "objects" / "exact.png"), objects)
+    policy = InputPolicy(working_size=(88, 120))
+    exact, found = load_frames([tmp_path], CAMVID, policy, ("car",)).objects
+    assert (set(exact.unique().tolist()), set(found.unique().tolist())) == ({0, 7, UNSURE}, {0, 1, 2})
+    assert not load_frames([tmp_path], CAMVID, policy).objects.any()
+    cv2.imwrite(str(tmp_path / "objects" / "exact.png"), objects[:50])
+    with pytest.raises(DataError, match=r"objects/exact\.png: expected 16-bit grey of \(90, 120\), found uint16 \(50, 120\)"):
+        load_frames([tmp_path], CAMVID, policy, ("car",))
+
+
+def test_painted_frames_are_scenes_at_the_working_size() -> None:
+    """From seed to seed, their objects known, their loss a share of a photograph's."""
+    policy = InputPolicy(working_size=(64, 80))
+    frames = stacked(list(painted_frames(3, policy, first_seed=5, weight=0.25)))
+    scene = draw_scene(64, 80, 6)
+    assert torch.equal(frames.images[1].permute(1, 2, 0), torch.from_numpy(scene.image))
+    assert torch.equal(frames.labels[1], torch.from_numpy(scene.labels))
+    assert torch.equal(frames.objects[1].long(), torch.from_numpy(scene.objects.astype(np.int64)))
+    assert frames.weights.tolist() == [0.25] * 3

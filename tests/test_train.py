@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import math
@@ -22,13 +21,16 @@ from torch import Tensor
 
 from models.evaluate import evaluate, predictor_of
 from models.nets.architectures import ARCHITECTURES, build
+from models.nets.network import Network
 from models.scenes.__main__ import main as write_scenes
-from models.train import Trainer, WeightAverage, main, parameter_groups, parse, score_frames
+from models.train import main, parse
 from models.training import checkpoint
 from models.training.classes import CAMVID
+from models.training.config import TrainingConfig
 from models.training.data import Frames, load_frames
 from models.training.losses import IGNORED
 from models.training.metrics import confusion_matrix, scores
+from models.training.trainer import Trainer, WeightAverage, load_data, parameter_groups, score_frames
 from service.pipeline.manifest import InputPolicy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -71,10 +73,8 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_trainer(data: Path, *more: str) -> Trainer:
     """A trainer as the command makes it."""
-    args = parse(arguments(data, Path("unused"), *more))
-    policy = InputPolicy(working_size=SIZE)
-    args.crop = args.crop or SIZE
-    return Trainer(args, CAMVID, load_frames([data / "train"], CAMVID, policy), load_frames([data / "val"], CAMVID, policy))
+    config = parse(arguments(data, Path("unused"), *more))
+    return Trainer(config, load_data(config))
 
 
 def test_a_run_leaves_its_checkpoints_its_log_and_its_curves(finished: Path) -> None:
@@ -142,12 +142,10 @@ def test_training_learns(data: Path) -> None:
     """A few steps on six unvaried scenes lower the loss by far more than chance, and the average of the weights follows."""
     plain = ("--color", "0", "--paste", "0", "--drop", "0", "--dropout", "0", "--scale", "1", "1", "--lovasz", "0")
     trainer = make_trainer(data, *plain, "--epochs", "6", "--warm-up-epochs", "0", "--lr", "1e-2")
-    untrained = trainer.validate()
+    untrained = trainer.validate()["val"]
     losses = [trainer.run_epoch(lambda: None) for _ in range(6)]
-    trained = trainer.validate()
+    trained = trainer.validate()["val"]
     assert losses[-1] < 0.8 * losses[0]
-    assert untrained is not None
-    assert trained is not None
     assert trained.pixel_accuracy > untrained.pixel_accuracy + 0.1
 
 
@@ -286,15 +284,16 @@ def test_the_loss_is_the_scores_and_a_share_of_the_auxiliary_heads(data: Path) -
         trainer = make_trainer(data, "--auxiliary", share, "--epochs", "1", "--lr", "0", "--dropout", "0")
         losses.append(trainer.run_epoch(lambda: None))
         generator = torch.Generator().manual_seed(3)
-        main_loss = auxiliary = torch.zeros(())
+        main_loss, auxiliary = torch.zeros(()), torch.zeros(())
         order = torch.randperm(6, generator=generator)
         trainer.net.train()
         for step in range(3):
             chosen = order[2 * step : 2 * step + 2]
-            x, y = trainer.augment(trainer.train.images[chosen], trainer.train.labels[chosen], generator)
+            batch = trainer.augment(trainer.train.take(chosen), generator)
             with torch.no_grad():
-                scored, other = trainer.net.for_loss(x)
-            main_loss, auxiliary = main_loss + trainer._loss(scored, y) / 3, auxiliary + trainer._loss(other, y) / 3
+                scored, other = trainer.net.for_loss(batch.images)
+            main_loss += trainer._loss(scored, batch.labels, batch.weights) / 3
+            auxiliary += trainer._loss(other, batch.labels, batch.weights) / 3
         assert losses[-1] == pytest.approx(float(main_loss + float(share) * auxiliary), rel=1e-3)
 
 
@@ -330,7 +329,7 @@ def test_training_starts_from_another_networks_weights(data: Path, tmp_path: Pat
 # --- the parts -------------------------------------------------------------------------------------------------------
 
 
-class Fixed(torch.nn.Module):
+class Fixed(Network):
     """Gives scores that are known beforehand, at a quarter of the size."""
 
     def __init__(self, planes: Tensor) -> None:
@@ -348,7 +347,9 @@ def test_validation_scores_upsampled_scores_and_leaves_out_what_is_ignored() -> 
     planes = torch.randn(2, 11, 4, 5, generator=generator)
     labels = torch.randint(0, 11, (5, 16, 20), generator=generator).to(torch.uint8)
     labels[:, :3] = IGNORED
-    frames = Frames(torch.zeros(5, 3, 16, 20, dtype=torch.uint8), labels, tuple("abcde"))
+    images = torch.zeros(5, 3, 16, 20, dtype=torch.uint8)
+    sizes, weights = torch.tensor([[16, 20]] * 5), torch.ones(5)
+    frames = Frames(images, labels, torch.zeros_like(labels), sizes, weights, tuple("abcde"))
     found = score_frames(Fixed(planes), frames, CAMVID, batch=2)
     winners = torch.nn.functional.interpolate(planes, scale_factor=4, mode="bilinear").argmax(1)
     prediction = winners[[0, 1, 0, 1, 0]]
@@ -370,10 +371,11 @@ def test_the_weight_average_is_a_moving_average() -> None:
     assert not any(parameter.requires_grad for parameter in average.net.parameters())
 
 
-def test_the_encoder_learns_slower_and_only_kernels_decay() -> None:
+def test_loaded_weights_learn_slower_and_only_kernels_decay() -> None:
     """Every parameter is in exactly one group, with the rate and the decay that are its own."""
     net = build("fcn8s-lite0", 3)
-    groups = parameter_groups(net, 0.01, 0.3, 0.02)
+    fresh = {name for name, _ in net.named_parameters() if not name.startswith("encoder.")}
+    groups = parameter_groups(net, 0.01, 0.3, 0.02, fresh)
     names = {id(parameter): name for name, parameter in net.named_parameters()}
     found = {names[id(parameter)]: group for group in groups for parameter in group["params"]}
     assert sum(len(group["params"]) for group in groups) == len(names) == len(found)
@@ -402,7 +404,7 @@ def test_the_rate_warms_up_and_falls_to_zero(data: Path) -> None:
 
 def test_the_recipe_of_the_shipped_model_is_the_default() -> None:
     """``python -m models.train`` alone trains what is shipped: the same network at the same size."""
-    args: argparse.Namespace = parse([])
+    args: TrainingConfig = parse([])
     shipped: dict[str, Any] = checkpoint.load(ROOT / "models" / "checkpoints" / "fcn4s-lite0-camvid.pt")
     architecture = ARCHITECTURES[args.architecture]
     assert args.architecture == shipped["architecture"]

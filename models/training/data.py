@@ -3,25 +3,26 @@
 A data set is a folder with ``images/`` and ``labels/``: files of one stem, labels as 8-bit PNG whose pixel value is the class
 id. Frames are decoded and resized by the service's own code, so that training sees what serving will see.
 
-May import: numpy, torch, cv2, PIL, ``service.errors``, ``service.pipeline`` , ``models.training``.
+May import: numpy, torch, cv2, PIL, ``service.errors``, ``service.pipeline`` , ``models.scenes``, ``models.training``.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from models.scenes import draw_scene
 from models.training.classes import ClassTable, ClassTableError
 from models.training.losses import IGNORED
+from models.training.objects import MOST, UNSURE, clear_objects
 from service.errors import ServiceError
 from service.pipeline.codecs.decoding import Limits, decode
 from service.pipeline.manifest import InputPolicy
@@ -102,6 +103,12 @@ class Frames:
     """N x 3 x h x w uint8 RGB."""
     labels: Tensor
     """N x h x w uint8, 255 where ignored or padded."""
+    objects: Tensor
+    """N x h x w uint8 object map (``models.training.objects``)."""
+    sizes: Tensor
+    """N x 2 int64: (height, width) of each frame without its padding."""
+    weights: Tensor
+    """N float32: share of each frame's semantic loss."""
     names: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -109,132 +116,110 @@ class Frames:
 
     def to(self, device: torch.device) -> Frames:
         """The same frames on a device."""
-        return Frames(self.images.to(device), self.labels.to(device), self.names)
+        return Frames(
+            self.images.to(device),
+            self.labels.to(device),
+            self.objects.to(device),
+            self.sizes.to(device),
+            self.weights.to(device),
+            self.names,
+        )
 
-
-def load_frames(folders: list[Path], table: ClassTable, policy: InputPolicy) -> Frames:
-    """Read data sets into memory.
-
-    Raises:
-        DataError: if a folder or a file can't be used
-    """
-    images: list[NDArray[np.uint8]] = []
-    labels: list[NDArray[np.uint8]] = []
-    names: list[str] = []
-    for folder in folders:
-        for image_path, label_path in frame_pairs(folder):
-            image, label = read_image(image_path), read_labels(label_path, table)
-            if image.shape[:2] != label.shape:
-                raise DataError(f"{label_path}: {label.shape} labels for an image of {image.shape[:2]}")
-            h, w = fit_size(label.shape[0], label.shape[1], policy)
-            images.append(resize_image(image, (h, w)))
-            labels.append(np.asarray(cv2.resize(label, (w, h), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8))
-            names.append(image_path.stem)
-    height, width = (max(label.shape[axis] for label in labels) for axis in (0, 1))
-    all_images = np.full((len(names), height, width, 3), GREY, np.uint8)
-    all_labels = np.full((len(names), height, width), IGNORED, np.uint8)
-    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-        h, w = label.shape
-        all_images[index, :h, :w], all_labels[index, :h, :w] = image, label
-    return Frames(torch.from_numpy(all_images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(all_labels), tuple(names))
+    def take(self, chosen: Tensor) -> Frames:
+        """Some of the frames. Takes: int64 indices, on the frames' device."""
+        return Frames(
+            self.images[chosen],
+            self.labels[chosen],
+            self.objects[chosen],
+            self.sizes[chosen],
+            self.weights[chosen],
+            tuple(self.names[index] for index in chosen.tolist()),
+        )
 
 
 @dataclass(frozen=True)
-class Augmentation:
-    """Random variations of a batch, all of them on the batch's device.
+class Frame:
+    """One frame at the network's size."""
 
-    Scale, crop, flip and a slight rotation are one bilinear sampling of the source, with half-pixel centres and without
-    anti-aliasing, as ``geometry.resize_image`` samples for factors below two.
+    name: str
+    image: NDArray[np.uint8]
+    """h x w x 3 RGB."""
+    labels: NDArray[np.uint8]
+    """h x w, 255 where ignored."""
+    objects: NDArray[np.uint8]
+    """h x w object map."""
+    weight: float = 1.0
+    """Share of its semantic loss."""
+
+
+def stacked(frames: list[Frame]) -> Frames:
+    """Frames as one value, padded to the largest."""
+    height, width = (max(frame.labels.shape[axis] for frame in frames) for axis in (0, 1))
+    images = np.full((len(frames), height, width, 3), GREY, np.uint8)
+    labels = np.full((len(frames), height, width), IGNORED, np.uint8)
+    objects = np.zeros((len(frames), height, width), np.uint8)
+    for index, frame in enumerate(frames):
+        h, w = frame.labels.shape
+        images[index, :h, :w], labels[index, :h, :w], objects[index, :h, :w] = frame.image, frame.labels, frame.objects
+    return Frames(
+        torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+        torch.from_numpy(labels),
+        torch.from_numpy(objects),
+        torch.tensor([frame.labels.shape for frame in frames]),
+        torch.tensor([frame.weight for frame in frames]),
+        tuple(frame.name for frame in frames),
+    )
+
+
+def load_frames(folders: list[Path], table: ClassTable, policy: InputPolicy, things: tuple[str, ...] = ()) -> Frames:
+    """Read data sets into memory.
+
+    Takes:
+        things: names of the classes whose objects are wanted, from objects/ where a folder has it, else of clear components
+    Raises:
+        DataError: if a folder or a file can't be used
     """
+    return stacked([frame for folder in folders for frame in read_frames(folder, table, policy, things)])
 
-    crop: tuple[int, int]
-    """(height, width) of what training sees."""
-    scale: tuple[float, float] = (0.6, 2.0)
-    """Range of the magnification, log-uniform."""
-    stretch: float = 0.1
-    """Largest relative change of the aspect ratio."""
-    rotation_degrees: float = 3.0
-    color: float = 1.0
-    """Strength of the changes of colour; 0 for none."""
-    paste: float = 0.0
-    """Probability that a frame gets objects of another frame pasted in (Olsson et al., "ClassMix", WACV 2021)."""
-    paste_classes: tuple[int, ...] = ()
 
-    def __call__(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Vary a batch.
+def read_frames(folder: Path, table: ClassTable, policy: InputPolicy, things: tuple[str, ...]) -> Iterator[Frame]:
+    """The frames of a data set, sorted by name; takes and raises as :func:`load_frames`."""
+    for image_path, label_path in frame_pairs(folder):
+        image, label = read_image(image_path), read_labels(label_path, table)
+        if image.shape[:2] != label.shape:
+            raise DataError(f"{label_path}: {label.shape} labels for an image of {image.shape[:2]}")
+        h, w = fit_size(label.shape[0], label.shape[1], policy)
+        object_path = folder / "objects" / f"{image_path.stem}.png"
+        objects = np.zeros_like(label)
+        if things and object_path.is_file():
+            objects = read_objects(object_path, label)
+        elif things:
+            objects = clear_objects(label, table.names, things)
+        yield Frame(image_path.stem, resize_image(image, (h, w)), _nearest(label, (h, w)), _nearest(objects, (h, w)))
 
-        Takes:
-            images: N x 3 x H x W uint8
-            labels: N x H x W uint8
-            generator: a CPU generator, so that a seed gives the same variations on any device, the grain of the noise apart
-        Gives:
-            N x 3 x h x w float32, 0..255; N x h x w int64; (h, w) is ``crop``
-        """
-        grid = self._grid(images.shape[0], images.shape[2], images.shape[3], generator, images.device)
-        varied = F.grid_sample(images.float() - GREY, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + GREY
-        # Outside the image grid_sample gives 0, which must mean "ignored".
-        shifted = labels.float().unsqueeze(1) - IGNORED
-        picked = F.grid_sample(shifted, grid, mode="nearest", padding_mode="zeros", align_corners=False) + IGNORED
-        y = picked.squeeze(1).round().long()
-        if self.paste > 0:
-            varied, y = self._pasted(varied, y, generator)
-        if self.color > 0:
-            varied = self._recolored(varied, generator)
-        return varied, y
 
-    def _grid(self, n: int, height: int, width: int, generator: torch.Generator, device: torch.device) -> Tensor:
-        """Where each output pixel is sampled, N x h x w x 2 in grid_sample's -1..1, (x, y)."""
-        h, w = self.crop
-        chance = torch.rand(6, n, 1, 1, generator=generator).to(device)
-        low, high = (math.log(value) for value in self.scale)
-        scale = torch.exp(low + (high - low) * chance[0])
-        stretch = torch.exp((chance[1] * 2 - 1) * self.stretch / 2)
-        angle = (chance[2] * 2 - 1) * math.radians(self.rotation_degrees)
-        flip = torch.where(chance[3] < 0.5, -1.0, 1.0)
+def painted_frames(count: int, policy: InputPolicy, *, first_seed: int = 0, weight: float = 1.0) -> Iterator[Frame]:
+    """Scenes of ``models.scenes`` at the working size, seeds counted up from ``first_seed``."""
+    height, width = fit_size(*policy.working_size, policy)
+    for seed in range(first_seed, first_seed + count):
+        scene = draw_scene(height, width, seed)
+        objects = np.where(scene.objects > MOST, UNSURE, scene.objects).astype(np.uint8)
+        yield Frame(f"scene-{seed:06d}", scene.image, scene.labels, objects, weight)
 
-        half_y, half_x = h / 2 / (scale * stretch), w / 2 / (scale / stretch)  # reach of the crop in source pixels
-        center_y = half_y + (height - 2 * half_y) * chance[4]
-        center_x = half_x + (width - 2 * half_x) * chance[5]
-        ys = torch.linspace(-1 + 1 / h, 1 - 1 / h, h, device=device)
-        xs = torch.linspace(-1 + 1 / w, 1 - 1 / w, w, device=device)
-        y, x = torch.meshgrid(ys, xs, indexing="ij")
-        dy, dx = y * half_y, x * half_x * flip
-        source_x = center_x + torch.cos(angle) * dx - torch.sin(angle) * dy
-        source_y = center_y + torch.sin(angle) * dx + torch.cos(angle) * dy
-        return torch.stack([source_x / width * 2 - 1, source_y / height * 2 - 1], -1)
 
-    def _pasted(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        n = len(images)
-        donors = torch.roll(torch.arange(n), 1)
-        takes = torch.rand(n, generator=generator) < self.paste
-        chosen = (torch.rand(n, len(self.paste_classes), generator=generator) < 0.5) & takes[:, None]
-        donor_labels = labels[donors.to(labels.device)]
-        mask = torch.zeros_like(labels, dtype=torch.bool)
-        for column, k in enumerate(self.paste_classes):
-            mask |= (donor_labels == k) & chosen[:, column].to(labels.device)[:, None, None]
-        return (
-            torch.where(mask[:, None], images[donors.to(images.device)], images),
-            torch.where(mask, donor_labels, labels),
-        )
+def read_objects(path: Path, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The object map of a 16-bit PNG: 0 none, 1, 2, ... objects, 65535 unsure.
 
-    def _recolored(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        n, device = len(images), images.device
+    Raises:
+        DataError: if the file can't be read, or has not the labels' size
+    """
+    found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if found is None:
+        raise DataError(f"{path}: not a readable PNG")
+    if found.dtype != np.uint16 or found.shape != labels.shape:
+        raise DataError(f"{path}: expected 16-bit grey of {labels.shape}, found {found.dtype} {found.shape}")
+    return np.where(found > MOST, UNSURE, found).astype(np.uint8)
 
-        def factor(reach: float, *shape: int) -> Tensor:
-            spread = (torch.rand(n, *shape, generator=generator) * 2 - 1) * reach * self.color
-            return torch.exp(spread).to(device).reshape(n, *shape, *([1] * (3 - len(shape))))
 
-        x = (images / 255).clamp(1e-4, 1)
-        x = x ** factor(0.4)
-        x = x * factor(0.35) * factor(0.1, 3)  # exposure, white balance
-        mean = x.mean((1, 2, 3), keepdim=True)
-        x = (x - mean) * factor(0.35) + mean
-        luma = (x * torch.tensor([0.299, 0.587, 0.114], device=device).view(1, 3, 1, 1)).sum(1, keepdim=True)
-        x = (x - luma) * factor(0.6) + luma
-        blurred = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-        sharpness = (torch.rand(n, generator=generator) * 2 - 1).to(device).view(n, 1, 1, 1) * self.color  # < 0 blurs
-        x = x + (x - blurred) * sharpness
-        noise = torch.rand(n, generator=generator).to(device).view(n, 1, 1, 1) * 0.03 * self.color
-        grain = torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        x = x + torch.randn(x.shape, generator=grain, device=device) * noise
-        return (x * 255).clamp(0, 255)
+def _nearest(plane: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    return np.asarray(cv2.resize(plane, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)

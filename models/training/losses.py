@@ -1,12 +1,14 @@
 """What training minimises.
 
-May import: torch.
+May import: torch, ``models.training.objects``.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from models.training.objects import Targets
 
 IGNORED = 255
 """Label of a pixel that no loss and no score counts."""
@@ -50,3 +52,25 @@ def _jaccard_gradient(positive: Tensor) -> Tensor:
     union = total + (1 - positive).cumsum(0)
     jaccard = 1 - intersection / union
     return torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
+
+
+def center_loss(found: Tensor, wanted: Targets) -> Tensor:
+    """Mean squared error of the centres' heatmap where it is known (Cheng et al. 2020, section 3.1), times 200 as there.
+
+    Takes:
+        found: N x 1 x h x w, 0..1
+    """
+    squares = (found.squeeze(1) - wanted.centers) ** 2
+    return 200 * (squares * wanted.counted).sum() / wanted.counted.sum().clamp(min=1)
+
+
+def offset_loss(found: Tensor, wanted: Targets) -> Tensor:
+    """Mean distance in |dy| + |dx| pixels of offsets from what they should be, times 0.01 as in Cheng et al. 2020, section 3.1.
+
+    An object weighs as the square root of its cells, so that near cars do not drown far pedestrians.
+
+    Takes:
+        found: N x 2 x h x w, input pixels
+    """
+    distance = (found - wanted.offsets).abs().sum(1)
+    return 0.01 * (distance * wanted.weights).sum() / wanted.weights.sum().clamp(min=1e-6)

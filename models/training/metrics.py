@@ -30,12 +30,16 @@ def confusion_matrix(truth: NDArray[np.integer], prediction: NDArray[np.integer]
     return np.bincount(t * (classes + 1) + p, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
 
 
-def scores(confusion: NDArray[np.int64], names: tuple[str, ...], *, frames: int | None = None) -> SplitScores:
-    """The scores of a confusion matrix; a class that neither occurs nor is predicted counts in no mean.
+def scores(
+    confusion: NDArray[np.int64], names: tuple[str, ...], *, frames: int | None = None, occurring: bool = False
+) -> SplitScores:
+    """Compute the scores of a confusion matrix; a class that neither occurs nor is predicted counts in no mean.
 
     Takes:
         confusion: K x (K + 1) from :func:`confusion_matrix`
         names: K class names
+        occurring: whether a class that is predicted but does not occur counts in no mean either, as where labels hold some
+            classes only
     """
     hits = np.diagonal(confusion).astype(np.float64)
     truth = confusion.sum(1).astype(np.float64)
@@ -43,6 +47,8 @@ def scores(confusion: NDArray[np.int64], names: tuple[str, ...], *, frames: int 
     with np.errstate(invalid="ignore"):
         iou = hits / union
         accuracy = hits / truth
+    if occurring:
+        iou[truth == 0] = np.nan
     total = max(float(truth.sum()), 1.0)
     return SplitScores(
         pixel_accuracy=round(float(hits.sum()) / total, 4),
