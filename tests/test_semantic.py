@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from service.pipeline.tasks import compiled
-from service.pipeline.tasks import semantic as labels
+from service.pipeline.tasks import semantic
 from service.pipeline.tasks.semantic import confidence_map, label_map
 
 sides = st.integers(1, 24)
@@ -224,3 +224,12 @@ def test_without_a_compiler_the_build_says_what_is_lost() -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("labels.c was not compiled")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_temperature_divides_the_scores() -> None:
+    """Calibrated confidence is the softmax of the scores over the temperature; the labels do not change."""
+    scores = np.random.default_rng(3).normal(0, 3, (4, 9, 11)).astype(np.float32)
+    labels = label_map(scores, (30, 40))
+    expected = confidence_map(scores / np.float32(1.7), labels)
+    assert np.array_equal(confidence_map(scores, labels, 1.7), expected)
+    assert (expected < confidence_map(scores, labels)).mean() > 0.9

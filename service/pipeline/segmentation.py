@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.pipeline.manifest import Manifest
+from service.pipeline.tasks.panoptic import Instances
 from service.pipeline.tasks.registry import task_of
 
 Image = NDArray[np.uint8]
@@ -74,9 +75,28 @@ class Segmentation:
         return self.outputs["scores"]
 
     def confidence(self) -> Labels:
-        """Return the winner's probability, computed at the first call: H x W uint8, 255 is certainty."""
+        """Return the winner's calibrated probability, computed at the first call: H x W uint8, 255 is certainty."""
         return self._confidence
+
+    @property
+    def has_confidence(self) -> bool:
+        """Whether :meth:`confidence` was computed."""
+        return "_confidence" in vars(self)
+
+    def instances(self) -> Instances | None:
+        """Return the learned objects, computed at the first call.
+
+        Gives:
+            None if the model does not tell objects apart, or the run did not ask for instances
+        """
+        return self._instances
 
     @cached_property
     def _confidence(self) -> Labels:
-        return task_of(self.manifest).confidence(self.outputs, self.labels)
+        calibration = self.manifest.calibration
+        temperature = 1.0 if calibration is None else calibration.temperature
+        return task_of(self.manifest).confidence(self.outputs, self.labels, temperature)
+
+    @cached_property
+    def _instances(self) -> Instances | None:
+        return task_of(self.manifest).instances(self.outputs, self.labels, self.manifest)

@@ -9,11 +9,12 @@ A *cell* is the square between four neighbouring values. Inside it, the place th
 places of its corners, and the places nearest to one peak form a convex set. So a cell whose corners all belong to one peak
 belongs to it whole; only the others are computed pixel by pixel. Exact in float64, up to ties that rounding decides.
 
-May import: numpy, ``service.pipeline.tasks.semantic``.
+May import: numpy, cv2, ``service.pipeline.manifest``, ``service.pipeline.tasks.semantic``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,7 +22,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service.pipeline.tasks.semantic import Axis, Labels, Scores, cell_pixels
+from service.pipeline.manifest import Manifest
+from service.pipeline.tasks.semantic import Axis, Labels, Scores, cell_pixels, confidence_map, label_map
 
 InstanceIds = NDArray[np.uint16]
 Points = NDArray[np.float64]
@@ -59,6 +61,31 @@ class Instances:
     the label map, where the network mistook a part of it; the row says what the object is on the whole."""
     rows: tuple[Instance, ...]
     """Row k has the id k + 1."""
+
+
+class Panoptic:
+    """Scores to the class of every pixel; centres and offsets to objects. For ``task: panoptic``."""
+
+    def outputs(self, *, instances: bool) -> tuple[str, ...]:
+        """Return the scores' name; with instances those of the centres and offsets too."""
+        return ("scores", "centers", "offsets") if instances else ("scores",)
+
+    def labels(self, outputs: Mapping[str, Scores], size: tuple[int, int]) -> Labels:
+        """Return the class of every pixel, as ``semantic.label_map``."""
+        return label_map(outputs["scores"], size)
+
+    def confidence(self, outputs: Mapping[str, Scores], labels: Labels, temperature: float) -> Labels:
+        """Return the winner's probability, as ``semantic.confidence_map``."""
+        return confidence_map(outputs["scores"], labels, temperature)
+
+    def instances(self, outputs: Mapping[str, Scores], labels: Labels, manifest: Manifest) -> Instances | None:
+        """Return the objects, as :func:`group`; None if the run left their outputs out."""
+        if "centers" not in outputs:
+            return None
+        countable = tuple(entry.id for entry in manifest.classes if entry.countable)
+        stride = next(output.stride for output in manifest.outputs if output.kind == "offsets")
+        scores, centers, offsets = outputs["scores"], outputs["centers"], outputs["offsets"]
+        return group(labels, scores, centers, offsets, stride=stride, countable=countable)
 
 
 class Cells(NamedTuple):

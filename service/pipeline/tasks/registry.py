@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.pipeline.manifest import Manifest
+from service.pipeline.tasks.panoptic import Instances, Panoptic
 from service.pipeline.tasks.semantic import Semantic
 
 
@@ -37,15 +38,24 @@ class Task(Protocol):
             H x W uint8
         """
 
-    def confidence(self, outputs: Mapping[str, NDArray[np.float32]], labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def confidence(
+        self, outputs: Mapping[str, NDArray[np.float32]], labels: NDArray[np.uint8], temperature: float
+    ) -> NDArray[np.uint8]:
         """Return the probability of every pixel's label.
 
+        Takes:
+            temperature: the scores are divided by it (Guo et al. 2017); 1 where the model is not calibrated
         Gives:
             H x W uint8, 255 is certainty
         """
 
+    def instances(
+        self, outputs: Mapping[str, NDArray[np.float32]], labels: NDArray[np.uint8], manifest: Manifest
+    ) -> Instances | None:
+        """Return the learned objects; None if the task has none, or the run left their outputs out."""
 
-TASKS: Mapping[str, Task] = {"semantic-segmentation": Semantic()}
+
+TASKS: Mapping[str, Task] = {"semantic-segmentation": Semantic(), "panoptic": Panoptic()}
 """By the manifest's ``task``."""
 
 

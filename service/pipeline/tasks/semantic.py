@@ -35,6 +35,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from service.pipeline.manifest import Manifest
 from service.pipeline.tasks import compiled
 
 Labels = NDArray[np.uint8]
@@ -110,22 +111,26 @@ class Semantic:
         """Return the class of every pixel, as :func:`label_map`."""
         return label_map(outputs["scores"], size)
 
-    def confidence(self, outputs: Mapping[str, Scores], labels: Labels) -> Labels:
+    def confidence(self, outputs: Mapping[str, Scores], labels: Labels, temperature: float) -> Labels:
         """Return the winner's probability, as :func:`confidence_map`."""
-        return confidence_map(outputs["scores"], labels)
+        return confidence_map(outputs["scores"], labels, temperature)
+
+    def instances(self, outputs: Mapping[str, Scores], labels: Labels, manifest: Manifest) -> None:
+        """Return None: a semantic network does not tell objects apart."""
 
 
-def confidence_map(scores: Scores, labels: Labels) -> Labels:
-    """How probable the winner is.
+def confidence_map(scores: Scores, labels: Labels, temperature: float = 1.0) -> Labels:
+    """Return the probability of the winner.
 
     Takes:
         scores: K x h x w float32, finite
         labels: H x W uint8 from :func:`label_map` of the same scores
+        temperature: the scores are divided by it before the softmax (Guo et al. 2017, section 4.2)
     Gives:
         H x W uint8: the winner's softmax probability among the upsampled scores, times 255, rounded
     """
     height, width = labels.shape
-    scores = _at_least_two_by_two(scores)
+    scores = _at_least_two_by_two(scores if temperature == 1 else scores / np.float32(temperature))
     rows = axis(scores.shape[1], height)
     wide = np.stack([cv2.resize(plane, (width, len(plane)), interpolation=cv2.INTER_LINEAR) for plane in scores])  # K x h x W
     confidence = np.empty((height, width), np.uint8)
