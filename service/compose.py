@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from service.errors import BadSetting
 from service.pipeline.engine import EngineOptions
 from service.pipeline.repository import Repository
+from service.pipeline.tiling import Tiling
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def open_predictor(settings: Settings, models: Path | None = None) -> Predictor:
     options = EngineOptions(settings.provider, settings.threads)
     default = settings.default_model if models is None else None
     repository = Repository(models or settings.models_dir, options, default=default)
-    return Predictor(repository, Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side))
+    limits = Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side)
+    return Predictor(repository, limits, Tiling(settings.tile_memory_mb))
 
 
 def make_plane(settings: Settings, repository: Repository) -> DataPlane:
@@ -81,7 +83,7 @@ def make_plane(settings: Settings, repository: Repository) -> DataPlane:
     on_cuda = any(engine.provider == "cuda" for engine in repository.engines())
     limits = Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side)
     return DataPlane(
-        Predictor(repository, limits),
+        Predictor(repository, limits, Tiling(settings.tile_memory_mb)),
         queue_megapixels=settings.queue_megapixels,
         concurrency=_lanes(settings, on_cuda=on_cuda),
         max_batch=settings.max_batch or (8 if on_cuda else 1),

@@ -85,6 +85,8 @@ class Settings(BaseSettings):
     """The largest image in pixels, height times width, read from its header before it is decoded."""
     max_image_side: Annotated[int, Field(gt=0, le=65535)] = 16_384
     """The longest side of an image in pixels."""
+    tile_memory_mb: Annotated[int, Field(ge=64, le=65536)] = 1024
+    """Megabytes that one run of the network may take with `resolution=native`; larger images are seen in tiles that fit."""
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     """Keys, separated by commas. If any is set, a request needs one of them; health checks and metrics do not."""

@@ -106,22 +106,24 @@ def two_things() -> np.ndarray[Any, np.dtype[np.uint8]]:
 def test_a_panoptic_model_tells_things_apart_where_instances_are_asked_for(panoptic: Predictor) -> None:
     """Each blue square is an object; red is stuff; without the request the further heads are not even computed."""
     found = panoptic.segment(two_things(), instances=True)
+    assert found.has_instances
     objects = found.instances()
-    assert objects is not None
     assert set(np.unique(objects.ids[28:44, 20:36])) == {1}
     assert set(np.unique(objects.ids[28:44, 84:100])) == {2}
     assert (objects.ids[:, :8] == 0).all()
     assert [row.class_id for row in objects.rows] == [2, 2]
     assert objects.rows[0].score > objects.rows[1].score
     plain = panoptic.segment(two_things())
-    assert plain.instances() is None
+    assert not plain.has_instances
+    with pytest.raises(ValueError, match="not asked for instances"):
+        plain.instances()
     assert list(plain.outputs) == ["scores"]
     assert np.array_equal(plain.labels, found.labels)
 
 
 def test_a_semantic_model_has_no_learned_objects(predictor: Predictor, png: bytes) -> None:
     """Asking for instances changes nothing: they are connected components then."""
-    assert predictor.segment(png, instances=True).instances() is None
+    assert not predictor.segment(png, instances=True).has_instances
 
 
 def test_outputs_that_are_not_finite_are_a_failed_inference(tmp_path: Path, png: bytes) -> None:

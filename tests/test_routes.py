@@ -251,6 +251,29 @@ def test_uncertain_pixels_become_unlabelled(client: httpx.Client, png: bytes, ma
     assert (sure != 255).any()
 
 
+def test_replies_that_need_the_confidence_tell_the_share_of_uncertain_pixels(client: httpx.Client, png: bytes) -> None:
+    """``X-Uncertain`` is the share below half confidence; a plain mask does not pay for it."""
+    confidence = pixels(client.post("/segment?format=confidence", content=png).content)
+    expected = f"{(confidence < 127.5).mean():.4f}"
+    for query in ("format=confidence", "min_confidence=0.1", "format=rle&statistics=true"):
+        assert client.post(f"/segment?{query}", content=png).headers["x-uncertain"] == expected
+    assert "x-uncertain" not in client.post("/segment", content=png).headers
+
+
+def test_the_native_resolution_is_that_of_the_image(client: httpx.Client) -> None:
+    """Stripes of one cell's width are seen at the image's own size, and blurred at the working size."""
+    image = np.zeros((384, 512, 3), np.uint8)
+    image[:, ::32, 0] = image[:, 16::32, 2] = 255
+    stripes = np.repeat(np.where(np.arange(64) % 2 == 0, 0, 2), 8)
+    image[...] = np.eye(3, dtype=np.uint8)[stripes] * 255
+    png = encode_image(image)
+    native = pixels(client.post("/segment?resolution=native", content=png).content)
+    assert (native == stripes).mean() > 0.99
+    assert (pixels(client.post("/segment", content=png).content) == stripes).mean() < 0.9
+    refused = client.post("/segment?resolution=full", content=png).json()
+    assert (refused["code"], refused["parameter"]) == ("bad_parameter", "resolution")
+
+
 def test_a_model_is_chosen_by_name(client: httpx.Client, png: bytes) -> None:
     """The default answers when none is named; every reply says which one did."""
     assert client.post("/segment", content=png).headers["x-model"] == "colours@1.0.0"

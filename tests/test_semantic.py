@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.pipeline.tasks import compiled
-from service.pipeline.tasks import semantic
+from service.pipeline.tasks import compiled, semantic
 from service.pipeline.tasks.semantic import confidence_map, label_map
 
 sides = st.integers(1, 24)
@@ -34,7 +33,7 @@ def library() -> Callable[..., None]:
 def either_way(request: pytest.FixtureRequest) -> Iterator[None]:
     """For tests of what both ways must do."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(labels, "_compiled", request.getfixturevalue("library") if request.param == "compiled" else None)
+        patch.setattr(semantic, "_compiled", request.getfixturevalue("library") if request.param == "compiled" else None)
         yield
 
 
@@ -153,7 +152,7 @@ def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = smooth_scores(5, 6, 20, 20)
     whole = label_map(scores, (100, 150))
     sure = confidence_map(scores, whole)
-    monkeypatch.setattr(labels, "BLOCK_PIXELS", 1)
+    monkeypatch.setattr(semantic, "BLOCK_PIXELS", 1)
     assert np.array_equal(label_map(scores, (100, 150)), whole)
     assert np.array_equal(confidence_map(scores, whole), sure)
 
@@ -184,15 +183,15 @@ def test_compiled_labels_are_those_of_numpy(
     scores = smooth_scores(seed, classes, h, w)
     scores = (np.rint(scores / 4) * np.float32(step) if step else scores).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(labels, "_compiled", library)
+        patch.setattr(semantic, "_compiled", library)
         found = label_map(scores, (H, W))
-        patch.setattr(labels, "_compiled", None)
+        patch.setattr(semantic, "_compiled", None)
         assert np.array_equal(found, label_map(scores, (H, W)))
 
 
 def test_scores_in_any_order_of_memory_are_taken(library: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     """A view of a batch, or of a turned array, is no plain block of memory."""
-    monkeypatch.setattr(labels, "_compiled", library)
+    monkeypatch.setattr(semantic, "_compiled", library)
     scores = smooth_scores(5, 4, 9, 11)
     expected = label_map(scores, (40, 50))
     assert np.array_equal(label_map(np.asfortranarray(scores), (40, 50)), expected)

@@ -46,6 +46,8 @@ class RequestRecord:
     """Of that model's artifact: two builds may have one version."""
     timing_s: dict[str, float] = field(default_factory=dict)
     """Seconds by stage, summed over the request's images."""
+    uncertain: float | None = None
+    """The share of pixels below half confidence, 0..1: the largest of its images; None where confidence was not computed."""
     bytes_in: int = 0
     """Of its images."""
     bytes_out: int = 0
@@ -82,6 +84,8 @@ class RequestRecord:
             headers.append((b"x-model", self.model.encode()))
         if self.sha256 is not None:
             headers.append((b"x-model-sha256", self.sha256.encode()))
+        if self.uncertain is not None:
+            headers.append((b"x-uncertain", f"{self.uncertain:.4f}".encode()))
         if self.timing_s:
             stages = [f"{stage};dur={1000 * spent_s:.2f}" for stage, spent_s in self.timing_s.items()]
             headers.append((b"server-timing", ", ".join(stages).encode()))

@@ -20,6 +20,7 @@ from service.encodings.tables import TABLES
 from service.pipeline.engine import Engine
 from service.pipeline.manifest import Manifest
 from service.pipeline.repository import ModelState
+from service.pipeline.tiling import Resolution
 
 MAX_DEADLINE_MS = 600_000
 
@@ -68,6 +69,9 @@ class SegmentQuery(BaseModel):
             description=f"{_able('tolerance')}: how far outlines may stray, in pixels, to have fewer points; 0 is exact.",
         ),
     ] = 0.0
+    resolution: Resolution = "working"
+    """The size at which the network sees the image: `working`, that of its training, or `native`, the image's own, in exact
+    tiles where it is large. The work grows with the image, and admission counts it."""
     palette: Annotated[
         str,
         Field(
@@ -269,6 +273,7 @@ _TIMED_REPLY = {
     **_EVERY_REPLY,
     "X-Model": _header("name@version of the model that answered"),
     "X-Model-SHA256": _header("Of its artifact: two builds may have one version"),
+    "X-Uncertain": _header("Share of pixels below half confidence, 0..1; where the reply needed the confidence"),
     "Server-Timing": _header("Milliseconds of decode, queue, infer, labels, encode"),
 }
 

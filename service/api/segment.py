@@ -24,12 +24,22 @@ from service.api.record import RequestRecord, record_of
 from service.api.services import Services, ServicesNow, authorise
 from service.api.transport import early_refusal
 from service.api.upload import TimelyResponse, arriving, read_images, unless_gone
-from service.encodings import MaskView, Named, Options, check_gathers, encode, gather
+from service.encodings import MaskView, Named, Options, check_gathers, encode, gather, uncertain
 from service.encodings import understood as understood_options
 from service.pipeline.engine import Engine
 from service.pipeline.segmentation import Segmentation
+from service.pipeline.tiling import Resolution
 from service.serving.dataplane import DataPlane
 from service.serving.deadline import Deadline
+
+
+@dataclass(frozen=True)
+class _Mask:
+    """An encoded mask."""
+
+    body: bytes
+    uncertain: float | None
+    """The share of pixels below half confidence; None where the confidence was not computed."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,7 @@ class MaskRequest:
     """Held to the end: the reply names the model that answered, even if that is replaced meanwhile."""
     format: str
     options: Options
+    resolution: Resolution
     deadline: Deadline
 
     async def masks(self, images: list[ImageFile]) -> list[Named]:
@@ -64,23 +75,18 @@ class MaskRequest:
             self.engine,
             deadline=self.deadline,
             instances=self.options.instances,
+            resolution=self.resolution,
         )
         for answer in answers:
             self.record.add(answer.size, answer.timing)
-        return [Named(image.name, answer.value) for image, answer in zip(images, answers, strict=True)]
+        shares = [answer.value.uncertain for answer in answers if answer.value.uncertain is not None]
+        self.record.uncertain = max(shares, default=None)
+        return [Named(image.name, answer.value.body) for image, answer in zip(images, answers, strict=True)]
 
-    def _encode(self, name: str | None, result: Segmentation) -> bytes:
-        """Return a mask's bytes; called on a thread of the data plane."""
-        view = MaskView(
-            result.labels,
-            result.image,
-            result.manifest,
-            result.sha256,
-            result.confidence,
-            self.options,
-            file_name=name,
-        )
-        return encode(self.format, view).body
+    def _encode(self, name: str | None, result: Segmentation) -> _Mask:
+        """Encode a mask; called on a thread of the data plane."""
+        body = encode(self.format, MaskView.of(result, self.options, name)).body
+        return _Mask(body, uncertain(result.confidence()) if result.has_confidence else None)
 
 
 def parse_request(
@@ -102,7 +108,8 @@ def parse_request(
         record=record,
         engine=engine,
         format=name,
-        options=understood_options(name, manifest.classes, **query.model_dump(exclude={"model", "format"})),
+        options=understood_options(name, manifest.classes, **query.model_dump(exclude={"model", "format", "resolution"})),
+        resolution=query.resolution,
         deadline=Deadline(limit_s, record.elapsed_s),
     )
 

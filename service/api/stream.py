@@ -303,6 +303,7 @@ class _Stream:
             "media_type": FORMATS[wanted.format].media_type,
             "size": record.sizes[0],
             "model": record.model,
+            **({} if record.uncertain is None else {"uncertain": round(record.uncertain, 4)}),
             "timing": {stage: round(1000 * spent_s, 2) for stage, spent_s in record.timing_s.items()},
         }
         return _Outcome("mask", facts, mask.body)

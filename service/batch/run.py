@@ -182,7 +182,7 @@ def _work_on(source: Source[F], predictor: Predictor, plan: Plan, progress: Prog
         with contextlib.closing(source):
             progress.begin(spoken(source.path.name), source.open())
             with _closed(source.frames()) as frames:
-                segment = _segmenting(predictor, plan.engine)
+                segment = _segmenting(predictor, plan)
                 for done in overlapped(frames, segment, source.write):
                     _count(done, report)
                     progress.advance()
@@ -196,12 +196,14 @@ def _work_on(source: Source[F], predictor: Predictor, plan: Plan, progress: Prog
     report.notes += [f"{spoken(source.path)}: {note}" for note in source.notes]
 
 
-def _segmenting(predictor: Predictor, engine: Engine) -> Callable[[F], Done[F]]:
+def _segmenting(predictor: Predictor, plan: Plan) -> Callable[[F], Done[F]]:
+    instances = any(options.instances for options in plan.options.values())
+
     def segment(frame: F) -> Done[F]:
         if frame.image is None:
             return Done(frame, None, frame.failure)
         try:
-            return Done(frame, predictor.segment(frame.image, engine), None)
+            return Done(frame, predictor.segment(frame.image, plan.engine, instances=instances), None)
         except ServiceError as error:
             return Done(frame, None, error.message)
 

@@ -37,6 +37,36 @@ class ModelFacts(Protocol):
         """The class table: id, name and colour of each class."""
 
 
+class Segmented(Protocol):
+    """The result of a network for one image; ``service.pipeline.segmentation`` has it."""
+
+    @property
+    def labels(self) -> NDArray[np.uint8]:
+        """H x W uint8: the class id of every pixel."""
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """H x W x 3 uint8 RGB: the upright image."""
+
+    @property
+    def manifest(self) -> ModelFacts:
+        """The model that made it."""
+
+    @property
+    def sha256(self) -> str:
+        """The checksum of the model's file."""
+
+    def confidence(self) -> NDArray[np.uint8]:
+        """Return the winner's probability: H x W uint8, 255 is certainty."""
+
+    @property
+    def has_instances(self) -> bool:
+        """Whether :meth:`instances` may be called."""
+
+    def instances(self) -> Instances:
+        """Return the objects that the network told apart."""
+
+
 @dataclass(frozen=True, eq=False)
 class MaskView:
     """One finished mask, and what a format may show beside it."""
@@ -58,6 +88,25 @@ class MaskView:
     """The image's file name, as the caller sent it."""
     geo: Geo | None = None
     """Where the image lies on the earth; None where it does not say."""
+
+    @classmethod
+    def of(cls, result: Segmented, options: Options = NO_OPTIONS, file_name: str | None = None) -> MaskView:
+        """View the result of a network.
+
+        Takes:
+            file_name: of the image, as the caller sent it
+        """
+        instances = result.instances if result.has_instances else None
+        return cls(
+            result.labels,
+            result.image,
+            result.manifest,
+            result.sha256,
+            result.confidence,
+            options,
+            instances=instances,
+            file_name=file_name,
+        )
 
     @property
     def made_by(self) -> dict[str, str]:

@@ -83,12 +83,13 @@ class Segmentation:
         """Whether :meth:`confidence` was computed."""
         return "_confidence" in vars(self)
 
-    def instances(self) -> Instances | None:
-        """Return the learned objects, computed at the first call.
+    @property
+    def has_instances(self) -> bool:
+        """Whether the model tells objects apart, and the run was asked for them."""
+        return "centers" in self.outputs
 
-        Gives:
-            None if the model does not tell objects apart, or the run did not ask for instances
-        """
+    def instances(self) -> Instances:
+        """Return the learned objects, computed at the first call. Only where :attr:`has_instances`."""
         return self._instances
 
     @cached_property
@@ -98,5 +99,8 @@ class Segmentation:
         return task_of(self.manifest).confidence(self.outputs, self.labels, temperature)
 
     @cached_property
-    def _instances(self) -> Instances | None:
-        return task_of(self.manifest).instances(self.outputs, self.labels, self.manifest)
+    def _instances(self) -> Instances:
+        found = task_of(self.manifest).instances(self.outputs, self.labels, self.manifest)
+        if found is None:
+            raise ValueError(f"{self.manifest.name} was not asked for instances, or has none")
+        return found

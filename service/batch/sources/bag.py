@@ -250,7 +250,7 @@ class BagSource:
                 self._journal.add(about + b',"failure":' + to_json(done.failure) + b"}")
         elif done.made is not None:
             made, options = done.made, self._plan.options[BAG_FORMAT]
-            view = MaskView(made.labels, made.image, made.manifest, made.sha256, made.confidence, options).selected()
+            view = MaskView.of(made, options).selected()
             labels = view.labels
             self._journal.add(about + b"," + FORMATS["rle"].encode(view)[1:])
         if labels is not None and frame.head is not None:

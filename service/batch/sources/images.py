@@ -221,7 +221,7 @@ class Images:
 
         def written(name: str) -> bytes:
             options = plan.options[name]
-            view = MaskView(made.labels, made.image, made.manifest, made.sha256, made.confidence, options)
+            view = MaskView.of(made, options)
             return encode(name, view).body
 
         for path, name in ((job.mask, self._format), (job.overlay, "overlay")):

@@ -159,7 +159,7 @@ class VideoSource:
         if done.made is not None:
             made = done.made
             options = self._plan.options["rle"]
-            view = MaskView(made.labels, made.image, made.manifest, made.sha256, made.confidence, options).selected()
+            view = MaskView.of(made, options).selected()
             labels = view.labels
             # The format's own object, with what is known of the frame before the rest.
             self._journal.add(to_json(frame.moment.about())[:-1] + b"," + FORMATS["rle"].encode(view)[1:])
