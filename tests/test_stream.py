@@ -43,9 +43,9 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     gate.set()
     real = Engine.run
 
-    def run(engine: Engine, images: Any, **options: Any) -> Any:
+    def run(*arguments: Any, **options: Any) -> Any:
         assert gate.wait(30)
-        return real(engine, images, **options)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(Engine, "run", run)
     yield gate
