@@ -1,20 +1,22 @@
-"""What ``make run`` does: start the service, send it one street over HTTP, show what was found, keep serving until Ctrl-C.
+"""``make run``: start the service, send it one street over HTTP, show the result, keep serving until Ctrl-C.
 
 Runs in the repository, with the serving set alone. The service is a child in the same process group, so that Ctrl-C and a
 closed terminal reach both; this script ends only after it, and never leaves it behind.
 
-May import: httpx. It talks to the service as any caller does, over the wire.
+May import: httpx. It talks to the service as any caller does, over the wire, and with its key where keys are set.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,7 +32,7 @@ SAMPLE_SIZE = "360x480"
 
 
 class Trouble(Exception):
-    """Something that a person must see as one line."""
+    """A failure that is told in one line."""
 
 
 def main() -> int:
@@ -65,13 +67,19 @@ def demonstrate(port: int, out: Path) -> int:
     address = f"http://{HOST}:{port}"
     service = subprocess.Popen([sys.executable, "-m", "service", "serve", "--host", HOST, "--port", str(port)], cwd=ROOT)
     try:
-        with httpx.Client(base_url=address, timeout=30.0, trust_env=False) as http:
+        with httpx.Client(base_url=address, timeout=30.0, trust_env=False, headers=key_header(os.environ)) as http:
             wait_until_ready(http, service)
             show(http, out)
         print(f"\nThe page: {address}/    The API: {address}/docs    Ctrl-C ends it.\n", flush=True)
         raise Trouble(f"the service ended by itself with code {service.wait()}")
     finally:
         end(service)
+
+
+def key_header(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the header with the first key of ``FCN_API_KEYS``, which the service inherits; without keys, none."""
+    keys = [key for word in environment.get("FCN_API_KEYS", "").split(",") if (key := word.strip())]
+    return {"X-API-Key": keys[0]} if keys else {}
 
 
 def refuse_taken_port(port: int) -> None:

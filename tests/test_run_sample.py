@@ -29,12 +29,18 @@ def port() -> int:
 
 
 @pytest.fixture
-def demonstration(port: int, artifact_dir: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def keys(request: pytest.FixtureRequest) -> str:
+    """The setting ``FCN_API_KEYS``: none, unless a test names some."""
+    return str(getattr(request, "param", ""))
+
+
+@pytest.fixture
+def demonstration(port: int, artifact_dir: Path, tmp_path: Path, keys: str) -> Iterator[subprocess.Popen[str]]:
     """The script over the colour network, in a process group of its own as a terminal would start it."""
     process = subprocess.Popen(
         [sys.executable, str(SCRIPT), "--port", str(port), "--out", str(tmp_path / "out")],
         cwd=ROOT,
-        env={**os.environ, "FCN_MODELS_DIR": str(artifact_dir), "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "FCN_MODELS_DIR": str(artifact_dir), "PYTHONUNBUFFERED": "1", "FCN_API_KEYS": keys},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -90,6 +96,14 @@ def test_it_serves_shows_a_street_and_ends_with_everything_on_ctrl_c(
     assert demonstration.wait(30) == 0
     assert group_is_empty(demonstration.pid)
     assert not answers(port)
+
+
+@pytest.mark.parametrize("keys", [" first , second"], indirect=True)
+def test_it_sends_its_own_key_where_keys_are_set(demonstration: subprocess.Popen[str], port: int) -> None:
+    """A service that wants a key is shown as well; without the key it refuses."""
+    assert "colours@1.0.0 found" in read_until(demonstration, "The page:")
+    assert httpx.get(f"http://127.0.0.1:{port}/models").status_code == 401
+    assert httpx.get(f"http://127.0.0.1:{port}/models", headers={"X-API-Key": "second"}).status_code == 200
 
 
 def test_sigterm_to_the_script_alone_takes_the_service_with_it(demonstration: subprocess.Popen[str], port: int) -> None:

@@ -309,6 +309,16 @@ def test_a_body_names_the_model_of_its_address_or_none(client: httpx.Client) -> 
         assert (reply.status_code, reply.json()["parameter"]) == (422, parameter)
 
 
+def test_version_1_is_the_version_that_is_served(client: httpx.Client) -> None:
+    """Clients that number versions ask for it; in the address, and in the body."""
+    for path in ("", "/ready", "/config", "/stats"):
+        assert client.get(f"/models/again/versions/1{path}").status_code == 200
+        assert client.get(f"/models/again/versions/2{path}").status_code == 404
+    body = body_of(make_image(), model_name="again", model_version="1")
+    reply = client.post("/models/again/versions/1/infer", json=body)
+    assert (reply.status_code, reply.json()["model_version"]) == (200, "2.0.0")
+
+
 def test_a_header_length_that_is_none_is_refused(client: httpx.Client) -> None:
     """By its name."""
     for value in ("-1", "x", "9" * 5000, "3"):
@@ -437,7 +447,7 @@ def test_openapi_describes_the_protocol(base_url: str) -> None:
     assert set(call["requestBody"]["content"]) == {"application/json", "application/octet-stream"}
     assert "inference-header-content-length" in {parameter["name"] for parameter in call["parameters"]}
     schemas = document["components"]["schemas"]
-    assert {"binary_data_output", "timeout", "priority"} == set(schemas["RequestParameters"]["properties"])
+    assert {"binary_data_output", "timeout", "priority", "content_type"} == set(schemas["RequestParameters"]["properties"])
     assert set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document))) <= set(schemas)
 
 

@@ -107,10 +107,45 @@ def test_timeout_is_in_microseconds_and_priority_1_is_the_highest(sent: int, mea
     assert tensors.read(*request(parameters={"timeout": 0})).timeout_ms is None
 
 
+@pytest.mark.parametrize("content_type", ["base64", "np", "pillow_image", "image/jpeg", "Image/PNG", "raw", None])
+def test_a_content_type_that_fits_changes_nothing(content_type: str | None) -> None:
+    """Of the request, of its input and of its output: some clients say what the datatype says already."""
+    named = {"content_type": content_type}
+    sent = request(
+        datatype="BYTES",
+        shape=[1],
+        data=["QUJD"],
+        parameters=named,
+        input_parameters=named,
+        outputs=[{"name": "labels", "parameters": named}],
+    )
+    order = tensors.read(*sent)
+    assert (list(order.images), order.outputs) == ([b"ABC"], (Wanted("labels", False),))
+
+
+def test_null_is_left_out() -> None:
+    """KServe's client sends null for every field that is not set; an unknown name is refused all the same."""
+    body = {
+        "id": None,
+        "model_name": None,
+        "model_version": None,
+        "parameters": {"binary_data_output": None, "timeout": None, "priority": None, "content_type": None},
+        "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "parameters": None, "data": ["QUJD"]}],
+        "outputs": [{"name": "labels", "parameters": {"binary_data": None}}],
+    }
+    order = tensors.read(json.dumps(body).encode(), None)
+    assert (list(order.images), order.outputs, order.id) == ([b"ABC"], (Wanted("labels", False),), None)
+    assert tensors.read(json.dumps({**body, "parameters": None, "outputs": None}).encode(), None) == order
+    with pytest.raises(BadParameter, match="'sequence_id' is not supported"):
+        tensors.read(json.dumps({**body, "parameters": {"sequence_id": None}}).encode(), None)
+    with pytest.raises(BadParameter, match="inputs: Field required"):
+        tensors.read(json.dumps({**body, "inputs": None}).encode(), None)
+
+
 FILES = {"datatype": "BYTES", "shape": [1]}
 
 BAD: dict[str, tuple[tuple[bytes, int | None], str, str]] = {
-    "no JSON": ((b"\x89PNG", None), "body", "no JSON (expected value at line 1 column 1); binary data wants"),
+    "no JSON": ((b"\x89PNG", None), "body", "not JSON (expected value at line 1 column 1); binary data wants"),
     "JSON of another kind": ((b"[]", None), "body", "the request: Input should be an object"),
     "no inputs": ((b"{}", None), "inputs", "inputs: Field required"),
     "an empty list of inputs": (request(inputs=[]), "inputs", "there is one input, 'image'; 0 came"),
@@ -126,6 +161,22 @@ BAD: dict[str, tuple[tuple[bytes, int | None], str, str]] = {
     ),
     "another input": (request(name="input"), "name", "no input 'input'; there is 'image'"),
     "another datatype": (request(datatype="FP32"), "datatype", "BYTES [N] (image files) or UINT8 [H, W, 3] or [N, H, W, 3]"),
+    "floats in JSON": (
+        request(datatype="FP32", shape=[1, 2, 2, 3], data=[[[[0.5, 0.25, 1e-3], [0.1, 0.2, 0.3]]] * 2]),
+        "datatype",
+        "(RGB, 0 to 255, not normalised), not 'FP32'",
+    ),
+    "whole numbers as floats": (request(datatype="FP64", data=[[[255] * 3] * 3] * 2), "datatype", "not 'FP64'"),
+    "large numbers of another datatype": (
+        request(datatype="INT32", shape=[1, 1, 3], data=[[[256, 1, -1]]]),
+        "datatype",
+        "INT32",
+    ),
+    "text as elements": (
+        request(datatype="BYTES", shape=[1], data=["QUJD"], input_parameters={"content_type": "str"}),
+        "content_type",
+        "'str' is not supported: there are base64, np, pillow_image, raw, application/octet-stream and image types",
+    ),
     "another output": (
         request(outputs=[{"name": "mask"}]),
         "outputs",
@@ -178,7 +229,7 @@ BAD: dict[str, tuple[tuple[bytes, int | None], str, str]] = {
     "an unknown parameter": (
         request(parameters={"timout": 5}),
         "timout",
-        "'timout' is not supported: there are binary_data_output, timeout, priority",
+        "'timout' is not supported: there are binary_data_output, timeout, priority, content_type",
     ),
     "a sequence": (request(parameters={"sequence_id": 7}), "sequence_id", "every request stands for itself"),
     "a negative timeout": (request(parameters={"timeout": -1}), "timeout", "parameters.timeout: Input should be greater"),

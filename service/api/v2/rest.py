@@ -142,8 +142,8 @@ async def model(services: ServicesNow, name: Name, version: str | None = None) -
 def _find(services: Services, name: str, version: str | None) -> Engine:
     engine = services.repository.get(name)
     served = engine.manifest.version
-    if version is not None and version != served:
-        raise UnknownModel(f"no version {version[:64]!r} of the model '{name}'; there is {served}", allowed=[served])
+    if version not in (None, served, wire.VERSION_ALIAS):
+        raise UnknownModel(f"no version {str(version)[:64]!r} of the model '{name}'; there is {served}", allowed=[served])
     return engine
 
 
@@ -237,7 +237,8 @@ def _check_model(order: tensors.Order, engine: Engine) -> None:
     """Refuse a body that names another model than the address does."""
     served = (engine.manifest.name, engine.manifest.version)
     for parameter, said, meant in zip(("model_name", "model_version"), order.model, served, strict=True):
-        if said not in (None, meant):
+        is_alias = parameter == "model_version" and said == wire.VERSION_ALIAS
+        if said not in (None, meant) and not is_alias:
             raise BadParameter(f"{parameter}: {str(said)[:64]!r} is not {meant!r}, which was asked", parameter=parameter)
 
 

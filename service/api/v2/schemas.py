@@ -1,4 +1,4 @@
-"""What travels in the Open Inference Protocol: requests, replies, and what OpenAPI says of bodies.
+"""The requests and replies of the Open Inference Protocol, and the schemas of its bodies for OpenAPI.
 
 May import: pydantic, ``service.errors``, ``service.pipeline``.
 """
@@ -6,16 +6,30 @@ May import: pydantic, ``service.errors``, ``service.pipeline``.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
+from pydantic_core import CoreSchema
 
 from service.errors import BadParameter
 from service.pipeline.repository import ModelState
 
 INPUT = "image"
+VERSION_ALIAS = "1"
+"""A version that every model has besides its own: the one that clients send which know versions as numbers."""
+CONTENT_TYPES = ("base64", "np", "pillow_image", "raw", "application/octet-stream")
 
 WHY_NOT = {
     "classification": "a label map has a class for every pixel, and nothing to rank",
@@ -31,10 +45,41 @@ WHY_NOT = {
 SizeInt = Annotated[int, Field(ge=0, lt=2**63)]
 
 
+def _check_content_type(value: str) -> str:
+    if value.lower() not in CONTENT_TYPES and not value.lower().startswith("image/"):
+        raise ValueError(f"{value[:64]!r} is not supported: there are {', '.join(CONTENT_TYPES)} and image types")
+    return value
+
+
+_PATTERN = rf"^({'|'.join(map(re.escape, CONTENT_TYPES))}|image/[A-Za-z0-9.+-]+)$"
+ContentType = Annotated[str, AfterValidator(_check_content_type), WithJsonSchema({"type": "string", "pattern": _PATTERN})]
+"""How clients say that elements are Base64, numbers or image files. It changes nothing: the datatype decides."""
+
+
 class _Strict(BaseModel):
-    """A name that is not here is refused: what is asked for must not be passed over silently."""
+    """A request. An unknown name is refused: a wish must not be passed over in silence. A known one may be null, as KServe's
+    client sends what it leaves out.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_nulls(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if value is not None or name not in cls.model_fields}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Return the schema, with null for each property that is not required."""
+        schema = handler(core_schema)
+        found = handler.resolve_ref_schema(schema)
+        for name, described in found.get("properties", {}).items():
+            if name not in found.get("required", ()) and {"type": "null"} not in described.get("anyOf", ()):
+                inner = {key: described.pop(key) for key in list(described) if key not in ("default", "description", "title")}
+                described["anyOf"] = [inner, {"type": "null"}]
+        return schema
 
 
 class InputParameters(_Strict):
@@ -42,6 +87,8 @@ class InputParameters(_Strict):
 
     binary_data_size: SizeInt | None = None
     """Bytes of the tensor behind the JSON; left out, it is all that follows."""
+    content_type: ContentType | None = None
+    """What the elements are, as some clients say: `base64`, `np`, `image/png` and the like."""
 
 
 class OutputParameters(_Strict):
@@ -49,6 +96,8 @@ class OutputParameters(_Strict):
 
     binary_data: bool | None = None
     """Behind the JSON, and not in it; left out, as `binary_data_output` says."""
+    content_type: ContentType | None = None
+    """As of an input."""
 
 
 class RequestParameters(_Strict):
@@ -57,9 +106,11 @@ class RequestParameters(_Strict):
     binary_data_output: bool = False
     """Whether outputs come back as binary data, where they do not say so themselves."""
     timeout: SizeInt = 0
-    """Microseconds from the request's arrival after which nobody needs the answer; 0 is the service's own deadline."""
+    """Microseconds from the request's arrival after which the answer is of no use; 0 is the service's own deadline."""
     priority: SizeInt = 0
-    """1 goes before all who wait for the engine, 2 and 0 are like everybody, 3 and more give way to everybody."""
+    """1 goes before all that wait for the engine, 2 and 0 are the usual ones, 3 and more come after all others."""
+    content_type: ContentType | None = None
+    """As of an input."""
 
 
 class InputTensor(_Strict):
@@ -81,7 +132,7 @@ class RequestedOutput(_Strict):
 
 
 class InferRequest(_Strict):
-    """What is to be segmented, and what is wanted of it."""
+    """Images, and the outputs that are wanted of them."""
 
     id: str | None = None
     """Comes back untouched."""
@@ -106,7 +157,7 @@ class OutputTensor(BaseModel):
 
 
 class InferReply(BaseModel):
-    """What came of a request."""
+    """The outputs of a request."""
 
     model_name: str
     model_version: str
@@ -115,7 +166,7 @@ class InferReply(BaseModel):
 
 
 class Server(BaseModel):
-    """What serves, and which extensions of the protocol it speaks."""
+    """The server, and the extensions of the protocol that it speaks."""
 
     name: str
     version: str
@@ -129,7 +180,7 @@ class Live(BaseModel):
 
 
 class Ready(BaseModel):
-    """Requests are welcome."""
+    """The service accepts requests."""
 
     ready: Literal[True] = True
 
@@ -189,7 +240,7 @@ class BatchStats(BaseModel):
 
 
 class ModelStat(BaseModel):
-    """What one model has served since the service began, by whatever route it was asked."""
+    """The statistics of one model since the service began, of all routes together."""
 
     name: str
     version: str
@@ -214,7 +265,7 @@ class IndexRequest(_Strict):
 
 
 class LoadParameters(_Strict):
-    """None: a model's file says everything of it."""
+    """There are none: a model's file says everything of it."""
 
 
 class LoadRequest(_Strict):
@@ -284,10 +335,10 @@ def read(kind: type[Request], document: bytes) -> Request:
         reason = f"{name!r} is not supported: {WHY_NOT.get(name, f'there are {known}')}"
     elif first["type"] == "json_invalid":
         reason = (
-            f"the request is no JSON ({first['msg'].partition(': ')[2]}); binary data wants Inference-Header-Content-Length"
+            f"the request is not JSON ({first['msg'].partition(': ')[2]}); binary data wants Inference-Header-Content-Length"
         )
     else:
-        reason = f"{'.'.join(where) or 'the request'}: {first['msg']}"
+        reason = f"{'.'.join(where) or 'the request'}: {first['msg'].removeprefix('Value error, ')}"
     raise BadParameter(reason, parameter=name)
 
 
@@ -333,7 +384,7 @@ REPLY: dict[int | str, dict[str, Any]] = {
 
 
 def optional_body(kind: type[BaseModel]) -> dict[str, Any]:
-    """What OpenAPI says of a small body in JSON that may be left out."""
+    """Return the OpenAPI description of a small body in JSON that may be left out."""
     schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
     return {"required": False, "content": {"application/json": {"schema": schema}}}
 

@@ -42,6 +42,7 @@ BLOCK = 1 << 18
 """Characters or numbers that are worked on at a time."""
 
 _DATA = re.compile(rb'"data"\s*:\s*\[')
+_DATATYPE = re.compile(rb'"datatype"\s*:\s*"([A-Z0-9]{1,16})"')
 _NUMERIC = b"0123456789,[] \t\r\n"
 _FOREIGN = np.ones(256, bool)
 """Of each byte, whether it can be no part of ``data``."""
@@ -136,6 +137,9 @@ def read(body: bytes, json_size: int | None) -> Order:
     if len(request.inputs) != 1:
         raise _bad("inputs", f"there is one input, '{INPUT}'; {len(request.inputs)} came. Several images are one tensor")
     tensor = request.inputs[0]
+    if tensor.name != INPUT:
+        raise _bad("name", f"no input {tensor.name[:64]!r}; there is '{INPUT}'")
+    _check_datatype(tensor.datatype)
     images, is_batch = _images(tensor, _tensor_bytes(tensor, tail, data))
     return Order(
         images,
@@ -210,6 +214,9 @@ def _take_data(text: bytes) -> tuple[bytes, bytes | None]:
         ends += len(foreign)
     closes = text.rfind(b"]", start, ends)
     if closes < 0:
+        for text_around in (text[:start], text[-MAX_JSON_BYTES:]):  # floats end the search: they have a datatype of their own
+            if named := _DATATYPE.search(text_around):
+                _check_datatype(named[1].decode())
         raise _bad("data", "must be a list of whole numbers from 0 to 255 (UINT8), or of image files in Base64 (BYTES)")
     rest = text[closes:]
     if text.count(b"[", start, closes) != text.count(b"]", start, closes):
@@ -235,19 +242,20 @@ def _tensor_bytes(tensor: InputTensor, tail: memoryview | None, data: bytes | No
     return tail
 
 
+def _check_datatype(datatype: str) -> None:
+    if datatype not in ("BYTES", "UINT8"):
+        allowed = "BYTES [N] (image files) or UINT8 [H, W, 3] or [N, H, W, 3] (RGB, 0 to 255, not normalised)"
+        raise _bad("datatype", f"'{INPUT}' is {allowed}, not {datatype[:64]!r}")
+
+
 def _images(tensor: InputTensor, content: memoryview | list[bytes]) -> tuple[list[bytes | Image], bool]:
     """The images of an input, and whether they are a batch."""
     shape, elements = tensor.shape, math.prod(tensor.shape)
-    if tensor.name != INPUT:
-        raise _bad("name", f"no input {tensor.name[:64]!r}; there is '{INPUT}'")
     if tensor.datatype == "BYTES":
         if len(shape) not in (1, 2) or shape[1:] not in ([], [1]):
             raise _bad("shape", f"BYTES are image files, one an element, in the shape [N]; not {shape}")
         _check_count(elements)
         return [*(_elements(content, elements) if isinstance(content, memoryview) else _checked(content, elements))], True
-    if tensor.datatype != "UINT8":
-        allowed = "BYTES [N] (image files) or UINT8 [H, W, 3] or [N, H, W, 3] (RGB)"
-        raise _bad("datatype", f"'{INPUT}' is {allowed}, not {tensor.datatype[:64]!r}")
     if len(shape) not in (3, 4) or shape[-1] != 3:
         raise _bad("shape", f"pixels are [H, W, 3] or [N, H, W, 3], colours last, RGB; not {shape}")
     is_batch = len(shape) == 4
