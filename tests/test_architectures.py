@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from models.export import OPSET, to_onnx
 from models.exporting import artifact
 from models.exporting.artifact import write
 from models.exporting.receptive_field import Reach, influences, measure_reach
+from models.exporting.tracing import OPSET, to_onnx
 from models.nets import deconvnet, resnet
 from models.nets.architectures import ARCHITECTURES, build
 from models.nets.network import Network
@@ -148,7 +148,7 @@ def test_pytorch_onnx_runtime_and_the_service_agree(which: str, tmp_path: Path, 
         monkeypatch.setitem(resnet.BLOCKS, 50, (2, 2, 2, 2))
         monkeypatch.setattr(deconvnet, "BLOCKS", ((2, 64), (1, 128), (1, 256), (1, 512), (2, 512)))
     net = make_lively(make_net(name))
-    model = to_onnx(net, net.multiple)
+    model = to_onnx(net, ARCHITECTURES[name].policy())
     check_clean(model)
     size = (net.smallest, net.smallest) if net.smallest > 1 else (64, 88)
     manifest = make_manifest(
@@ -188,7 +188,7 @@ def reach_of(name: str) -> Reach:
 def test_every_network_sees_as_far_as_its_layers_let_it(name: str, receptive_field: int, halo: int) -> None:
     """VGG16's fc7 sees 404 pixels; every upsampling reads a neighbour more."""
     reach = reach_of(name)
-    assert (reach.receptive_field, reach.halo, reach.stride) == (receptive_field, halo, ARCHITECTURES[name].stride)
+    assert (reach.receptive_field, reach.halo, reach.strides) == (receptive_field, halo, (ARCHITECTURES[name].stride,))
 
 
 @pytest.mark.parametrize("name", ["fcn8s-vgg16", "fcn-resnet50", "deconvnet-vgg16"])

@@ -17,11 +17,14 @@ import torch
 from onnx import helper, numpy_helper
 from torch.nn.functional import interpolate
 
-from models import export
-from models.export import TOLERANCES, ParityError, Served, check_agreement, check_parity, compare, main, parity_inputs
+from models.export import main
 from models.exporting import artifact as on_disk
+from models.exporting import exporter
 from models.exporting.card import card
+from models.exporting.parity import TOLERANCES, ParityError, check_agreement
 from models.exporting.receptive_field import measure_reach
+from models.exporting.torch_parity import check_parity, compare, parity_inputs
+from models.exporting.tracing import Served
 from models.nets.encoders import load_imagenet
 from models.nets.fcn import FCN, FCNConfig
 from models.nets.network import Network
@@ -186,13 +189,13 @@ def test_weights_too_large_for_one_file_lie_beside_it_and_are_served(
     """
     graph = onnx.load(artifact)
     manifest = read_manifest({entry.key: entry.value for entry in graph.metadata_props})
-    monkeypatch.setattr(export, "to_onnx", lambda *_: onnx.load(artifact))  # tracing again would give the same
+    monkeypatch.setattr(exporter, "to_onnx", lambda *_: onnx.load(artifact))  # tracing again would give the same
     out = tmp_path / "models" / "large.onnx"
     with monkeypatch.context() as lowered:
         lowered.setattr(on_disk, "SELF_CONTAINED_BYTES", 1000)
-        written = export.export(net, manifest, out)
+        written = exporter.export(net, manifest, out)
         with pytest.raises(ValueError, match="weights beyond 2 GiB are exported in fp32 only, not in int8"):
-            export.export(net, manifest.model_copy(update={"precision": "int8"}), tmp_path / "int8.onnx")
+            exporter.export(net, manifest.model_copy(update={"precision": "int8"}), tmp_path / "int8.onnx")
     assert written.parity is not None
     assert written.parity.argmax_agreement == 1
     assert sorted(path.name for path in out.parent.iterdir()) == ["large.onnx", "large.onnx.data"]
@@ -208,7 +211,7 @@ def test_weights_too_large_for_one_file_lie_beside_it_and_are_served(
     both = hashlib.sha256(out.read_bytes() + out.with_name("large.onnx.data").read_bytes()).hexdigest()
     assert "`large.onnx`, `large.onnx.data`" in text
     assert both in text
-    export.export(net, manifest, out)
+    exporter.export(net, manifest, out)
     assert [path.name for path in out.parent.iterdir()] == ["large.onnx"]
     assert [path.name for path in tmp_path.iterdir()] == ["models"]
 
@@ -248,11 +251,11 @@ class Known(Network):
 
     def __init__(self, scores: torch.Tensor) -> None:
         super().__init__()
-        self.scores = scores
+        self.given = scores
 
     def forward(self, _: torch.Tensor) -> torch.Tensor:
         """Whatever goes in."""
-        return self.scores
+        return self.given
 
 
 def make_known(scale: float, lead: float) -> ort.InferenceSession:
@@ -329,12 +332,12 @@ def test_a_lower_precision_that_disagrees_is_refused_with_what_works(
 ) -> None:
     """The float32 graph agreed before: that is said."""
     bad = onnx.load(tampered(artifact, tmp_path / "bad.onnx", 1.0))
-    monkeypatch.setattr(export, "to_onnx", lambda *_: onnx.load(artifact))
-    monkeypatch.setattr(export, "to_fp16", lambda _: bad)
+    monkeypatch.setattr(exporter, "to_onnx", lambda *_: onnx.load(artifact))
+    monkeypatch.setattr(exporter, "to_fp16", lambda _: bad)
     manifest = read_manifest({entry.key: entry.value for entry in onnx.load(artifact).metadata_props})
     half = manifest.model_copy(update={"precision": "fp16"})
     with pytest.raises(ParityError, match=r"^in fp16, input 1 x 64 x 96, .* In float32 it agrees: leave --precision out$"):
-        export.export(net, half, tmp_path / "half" / "half.onnx")
+        exporter.export(net, half, tmp_path / "half" / "half.onnx")
     assert not list((tmp_path / "half").iterdir())
 
 
@@ -352,10 +355,10 @@ def test_a_refused_export_leaves_the_older_artifact(
     out.write_bytes(b"the older one")
     bad = onnx.load(tampered(artifact, tmp_path / "bad.onnx", 1.0))
     (tmp_path / "bad.onnx").unlink()
-    monkeypatch.setattr(export, "to_onnx", lambda *_: bad)
+    monkeypatch.setattr(exporter, "to_onnx", lambda *_: bad)
     manifest: Manifest = read_manifest({entry.key: entry.value for entry in onnx.load(artifact).metadata_props})
     with pytest.raises(ParityError):
-        export.export(net, manifest, out)
+        exporter.export(net, manifest, out)
     assert out.read_bytes() == b"the older one"
     assert [path.name for path in tmp_path.iterdir()] == ["served.onnx"]
 

@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from models import export
-from models.export import Comparison, ParityError, Served, check_parity, compare, to_onnx
+from models.exporting import exporter
 from models.exporting.artifact import write
+from models.exporting.exporter import Evidence
+from models.exporting.parity import Comparison, ParityError
+from models.exporting.torch_parity import check_parity, compare
+from models.exporting.tracing import Served, to_onnx
 from models.nets.network import Network
 from models.nets.switches import replay, with_switches
 from models.nets.upsampling import MaxPool, MaxUnpool
@@ -63,7 +66,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The network in ONNX."""
     file = tmp_path_factory.mktemp("bounce") / "bounce.onnx"
     classes = [{"id": k, "name": f"class {k}", "color": (k, k, k)} for k in range(2)]
-    write(to_onnx(Bounce().eval(), 4), make_manifest(classes=classes, input=POLICY, stride=1), file)
+    write(to_onnx(Bounce().eval(), POLICY), make_manifest(classes=classes, input=POLICY, stride=1), file)
     return file
 
 
@@ -141,11 +144,11 @@ def test_a_network_that_unpools_has_lower_precisions(
     """In half precision its maxima are counted and replayed, as in float32; int8 makes too many equal, and is compared as it
     is, its maxima a part of what it loses.
     """
-    monkeypatch.setattr(export, "to_onnx", lambda *_: onnx.load(graph))
+    monkeypatch.setattr(exporter, "to_onnx", lambda *_: onnx.load(graph))
     manifest = read_manifest({entry.key: entry.value for entry in onnx.load(graph).metadata_props})
     lower = manifest.model_copy(update={"precision": precision})
     frames = [street_view(256, 320, seed)[None] for seed in range(2)]
-    parity = export.export(Bounce().eval(), lower, tmp_path / "lower.onnx", frames=frames).parity
+    parity = exporter.export(Bounce().eval(), lower, tmp_path / "lower.onnx", Evidence(frames)).parity
     assert parity is not None
     assert (parity.switches > 100_000) == (precision == "fp16")
     assert parity.argmax_agreement > 0.9

@@ -1,10 +1,9 @@
-"""A network as it is traced: it gives the same scores, and takes the tracer half the time.
+"""A network in the form that is traced: the same scores in half of the tracer's time.
 
 Batch normalisation is folded into the convolution before it. At prediction it multiplies and shifts every channel by constants,
-and so do a convolution's kernel and bias: one of them is enough. ONNX Runtime would fold them too, when it loads a graph, but
-the tracer takes every normalisation apart into a dozen operators with symbolic shapes. It does the same to ReLU6, and takes
-its time over ReLU; so it is shown the operators that these are in ONNX. FCN-4s on Lite0 is traced in 14 seconds of one CPU
-rather than in 24, FCN on ResNet-50 in 6 rather than in 9, and in 33 and 12 without either (2026-11).
+as a convolution's kernel and bias do. ONNX Runtime would fold them too, but the tracer splits every normalisation into a dozen
+operators with symbolic shapes. It does the same to ReLU6, and is slow on ReLU; so the tracer sees the ONNX operators of both.
+FCN-4s on Lite0 is traced in 14 seconds of one CPU in the place of 33, FCN on ResNet-50 in 6 in the place of 12 (2026-11).
 
 May import: torch, ``models.nets.network``.
 """
@@ -19,6 +18,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from models.nets.network import Network
+
+Convolution = nn.Conv2d | nn.ConvTranspose2d | nn.Conv3d | nn.ConvTranspose3d
+Normalisation = nn.BatchNorm2d | nn.BatchNorm3d
 
 OPERATORS: dict[type[nn.Module], tuple[Any, ...]] = {nn.ReLU: ("Relu",), nn.ReLU6: ("Clip", 0.0, 6.0)}
 """Activations, and what they are in ONNX."""
@@ -68,30 +70,30 @@ def folded(net: Network) -> Network:
     return copied
 
 
-def _pairs(net: Network) -> list[tuple[nn.Conv2d | nn.ConvTranspose2d, nn.BatchNorm2d]]:
+def _pairs(net: Network) -> list[tuple[Convolution, Normalisation]]:
     """Every convolution whose output is a batch normalisation's input, with it."""
-    made: dict[int, tuple[nn.Conv2d | nn.ConvTranspose2d, Tensor]] = {}  # the tensors are kept, so that no id comes twice
+    made: dict[int, tuple[Convolution, Tensor]] = {}  # the tensors are kept, so that no id comes twice
     pairs = []
 
     def remember(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(module, Convolution):
             made[id(output)] = (module, output)
 
     def match(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if isinstance(module, nn.BatchNorm2d) and id(inputs[0]) in made:
+        if isinstance(module, Normalisation) and id(inputs[0]) in made:
             pairs.append((made[id(inputs[0])][0], module))
 
     hooks = [module.register_forward_hook(remember) for module in net.modules()]
     hooks += [module.register_forward_pre_hook(match) for module in net.modules()]
     side = -(-max(net.smallest, net.multiple) // net.multiple) * net.multiple
     with torch.no_grad():
-        net(torch.zeros(1, 3, side, side))
+        net(torch.zeros(1, net.channels, *(side,) * net.dimensions))
     for hook in hooks:
         hook.remove()
     return pairs
 
 
-def _fold(convolution: nn.Conv2d | nn.ConvTranspose2d, normalisation: nn.BatchNorm2d) -> None:
+def _fold(convolution: Convolution, normalisation: Normalisation) -> None:
     mean, variance = normalisation.running_mean, normalisation.running_var
     assert mean is not None  # noqa: S101  # no network here tracks no statistics
     assert variance is not None  # noqa: S101
@@ -103,7 +105,7 @@ def _fold(convolution: nn.Conv2d | nn.ConvTranspose2d, normalisation: nn.BatchNo
         normalisation.eps,
         normalisation.weight,
         normalisation.bias,
-        transpose=isinstance(convolution, nn.ConvTranspose2d),
+        transpose=isinstance(convolution, nn.ConvTranspose2d | nn.ConvTranspose3d),
     )
 
 

@@ -1,44 +1,46 @@
 """Stride, receptive field and halo of a network: computed from the network itself, not typed.
 
-A pixel can change a score exactly where the score's derivative with respect to it is not zero. In a copy of the network whose
-kernels are positive averages, without activations, whose maximum poolings are averages and whose unpoolings fill their
-whole cells, no derivative can cancel, so the non-zero ones are the receptive field, whatever the network's skips, dilations and
-crops. Channels behave alike, so every layer of the copy has one; rows and columns behave alike, so one dimension is enough.
+A pixel can change a score exactly where the score's derivative with respect to it is not zero. The network is copied with
+kernels that are positive averages, average poolings, unpoolings that fill their whole cells, and no activations. There no
+derivative can cancel, so the non-zero ones are the receptive field, whatever the skips, dilations and crops. Channels behave
+alike, so every layer of the copy has one; all sides behave alike, so one long side is enough.
 
-May import: torch, ``models.nets.network``, ``models.nets.upsampling``.
+May import: torch, ``models.exporting.folding``, ``models.nets.network``, ``models.nets.upsampling``.
 """
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.exporting.folding import Convolution, Normalisation
 from models.nets.network import Network
 from models.nets.upsampling import MaxPool, MaxUnpool, nearest
 
 
 @dataclass(frozen=True)
 class Reach:
-    """How far a network sees."""
+    """The reach of a network."""
 
     receptive_field: int
     """Side in pixels of the smallest square that holds every pixel that some one score depends on."""
     halo: int
     """Pixels to add on each side of a tile so that the labels inside are those of the whole image; a multiple of the coarsest
     stride, the reach of the final bilinear upsampling included."""
-    stride: int
-    """Input pixels a score cell."""
+    strides: tuple[int, ...]
+    """Input pixels a cell of each output, the scores first."""
 
 
 def measure_reach(net: Network, *, length: int = 4096) -> Reach:
     """Measure a network.
 
     Takes:
-        length: of the longest strip of pixels to look at; it must be longer than twice the reach
+        length: of the longest strip of pixels that is tried; it must be longer than twice the reach
     Raises:
         ValueError: if the receptive field does not fit the strip: the network has a global operation, or sees very far
     """
@@ -55,29 +57,31 @@ def _reach_within(linear: Network, length: int) -> Reach | None:
     """The reach of a network's linear copy; None where it goes beyond a strip of this length."""
     coarsest = linear.coarsest
     length = -(-length // coarsest) * coarsest
-    height = -(-linear.smallest // coarsest) * coarsest
-    strip = torch.zeros(1, 3, height, length, requires_grad=True)
-    scores = linear(strip)  # (1, 1, height/s, length/s)
-    stride = length // scores.shape[3]
-    middle = length // 2 // coarsest * (coarsest // stride)
+    others = (-(-linear.smallest // coarsest) * coarsest,) * (linear.dimensions - 1)
+    strip = torch.zeros(1, linear.channels, *others, length, requires_grad=True)
+    answer = linear(strip)
+    outputs = [answer] if isinstance(answer, Tensor) else list(answer)  # each 1 x 1 x cells, the scores first
+    strides = [length // output.shape[-1] for output in outputs]
     widest, reach = 0, 0
-    for cell in range(middle, middle + coarsest // stride):  # every position within a cell of the coarsest map
-        (gradient,) = torch.autograd.grad(scores[0, :, :, cell].sum(), strip, retain_graph=True)
-        seen = torch.nonzero(gradient.sum((0, 1, 2))).flatten()
-        first, last = int(seen[0]), int(seen[-1])
-        if first == 0 or last == length - 1:
-            return None
-        widest = max(widest, last - first + 1)
-        start = cell * stride
-        reach = max(reach, start - first, last - (start + stride - 1))
-    # Bilinear upsampling also reads the neighbouring cell.
-    reach += stride if stride > 1 else 0
-    return Reach(widest, -(-reach // coarsest) * coarsest, stride)
+    for output, stride in zip(outputs, strides, strict=True):
+        middle = length // 2 // coarsest * (coarsest // stride)
+        for cell in range(middle, middle + coarsest // stride):  # every position within a cell of the coarsest map
+            (gradient,) = torch.autograd.grad(output[..., cell].sum(), strip, retain_graph=True)
+            seen = torch.nonzero(gradient.flatten(0, -2).sum(0)).flatten()
+            first, last = int(seen[0]), int(seen[-1])
+            if first == 0 or last == length - 1:
+                return None
+            if output is outputs[0]:
+                widest = max(widest, last - first + 1)
+            start = cell * stride
+            upsampled = stride if stride > 1 else 0  # bilinear upsampling also reads the next cell
+            reach = max(reach, start - first + upsampled, last - (start + stride - 1) + upsampled)
+    return Reach(widest, -(-reach // coarsest) * coarsest, tuple(strides))
 
 
 def _positive(net: Network) -> Network:
     """A linear copy, one channel wide, whose layers give positive weight to all that they read."""
-    linear = copy.deepcopy(net, {id(p): p for p in net.parameters()})  # the weights are not looked at, so not copied
+    linear = copy.deepcopy(net, {id(p): p for p in net.parameters()})  # the weights are not used, so not copied
     for module in list(linear.modules()):
         for name, child in module.named_children():
             if (replacement := _linear(child)) is not None:
@@ -86,8 +90,8 @@ def _positive(net: Network) -> Network:
 
 
 def _linear(layer: nn.Module) -> nn.Module | None:
-    """What stands for a layer in the copy; None where it may stay, or holds layers itself."""
-    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+    """The layer's replacement in the copy; None where it may stay, or holds layers itself."""
+    if isinstance(layer, Convolution):
         return _Spread(layer)
     if isinstance(layer, nn.MaxPool2d):
         return nn.AvgPool2d(layer.kernel_size, layer.stride, layer.padding, ceil_mode=layer.ceil_mode)
@@ -95,17 +99,17 @@ def _linear(layer: nn.Module) -> nn.Module | None:
         return _Average()
     if isinstance(layer, MaxUnpool):
         return _Fill()
-    return nn.Identity() if isinstance(layer, nn.BatchNorm2d | nn.ReLU | nn.ReLU6) else None
+    return nn.Identity() if isinstance(layer, Normalisation | nn.ReLU | nn.ReLU6 | nn.PReLU | nn.Sigmoid) else None
 
 
 class _Spread(nn.Module):
     """A convolution's reach: one kernel of equal weights on the mean of the channels."""
 
-    def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    def __init__(self, layer: Convolution) -> None:
         super().__init__()
-        make = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.ConvTranspose2d
+        make = next(kind for kind in get_args(Convolution) if isinstance(layer, kind))
         size, stride, padding, dilation = layer.kernel_size, layer.stride, layer.padding, layer.dilation
-        self.layer = make(1, 1, size, stride, padding, dilation=dilation, bias=False)  # type: ignore[arg-type]
+        self.layer = make(1, 1, size, stride, padding, dilation=dilation, bias=False)
         nn.init.constant_(self.layer.weight, 1 / self.layer.weight.numel())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -131,7 +135,7 @@ class _Fill(nn.Module):
 
 
 def influences(net: Network, image: Tensor, pixel: tuple[int, int]) -> Tensor:
-    """Which scores a pixel really changes: the check of the above by perturbation.
+    """Which scores a pixel changes: the check of the above by perturbation.
 
     Takes:
         image: 1 x 3 x H x W float, 0..255

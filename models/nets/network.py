@@ -1,4 +1,4 @@
-"""What every network of the family promises, and the first step of most: from pixels to what the weights were trained on.
+"""The interface of every network of the family, and the first step of most: the normalisation of pixels.
 
 May import: torch.
 """
@@ -18,7 +18,8 @@ class Network(nn.Module):
     """A fully convolutional network, from pixels to scores.
 
     Called with N x 3 x H x W float, RGB 0..255, it gives N x K x ceil(H / stride) x ceil(W / stride) scores. The normalisation
-    is inside; the bilinear upsampling from ``stride`` to pixels belongs to whoever uses the scores.
+    is inside; the bilinear upsampling from ``stride`` to pixels is outside. ``channels`` and ``dimensions`` tell other
+    inputs.
     """
 
     classes: int
@@ -31,6 +32,10 @@ class Network(nn.Module):
     """Height and width of the input are multiples of this."""
     smallest: int = 1
     """The shortest side that the network takes, in pixels."""
+    channels: int = 3
+    """Channels of the input."""
+    dimensions: int = 2
+    """2 for pictures and slices, 3 for volumes (N x channels x D x H x W)."""
     pretrained: tuple[str, ...] = ()
     """How the names of the tensors begin that an image classifier's weights can fill."""
     outputs: tuple[str, ...] = ("scores",)

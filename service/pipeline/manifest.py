@@ -200,6 +200,31 @@ class Parity(_Frozen):
     versions: dict[str, str] = Field(default_factory=dict)
 
 
+class Loss(_Frozen):
+    """The cost of a lower precision on one labelled split."""
+
+    points: float
+    """Points of mean IoU (0..100) below float32, over the classes that occur in the labels; negative where it is better."""
+    changed: Share
+    """Share of all pixels whose label differs from float32's."""
+    iou: dict[str, float] = Field(default_factory=dict)
+    """Points lost in each class that occurs in the labels."""
+    frames: Annotated[int, Field(ge=1)]
+
+
+class Reduced(_Frozen):
+    """How an artifact in a lower precision was made, and its cost."""
+
+    float32: str
+    """The name of the model with the same weights in float32; it has the same version."""
+    calibrated_on: str = ""
+    """The frames that the ranges come from; empty where none are needed."""
+    frames: Annotated[int, Field(ge=0)] = 0
+    """How many of them were used."""
+    losses: dict[str, Loss] = Field(default_factory=dict)
+    """By split. Empty: the cost is unknown."""
+
+
 class Calibration(_Frozen):
     """How scores become probabilities: softmax of the scores divided by a temperature (Guo et al. 2017, section 4.2)."""
 
@@ -242,6 +267,8 @@ class Manifest(_Frozen):
     parity: Parity | None = None
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     """The precision in which the network computes. It changes neither the input's dtype nor the outputs', which are float32."""
+    reduced: Reduced | None = None
+    """None for float32, and for an adopted network whose float32 form is unknown."""
     calibration: Calibration | None = None
     """None: the softmax of the scores is not calibrated."""
 
@@ -264,6 +291,8 @@ class Manifest(_Frozen):
             raise ValueError(f"ignore_id {self.ignore_id} is also a class id")
         if self.input.multiple % self.stride:
             raise ValueError(f"input.multiple {self.input.multiple} must be a multiple of stride {self.stride}")
+        if self.reduced is not None and self.precision == "fp32":
+            raise ValueError("reduced: a lower precision is described, but precision is fp32")
         self._check_outputs()
         return self
 

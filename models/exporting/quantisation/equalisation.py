@@ -93,7 +93,9 @@ def equalise(maps: Maps, statistics: Statistics, power: float = POWER) -> Equali
     kernels = {node.output[0]: maps.kernel(node).astype(np.float64) for node in maps.convolutions}
     biases = {node.output[0]: maps.bias(node).astype(np.float64) for node in maps.convolutions}
     for stream in streams(maps):
-        largest = np.max([np.maximum(-values[name].low, values[name].high) for name in stream.maps], 0).astype(np.float64) + 1e-6
+        largest = (
+            np.max([np.maximum(-values[name].low, values[name].high) for name in stream.maps], 0).astype(np.float64) + 1e-6
+        )
         factors = (largest / np.exp(np.log(largest).mean())) ** power
         for maker in stream.makers:
             name = maker.output[0]

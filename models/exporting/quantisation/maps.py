@@ -94,7 +94,8 @@ class Maps:
     @cached_property
     def tail(self) -> frozenset[str]:
         """Results of the last convolution before each output, and of all nodes after it. They stay in float32: they cost
-        little, and no later layer makes up for their errors."""
+        little, and no later layer makes up for their errors.
+        """
         found: set[str] = set()
         waiting = list(self.outputs)
         while waiting:
@@ -182,6 +183,9 @@ class Maps:
                 del copied.input[1:]
                 copied.input.extend(names)
                 arrays = changed[node.output[0]]
-                added += [numpy_helper.from_array(np.ascontiguousarray(array), name) for array, name in zip(arrays, names, strict=True)]
+                added += [
+                    numpy_helper.from_array(np.ascontiguousarray(array), name)
+                    for array, name in zip(arrays, names, strict=True)
+                ]
             nodes.append(copied)
         return with_nodes(self.model, nodes, added)

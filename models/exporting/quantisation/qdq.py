@@ -66,7 +66,9 @@ class _Writer:
             for name in copied.output:
                 if name in self.ranges:
                     self._quantise(name, self.ranges[name])
-        return with_nodes(self.maps.model, self.nodes, [numpy_helper.from_array(np.asarray(a), n) for n, a in self.added.items()])
+        return with_nodes(
+            self.maps.model, self.nodes, [numpy_helper.from_array(np.asarray(a), n) for n, a in self.added.items()]
+        )
 
     def _constant(self, name: str, value: NDArray[np.generic] | np.generic) -> str:
         self.added[name] = np.asarray(value)
@@ -85,7 +87,10 @@ class _Writer:
         self.scales[name] = found.scale
         scale = self._constant(f"{name}/scale", np.float32(found.scale))
         zero = self._constant(f"{name}/zero", np.uint8(found.zero))
-        for operator, read, made in (("QuantizeLinear", name, f"{name}/bytes"), ("DequantizeLinear", f"{name}/bytes", f"{name}/floats")):
+        for operator, read, made in (
+            ("QuantizeLinear", name, f"{name}/bytes"),
+            ("DequantizeLinear", f"{name}/bytes", f"{name}/floats"),
+        ):
             self.nodes.append(helper.make_node(operator, [read, scale, zero], [made], f"{name}/{operator}"))
 
     def _image(self) -> set[str]:
@@ -115,7 +120,9 @@ class _Writer:
         del copied.input[1:]
         if node.input[0] not in self.scales:
             kernel = (found.integers * found.scales.reshape(columns)).astype(np.float32)
-            copied.input.extend([self._constant(f"{name}/kernel/rounded", kernel), self._constant(f"{name}/bias/rounded", found.bias)])
+            copied.input.extend(
+                [self._constant(f"{name}/kernel/rounded", kernel), self._constant(f"{name}/bias/rounded", found.bias)]
+            )
             return
         input_scale = self.scales[node.input[0]]
         scales = np.maximum(found.scales, np.abs(found.bias) / (input_scale * LARGEST_BIAS)).astype(np.float32)
@@ -129,7 +136,9 @@ class _Writer:
                 self._constant(f"{name}/{what}/zeros", np.zeros(len(by), numbers.dtype)),
             ]
             made = f"{name}/{what}/floats"
-            self.nodes.append(helper.make_node("DequantizeLinear", constants, [made], f"{name}/{what}/DequantizeLinear", axis=0))
+            self.nodes.append(
+                helper.make_node("DequantizeLinear", constants, [made], f"{name}/{what}/DequantizeLinear", axis=0)
+            )
             copied.input.append(made)
 
     def _implied(self, node: NodeProto) -> str | None:

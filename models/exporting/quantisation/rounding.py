@@ -69,25 +69,25 @@ def _rounded(kernel: NDArray[np.float32], bias: NDArray[np.float32], moments: Mo
 
 
 def _nearest(weights: Exact, scales: Exact, largest: int) -> Exact:
-    return np.clip(np.rint(weights / scales[..., None]), -largest - 1, largest)
+    return np.asarray(np.clip(np.rint(weights / scales[..., None]), -largest - 1, largest))
 
 
 def _errors(difference: Exact, moments: Moments) -> Exact:
     """G x O: the error of each output channel."""
     if moments.covariance.ndim == 2:
-        return np.einsum("gok,gk->go", difference * difference, moments.covariance)
-    return np.einsum("gok,gok->go", difference @ moments.covariance, difference)
+        return np.asarray(np.einsum("gok,gk->go", difference * difference, moments.covariance))
+    return np.asarray(np.einsum("gok,gok->go", difference @ moments.covariance, difference))
 
 
 def _best_scales(weights: Exact, moments: Moments, largest: int) -> Exact:
     """G x O: of each output channel the scale whose nearest rounding has the least error."""
     highest = np.maximum(np.abs(weights).max(-1), 1e-8)
-    best, least = highest / largest, np.full(highest.shape, np.inf)
+    best: Exact = highest / largest
+    least: Exact = np.full(highest.shape, np.inf)
     for share in SHARES:
         scales = highest * share / largest
         errors = _errors(_nearest(weights, scales, largest) * scales[..., None] - weights, moments)
-        better = errors < least
-        best[better], least[better] = scales[better], errors[better]
+        best, least = np.where(errors < least, scales, best), np.minimum(errors, least)
     return best
 
 
@@ -126,7 +126,7 @@ def _improved(weights: Exact, covariance: Exact, scales: Exact, integers: Exact,
         if not worth.any():
             break
         g, o, k = group[worth], channel[worth], at[worth] % found.shape[-1]
-        change = np.where(at[worth] < found.shape[-1], -1, 1)
-        found[g, o, k] += change
-        slope[g, o] += (change * scales[g, o])[:, None] * covariance[g, k]
+        changes = np.where(at[worth] < found.shape[-1], -1, 1)
+        found[g, o, k] += changes
+        slope[g, o] += (changes * scales[g, o])[:, None] * covariance[g, k]
     return found

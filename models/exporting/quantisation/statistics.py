@@ -199,12 +199,13 @@ class _Sum:
         places = int(np.prod(rows))
         chosen = np.unravel_index(rng.choice(places, min(PLACES, places), replace=False), rows)
         starts = [at * stride for at, stride in zip(chosen, self.strides, strict=True)]
-        taps = [
-            padded[(slice(None), *(start + dilation * offset for start, dilation, offset in zip(starts, self.dilations, tap, strict=True)))]
-            for tap in itertools.product(*map(range, self.kernel))
-        ]
-        patches = np.stack(taps, 1)  # C x places of the kernel x m
-        read = patches.reshape(self.groups, -1, patches.shape[-1]).astype(np.float32)  # G x K x m
+        flat = padded.reshape(len(padded), -1)
+        taps = []
+        for tap in itertools.product(*map(range, self.kernel)):
+            at = [start + dilation * offset for start, dilation, offset in zip(starts, self.dilations, tap, strict=True)]
+            taps.append(flat[:, np.ravel_multi_index(tuple(at), padded.shape[1:])])
+        patches = taps[0][:, None] if len(taps) == 1 else np.stack(taps, 1)  # C x places of the kernel x m
+        read = patches.reshape(self.groups, -1, patches.shape[-1])  # G x K x m
         self.count += read.shape[-1]
         self.total += read.sum(-1, dtype=np.float64)
         self.squares += read @ read.transpose(0, 2, 1) if self.squares.ndim == 3 else np.square(read).sum(-1, dtype=np.float64)
