@@ -70,10 +70,11 @@ bench: $(VENV)/.dev ## how much of a request is the network itself, less than fi
 bench-peers: $(VENV)/.dev ## the same model behind other servers, some minutes; needs wrk and, for .venv-peers, Python 3.11
 	$(BIN)/python benchmarks/bench_peers.py $(ARGS)
 
+# The report comes even if a test fails; the exit code is then that of the tests.
 coverage: $(VENV)/.dev ## the test suite with branch coverage
-	$(BIN)/coverage run -m pytest -m 'not slow' $(ARGS)
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report
+	$(BIN)/coverage erase
+	tests=0; $(BIN)/coverage run -m pytest -m 'not slow' $(ARGS) || tests=$$?; \
+	$(BIN)/coverage combine --quiet && $(BIN)/coverage report && exit $$tests
 
 train: $(VENV)/.dev ## train a network: python -m models.train ARGS
 	$(BIN)/python -m models.train $(ARGS)

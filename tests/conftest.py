@@ -25,8 +25,8 @@ from service import process
 from service.pipeline.manifest import ClassEntry, InputPolicy, Manifest, Training
 
 process.configure_process()  # before onnxruntime is imported: the run is an entry point
-settings.register_profile("house", deadline=None)  # a busy machine is no failure
-settings.load_profile("house")
+settings.register_profile("project", deadline=None)  # a busy machine may be slow
+settings.load_profile("project")
 for stage in ("connect", "read", "write", "pool"):  # of every call that names no timeout, 5 s otherwise; nor is it here
     setattr(DEFAULT_TIMEOUT_CONFIG, stage, 60.0)
 

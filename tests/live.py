@@ -71,7 +71,7 @@ def live_process(folder: Path, settings: dict[str, Any]) -> Iterator[LiveProcess
     """``fcn-serve serve``, ready for requests; for what only a process can show, as signals and logs.
 
     Takes:
-        folder: where its log goes (into a file: a pipe that nobody empties would stop the server)
+        folder: where its log goes (into a file: a full pipe would stop the server)
         settings: by their names, without the prefix
     """
     with socket.create_server(("127.0.0.1", 0)) as probe:

@@ -515,7 +515,7 @@ def test_what_is_no_onnx_file_is_refused(classes: Path, tmp_path: Path, capsys: 
     (tmp_path / "from").mkdir()
     text = tmp_path / "from" / "notes.onnx"
     text.write_text("a list of things to buy")
-    assert "notes.onnx: is no ONNX file" in refusal(text, classes, *IMAGENET, "--order", "rgb", capsys=capsys)
+    assert "notes.onnx: is not an ONNX file" in refusal(text, classes, *IMAGENET, "--order", "rgb", capsys=capsys)
 
 
 @pytest.mark.parametrize("wrong", [{"scale": 0}, {"std": (1, 0, 1)}, {"mean": (-1, 0, 0)}, {"mean": (0, 0, 1.5)}])

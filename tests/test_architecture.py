@@ -1,5 +1,5 @@
-"""The import rules of the house, executed: by reading every import statement, and by importing for real with the forbidden
-packages blocked.
+"""The import rules, executed: by reading every import statement, and by importing for real with the forbidden packages
+blocked.
 """
 
 from __future__ import annotations
@@ -91,10 +91,10 @@ def offences(folder: str, *, forbidden: set[str], except_for: tuple[str, ...] = 
 
 def test_the_reader_of_imports_misses_no_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rules below would pass silently if the reader missed a form of import."""
-    (tmp_path / "room" / "inner").mkdir(parents=True)
-    for name in ("room/__init__.py", "room/inner/__init__.py", "room/near.py", "room/inner/far.py"):
+    (tmp_path / "layer" / "inner").mkdir(parents=True)
+    for name in ("layer/__init__.py", "layer/inner/__init__.py", "layer/near.py", "layer/inner/far.py"):
         (tmp_path / name).touch()
-    file = tmp_path / "room" / "inner" / "here.py"
+    file = tmp_path / "layer" / "inner" / "here.py"
     lines = (
         "import a.b as c",
         "from . import far",
@@ -105,7 +105,7 @@ def test_the_reader_of_imports_misses_no_form(tmp_path: Path, monkeypatch: pytes
     )
     file.write_text("\n".join(lines), "utf-8")
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
-    assert imports_of(file) == {"a.b", "room.inner.far", "room.near", "d", "torch"}
+    assert imports_of(file) == {"a.b", "layer.inner.far", "layer.near", "d", "torch"}
 
 
 def test_the_service_knows_neither_torch_nor_the_models_package() -> None:
@@ -136,7 +136,7 @@ def test_only_the_api_and_the_server_import_the_web_frameworks() -> None:
 
 
 def test_only_the_command_line_speaks_to_a_terminal() -> None:
-    """Typer and Rich are nobody else's business, and the work on files is the command line's."""
+    """Only the command line imports typer and rich; only it and ``batch`` work on files."""
     assert offences("service", forbidden={"typer", "rich", "service.batch"}, except_for=("service.cli", "service.batch")) == []
 
 
@@ -184,7 +184,7 @@ def test_blocking_an_import_really_blocks_it() -> None:
 
 
 def test_every_module_of_the_service_imports_first_where_torch_and_models_do_not_exist() -> None:
-    """Each room opens on a machine that has the serving set alone, whichever is entered first."""
+    """Each module imports first on a machine that has the serving set alone."""
     modules = sorted(module_name(path) for path in sources("service") if path.name != "__main__.py")
     forget = "for loaded in [name for name in sys.modules if name.split('.')[0] == 'service']: del sys.modules[loaded]"
     statement = "\n".join(f"import {module}\n{forget}" for module in modules)

@@ -1,4 +1,4 @@
-"""The benchmarks' callers: whoever asks is counted."""
+"""The benchmarks' callers: every answer is counted."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.live import live_server
 pytestmark = pytest.mark.skipif(shutil.which(shlex.split(os.environ.get("CC", "cc"))[0]) is None, reason="no C compiler")
 
 
-def test_every_caller_has_his_answer_and_is_counted(artifact_dir: Path, png: bytes) -> None:
-    """As many as were to ask; in the flooded window more; refused where there is no room."""
+def test_every_caller_has_an_answer_and_is_counted(artifact_dir: Path, png: bytes) -> None:
+    """As many as were to ask; in the flooded window more; rejected beyond the capacity."""
     with live_server(Settings(models_dir=artifact_dir)) as url:
         callers = Callers(urlsplit(url).port or 0, png)
         evenly, waiting, others = Tally(), Tally(), Tally()

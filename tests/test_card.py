@@ -58,7 +58,7 @@ def test_the_card_says_what_the_manifest_says(artifact: Path) -> None:
 
 
 def test_the_card_names_the_file_by_its_contents(artifact: Path) -> None:
-    """Whoever has a file can tell whether the card is its."""
+    """A file's hash tells whether the card is its."""
     assert hashlib.sha256(artifact.read_bytes()).hexdigest() in card(make_scored(), artifact)
 
 

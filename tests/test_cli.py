@@ -540,7 +540,7 @@ def test_check_explains_what_a_foreign_network_lacks(run: Run, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda path: path.write_text("a shopping list"), "is no ONNX file"),
+        (lambda path: path.write_text("a shopping list"), "is not an ONNX file"),
         (lambda path: path.write_bytes(path.read_bytes()[:150]), "is truncated"),
         (lambda path: path.unlink(), "No such file"),
         (lambda path: write_artifact(path, make_manifest(stride=4)), "instead of"),

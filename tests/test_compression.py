@@ -106,5 +106,5 @@ def test_other_codings_are_refused_by_name(coding: str) -> None:
     ],
 )
 def test_a_reply_is_compressed_as_the_caller_likes_it_best(header: str | None, coding: str | None) -> None:
-    """Not at all, where he does not say so."""
+    """Without the header nothing is compressed."""
     assert accepted_coding(header) == coding

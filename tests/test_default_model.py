@@ -132,7 +132,7 @@ def test_it_segments_generated_streets_sensibly(predictor: Predictor) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not CAMVID_VAL.is_dir(), reason="needs ../shared/camvid, which is not part of this repository")
 def test_the_recipe_reaches_its_score_on_frames_that_it_never_saw(tmp_path: Path) -> None:
-    """The twin that was trained without the validation frames, on every fourth of them: mean IoU 0.77 and more.
+    """The checkpoint that was trained without the validation frames, on every fourth of them: mean IoU 0.77 and more.
 
     Measured: 0.781 on these 26 frames as on all 101.
     """

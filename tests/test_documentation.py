@@ -1,4 +1,4 @@
-"""What the documentation says of the code is read from the code. ``python tests/test_documentation.py`` writes it anew."""
+"""What the documentation says of the code is read from the code. ``python tests/test_documentation.py`` rewrites it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def settings_page() -> str:
 
 def test_the_page_of_settings_is_the_class_of_settings() -> None:
     """Every setting is documented with its own default and sentence."""
-    assert SETTINGS.read_text("utf-8") == settings_page(), "write it anew: python tests/test_documentation.py"
+    assert SETTINGS.read_text("utf-8") == settings_page(), "rewrite it: python tests/test_documentation.py"
 
 
 def test_every_setting_has_a_sentence() -> None:
@@ -90,7 +90,7 @@ def formats_page() -> str:
 
 def test_the_page_of_formats_has_every_row_of_the_code() -> None:
     """Which class goes where, and why, is written once."""
-    assert FORMATS_PAGE.read_text("utf-8") == formats_page(), "write it anew: python tests/test_documentation.py"
+    assert FORMATS_PAGE.read_text("utf-8") == formats_page(), "rewrite it: python tests/test_documentation.py"
 
 
 # pycocotools 2.0.11 with numpy 2 says this of itself on each decode.

@@ -94,7 +94,7 @@ def at_one_size(height: int, width: int, batch: int | str = "N") -> onnx.ModelPr
 
 
 def test_a_graph_of_one_image_runs_a_batch_one_by_one(tmp_path: Path) -> None:
-    """Whoever batches need not know."""
+    """A caller that batches need not know."""
     policy = InputPolicy(working_size=(96, 128), fit="stretch", multiple=8)
     engine = Engine.open(write_artifact(tmp_path / "one.onnx", make_manifest(input=policy), at_one_size(96, 128, batch=1)))
     batch = np.stack([make_image(), make_image()[:, ::-1]])
@@ -204,7 +204,7 @@ def test_a_file_that_is_not_there_is_a_bad_artifact(tmp_path: Path) -> None:
 
 
 def test_an_onnx_file_without_a_manifest_is_a_bad_artifact(tmp_path: Path) -> None:
-    """It could run, but nobody would know what its numbers mean."""
+    """It could run, but the meaning of its numbers would be unknown."""
     onnx.save(make_graph(), tmp_path / "bare.onnx")
     with pytest.raises(BadArtifact, match=r"models\.export"):
         Engine.open(tmp_path / "bare.onnx")
@@ -244,7 +244,7 @@ def test_a_stride_that_is_not_the_graphs_is_a_bad_artifact(tmp_path: Path) -> No
 
 @without_cuda
 def test_cuda_is_strict(artifact: Path) -> None:
-    """Whoever asks for the GPU never gets the CPU in silence."""
+    """A request for the GPU never gets the CPU in silence."""
     with pytest.raises(ProviderUnavailable, match="CUDA"):
         Engine.open(artifact, EngineOptions(provider="cuda"))
 

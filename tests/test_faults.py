@@ -28,7 +28,7 @@ FULL = Path("/dev/full")
 
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs a device that is always full")
 AS_ANYBODY = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
-"""Root may read everything; without these two rights he may not."""
+"""Root may read everything; without these two rights it does not."""
 
 
 def command(*words: object, before: Sequence[str] = (), **settings: object) -> subprocess.CompletedProcess[str]:
@@ -39,7 +39,7 @@ def command(*words: object, before: Sequence[str] = (), **settings: object) -> s
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A free port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
@@ -73,7 +73,7 @@ def broken(folder: Path) -> dict[str, Any]:
 
 def unknown_default(folder: Path) -> dict[str, Any]:
     """A model that does not exist."""
-    return {"models_dir": folder, "default_model": "nobody"}
+    return {"models_dir": folder, "default_model": "unicorn"}
 
 
 def one_port_for_two(folder: Path) -> dict[str, Any]:
@@ -96,7 +96,7 @@ STARTS: list[tuple[Callable[[Path], dict[str, Any]], int, str]] = [
     (no_folder, 2, "Not a directory"),
     (empty, 2, "FCN_MODELS_DIR: there is no artifact (*.onnx) in"),
     (broken, 1, "no model can be served: a.onnx: is truncated"),
-    (unknown_default, 1, "no model 'nobody'; there are: colours"),
+    (unknown_default, 1, "no model 'unicorn'; there are: colours"),
     (one_port_for_two, 2, "FCN_ADMIN_PORT: 8765 is FCN_PORT"),
     (bad_number, 2, "FCN_THREADS:"),
     (bad_host, 2, "FCN_ADMIN_HOST: 'no.such.host.invalid' is not an address of this machine"),
@@ -140,7 +140,7 @@ def test_fewer_file_descriptors_than_connections_is_one_clear_line(artifact_dir:
 
 @pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="this machine may have a GPU")
 def test_cuda_without_a_gpu_is_one_clear_line(artifact_dir: Path) -> None:
-    """Strict: nobody gets the CPU in silence."""
+    """Strict: the CPU never replaces the GPU in silence."""
     done = command("serve", models_dir=artifact_dir, provider="cuda", port=free_port())
     assert done.returncode == 1
     assert done.stderr == "fcn-serve: CUDA was asked for, but this ONNX Runtime has none; install onnxruntime-gpu\n"
@@ -193,7 +193,7 @@ def test_a_full_disk_is_the_reason_why_a_mask_was_not_written(artifact_dir: Path
 
 @needs_full
 def test_a_full_disk_behind_the_standard_output_is_one_clear_line(artifact_dir: Path) -> None:
-    """A list that nobody can read is no success."""
+    """A list that cannot be written is a failure."""
     environment = {**os.environ, "FCN_MODELS_DIR": str(artifact_dir)}
     with FULL.open("wb") as sink:
         line = [sys.executable, "-m", "service", "models"]
@@ -234,7 +234,7 @@ def await_ready(client: Client, patience_s: float = 60.0) -> None:
 
 
 def test_the_client_hides_a_process_that_is_killed_and_started_again(artifact_dir: Path, png: bytes, tmp_path: Path) -> None:
-    """``kill -9`` under a supervisor: whoever retries has every mask, and the right one."""
+    """``kill -9`` under a supervisor: a client that retries has every mask, and the right one."""
     port, ended = free_port(), threading.Event()
     born: list[subprocess.Popen[bytes]] = []
 
@@ -262,7 +262,7 @@ def test_the_client_hides_a_process_that_is_killed_and_started_again(artifact_di
 
 
 def test_a_restart_serves_what_is_in_the_folder_then(tmp_path: Path, png: bytes) -> None:
-    """Nothing is remembered: an artifact that was replaced while nobody served is served, and one that was unloaded too."""
+    """An artifact that was replaced while the service was down is served, and so is one that was unloaded before."""
     port = free_port()
     write_artifact(tmp_path / "a.onnx")
     with (tmp_path / "log").open("wb") as log, serving(port, log, models_dir=tmp_path) as (_, client):

@@ -20,7 +20,7 @@ RLE_THAT_WRAPS = f'{{"size": [2, 3], "order": "row-major", "labels": [0, 1, 0, 1
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_parser_survives_good_bytes_and_changed_ones(name: str) -> None:
-    """Nothing but a parser's own errors comes out of it; ``make fuzz`` looks longer."""
+    """A parser raises its own errors only; ``make fuzz`` searches longer."""
     seeds = TARGETS[name].seeds()
     for seed in seeds:
         TARGETS[name].run(seed)

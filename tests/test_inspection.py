@@ -148,7 +148,7 @@ def test_a_manifest_that_is_none_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_graph_that_onnx_runtime_cannot_load_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """An operator that nobody has."""
+    """An unknown operator."""
     model = make_graph()
     model.graph.node[3].op_type = "Telepathy"
     onnx.save(model, tmp_path / "net.onnx")

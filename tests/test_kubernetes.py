@@ -50,7 +50,7 @@ def test_the_judge_finds_a_mistake() -> None:
 
 
 def test_all_of_them_mean_the_same_pods() -> None:
-    """A selector that misses would route to nobody, or protect nobody."""
+    """A selector that misses would route to no pod, or protect none."""
     found = manifests()
     labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"]
     assert found["Deployment"]["spec"]["selector"]["matchLabels"] == labels
@@ -89,7 +89,7 @@ def test_a_pod_is_confined_and_runs_as_the_images_user() -> None:
     assert pod()["automountServiceAccountToken"] is False
 
 
-def test_the_clusters_variables_do_not_look_like_settings() -> None:
+def test_the_clusters_variables_are_not_taken_for_settings() -> None:
     """It would set one for every service, and those of one called ``fcn`` begin with the prefix of ours."""
     assert pod()["enableServiceLinks"] is False
     known = {f"FCN_{name.upper()}" for name in Settings.model_fields}

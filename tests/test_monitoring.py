@@ -1,6 +1,6 @@
 """What dashboards, alerts and the page of metrics name is there: in the ``/metrics`` of a real server that has seen everything.
 
-``python tests/test_monitoring.py`` writes the table of docs/metrics.md anew.
+``python tests/test_monitoring.py`` rewrites the table of docs/metrics.md.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def series(metrics: list[Metric]) -> dict[str, set[str]]:
 
 def test_the_page_of_metrics_is_what_a_server_says(metrics: list[Metric]) -> None:
     """Every metric with its type, its labels and its meaning."""
-    assert PAGE.read_text("utf-8") == page(metrics), "write it anew: python tests/test_monitoring.py"
+    assert PAGE.read_text("utf-8") == page(metrics), "rewrite it: python tests/test_monitoring.py"
 
 
 def test_metrics_are_named_as_prometheus_does(metrics: list[Metric]) -> None:
@@ -156,7 +156,7 @@ def selectors_of(node: Any) -> Iterator[tuple[str, set[str]]]:
 
 
 def test_every_metric_of_ours_is_on_the_dashboard(metrics: list[Metric]) -> None:
-    """Nothing is measured that nobody can see."""
+    """Each metric is shown by a panel or an alert."""
     text = " ".join(expression for _, expression in expressions())
     assert [metric.name for metric in metrics if metric.name.startswith("fcn_") and metric.name not in text] == []
 

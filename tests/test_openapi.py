@@ -25,7 +25,7 @@ from tests.live import live_server
 
 
 def no_server_error(_context: object, response: schemathesis.Response, _case: object) -> None:
-    """But for the 504 that whoever names a deadline of a microsecond asks for."""
+    """Except for the 504 that a deadline of a microsecond asks for."""
     assert response.status_code < 500 or response.status_code == 504
 
 

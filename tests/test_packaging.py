@@ -110,7 +110,7 @@ def test_the_serving_set_has_no_training_in_it() -> None:
 
 
 def test_the_development_set_is_the_serving_set_and_more() -> None:
-    """What is tested is what is served, version for version."""
+    """Tests run with the versions that serve."""
     serve, dev = pins("serve.txt"), pins("dev.txt")
     # The development set may need a package on more platforms than the serving set does.
     versions = {name: pin.partition(" ; ")[0] for name, pin in serve.items()}
@@ -232,7 +232,7 @@ def test_the_image_builds_with_any_builder() -> None:
     }
 
 
-def test_the_image_runs_as_nobody_in_particular_and_stops_on_sigterm() -> None:
+def test_the_image_runs_as_an_unprivileged_user_and_stops_on_sigterm() -> None:
     """A numeric user, which an orchestrator can check, and a process that receives its signals itself."""
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", only("USER"))
     assert only("STOPSIGNAL") == "SIGTERM"
@@ -241,7 +241,7 @@ def test_the_image_runs_as_nobody_in_particular_and_stops_on_sigterm() -> None:
 
 
 def test_the_image_carries_the_version_and_the_port_of_the_service() -> None:
-    """A label that lags behind would send people looking in the wrong release."""
+    """The label names the release that the image holds."""
     assert f'org.opencontainers.image.version="{service.__version__}"' in only("LABEL")
     assert f"FCN_PORT={only('EXPOSE')}" in only("ENV")
 

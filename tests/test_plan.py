@@ -41,14 +41,14 @@ def test_area_keeps_the_work_bounded(height: int, width: int) -> None:
 
 @given(side, side, policies)
 def test_no_image_costs_less_than_the_least(height: int, width: int, policy: InputPolicy) -> None:
-    """Who is refused before anything is known of his image would have been refused with any."""
+    """A request that is rejected before its image is known would be rejected with any image."""
     h, w = least_size(policy)
     assert h * w <= math.prod(fit_size(height, width, policy))
     assert h % policy.multiple == w % policy.multiple == 0
 
 
 def test_the_least_is_nearly_what_every_image_costs() -> None:
-    """Unless it were, hardly anybody would be refused before his image has come."""
+    """Otherwise hardly a request could be rejected before its image arrives."""
     assert math.prod(least_size(InputPolicy(working_size=(360, 480), multiple=8))) >= 0.95 * 360 * 480
     assert least_size(InputPolicy(working_size=(360, 480), fit="stretch")) == (360, 480)
     assert least_size(InputPolicy(working_size=(360, 480), fit="native", multiple=32)) == (32, 32)
@@ -64,7 +64,7 @@ def test_each_way_to_fit_720p(fit: str, size: tuple[int, int]) -> None:
 
 
 def test_a_frame_of_the_working_size_is_not_touched() -> None:
-    """What was measured on the data set is what is served for it."""
+    """Evaluation and serving fit an image alike."""
     image = make_image(360, 480)
     size = fit_size(360, 480, InputPolicy(working_size=(360, 480)))
     assert resize_image(image, size) is image

@@ -102,11 +102,11 @@ async def test_a_shed_request_is_told_when_to_come_back() -> None:
     assert "retry-after" not in (await reply_to(BadArtifact("broken"))).headers
 
 
-async def test_a_refusal_at_the_door_says_what_one_inside_says() -> None:
+async def test_an_early_rejection_says_what_a_later_one_says() -> None:
     """It is put together from a text with gaps: the same document, the same headers, whatever the gaps are filled with."""
     error = Overloaded('full of "%s" %d, \\ and straße\r\n', retry_after_s=2.5)
     inside = await reply_to(error)
-    del inside.headers["connection"]  # said to those who do not say how much they send, and who are never refused at the door
+    del inside.headers["connection"]  # said to those who do not say how much they send, and who are never rejected early
     record = RequestRecord("mine", echo=[(b"x-frame-id", b"front % 7")])
     status, reply = problems.on_the_wire(record, error)
     head, _, body = reply.partition(b"\r\n\r\n")
@@ -143,7 +143,7 @@ async def test_an_unforeseen_exception_tells_nothing_but_the_request_id() -> Non
     ],
 )
 async def test_what_the_framework_refuses_is_a_problem_document_too(path: str, method: str, status: int, code: str) -> None:
-    """There is one form of error, whoever found it."""
+    """There is one form of error, wherever it is found."""
     reply = await reply_to(RuntimeError(), path, method)
     assert (reply.status_code, reply.json()["code"]) == (status, code)
     assert reply.headers["content-type"] == "application/problem+json"

@@ -1,4 +1,4 @@
-"""``make run``'s script, as a person meets it: started, looked at, ended."""
+"""``make run``'s script, as a user runs it: started, used, ended."""
 
 from __future__ import annotations
 

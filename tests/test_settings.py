@@ -48,7 +48,7 @@ def test_the_environment_sets_and_a_flag_wins(monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 def test_nonsense_is_refused_by_the_name_of_its_variable(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever mistypes a setting is told which one."""
+    """The error of a mistyped setting names it."""
     monkeypatch.setenv(name, value)
     with pytest.raises(BadSetting, match=f"^{name}: "):
         Settings.load()
@@ -61,7 +61,7 @@ def test_an_unknown_flag_is_refused() -> None:
 
 
 def test_a_variable_without_effect_is_told_with_the_one_that_may_be_meant() -> None:
-    """Mistyped or made up; those that are for others are left alone, and so is what is no business of ours."""
+    """Mistyped or made up; those that are for others are left alone, and so are variables of other programs."""
     others = ["FCN_CPUS", "FCN_MEMORY_GPU", "FCN_PUBLISH", "FCN_SERVE_SERVICE_HOST", "PATH", "FCN", "FCNPORT"]
     right = ["FCN_PORT", "fcn_port", *(f"FCN_{name.upper()}" for name in Settings.model_fields)]
     assert without_effect([*others, *right]) == []
@@ -75,6 +75,6 @@ def test_every_field_is_explained() -> None:
 
 
 def test_settings_cannot_be_changed_after_loading() -> None:
-    """What was read once is what counts."""
+    """Settings are frozen after they are read."""
     with pytest.raises(ValueError, match="frozen"):
         Settings.load().port = 1  # type: ignore[misc]

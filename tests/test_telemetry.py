@@ -246,7 +246,7 @@ def test_two_applications_do_not_share_their_metrics() -> None:
 
 
 def test_readiness_is_red_while_draining_and_whenever_the_pipeline_is_broken() -> None:
-    """It says why, to whoever asks and to whoever is refused."""
+    """It gives the reason to health checks and to rejected requests."""
     faults: list[str] = []
 
     def check() -> None:

@@ -93,7 +93,7 @@ async def main(url, model="fcn4s-lite0-camvid"):
     assert await client.is_server_live(url) is True
     assert await client.is_server_ready(url) is True
     assert await client.is_model_ready(url, model) is True
-    assert await client.is_model_ready(url, "nobody") is False
+    assert await client.is_model_ready(url, "unicorn") is False
     pixels = np.full((60, 80, 3), 128, np.uint8)
     masks = []
     for binary in (True, False):
@@ -108,7 +108,7 @@ async def main(url, model="fcn4s-lite0-camvid"):
         masks.append(reply.outputs[1].as_numpy())
     assert masks[0].shape == (60, 80) and (masks[0] == masks[1]).all()
     try:
-        await client.infer(url, InferRequest("nobody", [image]), model_name="nobody")
+        await client.infer(url, InferRequest("unicorn", [image]), model_name="unicorn")
     except httpx.HTTPStatusError as error:
         assert error.response.status_code == 404
     else:

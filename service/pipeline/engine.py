@@ -111,7 +111,7 @@ class Engine:
         Takes:
             path: an ONNX file with a manifest inside, its data files beside it if it has any
         Raises:
-            BadArtifact: if it is no ONNX file, or incomplete, or has no good manifest, or its graph contradicts the manifest
+            BadArtifact: if it is not an ONNX file, is incomplete, has no good manifest, or its graph contradicts the manifest
             ProviderUnavailable: if ``cuda`` was asked for and the network does not run there
         """
         file = onnx_file.read(path)

@@ -73,7 +73,7 @@ def inspect(path: Path) -> Inspection:
     Whether an artifact of ours also runs as its manifest says is for ``Engine.open`` to find out.
 
     Raises:
-        BadArtifact: if it is no ONNX file, or incomplete, or ONNX Runtime cannot load it, or its manifest is refused or
+        BadArtifact: if it is not an ONNX file, or incomplete, or ONNX Runtime cannot load it, or its manifest is refused or
             contradicts its graph
     """
     file = onnx_file.read(path)

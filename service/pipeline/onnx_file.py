@@ -134,7 +134,7 @@ def read(path: Path) -> OnnxFile:
     """Read a file's outline, and find its parts.
 
     Raises:
-        BadArtifact: if it cannot be read, is no ONNX file, is damaged, or lacks a data file or a part of one
+        BadArtifact: if it cannot be read, is not an ONNX file, is damaged, or lacks a data file or a part of one
     """
     found = outline(path)
     locations = tuple(sorted(found.extents))
@@ -146,7 +146,7 @@ def outline(path: Path) -> Outline:
     """Read a file's outline.
 
     Raises:
-        BadArtifact: if it cannot be read, is no ONNX file, or is damaged
+        BadArtifact: if it cannot be read, is not an ONNX file, or is damaged
     """
     try:
         with path.open("rb") as file:
@@ -250,11 +250,11 @@ def _outline(path: Path, data: _Bytes) -> Outline:
             for location, end in _external(data, "model", 0, data.size):
                 extents[location] = max(extents.get(location, 0), end)
     except _Truncated:
-        raise _damage(path, "is truncated" if ir_version else "is no ONNX file") from None
+        raise _damage(path, "is truncated" if ir_version else "is not an ONNX file") from None
     except (ValueError, RecursionError):
-        raise _damage(path, "is damaged" if ir_version else "is no ONNX file") from None
+        raise _damage(path, "is damaged" if ir_version else "is not an ONNX file") from None
     if not (ir_version and has_graph):
-        raise _damage(path, "is no ONNX file")
+        raise _damage(path, "is not an ONNX file")
     return Outline(ir_version, opset, " ".join(filter(None, producer)), metadata, extents)
 
 
