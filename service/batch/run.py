@@ -184,8 +184,9 @@ def _work_on(source: Source[F], predictor: Predictor, plan: Plan, progress: Prog
             with _closed(source.frames()) as frames:
                 segment = _segmenting(predictor, plan)
                 for done in overlapped(frames, segment, source.write):
-                    _count(done, report)
-                    progress.advance()
+                    if done.frame.counts:
+                        _count(done, report)
+                        progress.advance()
             damage = source.finish()
         if damage is not None:
             report.failures.append((source.path, damage))

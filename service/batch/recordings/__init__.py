@@ -1,6 +1,6 @@
 """Recordings of topics, read message by message in the order of the file: MCAP, the databases of rosbag2, bags of ROS 1.
 
-A reader gives every message that is whole, then raises: what was read before a cut or a damaged part is used.
+A reader gives every message that is whole, and passes over damaged parts where it can; then it raises.
 
 May import: ``service.errors``; its readers also what they name.
 """
@@ -57,6 +57,8 @@ class Recording(Protocol):
     """One file of a recording."""
 
     path: Path
+    damage: list[str]
+    """What was found damaged, or belongs to no channel; complete when all messages are read."""
 
     def contents(self) -> Contents:
         """Find the channels. Of a file without an index this reads all of it; what lies behind a damaged part is not found."""
@@ -66,7 +68,7 @@ class Recording(Protocol):
         """Give every message that is whole, in the order of the file.
 
         Raises:
-            CorruptImage, or whatever its library raises: where the file is cut off or damaged, after what could be read
+            CorruptImage, or any error of its library: where nothing behind a damaged part can be read
         """
         ...
 

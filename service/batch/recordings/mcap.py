@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ class McapRecording:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.damage: list[str] = []
         self._records_of = load("mcap.records")
         self._data_stream = load("mcap.data_stream").ReadDataStream
         with path.open("rb"):  # a file that cannot be read is told before anything is written
@@ -43,6 +45,7 @@ class McapRecording:
         """Give every message that is whole, in the order of the file; messages of channels without a record are left out."""
         schemas: dict[int, Any] = {}
         channels: dict[int, Channel] = {}
+        self.damage, strays = [], 0
         for opcode, payload in self._records():
             if opcode == _SCHEMA:
                 schema = self._parsed("Schema", payload)
@@ -54,6 +57,10 @@ class McapRecording:
                 number, _, log_ns, publish_ns = struct.unpack_from("<HIQQ", payload)
                 if number in channels:
                     yield Message(channels[number], log_ns, publish_ns, payload[22:])
+                else:
+                    strays += 1
+        if strays:
+            self.damage.append(f"{strays} messages belong to a channel that the file does not describe")
 
     def close(self) -> None:
         """Nothing stays open between two readings."""
@@ -113,7 +120,10 @@ class McapRecording:
                 if opcode == _FOOTER:
                     return
                 if opcode == _CHUNK:
-                    yield from self._chunk(payload)
+                    try:
+                        yield from self._chunk(payload)
+                    except (CorruptImage, struct.error) as error:
+                        self.damage.append(str(error))
                 elif opcode in (_SCHEMA, _CHANNEL, _MESSAGE):
                     yield opcode, payload
         finally:
@@ -121,7 +131,7 @@ class McapRecording:
 
     def _chunk(self, payload: bytes) -> Iterator[tuple[int, bytes]]:
         """Give the whole records of a chunk, which may itself be cut off."""
-        _, _, size, _, name_length = struct.unpack_from("<QQQII", payload)
+        _, _, size, checksum, name_length = struct.unpack_from("<QQQII", payload)
         at = 32 + name_length
         compression = payload[32:at].decode()
         (stored,) = struct.unpack_from("<Q", payload, at)
@@ -130,6 +140,8 @@ class McapRecording:
             records = _decompressed(compression, data)
         except Exception as error:
             raise CorruptImage(f"a part of the file cannot be decompressed: {error}") from error
+        if len(data) == stored and checksum and zlib.crc32(records) != checksum:
+            self.damage.append("a checksum is not that of its data")
         at = 0
         while at + 9 <= len(records):
             opcode, length = struct.unpack_from("<BQ", records, at)

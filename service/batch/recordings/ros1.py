@@ -39,6 +39,7 @@ class Ros1Recording:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.damage: list[str] = []
         with path.open("rb"):
             pass
 
@@ -60,6 +61,7 @@ class Ros1Recording:
     def messages(self) -> Iterator[Message]:
         """Give every message that is whole, in the order of the file."""
         channels: dict[int, Channel] = {}
+        self.damage, strays = [], 0
         for record in self._records():
             if record.kind == _CONNECTION:
                 channel = _channel(record)
@@ -70,6 +72,10 @@ class Ros1Recording:
                 time_ns = seconds * 10**9 + nanoseconds
                 if number in channels:
                     yield Message(channels[number], time_ns, time_ns, record.data)
+                else:
+                    strays += 1
+        if strays:
+            self.damage.append(f"{strays} messages belong to a connection that the file does not describe")
 
     def close(self) -> None:
         """Nothing stays open between two readings."""
@@ -102,7 +108,10 @@ class Ros1Recording:
                         yield from _chunk(_Record(record.header, cut.rest), whole=False)
                     raise
                 if record.kind == _CHUNK:
-                    yield from _chunk(record)
+                    try:
+                        yield from _chunk(record)
+                    except (CorruptImage, UnsupportedImage) as error:
+                        self.damage.append(error.message)
                 else:
                     indexed = indexed or record.kind == _CONNECTION  # outside of chunks they stand in the index alone
                     yield record

@@ -29,6 +29,7 @@ class SqliteRecording:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.damage: list[str] = []
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         try:
             self._database = self._opened(path)
@@ -49,12 +50,17 @@ class SqliteRecording:
 
     def messages(self) -> Iterator[Message]:
         """Give every message in the order in which it was recorded."""
+        self.damage, strays = [], 0
         try:
             for number, time_ns, data in self._database.execute("SELECT topic_id, timestamp, data FROM messages ORDER BY id"):
                 if number in self._channels:
                     yield Message(self._channels[number], time_ns, time_ns, _decompressed(bytes(data)))
+                else:
+                    strays += 1
         except sqlite3.Error as error:
             raise CorruptImage(str(error)) from error
+        if strays:
+            self.damage.append(f"{strays} messages belong to a topic that the file does not describe")
 
     def close(self) -> None:
         """Close the database, and remove its copy."""

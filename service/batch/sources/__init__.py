@@ -32,6 +32,11 @@ class Frame:
         """The file that a failure belongs to, where the source has many; None if the source itself counts its failures."""
         return None
 
+    @property
+    def counts(self) -> bool:
+        """Say whether it counts among the frames of its source; a message that is only copied does not."""
+        return True
+
 
 F = TypeVar("F", bound=Frame)
 

@@ -34,7 +34,7 @@ from service.batch.records import Recipe, state_of
 from service.batch.run import Plan, reason
 from service.batch.sources import Done, Frame
 from service.batch.sources.video import replace_folder
-from service.batch.targets import BAG, MASKS, unfinished
+from service.batch.targets import BAG, MASKS, is_result, unfinished
 from service.encodings import FORMATS, MaskView, rle, to_json
 from service.errors import BadParameter, CorruptImage, ServiceError, UnsupportedImage
 
@@ -54,6 +54,11 @@ class BagFrame(Frame):
     """The mask that an interrupted run has made of it."""
     new: bool = True
     """Whether the journal does not hold it yet."""
+
+    @property
+    def counts(self) -> bool:
+        """Say whether it is a picture."""
+        return self.number >= 0
 
     def about(self) -> dict[str, Any]:
         """Return what its line in the journal says beside the mask."""
@@ -98,8 +103,8 @@ class BagSource:
         self.notes: list[str] = []
         self._plan, self._target, self._recipe, self._topics, self._copy = plan, target, recipe, topics, copy
         self._until = contextlib.ExitStack()
-        self._readers: dict[str, PictureReader] = {}
-        """Of the chosen topics."""
+        self._readers: dict[tuple[str, str, str], PictureReader] = {}
+        """Of the chosen topics, one for each way in which their messages are written."""
         self._left_out: set[str] = set()
         """Topics that are not copied: masks that are replaced."""
         self._files: list[Recording] = []
@@ -192,35 +197,36 @@ class BagSource:
         elif masks and not self._topics:
             self.notes.append(f"{', '.join(masks)} is taken for masks of an earlier run, and is not segmented")
         for channel in channels:
-            if channel.topic in chosen and holds_pictures(channel) and channel.topic not in self._readers:
+            kind = _kind_of(channel)
+            if channel.topic in chosen and holds_pictures(channel) and kind not in self._readers:
                 try:
-                    self._readers[channel.topic] = reader_of(channel)
+                    self._readers[kind] = reader_of(channel)
                 except UnsupportedImage as error:
                     self._unread.append(error.message)
         if not self._readers:
             raise UnsupportedImage("; ".join(self._unread))
-        return [topic for topic in chosen if topic in self._readers]
+        readable = {topic for topic, _, _ in self._readers}
+        return [topic for topic in chosen if topic in readable]
 
     def frames(self) -> Iterator[BagFrame]:
         """Give every message: pictures decoded, others if they are copied."""
         number = 0
         for file in self._files:
+            told = f"{file.path.name}: " if len(self._files) > 1 else ""
             try:
                 for message in file.messages():
-                    topic = message.channel.topic
-                    if topic in self._readers and holds_pictures(message.channel):
+                    channel = message.channel
+                    if _kind_of(channel) in self._readers:
                         yield self._frame(message, number)
                         number += 1
-                    elif self._copy and topic not in self._left_out:
+                    elif self._copy and channel.topic not in self._left_out:
                         yield BagFrame(None, None, message)
-            except GeneratorExit:
-                raise
             except Exception as error:  # noqa: BLE001 - of a library; the other files of the bag are read all the same
-                why = reason(file.path, error)
-                self._damage.append(f"{file.path.name}: {why}" if len(self._files) > 1 else why)
+                self._damage.append(told + reason(file.path, error))
+            self._damage += [told + why for why in dict.fromkeys(file.damage)]
 
     def _frame(self, message: Message, number: int) -> BagFrame:
-        reader = self._readers[message.channel.topic]
+        reader = self._readers[_kind_of(message.channel)]
         frame = BagFrame(None, None, message, number)
         known = self._journal.known(frame.about())
         try:
@@ -269,7 +275,7 @@ class BagSource:
             replace_folder(part, self._target)
         self._journal.finish(None)
         self._plan.finished(self._target, self.path, self._recipe, self._state)
-        for topic, reader in self._readers.items():
+        for (topic, _, _), reader in self._readers.items():
             if reader.bits < 16:
                 self.notes.append(f"{topic} holds {reader.bits} bits in 16: scaled to show them")
         done = self._pictures - self._failed
@@ -283,6 +289,11 @@ class BagSource:
         self._until.close()
 
 
+def _kind_of(channel: Channel) -> tuple[str, str, str]:
+    """Return the topic of a channel, and how its messages are written."""
+    return channel.topic, channel.schema, channel.message_encoding
+
+
 def _files_of(path: Path) -> list[Path]:
     """Return the files of a bag in the order in which they were recorded: ``NAME_2`` before ``NAME_10``."""
     if not path.is_dir():
@@ -291,7 +302,10 @@ def _files_of(path: Path) -> list[Path]:
     def order(file: Path) -> list[tuple[int, str]]:
         return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.name)]
 
-    files = sorted((file for file in path.iterdir() if is_recording(file) and not file.name.startswith(".")), key=order)
+    files = sorted(
+        (file for file in path.iterdir() if is_recording(file) and not file.name.startswith(".") and not is_result(file)),
+        key=order,
+    )
     plain = {file.name for file in files}
     return [file for file in files if plain_name(file) == file.name or plain_name(file) not in plain]
 

@@ -220,32 +220,37 @@ class Video:
     """
 
     def __init__(self, path: Path) -> None:
-        self._av = av = load("av")
+        self._av = load("av")
         self._path = path
         path.open("rb").close()
+        self._open()
+        self.damaged = 0
+        """Packets and frames that are damaged, so far."""
+        self.turned = False
+        """Whether frames are turned by a quarter, which swaps the sides of their pixels."""
+        self._tail: list[Any] = []
+        """Packets since the last key frame, where the container does not tell where they end."""
+
+    def _open(self, *, threads: str = "AUTO") -> None:
         try:
             # An absolute path: FFmpeg takes a name with a colon for a protocol. Titles may be in any encoding.
-            self._container = av.open(os.fspath(path.absolute()), metadata_errors="replace")
-        except av.FFmpegError as error:
+            self._container = self._av.open(os.fspath(self._path.absolute()), metadata_errors="replace")
+        except self._av.FFmpegError as error:
             raise UnsupportedImage(
                 f"not a video that can be read: {error.strerror}; if it was cut short, try to remux it"
             ) from error
         try:
-            self._stream = _film_of(self._container)
-            self._stream.thread_type = "AUTO"
-            self.time_base: Fraction = self._stream.time_base
-            self.rate: Fraction | None = self._stream.average_rate
-            self.aspect: Fraction | None = self._stream.sample_aspect_ratio
+            self._stream = stream = _film_of(self._container)
+            stream.thread_type = threads
+            self.time_base: Fraction = stream.time_base
+            self.rate: Fraction | None = stream.average_rate
+            self.aspect: Fraction | None = stream.sample_aspect_ratio
             """Width of a pixel over its height, as it is stored; None if the file does not say it."""
-            self.announced: int = self._stream.frames if "mp4" in self._container.format.name else 0
+            self.announced: int = stream.frames if "mp4" in self._container.format.name else 0
             """Frames that the file says it has; 0 if it says nothing, or nothing reliable (AVI counts empty places in)."""
         except BaseException:
             self._container.close()
             raise
-        self.damaged = 0
-        """Packets and frames that are damaged, so far."""
-        self._tail: list[Any] = []
-        """Packets since the last key frame, where the container does not tell where they end."""
 
     @property
     def expected(self) -> int | None:
@@ -270,12 +275,36 @@ class Video:
                 pts = last + 1
             last = pts
             turns = round(picture.rotation / 90) % 4
-            if number == 0 and turns % 2 and self.aspect:
-                self.aspect = 1 / self.aspect
+            self.turned = turns % 2 == 1
             image = np.ascontiguousarray(np.rot90(picture.to_ndarray(format="rgb24"), turns))
             yield Moment(number, pts - first, float((pts - first) * self.time_base)), image
 
     def _pictures(self) -> Iterator[Any]:
+        """Decode on several threads; of a damaged file the rest on one: an error takes the frames in flight with it."""
+        given = 0
+        try:
+            for picture in self._decoded(tolerant=False):
+                yield picture
+                given += 1
+            whole = not self.damaged and not breaks_off(self._path)
+        except self._av.FFmpegError:
+            whole = False
+        if whole:
+            return
+        self._container.close()
+        self._open(threads="SLICE")
+        self.damaged = 0
+        for at, picture in enumerate(self._decoded(tolerant=True)):
+            if at >= given:
+                yield picture
+
+    def _decoded(self, *, tolerant: bool) -> Iterator[Any]:
+        """Decode packet after packet.
+
+        Takes:
+            tolerant: whether packets that cannot be decoded are passed over
+        """
+        self._tail = []
         keeps_tail = self._container.format.name in _UNBOUNDED
         packets = self._container.demux(self._stream)
         while self.damaged <= MOST_DAMAGED:
@@ -290,6 +319,8 @@ class Video:
                     self._tail.append(packet)
                 decoded = packet.decode()
             except self._av.FFmpegError:
+                if not tolerant:
+                    raise
                 self.damaged += 1
                 continue
             for picture in decoded:
@@ -359,7 +390,8 @@ class _Film:
             self._size = height + height % 2, width + width % 2  # the colour planes have half the size
             self._stream.height, self._stream.width = self._size
             if self._source.aspect:
-                self._stream.codec_context.sample_aspect_ratio = self._source.aspect
+                aspect = 1 / self._source.aspect if self._source.turned else self._source.aspect
+                self._stream.codec_context.sample_aspect_ratio = aspect
         frame = self._av.VideoFrame.from_ndarray(_evened(image), format="rgb24")
         if (frame.height, frame.width) != self._size:
             frame = frame.reformat(height=self._size[0], width=self._size[1])
