@@ -25,6 +25,8 @@ from PIL import Image
 
 from service import __version__, cli
 from service.batch.records import NAME as RECORD
+from service.batch.records import Records
+from service.batch.sources import images
 from service.batch.sources.images import Lines
 from service.cli.check import _manifest_rows
 from service.client import Client
@@ -711,3 +713,124 @@ def test_the_shell_completes_commands_options_and_their_values(words: list[str],
 def test_the_help_of_serve_names_the_page_of_its_settings(run: Run) -> None:
     """Two flags are few; the rest is found from here."""
     assert "docs/settings.md" in run("serve", "--help").out
+
+
+# what is done again ----------------------------------------------------------------------------------------------------------
+
+
+def backwards(models: Path, name: str = "colours") -> Path:
+    """A models folder with a network that sees red as blue and blue as red."""
+    models.mkdir(exist_ok=True)
+    write_artifact(models / "a.onnx", make_manifest(name=name), make_graph(np.eye(3, dtype=np.float32)[::-1].copy()))
+    return models
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("colours", "another artifact called colours@1.0.0"), ("b", "made by colours@1.0.0")]
+)
+def test_results_of_another_model_are_done_again(run: Run, folder: Path, tmp_path: Path, name: str, words: str) -> None:
+    """Another artifact, of another or of the same name: a line says so, and the masks are the new ones."""
+    assert run("segment", folder).code == 0
+    before = np.asarray(Image.open(folder / "b.mask.png")).copy()
+    models = backwards(tmp_path / "models", name)
+    outcome = run("segment", folder, FCN_MODELS_DIR=models)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert f"3 done again: made by {words}" in outcome.out
+    assert f"3 of 3 segmented with {name}@1.0.0" in outcome.out
+    assert np.array_equal(np.asarray(Image.open(folder / "b.mask.png")), 2 - before)
+    assert "3 were finished before" in run("segment", folder, FCN_MODELS_DIR=models).out
+
+
+def test_results_with_other_options_are_done_again(run: Run, folder: Path) -> None:
+    """Classes, confidence, a legend; and only the files whose options changed."""
+    assert run("segment", folder).code == 0
+    for words in (["--classes", "red"], ["--classes", "red", "--min-confidence", "0.3"], ["--legend"], []):
+        outcome = run("segment", folder, *words)
+        assert "3 done again: made with other options" in outcome.out
+        assert "3 were finished before" in run("segment", folder, *words).out
+    assert "3 of 3" in run("segment", folder, "--format", "npy").out
+    assert "3 were finished before" in run("segment", folder).out
+
+
+def test_results_that_no_record_names_are_done_again(run: Run, folder: Path) -> None:
+    """As an older version leaves them: of what they were made is not known."""
+    assert run("segment", folder).code == 0
+    (folder / RECORD).unlink()
+    outcome = run("segment", folder)
+    assert "2 done again: made by a run that left no record" in outcome.out
+    assert "2 of 2 segmented with colours@1.0.0" in outcome.out
+    assert "1 were finished before" in outcome.out
+
+
+def test_a_second_run_into_one_folder_is_told(folder: Path, tmp_path: Path, run: Run) -> None:
+    """One line and exit code 2; the first goes on, and afterwards everything is finished."""
+    out = tmp_path / "out"
+    first = Records(out)
+    try:
+        outcome = run("segment", folder, "--write", "rle", "--out", out)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert outcome.err == f"fcn-serve: another run writes into {out}: wait until it has ended, or name another --out\n"
+    finally:
+        first.close()
+    assert "3 of 3" in run("segment", folder, "--write", "rle", "--out", out).out
+
+
+def test_two_runs_at_once_leave_one_line_an_image(tmp_path: Path, artifact_dir: Path) -> None:
+    """Started together: one does the work, the other is refused or finds it done."""
+    for number in range(40):
+        (tmp_path / f"{number}.png").write_bytes(encode_image(make_image(240, 320)))
+    environment = {**os.environ, "FCN_MODELS_DIR": str(artifact_dir)}
+    command = [*COMMAND, "segment", str(tmp_path), "--write", "rle", "--out", str(tmp_path / "out")]
+    runs = [subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [process.communicate(timeout=120)[1] for process in runs]
+    codes = sorted(process.returncode for process in runs)
+    assert codes in ([0, 2], [0, 0])
+    assert codes == [0, 0] or any("another run writes into" in each for each in told)
+    assert len(lines_of(tmp_path / "out")) == 40
+
+
+def test_an_error_of_an_encoder_ends_its_image_alone(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is raised while results are written; nothing half is left, and the next run does that image alone."""
+    encode = images.encode
+    calls: list[str] = []
+
+    def failing(name: str, view: Any) -> Any:
+        calls.append(name)
+        if len(calls) == 3:
+            raise TypeError("not a type of ours")
+        return encode(name, view)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "encode", failing)
+        outcome = run("segment", folder, "--write", "masks")
+    assert outcome.code == 1
+    assert "2 of 3" in outcome.out
+    assert re.fullmatch(r"  .*/c\.bmp: TypeError: not a type of ours\n", outcome.err)
+    assert not [name for name in files(folder) if name.endswith(".part")]
+    assert "1 of 1" in run("segment", folder, "--write", "masks").out
+
+
+def test_a_name_that_is_not_utf_8_is_escaped(run: Run, tmp_path: Path) -> None:
+    """In lines and in messages; its results have the name's own bytes."""
+    name = os.fsdecode(b"caf\xe9")
+    (tmp_path / f"{name}.jpg").write_bytes(encode_image(make_image(), "JPEG"))
+    (tmp_path / f"{name}-torn.jpg").write_bytes(b"\xff\xd8\xff")
+    words = [word for each in ("rle", "masks") for word in ("--write", each)]
+    outcome = run("segment", tmp_path, "--out", tmp_path / "out", *words)
+    assert (outcome.code, outcome.out[:6]) == (1, "1 of 2")
+    assert r"caf\xe9-torn.jpg: " in outcome.err
+    assert list(lines_of(tmp_path / "out")) == [r"caf\xe9.jpg"]
+    assert (tmp_path / "out" / f"{name}.mask.png").exists()
+    (tmp_path / f"{name}-torn.jpg").unlink()
+    assert "1 were finished before" in run("segment", tmp_path, "--out", tmp_path / "out", *words).out
+
+
+@pytest.mark.parametrize(("kind", "name"), [("TIFF", "a.tif"), ("WEBP", "a.webp"), ("PNG", "a.png")])
+def test_a_file_of_several_pictures_is_told(run: Run, tmp_path: Path, kind: str, name: str) -> None:
+    """The first is segmented, and a line says how many there are; exit code 0."""
+    pages = [Image.fromarray(make_image()), Image.fromarray(make_image()[::-1, ::-1].copy())]
+    pages[0].save(tmp_path / name, kind, save_all=True, append_images=pages[1:])
+    outcome = run("segment", tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert f"{name} holds 2 pictures; the first is segmented" in outcome.out
+    assert np.mean(np.asarray(Image.open(tmp_path / "a.mask.png")) == make_labels()) > 0.9

@@ -17,12 +17,13 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from PIL import Image
 
 from service import cli
 from service.batch.records import NAME as RECORD
 from service.batch.sources.video import Video
-from service.encodings import rle
+from service.encodings import png, rle
 from service.extras import needs
 from tests.conftest import make_image
 
@@ -244,6 +245,179 @@ def test_a_video_that_was_turned_is_segmented_upright(tmp_path: Path) -> None:
     ((_, first), *_) = video.frames()
     video.close()
     assert first.shape == (128, 96, 3)
+
+
+@pytest.mark.parametrize(("name", "attached"), [("drive.mp4", True), ("drive.mov", False), ("drive.mkv", False)])
+def test_the_film_is_taken_and_not_its_thumbnail(tmp_path: Path, artifact_dir: Path, name: str, attached: bool) -> None:
+    """Some cameras attach a small picture, or write it as the first stream; the film is the better one."""
+    path = tmp_path / name
+    with av.open(str(path), "w") as container:
+        streams: list[Any] = []
+        for size, codec in (((48, 64), "mjpeg"), ((96, 128), "libx264")):
+            stream: Any = container.add_stream(codec, rate=25)
+            stream.height, stream.width = size
+            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            streams.append(stream)
+        if attached:
+            streams[0].disposition = Disposition.attached_pic
+        for stream, count in zip(streams, (1, 5), strict=True):
+            for number in range(count):
+                frame = av.VideoFrame.from_ndarray(make_image(stream.height, stream.width), format="rgb24")
+                frame.pts, frame.time_base = number, Fraction(1, 25)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    with av.open(str(path)) as container:
+        assert [stream.width for stream in container.streams.video] == ([128, 64] if attached else [64, 128])
+    assert "5 of 5" in run(artifact_dir, path, "--write", "rle").stdout
+    assert lines_of(tmp_path / "drive.masks.jsonl")[0]["size"] == [96, 128]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_overlay_keeps_the_shape_of_pixels(tmp_path: Path, artifact_dir: Path, turned: bool) -> None:
+    """A film of PAL is shown as wide as its original; of a turned one the sides are swapped."""
+    plain, path = make_video(tmp_path / "plain.mp4", 3), tmp_path / "drive.mp4"
+    with av.open(str(plain)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        stream.sample_aspect_ratio = Fraction(64, 45)
+        if turned:
+            if not hasattr(stream, "set_display_rotation"):
+                pytest.skip("this PyAV cannot turn")
+            stream.set_display_rotation(90)
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    assert run(artifact_dir, path, "--write", "overlays").returncode == 0
+    with av.open(str(tmp_path / "drive.overlay.mp4")) as container:
+        made = container.streams.video[0]
+        assert made.sample_aspect_ratio == (Fraction(45, 64) if turned else Fraction(64, 45))
+        assert (made.width, made.height) == ((96, 128) if turned else (128, 96))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "container_format"),
+    [
+        ("a.h264", "libx264", "h264"),
+        ("a.hevc", "libx265", "hevc"),
+        ("a.m2ts", "libx264", "mpegts"),
+        ("a.3gp", "libx264", "3gp"),
+        ("a.flv", "flv", "flv"),
+        ("a.asf", "mpeg4", "asf"),
+        ("a.insv", "libx264", "mp4"),
+        ("a.LRV", "libx264", "mp4"),
+        ("a.mjpeg", "mjpeg", "mjpeg"),
+        ("a.y4m", "wrapped_avframe", "yuv4mpegpipe"),
+    ],
+)
+def test_what_cameras_write_is_a_video_whatever_its_suffix(
+    tmp_path: Path, artifact_dir: Path, name: str, codec: str, container_format: str
+) -> None:
+    """Every frame has its line, and times that grow by the frame rate."""
+    if codec not in av.codecs_available:
+        pytest.skip(f"this FFmpeg has no {codec}")
+    path = tmp_path / name
+    with av.open(str(path), "w", format=container_format) as container:
+        stream: Any = container.add_stream(codec, rate=25)
+        stream.height, stream.width = 96, 128
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        if codec == "libx265":
+            stream.options = {"x265-params": "log-level=none"}
+        for number in range(6):
+            frame = av.VideoFrame.from_ndarray(make_image(), format="rgb24").reformat(format=stream.pix_fmt)
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    outcome = run(artifact_dir, path, "--write", "rle")
+    assert (outcome.returncode, outcome.stderr, outcome.stdout[:6]) == (0, "", "6 of 6")
+    times = [line["time_s"] for line in lines_of(tmp_path / "a.masks.jsonl")]
+    assert times == pytest.approx([number / 25 for number in range(6)], abs=0.011)
+
+
+def test_an_animated_gif_is_a_video(tmp_path: Path, artifact_dir: Path) -> None:
+    """Every frame has its line, and its time."""
+    frames = [Image.fromarray(np.roll(make_image(), 9 * number, 1)) for number in range(4)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=200)
+    outcome = run(artifact_dir, tmp_path / "a.gif", "--write", "rle")
+    assert (outcome.returncode, outcome.stderr, outcome.stdout[:6]) == (0, "", "4 of 4")
+    assert [line["time_s"] for line in lines_of(tmp_path / "a.masks.jsonl")] == [0, 0.2, 0.4, 0.6]
+
+
+@pytest.mark.parametrize("name", ["2024-01-01T12:30:00.mp4", "file:x.mp4", "http:a.mp4", "%03d.mp4", "caf\udce9.mp4", "-.mp4"])
+def test_any_name_is_a_file(tmp_path: Path, artifact_dir: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a protocol nor a pattern of FFmpeg's; results in a folder with a colon."""
+    made = make_video(tmp_path / "plain.mp4", 2)
+    made.rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    outcome = run(artifact_dir, "--out", "12:30", "--", name)
+    assert (outcome.returncode, outcome.stderr, outcome.stdout[:6]) == (0, "", "2 of 2")
+    stem = name.removesuffix(".mp4")
+    assert sorted(path.name for path in (tmp_path / "12:30").iterdir()) == sorted(
+        (RECORD, f"{stem}.masks.jsonl", f"{stem}.overlay.mp4")
+    )
+
+
+def test_a_title_that_is_not_utf_8_is_no_reason_to_stop(tmp_path: Path, artifact_dir: Path) -> None:
+    """Older programs write titles in the encoding of their country."""
+    path = make_video(tmp_path / "drive.avi", 2)
+    with av.open(str(path)) as source, av.open(str(tmp_path / "titled.avi"), "w") as target:
+        target.metadata["title"] = "TITLE"
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    content = (tmp_path / "titled.avi").read_bytes()
+    assert b"TITLE" in content
+    (tmp_path / "titled.avi").write_bytes(content.replace(b"TITLE", b"\x93\xfa\x96\x7b\x83"))
+    outcome = run(artifact_dir, tmp_path / "titled.avi", path, "--write", "rle")
+    assert (outcome.returncode, outcome.stderr, outcome.stdout[:6]) == (0, "", "4 of 4")
+
+
+def test_an_error_of_a_library_ends_its_file_alone(tmp_path: Path, artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a reader or a writer raises: the summary names the file, the others are done, the exit code is 1."""
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        make_video(tmp_path / name, 2)
+    opened = Video.__init__
+
+    def failing(video: Video, path: Path) -> None:
+        if path.name == "a.mp4":
+            raise UnicodeDecodeError("utf-8", b"\x93", 0, 1, "invalid start byte")
+        opened(video, path)
+
+    monkeypatch.setattr(Video, "__init__", failing)
+    written = png.encode_indexed
+    calls: list[int] = []
+
+    def full(*words: Any) -> bytes:
+        calls.append(1)
+        if len(calls) == 2:
+            raise TypeError("not a type of ours")
+        return written(*words)
+
+    monkeypatch.setattr(png, "encode_indexed", full)
+    outcome = run(artifact_dir, tmp_path, "--write", "masks")
+    assert outcome.returncode == 1
+    assert f"{tmp_path / 'a.mp4'}: UnicodeDecodeError: 'utf-8' codec" in outcome.stderr
+    assert f"{tmp_path / 'b.mp4'}: TypeError: not a type of ours" in outcome.stderr
+    assert len(outcome.stderr.splitlines()) == 2
+    assert sorted(path.name for path in (tmp_path / "c.masks").iterdir()) == ["000000.png", "000001.png"]
+    monkeypatch.undo()
+    assert "4 of 4" not in run(artifact_dir, tmp_path, "--write", "masks").stdout
+    assert "3 were finished before" in run(artifact_dir, tmp_path, "--write", "masks").stdout
+
+
+def test_a_second_folder_s_video_of_one_name_is_not_taken_for_finished(tmp_path: Path, artifact_dir: Path) -> None:
+    """In a later run as in the same: a failure that says what to do, until --overwrite."""
+    for camera in ("cam1", "cam2"):
+        (tmp_path / camera).mkdir()
+        make_video(tmp_path / camera / "0001.mp4", 2 + (camera == "cam2"))
+    words = ("--write", "rle", "--out", tmp_path / "m")
+    assert "2 of 2" in run(artifact_dir, tmp_path / "cam1" / "0001.mp4", *words).stdout
+    outcome = run(artifact_dir, tmp_path / "cam2" / "0001.mp4", *words)
+    assert (outcome.returncode, outcome.stdout[:6]) == (1, "0 of 1")
+    assert "0001.masks.jsonl was made of ../cam1/0001.mp4: use another --out, or name the folder above" in outcome.stderr
+    assert "1 were finished before" in run(artifact_dir, tmp_path / "cam1" / "0001.mp4", *words).stdout
+    assert "3 of 3" in run(artifact_dir, tmp_path / "cam2" / "0001.mp4", *words, "--overwrite").stdout
 
 
 def test_without_pyav_a_line_says_how_to_get_it(tmp_path: Path, artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

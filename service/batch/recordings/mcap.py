@@ -118,6 +118,7 @@ class McapRecording:
                         yield from self._chunk(cut.rest)
                     raise
                 if opcode == _FOOTER:
+                    self._expect_magic(stream)
                     return
                 if opcode == _CHUNK:
                     try:
@@ -128,6 +129,16 @@ class McapRecording:
                     yield opcode, payload
         finally:
             stream.close()
+
+    @staticmethod
+    def _expect_magic(stream: ByteStream) -> None:
+        """Read the bytes that every whole file ends with."""
+        try:
+            if stream.read(len(MAGIC)) == MAGIC:
+                return
+        except EOFError:
+            pass
+        raise CutOff
 
     def _chunk(self, payload: bytes) -> Iterator[tuple[int, bytes]]:
         """Give the whole records of a chunk, which may itself be cut off."""

@@ -45,6 +45,8 @@ def _walk_for(head: bytes) -> Callable[[IO[bytes], int], bool] | None:
         return _matroska
     if head == _ASF_HEADER:
         return _asf
+    if head[:3] == b"\xff\xd8\xff":
+        return _jpegs
     if head[:1] == b"\x47" or head[4:5] == b"\x47":
         return _transport
     return None
@@ -136,6 +138,12 @@ def _asf(file: IO[bytes], size: int) -> bool:
             return True
         at += length
     return False
+
+
+def _jpegs(file: IO[bytes], size: int) -> bool:
+    """A dump of JPEG pictures: the last one has its end marker."""
+    file.seek(max(0, size - 4096))
+    return not file.read().rstrip(b"\0\r\n").endswith(b"\xff\xd9")
 
 
 def _transport(file: IO[bytes], size: int) -> bool:

@@ -353,7 +353,7 @@ class Video:
 
 
 def _film_of(container: Any) -> Any:
-    """Return the best video stream that is not an attached picture.
+    """Return the video stream with the most pixels a frame; attached pictures and streams of a single frame come last.
 
     Raises:
         UnsupportedImage: if there is none
@@ -361,10 +361,7 @@ def _film_of(container: Any) -> Any:
     films = [stream for stream in container.streams.video if "attached_pic" not in str(stream.disposition)]
     if not films:
         raise UnsupportedImage("there is no picture in this file")
-    best = container.streams.best("video")
-    if best in films:
-        return best
-    return max(films, key=lambda stream: stream.width * stream.height)
+    return max(films, key=lambda stream: (stream.frames != 1, stream.width * stream.height, stream.frames))
 
 
 class _Film:

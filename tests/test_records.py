@@ -1,0 +1,202 @@
+"""The record of finished results: what counts as finished, and who may write."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from service.batch.records import NAME, Recipe, Records, State, options_of, state_of
+from service.encodings import Options
+from service.errors import BadSetting
+
+RECIPE = Recipe("street@1.0.0", "a" * 64, "png", {"legend": False})
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """An image, in a folder of its own."""
+    path = tmp_path / "in" / "a.png"
+    path.parent.mkdir()
+    path.write_bytes(b"picture")
+    return path
+
+
+def finished(source: Path, name: str = "a.mask.png", *, of_many: bool = False) -> Path:
+    """Write a result and record it, as a run does."""
+    result = source.parent.parent / "out" / name
+    records = Records(result.parent)
+    result.write_bytes(b"mask")
+    records.add(result, source, RECIPE, state_of(source), of_many=of_many)
+    records.close()
+    return result
+
+
+def state(result: Path, source: Path, recipe: Recipe = RECIPE, *, of_many: bool = False) -> State:
+    """How a result stands for the next run."""
+    records = Records(result.parent)
+    try:
+        return records.standing(result, source, recipe, of_many=of_many).state
+    finally:
+        records.close()
+
+
+def touched(path: Path) -> None:
+    """Another time of change."""
+    os.utime(path, ns=(0, path.stat().st_mtime_ns - 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        (lambda result, source: None, State.FINISHED),
+        (lambda result, source: result.unlink(), State.MISSING),
+        (lambda result, source: source.write_bytes(b"another picture"), State.CHANGED),
+        (lambda result, source: touched(source), State.CHANGED),
+        (lambda result, source: (result.parent / NAME).unlink(), State.UNKNOWN),
+        (lambda result, source: (result.parent / NAME).write_text("dear reader\n[]\n{}\n"), State.UNKNOWN),
+    ],
+    ids=["nothing", "removed", "content", "older", "no record", "no lines"],
+)
+def test_a_result_is_finished_for_the_source_as_it_is(
+    source: Path, change: Callable[[Path, Path], object], wanted: State
+) -> None:
+    """Whatever changes, older times included, makes the result unfinished."""
+    result = finished(source)
+    change(result, source)
+    assert state(result, source) is wanted
+
+
+@pytest.mark.parametrize(
+    ("recipe", "wanted", "words"),
+    [
+        (replace(RECIPE, sha256="b" * 64), State.MODEL, "another artifact called street@1.0.0"),
+        (replace(RECIPE, sha256="b" * 64, model="night@2"), State.MODEL, "made by street@1.0.0"),
+        (replace(RECIPE, options={"legend": True}), State.OPTIONS, "other options"),
+        (replace(RECIPE, format="gray"), State.OPTIONS, "other options"),
+    ],
+)
+def test_another_model_or_other_options_are_told_apart(source: Path, recipe: Recipe, wanted: State, words: str) -> None:
+    """An artifact of the same name with other bytes is another model."""
+    result = finished(source)
+    records = Records(result.parent)
+    finding = records.standing(result, source, recipe)
+    records.close()
+    assert finding.state is wanted
+    assert words in finding.reason
+
+
+def test_a_result_of_another_source_is_not_this_one_s(source: Path) -> None:
+    """A file of the same name from another folder."""
+    result = finished(source)
+    other = source.parent.parent / "elsewhere" / "a.png"
+    other.parent.mkdir()
+    other.write_bytes(source.read_bytes())
+    os.utime(other, ns=(0, source.stat().st_mtime_ns))
+    assert state(result, other) is State.OTHERS
+
+
+def test_results_move_together_with_their_sources(source: Path) -> None:
+    """Paths are kept from the results' folder on."""
+    result = finished(source)
+    moved = source.parent.parent / "moved"
+    moved.mkdir()
+    source.parent.rename(moved / "in")
+    result.parent.rename(moved / "out")
+    assert state(moved / "out" / result.name, moved / "in" / source.name) is State.FINISHED
+
+
+def test_a_file_of_many_has_a_line_for_each_source(source: Path) -> None:
+    """Lines of other images say nothing of this one."""
+    other = source.with_name("b.png")
+    other.write_bytes(b"other")
+    result = finished(source, "masks.jsonl", of_many=True)
+    assert state(result, source, of_many=True) is State.FINISHED
+    assert state(result, other, of_many=True) is State.MISSING
+
+
+def test_the_last_line_counts_and_a_torn_one_does_not(source: Path) -> None:
+    """As a power cut leaves it; closing keeps one line a result."""
+    result = finished(source)
+    finished(source)
+    record = result.parent / NAME
+    assert len(record.read_bytes().splitlines()) == 1
+    with record.open("ab") as lines:
+        lines.write(b'{"result": "a.mask.png", "sou')
+    assert state(result, source) is State.FINISHED
+    assert json.loads(record.read_bytes())["result"] == "a.mask.png"
+
+
+def test_a_name_that_is_not_utf_8_is_recorded(tmp_path: Path) -> None:
+    """Bytes as the file system has them."""
+    source = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    source.write_bytes(b"picture")
+    result = finished_beside(source)
+    assert state(result, source) is State.FINISHED
+
+
+def finished_beside(source: Path) -> Path:
+    """A result beside its source."""
+    result = source.with_name(f"{source.stem}.mask.png")
+    records = Records(result.parent)
+    result.write_bytes(b"mask")
+    records.add(result, source, RECIPE, state_of(source))
+    records.close()
+    return result
+
+
+def test_two_runs_never_write_into_one_folder(tmp_path: Path) -> None:
+    """The second is told so; when the first has ended, or was killed, the next may."""
+    code = (
+        "import sys; from pathlib import Path; from service.batch.records import Records\n"
+        "Records(Path(sys.argv[1])); print('locked', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "out")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        with pytest.raises(BadSetting, match="another run writes into"):
+            Records(tmp_path / "out")
+        process.kill()
+    Records(tmp_path / "out").close()
+
+
+def test_nothing_is_left_where_nothing_was_made(tmp_path: Path) -> None:
+    """Neither an empty record nor the folders that were made for it."""
+    Records(tmp_path / "a" / "b").close()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "there").mkdir()
+    Records(tmp_path / "there").close()
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_every_option_changes_the_recipe() -> None:
+    """What is asked of a format, in whatever field, makes another result."""
+    plain = Recipe("m", "s", "png", options_of(Options())).digest
+    changes: list[dict[str, object]] = [
+        {"min_confidence": 0.5},
+        {"keep": frozenset({1})},
+        {"statistics": True},
+        {"legend": True},
+        {"instances": True},
+        {"min_area": 9},
+        {"tolerance": 1.5},
+    ]
+    digests = [Recipe("m", "s", "png", options_of(replace(Options(), **change))).digest for change in changes]  # type: ignore[arg-type]
+    assert len({plain, *digests}) == len(changes) + 1
+
+
+def test_a_database_that_was_not_closed_changes_with_what_lies_beside_it(tmp_path: Path) -> None:
+    """The messages in its ``-wal`` are part of it."""
+    bag = tmp_path / "drive.db3"
+    bag.write_bytes(b"database")
+    before = state_of(bag)
+    (tmp_path / "drive.db3-wal").write_bytes(b"messages")
+    assert state_of(bag) != before
