@@ -33,6 +33,6 @@ def decode(data: bytes, limits: Limits) -> NDArray[np.uint8]:
         H x W x 3 uint8 RGB
     """
     picture: Image.Image = pillow.load(data, "BMP", limits)
-    if picture.mode == "RGBA" and picture.getextrema()[3] == (0, 0):
+    if picture.mode == "RGBA" and pillow.largest(picture)[3] == 0:
         picture = picture.convert("RGB")
     return pillow.decode(picture)

@@ -45,7 +45,7 @@ def to_8_bits(samples: NDArray[np.uint16], bits: int = 16) -> NDArray[np.uint8]:
 
 def to_uint16(samples: NDArray[Any]) -> NDArray[np.uint16]:
     """Clip whole numbers of any type to 0..65535."""
-    return np.clip(samples, 0, 65535).astype(np.uint16)
+    return np.asarray(np.clip(samples, 0, 65535), np.uint16)
 
 
 @functools.cache

@@ -79,11 +79,11 @@ def decode(data: bytes, limits: Limits) -> NDArray[np.uint8]:
     from pillow_heif import HeifImageFile  # noqa: PLC0415 - an extra
 
     try:
-        picture = HeifImageFile(io.BytesIO(data))
+        picture = HeifImageFile(io.BytesIO(data))  # type: ignore[no-untyped-call]
     except SyntaxError as error:
         raise CorruptImage(f"the HEIC image is damaged: {error}") from error
     check_size("HEIC", picture.width, picture.height, limits)
-    picture.load()
+    picture.load()  # type: ignore[no-untyped-call]
     return pillow.decode(picture)
 
 

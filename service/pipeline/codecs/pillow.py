@@ -83,6 +83,12 @@ def decode(picture: Image.Image) -> NDArray[np.uint8]:
     return upright(to_rgb(picture), orientation.of_exif(picture.info.get("exif") or b""))
 
 
+def largest(picture: Image.Image) -> list[int]:
+    """Return the largest number of each band."""
+    extrema = np.array(picture.getextrema())  # a pair, or a pair a band
+    return [int(number) for number in extrema.reshape(-1, 2)[:, 1]]
+
+
 def to_rgb(picture: Image.Image) -> NDArray[np.uint8]:
     """Convert a picture of any mode to H x W x 3 uint8.
 
@@ -91,7 +97,7 @@ def to_rgb(picture: Image.Image) -> NDArray[np.uint8]:
     width, height = picture.size
     rgb = np.empty((height, width, 3), np.uint8)
     rows = max(1, BAND_PIXELS // width)
-    bits = depth.significant_bits(int(picture.getextrema()[1])) if _is_wide(picture) else 8
+    bits = depth.significant_bits(largest(picture)[0]) if _is_wide(picture) else 8
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         rgb[top:bottom] = _band_to_rgb(picture.crop((0, top, width, bottom)), bits)

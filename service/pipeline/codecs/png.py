@@ -60,7 +60,7 @@ def decode(data: bytes, limits: Limits) -> NDArray[np.uint8]:
         picture = pillow.load(data, "PNG", limits)
     pixels = pillow.decode(picture)
     bits, color = data[24], data[25]
-    if bits == 16 and color & 6 and max(high for _, high in picture.getextrema()[: 3 if color & 2 else 1]) <= MAX_DARK:
+    if bits == 16 and color & 6 and max(pillow.largest(picture)[: 3 if color & 2 else 1]) <= MAX_DARK:
         return _wide(data, pixels, orientation.of_exif(picture.info.get("exif") or b""))
     return pixels
 
@@ -77,13 +77,13 @@ def _wide(data: bytes, pixels: NDArray[np.uint8], turn: int) -> NDArray[np.uint8
     samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if samples is None or samples.dtype != np.uint16 or samples.ndim != 3:
         return pixels
-    colors = samples[..., :3]
+    colors = samples[..., :3].astype(np.uint16, copy=False)
     bits = depth.significant_bits(int(colors.max()))
     if bits == 16:
         return pixels
     rgb = depth.to_8_bits(np.ascontiguousarray(colors[..., ::-1]), bits)
     if samples.shape[2] == 4:
-        alpha = depth.to_8_bits(samples[..., 3:]).astype(np.uint16)
+        alpha = depth.to_8_bits(samples[..., 3:].astype(np.uint16, copy=False)).astype(np.uint16)
         rgb = ((rgb * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
     return orientation.upright(rgb, turn)
 

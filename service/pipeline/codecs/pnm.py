@@ -93,7 +93,7 @@ def decode(data: bytes) -> NDArray[np.uint8]:
     shape = (found.height, found.width, found.bands)
     if found.kind == 4:
         row = -(-found.width // 8)
-        packed = _numbers(data, found, found.height * row, np.dtype(np.uint8)).reshape(found.height, row)
+        packed = np.asarray(_numbers(data, found, found.height * row, np.dtype(np.uint8)), np.uint8).reshape(found.height, row)
         pixels = (1 - np.unpackbits(packed, axis=1)[:, : found.width, None]) * np.uint8(255)  # 1 is black
     else:
         count = shape[0] * shape[1] * shape[2]
@@ -121,7 +121,7 @@ def _text(body: bytes, is_bitmap: bool, count: int) -> NDArray[np.uint16]:
         numbers = (ord("1") - digits).astype(np.uint16)
     else:
         try:
-            numbers = np.fromstring(plain, np.int64, sep=" ")[:count].clip(0, 65535).astype(np.uint16)
+            numbers = depth.to_uint16(np.fromstring(plain, np.int64, sep=" ")[:count])
         except (ValueError, DeprecationWarning) as error:
             raise CorruptImage("the PNM image's text is not of numbers") from error
     if numbers.size < count:

@@ -302,7 +302,7 @@ def _narrowed(samples: NDArray[Any], layout: Layout, bits: int, read: _Read) -> 
         return np.asarray(samples, np.uint8)
     if layout.bits < 16 and layout.sample_format == _UNSIGNED:
         white = (1 << layout.bits) - 1
-        return ((samples.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+        return np.asarray((samples.astype(np.uint32) * 255 + white // 2) // white, np.uint8)
     if layout.bits == 8:
         return (np.clip(samples, 0, 127).astype(np.uint16) * 2).astype(np.uint8)
     if layout.bits > 16 or layout.sample_format == _SIGNED:
