@@ -79,11 +79,13 @@ def make_plane(settings: Settings, repository: Repository) -> DataPlane:
     from service.pipeline.codecs.decoding import Limits  # noqa: PLC0415
     from service.pipeline.predictor import Predictor  # noqa: PLC0415
     from service.serving.dataplane import DataPlane  # noqa: PLC0415
+    from service.serving.keys import Keys  # noqa: PLC0415
 
     on_cuda = any(engine.provider == "cuda" for engine in repository.engines())
     limits = Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side)
     return DataPlane(
         Predictor(repository, limits, Tiling(settings.tile_memory_mb)),
+        keys=Keys(key.get_secret_value() for key in settings.api_keys),
         queue_megapixels=settings.queue_megapixels,
         concurrency=_lanes(settings, on_cuda=on_cuda),
         max_batch=settings.max_batch or (8 if on_cuda else 1),

@@ -12,6 +12,7 @@
     ├── UnsupportedFormat      an output format that does not exist          allowed
     ├── UnknownModel           no artifact of that name                      allowed
     ├── UnknownClass           no class of that name or id                   allowed
+    ├── Unauthorized           keys are set, and the caller has none of them
     ├── Overloaded             shed: the queue is full                       retry_after_s
     ├── DeadlineExceeded       not finished in the time that was given       deadline_ms
     ├── NotReady               starting, draining, or broken beyond repair
@@ -123,6 +124,12 @@ class UnknownClass(ServiceError):
 
     code = "unknown_class"
     allowed: list[str]
+
+
+class Unauthorized(ServiceError):
+    """Keys are set, and the caller offers none of them."""
+
+    code = "unauthorized"
 
 
 class Overloaded(ServiceError):

@@ -18,10 +18,12 @@ import pytest
 
 from service.api.transport.bounds import Bounds
 from service.errors import NotReady
+from service.pipeline.codecs import decoding
 from service.pipeline.engine import Engine
+from service.serving.keys import Keys
 from service.serving.scheduler import Scheduler
 from service.settings import Settings
-from tests.conftest import encode_image
+from tests.conftest import encode_image, make_image
 from tests.live import live_server
 
 NOISE = encode_image(np.random.default_rng(0).integers(0, 256, (400, 500, 3), dtype=np.uint8))
@@ -41,7 +43,7 @@ def full_server(
         return run(*batch, **how)
 
     bounds = Bounds(first_bytes_s=first_bytes_s)
-    with live_server(Settings(models_dir=artifact_dir, queue_megapixels=0.3, **settings), bounds) as url:
+    with live_server(Settings(models_dir=artifact_dir, **{"queue_megapixels": 0.3, **settings}), bounds) as url:
         monkeypatch.setattr(Engine, "run", slow)
         with ThreadPoolExecutor(1) as caller:
             key = {"X-API-Key": "secret"}
@@ -268,3 +270,23 @@ def test_a_body_in_any_number_of_pieces_is_the_same_body(artifact_dir: Path) -> 
             link.sendall(NOISE[at:])
             (reply,) = replies(link, 1)
             assert reply.partition(b"\r\n\r\n")[2] == whole
+
+
+def test_an_accepted_request_is_probed_and_authorised_once(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was decided from the head and the first bytes goes along with the request: header, key and deadline."""
+    probed, checked = [], []
+    probe, check = decoding.probe, Keys.check
+    monkeypatch.setattr(decoding, "probe", lambda *arguments: (probed.append(1), probe(*arguments))[1])
+    monkeypatch.setattr(Keys, "check", lambda *arguments: (checked.append(1), check(*arguments))[1])
+    settings: dict[str, Any] = {"api_keys": ["secret"], "queue_megapixels": 64, "deadline_ms": 60_000}
+    with ThreadPoolExecutor(1) as caller:
+        with full_server(artifact_dir, monkeypatch, **settings) as url:
+            probed.clear()
+            checked.clear()
+            png, key = encode_image(make_image()), {"X-API-Key": "secret"}
+            reply = caller.submit(httpx.post, f"{url}/segment", content=png, headers=key, timeout=60)
+            while "fcn_queue_depth 2.0" not in httpx.get(f"{url}/metrics").text:
+                assert not reply.done()
+                time.sleep(0.01)
+        assert reply.result().status_code == 200
+    assert (len(probed), len(checked)) == (1, 1)

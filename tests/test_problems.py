@@ -71,7 +71,7 @@ def test_every_error_of_the_tree_has_a_status() -> None:
 
 def test_every_status_is_one_of_the_contract() -> None:
     """A caller's mistake is never a 500, and no status surprises a client."""
-    assert {kind.status for kind in problems.KINDS.values()} <= {404, 413, 415, 422, 429, 500, 503, 504}
+    assert {kind.status for kind in problems.KINDS.values()} <= {401, 404, 413, 415, 422, 429, 500, 503, 504}
 
 
 @pytest.mark.parametrize("leaf", LEAVES, ids=lambda leaf: leaf.__name__)

@@ -67,7 +67,6 @@ UNCONVERTED: frozenset[str] = frozenset(
         "models/scenes/vehicles.py",
         "models/train.py",
         "models/training/classes.py",
-        "service/api/app.py",
         "service/api/page/camera.js",
         "service/api/page/docs.js",
         "service/api/page/page.css",

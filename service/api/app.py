@@ -15,20 +15,19 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from types import FrameType
 from typing import Any
 
 from fastapi import FastAPI
-from pydantic import SecretStr
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
 from service.api import admin, models, pages, problems, schemas, segment, stream
 from service.api.in_flight import InFlight
-from service.api.keys import Keys, Origins
+from service.api.keys import Origins
 from service.api.metrics import Metrics
 from service.api.readiness import Readiness
 from service.api.services import Services
@@ -43,6 +42,7 @@ from service.api.v2 import schemas as schemas_v2
 from service.compose import make_plane, open_repository
 from service.pipeline.engine import Engine
 from service.pipeline.repository import Repository
+from service.serving.keys import Keys
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def create_app(settings: Settings, opening: Callable[[], Repository] | None = No
         async with _serving(settings, metrics, opening or partial(open_repository, settings)) as services:
             app.state.services = operators.state.services = services
             app.state.streams, app.state.in_flight = streams, in_flight
-            connections.early_refusal = EarlyRefusal(services.plane, services.keys, metrics, settings.deadline_ms)
+            connections.early_refusal = EarlyRefusal(services.plane, metrics, settings.deadline_ms / 1000)
             yield {CONNECTIONS: connections}
 
     telemetry = Middleware(Telemetry, metrics=metrics, in_flight=in_flight, on_crash=problems.internal_error)
@@ -83,7 +83,7 @@ def create_app(settings: Settings, opening: Callable[[], Repository] | None = No
     if settings.admin_port is not None:
         operators = _Application("What operators call.", [telemetry])
         operators.include_router(models.probes)
-        app.add_middleware(_Doors, port=settings.admin_port, behind=operators)
+        app.add_middleware(_ByPort, port=settings.admin_port, other=operators)
     operators.include_router(admin.router)
     operators.include_router(inference_v2.admin_router)
     app.include_router(models.router)
@@ -96,7 +96,7 @@ def create_app(settings: Settings, opening: Callable[[], Repository] | None = No
 
 
 class _Application(FastAPI):
-    """FastAPI knows only the schemas of what it parses itself."""
+    """Adds to the OpenAPI document the schemas that FastAPI does not parse itself."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class _Application(FastAPI):
             version=__version__,
             description=description,
             lifespan=lifespan,
-            docs_url=None,  # FastAPI's viewers come from a host of somebody else's; ours is part of the page
+            docs_url=None,  # FastAPI's viewers load scripts from a third-party host; ours is part of the page
             redoc_url=None,
             middleware=middleware,
             # Spans alone, and where OTEL_EXPORTER_OTLP_ENDPOINT is set: metrics and log lines are our own.
@@ -124,7 +124,7 @@ class _Application(FastAPI):
         problems.install(self)
 
     def openapi(self) -> dict[str, Any]:
-        """The OpenAPI document."""
+        """Return the OpenAPI document."""
         document = super().openapi()
         document["components"]["schemas"].update(schemas_v2.components() | schemas.components())
         for path in document["paths"].values():
@@ -133,22 +133,22 @@ class _Application(FastAPI):
         return document
 
 
-class _Doors:
-    """Sends those who came in through one port to another application.
+class _ByPort:
+    """Routes requests of one port to another application.
 
     Takes:
-        app: for all others
-        port: of this machine, as the connection has it: no header can pretend it
-        behind: what is behind that port
+        app: for all other ports
+        port: of this machine, as the connection has it: a header cannot forge it
+        other: the application of that port
     """
 
-    def __init__(self, app: ASGIApp, port: int, behind: ASGIApp) -> None:
-        self._app, self._port, self._behind = app, port, behind
+    def __init__(self, app: ASGIApp, port: int, other: ASGIApp) -> None:
+        self._app, self._port, self._other = app, port, other
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let somebody in."""
-        came_to = scope.get("server")
-        app = self._behind if came_to is not None and came_to[1] == self._port else self._app
+        """Serve a request by the application of its port."""
+        server = scope.get("server")
+        app = self._other if server is not None and server[1] == self._port else self._app
         await app(scope, receive, send)
 
 
@@ -172,11 +172,10 @@ async def _serving(settings: Settings, metrics: Metrics, opening: Callable[[], R
         uploads=Uploads(UPLOADS_AT_ONCE * settings.max_image_bytes),
         max_image_bytes=settings.max_image_bytes,
         deadline_s=settings.deadline_ms / 1000,
-        keys=_keys(settings.api_keys),
-        admin_keys=_keys(settings.admin_keys) if settings.admin_keys else None,
+        admin_keys=Keys(key.get_secret_value() for key in settings.admin_keys) if settings.admin_keys else None,
     )
     try:
-        async with _kept_up(repository, settings.reload_s):
+        async with _watching(repository, settings.reload_s):
             with _red_on_signals(readiness):
                 yield services
     finally:
@@ -185,16 +184,16 @@ async def _serving(settings: Settings, metrics: Metrics, opening: Callable[[], R
 
 
 @contextlib.asynccontextmanager
-async def _kept_up(repository: Repository, every_s: float) -> AsyncIterator[None]:
-    """Take up what changes in the models folder meanwhile."""
+async def _watching(repository: Repository, every_s: float) -> AsyncIterator[None]:
+    """Scan the models folder at intervals, and serve what changed, for as long as the block lasts."""
 
     async def watch() -> None:
         while True:
             await asyncio.sleep(every_s)
             try:
                 await asyncio.to_thread(repository.refresh)
-            except Exception:  # the next look may fare better; without one nobody would ever look again
-                log.exception("the models folder could not be looked at")
+            except Exception:  # the next scan may succeed
+                log.exception("the models folder could not be scanned")
 
     watcher = asyncio.create_task(watch()) if every_s else None
     try:
@@ -202,10 +201,6 @@ async def _kept_up(repository: Repository, every_s: float) -> AsyncIterator[None
     finally:
         if watcher is not None:
             watcher.cancel()
-
-
-def _keys(secrets: Iterable[SecretStr]) -> Keys:
-    return Keys(secret.get_secret_value() for secret in secrets)
 
 
 def _model_labels(engine: Engine) -> dict[str, str]:

@@ -1,12 +1,10 @@
-"""Access: with one of the keys, where keys are set; and from a browser only by pages of this host, unless others are allowed.
+"""Access over HTTP: the header that holds a key, and the pages whose scripts may open a stream.
 
 May import: starlette.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
@@ -19,33 +17,6 @@ def offered_key(headers: Mapping[str, str]) -> str:
         return key
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     return credentials.strip() if scheme.lower() == "bearer" else ""
-
-
-class Keys:
-    """The keys of the service. Only their digests are kept.
-
-    Takes:
-        keys: without any, every caller is accepted
-    """
-
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._digests = [_digest(key) for key in keys]
-        self.is_open = not self._digests
-        """Whether every caller is accepted."""
-
-    def check(self, offered: str) -> None:
-        """Return None if the caller is accepted.
-
-        Takes:
-            offered: the caller's key; empty without one
-        Raises:
-            HTTPException: 401
-        """
-        # Every key is compared, each to its end and at one length: the time that it takes tells nothing.
-        matches = [hmac.compare_digest(_digest(offered), digest) for digest in self._digests]
-        if matches and not any(matches):
-            detail = "this service wants a key: send it as X-API-Key, or as Authorization: Bearer"
-            raise HTTPException(401, detail, headers={"WWW-Authenticate": "Bearer"})
 
 
 class Origins:
@@ -78,7 +49,3 @@ class Origins:
 def _authority(url: str) -> str:
     """Return host and port; the default port of http or https is left out."""
     return urlsplit(url.lower()).netloc.removesuffix(":80").removesuffix(":443")
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()

@@ -40,6 +40,7 @@ from service.errors import (
     Overloaded,
     ProviderUnavailable,
     ServiceError,
+    Unauthorized,
     UnknownClass,
     UnknownModel,
     UnsupportedFormat,
@@ -71,6 +72,7 @@ KINDS: dict[type[ServiceError], Kind] = {
     UnsupportedFormat: Kind(422, "No such output format"),
     UnknownModel: Kind(404, "No such model"),
     UnknownClass: Kind(422, "No such class"),
+    Unauthorized: Kind(401, "Unauthorized"),
     Overloaded: Kind(429, "Too much work at once"),
     DeadlineExceeded: Kind(504, "Not finished in time"),
     NotReady: Kind(503, "Not ready"),
@@ -177,6 +179,8 @@ def _service_problem(record: RequestRecord, error: ServiceError, asked: Mapping[
     headers = {}
     if isinstance(error, Overloaded):
         headers["Retry-After"] = str(_retry_after_s(error))
+    elif isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
     elif isinstance(error, NotReady):
         headers["Retry-After"] = "1"
     # The rest of a body is dropped as it comes, and the connection stays; unless the rest is too long, too slow or unknown.

@@ -22,10 +22,11 @@ from service.api.negotiation import chosen_format
 from service.api.parameters import parsed_headers, parsed_query
 from service.api.record import RequestRecord, record_of
 from service.api.services import Services, ServicesNow, authorise
-from service.api.transport import early_refusal
+from service.api.transport.early_refusal import PATH, Opening, opening_of
 from service.api.upload import TimelyResponse, arriving, read_images, unless_gone
 from service.encodings import MaskView, Named, Options, check_gathers, encode, gather, uncertain
 from service.encodings import understood as understood_options
+from service.pipeline.codecs import decoding
 from service.pipeline.engine import Engine
 from service.pipeline.segmentation import Segmentation
 from service.pipeline.tiling import Resolution
@@ -54,6 +55,8 @@ class MaskRequest:
     options: Options
     resolution: Resolution
     deadline: Deadline
+    header: decoding.Header | None = None
+    """Of its one image, where the first bytes told it."""
 
     async def masks(self, images: list[ImageFile]) -> list[Named]:
         """Segment images and encode their masks, within ``async with self.deadline``.
@@ -76,6 +79,7 @@ class MaskRequest:
             deadline=self.deadline,
             instances=self.options.instances,
             resolution=self.resolution,
+            headers=None if self.header is None else [self.header],
         )
         for answer in answers:
             self.record.add(answer.size, answer.timing)
@@ -90,10 +94,16 @@ class MaskRequest:
 
 
 def parse_request(
-    record: RequestRecord, query: schemas.SegmentQuery, headers: schemas.SegmentHeaders, services: Services
+    record: RequestRecord,
+    query: schemas.SegmentQuery,
+    headers: schemas.SegmentHeaders,
+    services: Services,
+    opening: Opening | None = None,
 ) -> MaskRequest:
     """Resolve a query and its headers against the models that are served now.
 
+    Takes:
+        opening: what was decided of the request before it began
     Raises:
         NotReady, UnknownModel, UnknownClass, BadParameter, UnsupportedFormat: with the values that would be accepted
     """
@@ -102,7 +112,6 @@ def parse_request(
     manifest = engine.manifest
     record.model, record.sha256 = f"{manifest.name}@{manifest.version}", engine.sha256
     name = chosen_format(query.format, headers.accept)
-    limit_s = services.deadline_s if headers.x_deadline_ms is None else headers.x_deadline_ms / 1000
     return MaskRequest(
         plane=services.plane,
         record=record,
@@ -110,8 +119,14 @@ def parse_request(
         format=name,
         options=understood_options(name, manifest.classes, **query.model_dump(exclude={"model", "format", "resolution"})),
         resolution=query.resolution,
-        deadline=Deadline(limit_s, record.elapsed_s),
+        deadline=_deadline(record, headers, services) if opening is None else opening.deadline,
+        header=None if opening is None else opening.header,
     )
+
+
+def _deadline(record: RequestRecord, headers: schemas.SegmentHeaders, services: Services) -> Deadline:
+    limit_s = services.deadline_s if headers.x_deadline_ms is None else headers.x_deadline_ms / 1000
+    return Deadline(limit_s, record.elapsed_s)
 
 
 async def segment(
@@ -121,7 +136,7 @@ async def segment(
     services: ServicesNow,
 ) -> Response:
     """Segment an image: the mask has exactly the size of the upright image."""
-    wanted = parse_request(record_of(request.scope), query, headers, services)
+    wanted = parse_request(record_of(request.scope), query, headers, services, opening_of(request.scope))
     async with wanted.deadline:
         with services.uploads.one_more() as hold:
             async with arriving(request):
@@ -141,7 +156,8 @@ class _SegmentRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             services: Services = request.app.state.services
-            services.keys.check(offered_key(request.headers))
+            if opening_of(request.scope) is None:  # otherwise the key was checked with the head
+                services.plane.keys.check(offered_key(request.headers))
             query = parsed_query(schemas.SegmentQuery, request.query_params)
             headers = parsed_headers(schemas.SegmentHeaders, request.headers)
             return await segment(request, query, headers, services)
@@ -150,7 +166,7 @@ class _SegmentRoute(APIRoute):
 
 
 segment_route = _SegmentRoute(
-    early_refusal.PATH,
+    PATH,
     segment,
     methods=["POST"],
     dependencies=[Depends(authorise)],

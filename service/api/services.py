@@ -12,12 +12,13 @@ from fastapi import Depends, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import HTTPConnection
 
-from service.api.keys import Keys, offered_key
+from service.api.keys import offered_key
 from service.api.metrics import Metrics
 from service.api.readiness import Readiness
 from service.api.upload import Uploads
 from service.pipeline.repository import Repository
 from service.serving.dataplane import DataPlane
+from service.serving.keys import Keys
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,6 @@ class Services:
     max_image_bytes: int
     deadline_s: float
     """Of a request that names none."""
-    keys: Keys
     admin_keys: Keys | None
     """None where administration is off."""
 
@@ -64,6 +64,6 @@ async def authorise(services: ServicesNow, key: OfferedKey) -> None:
     """Check the caller's key.
 
     Raises:
-        HTTPException: 401, if keys are set and the caller offers another one
+        Unauthorized: if keys are set and the caller offers another one
     """
-    services.keys.check(key)
+    services.plane.keys.check(key)

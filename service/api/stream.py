@@ -129,7 +129,7 @@ StreamsNow = Annotated[Streams, Depends(_streams)]
 
 async def _authorise(connection: HTTPConnection, services: ServicesNow, streams: StreamsNow) -> None:
     streams.origins.check(connection.headers.get("origin"), connection.headers.get("host", ""))
-    services.keys.check(_offered_key(connection))
+    services.plane.keys.check(_offered_key(connection))
 
 
 router = APIRouter(dependencies=[Depends(_authorise)])

@@ -1,4 +1,4 @@
-"""One request, whatever its transport: capacity and deadline decided once, then each image through the predictor's steps.
+"""One request, whatever its transport: key, capacity and deadline decided once, then each image through the predictor's steps.
 
 ========= ======================================== ==========================================
 step      what                                     thread
@@ -47,6 +47,7 @@ from service.pipeline.tasks import semantic
 from service.pipeline.tiling import Resolution
 from service.pipeline.workload import Workload
 from service.serving.deadline import Deadline
+from service.serving.keys import Keys
 from service.serving.scheduler import Admission, Priority, Scheduler
 from service.serving.timings import ModelStatistics
 from service.serving.trimming import Trimmer
@@ -91,6 +92,7 @@ class DataPlane:
 
     Takes:
         predictor: closed together with the plane
+        keys: those that open the service; None accepts every caller
         queue_megapixels: admitted images, waiting and in work, beyond which requests are shed. An image counts for its own
             size or for the network's, whichever is larger. It bounds the memory: fifteen bytes a pixel at the worst, besides
             what a network takes whose size grows with the image
@@ -103,12 +105,14 @@ class DataPlane:
         self,
         predictor: Predictor,
         *,
+        keys: Keys | None = None,
         queue_megapixels: float = 64.0,
         concurrency: int = 1,
         max_batch: int = 1,
         lane_each: bool | None = None,
     ) -> None:
         self.predictor = predictor
+        self.keys = Keys(()) if keys is None else keys
         self._lane_each = concurrency >= available_cpus() if lane_each is None else lane_each
         self._inferring = 0
         self._counting = threading.Lock()

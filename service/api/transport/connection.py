@@ -32,6 +32,7 @@ from service.api.record import TRANSPORT
 from service.api.telemetry import PROBES, path_of
 from service.api.transport.bounds import CONNECTIONS, BodyBound, HeadBound, is_pipeline_full
 from service.api.transport.connections import Connections
+from service.api.transport.early_refusal import OPENING, Opening
 
 STREAM_BUFFER_BYTES = 64 * 1024
 """What the kernel is asked to keep of masks that the other end has not taken (Linux keeps twice that). By default it keeps
@@ -62,8 +63,8 @@ class Connection(HttpToolsProtocol):
         """Whether a head or a body begins or ends in the read that is being parsed."""
         self._is_broken = False
         """Whether the rest of what comes is dropped: it is not HTTP, and replies to earlier requests are due."""
-        self._early_ms: float | None = None
-        """The deadline of a request whose head is complete, and which its first bytes may reject. None: nothing to decide."""
+        self._opening: Opening | None = None
+        """The decisions on a request whose head is complete, and which its first bytes may reject. None: nothing to decide."""
         self._first_bytes: asyncio.TimerHandle | None = None
         self._is_rejected = False
         """Whether the body that comes belongs to a request that was rejected early, and is dropped."""
@@ -119,7 +120,7 @@ class Connection(HttpToolsProtocol):
         if self._within_body and not self._awaits_body:
             self._awaits_body = True
             self._all.body.begin(self)
-        if self._early_ms is not None and self._first_bytes is None:
+        if self._opening is not None and self._first_bytes is None:
             self._first_bytes = self.loop.call_later(self._bounds.first_bytes_s, self._accept)
 
     def _parse(self, data: bytes) -> None:
@@ -183,11 +184,11 @@ class Connection(HttpToolsProtocol):
         if self.root_path and self.url.startswith(self.root_path.encode()):  # uvicorn puts it before every path
             self.url = self.url.removeprefix(self.root_path.encode()) or b"/"
         self.scope["state"][TRANSPORT] = self.transport
-        self._early_ms = self._early_deadline_ms()
-        if self._early_ms is None:
+        self._opening = self._open_early()
+        if self._opening is None:
             self._begin_request()
         else:
-            self._is_rejected = self._reject_early(self._early_ms, b"")
+            self._is_rejected = self._reject_early(self._opening, b"")
 
     def _check_opening(self) -> None:
         """Accept the opening of a WebSocket without a body. Java's, Dart's and Netty's clients say ``Content-Length: 0``."""
@@ -206,22 +207,22 @@ class Connection(HttpToolsProtocol):
             self._earlier.append(self.cycle)
         super().on_headers_complete()
 
-    def _early_deadline_ms(self) -> float | None:
-        """Return the deadline of a request that may be rejected early; None if it must be read to its end first."""
+    def _open_early(self) -> Opening | None:
+        """Check the head of a request that may be rejected early; None if it must be read to its end first."""
         early, parser = self._all.early_refusal, self.parser
         if early is None or self._is_reply_due() or parser.should_upgrade() or not parser.should_keep_alive():
             return None
         if self._all.is_full:
             return None
-        return early.deadline_ms(parser.get_method(), self.url, self.headers)
+        return early.open(parser.get_method(), self.url, self.headers)
 
-    def _reject_early(self, deadline_ms: float, body: bytes) -> bool:
+    def _reject_early(self, opening: Opening, body: bytes) -> bool:
         """Send 429 if an image that begins so does not fit into the queue. Return True if it was sent."""
         early = self._all.early_refusal
-        if early is None or (reply := early.refusal(deadline_ms, self.headers, body)) is None:
+        if early is None or (reply := early.rejection(opening, self.headers, body)) is None:
             return False
         self._stop_awaiting_first_bytes()
-        self._early_ms = None
+        self._opening = None
         self._write(reply)
         self._all.next_head.begin(self)
         return True
@@ -229,7 +230,8 @@ class Connection(HttpToolsProtocol):
     def _accept(self) -> None:
         """Make a request of a head that was not rejected early."""
         self._stop_awaiting_first_bytes()
-        self._early_ms = None
+        self.scope["state"][OPENING] = self._opening
+        self._opening = None
         self._begin_request()
 
     def on_body(self, body: bytes) -> None:
@@ -239,8 +241,8 @@ class Connection(HttpToolsProtocol):
         self._body.body_bytes += len(body)
         if self._is_rejected:
             return
-        if self._early_ms is not None:
-            self._is_rejected = self._reject_early(self._early_ms, body)
+        if self._opening is not None:
+            self._is_rejected = self._reject_early(self._opening, body)
             if self._is_rejected:
                 return
             self._accept()
@@ -263,7 +265,7 @@ class Connection(HttpToolsProtocol):
         if self._is_rejected:
             self._is_rejected = False
             return
-        if self._early_ms is not None:  # there was no body
+        if self._opening is not None:  # there was no body
             self._accept()
         super().on_message_complete()
 
