@@ -6,8 +6,10 @@ import base64
 import io
 import json
 import re
+import shlex
 import shutil
 import subprocess
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +26,10 @@ from pydantic import SecretStr
 
 from service.api.pages import PAGE
 from service.encodings import FORMATS
+from service.encodings.palettes import bright
+from service.errors import BY_CODE
 from service.settings import Settings
-from tests.conftest import encode_image, make_image
+from tests.conftest import encode_image, make_image, make_manifest, write_artifact
 from tests.live import live_server
 
 FOLDER = Path(__file__).resolve().parent.parent / "service" / "api" / "page"
@@ -255,7 +259,7 @@ def test_an_image_can_be_pasted(browser: Browser, base_url: str, png: bytes) -> 
         page.evaluate("navigator.clipboard.writeText('Dear diary')")
         page.keyboard.press("Control+V")
         expect(page.get_by_role("alert").filter(visible=True)).to_contain_text("No image to paste")
-        expect(page.locator("#view")).to_be_hidden()
+        expect(page.locator("#view")).to_be_visible()
 
 
 @in_a_browser
@@ -327,18 +331,220 @@ def test_what_is_on_the_screen_can_be_taken_away(browser: Browser, base_url: str
 
 
 @in_a_browser
-def test_a_file_that_is_no_image_is_refused_in_the_services_own_words(browser: Browser, base_url: str, png: bytes) -> None:
-    """And no mask of an earlier one stays beside its name."""
+def test_a_text_is_refused_in_words_for_people(browser: Browser, base_url: str, png: bytes) -> None:
+    """With what to do, and the service's own sentence below; the last result stays, under its own name."""
     with visit(browser, base_url, refused=True) as page:
         choose(page, png)
         choose(page, b"Dear diary", "notes.txt")
         problem = httpx.post(f"{base_url}/segment", content=b"Dear diary").json()
         alert = page.get_by_role("alert").filter(visible=True)
-        expect(alert).to_contain_text(f"notes.txt: {problem['title']}")
+        expect(alert).to_contain_text("notes.txt: This file is not an image that can be read")
+        expect(alert).to_contain_text("Choose a photo")
         expect(alert).to_contain_text(problem["detail"][1:])
-        expect(page.locator("#view")).to_be_hidden()
+        expect(page.locator("#view")).to_be_visible()
+        expect(page.locator("#caption")).to_contain_text("stripes.png")
+        assert set(legend(page)) == {"red", "green", "blue"}
         choose(page, png)
         expect(page.locator("#problem")).to_be_hidden()
+
+
+@in_a_browser
+def test_without_a_result_an_error_stands_alone(browser: Browser, base_url: str) -> None:
+    """No empty picture beside it, and the samples stay at hand."""
+    with visit(browser, base_url, refused=True) as page:
+        choose(page, b"Dear diary", "notes.txt")
+        expect(page.locator("#problem")).to_be_visible()
+        expect(page.locator("#view")).to_be_hidden()
+        expect(page.locator("#samples")).to_be_visible()
+
+
+def test_words_for_people_exist_for_codes_that_exist() -> None:
+    """A code that was renamed would lose its words."""
+    codes = set(re.findall(r"^  (\w+): \[", (FOLDER / "words.js").read_text("utf-8"), re.MULTILINE))
+    assert codes - {"unauthorized"} <= set(BY_CODE)  # HTTP's own word for 401
+    assert {"unsupported_image", "corrupt_image", "image_too_large", "body_too_large", "overloaded"} <= codes
+
+
+@in_a_browser
+def test_the_page_says_what_it_is(browser: Browser, base_url: str) -> None:
+    """Before anything is chosen: what happens to a picture, and which classes there are."""
+    with visit(browser, base_url) as page:
+        ready(page)
+        expect(page.get_by_role("heading", name="pixel by pixel")).to_be_visible()
+        expect(page.locator("#headline-classes")).to_contain_text("3 classes: red, green, blue")
+        page.click("[data-sample]")
+        expect(page.locator("#view")).to_be_visible()
+        expect(page.locator("#headline")).to_be_hidden()
+
+
+@in_a_browser
+@pytest.mark.parametrize("name", ["drive.mp4", "it's a drive.MKV", "run.mcap"])
+def test_a_video_is_answered_with_its_command(browser: Browser, base_url: str, name: str) -> None:
+    """The page takes single images; the line for a terminal is quoted."""
+    with visit(browser, base_url) as page:
+        ready(page)
+        page.set_input_files("#file", files=FilePayload(name=name, mimeType="application/octet-stream", buffer=b"film"))
+        expect(page.locator("#problem")).to_contain_text("video or a recording")
+        line = page.locator("#problem-command").inner_text()
+        assert shlex.split(line) == ["fcn-serve", "segment", name]
+
+
+@in_a_browser
+def test_several_pictures_are_a_strip_and_a_zip(browser: Browser, base_url: str) -> None:
+    """Each is segmented and can be shown; one that fails says so; all masks come as one zip, names and bytes right."""
+    pictures = {f"{number}.png": encode_image(make_image(40 + number, 60)) for number in range(3)}
+    files = [FilePayload(name=name, mimeType="image/png", buffer=data) for name, data in pictures.items()]
+    files.insert(1, FilePayload(name="bad.png", mimeType="image/png", buffer=b"text"))
+    with visit(browser, base_url, refused=True) as page:
+        ready(page)
+        page.set_input_files("#file", files=files)
+        rows = page.locator("#strip li")
+        expect(rows).to_have_count(4)
+        expect(page.locator("#strip [data-status=done]")).to_have_count(3)
+        expect(page.locator("#strip [data-status=failed]")).to_have_count(1)
+        expect(page.locator("#caption")).to_contain_text("0.png · 60 × 40")
+        page.get_by_role("button", name="2.png").click()
+        expect(page.locator("#caption")).to_contain_text("2.png · 60 × 42")
+        expect(page.locator("#strip [aria-current=true]")).to_contain_text("2.png")
+        page.get_by_role("button", name="bad.png, failed").click()
+        expect(page.locator("#problem")).to_contain_text("bad.png")
+        expect(page.locator("#caption")).to_contain_text("2.png")
+        page.locator("#format").select_option("gray")
+        with page.expect_download() as waiting:
+            page.get_by_role("button", name="Download all").click()
+        assert waiting.value.suggested_filename == "masks.gray.zip"
+        with zipfile.ZipFile(waiting.value.path()) as archive:
+            assert archive.testzip() is None
+            assert archive.namelist() == [f"{number}.gray.png" for number in range(3)]
+            for number, (name, data) in enumerate(pictures.items()):
+                assert archive.read(f"{number}.gray.png") == segmented(base_url, data, format="gray").content, name
+
+
+@in_a_browser
+def test_a_click_shows_one_class_alone(browser: Browser, base_url: str, png: bytes) -> None:
+    """By mouse or by Enter; a second one shows all again; the code follows."""
+    with visit(browser, base_url) as page:
+        choose(page, png)
+        frame = page.locator("#frame")
+        size = frame.bounding_box()
+        assert size is not None
+        middle = {"x": size["width"] / 2, "y": size["height"] / 2}
+        frame.click(position=middle)
+        expect(page.locator("#curl")).to_contain_text("classes=green")
+        page.mouse.move(0, 0)
+        shown = pixels(page, "mask")
+        assert {tuple(color) for color in shown.reshape(-1, 4) if color[3]} == {(0, 255, 0, 255)}
+        frame.click(position=middle)
+        expect(page.locator("#curl")).not_to_contain_text("classes=")
+        frame.focus()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Enter")
+        expect(page.locator("#curl")).to_contain_text("classes=green")
+
+
+@in_a_browser
+def test_colours_outlines_and_a_cut_change_what_is_drawn(browser: Browser, base_url: str, png: bytes) -> None:
+    """Bright colours are the service's own; outlines leave lines alone; left of the cut the mask is not drawn."""
+    with visit(browser, base_url) as page:
+        choose(page, png)
+        page.locator("#palette").select_option("bright")
+        wanted = {(*color, 255) for color in bright(3)}
+        assert {tuple(color) for color in pixels(page, "mask").reshape(-1, 4)} == wanted
+        expect(page.locator("#curl")).to_contain_text("palette=bright")
+        page.locator("#format").select_option("rle")  # has no colours
+        expect(page.locator("#curl")).not_to_contain_text("palette")
+        page.locator("#outlines").check()
+        drawn = pixels(page, "mask")[..., 3] > 0
+        assert 0 < drawn.mean() < 0.05
+        assert drawn.any(0).sum() == 4  # two borders between three stripes, two pixels each
+        page.locator("#outlines").uncheck()
+        page.locator("#cut").fill("40")
+        assert page.locator("#mask").evaluate("(canvas) => getComputedStyle(canvas).clipPath") == "inset(0px 0px 0px 40%)"
+        expect(page.locator("#cut-line")).to_be_visible()
+
+
+@in_a_browser
+def test_numbers_reach_the_query(browser: Browser, base_url: str, png: bytes) -> None:
+    """``tolerance`` where a format takes it, ``min_area`` with things; an empty or impossible number is left out."""
+    with visit(browser, base_url) as page:
+        choose(page, png)
+        page.locator("#format").select_option("polygons")
+        page.get_by_label("tolerance").fill("1.5")
+        page.get_by_label("instances").check()
+        page.get_by_label("min area").fill("20")
+        expect(page.locator("#curl")).to_contain_text(re.compile("tolerance=1.5"))
+        expect(page.locator("#curl")).to_contain_text(re.compile("min_area=20"))
+        page.get_by_label("tolerance").fill("1000")
+        page.get_by_label("instances").uncheck()
+        expect(page.locator("#curl")).not_to_contain_text("tolerance")
+        expect(page.locator("#curl")).not_to_contain_text("min_area")
+
+
+@in_a_browser
+def test_the_python_code_fetches_what_is_on_the_screen(
+    browser: Browser, base_url: str, png: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is run as it stands, beside the picture; the C++ code names the same address and file."""
+    with visit(browser, base_url) as page:
+        choose(page, png)
+        page.get_by_role("button", name="blue").click()
+        page.locator("#format").select_option("gray")
+        page.get_by_role("button", name="C++").click()
+        native = page.locator("#cpp").inner_text()
+        page.get_by_role("button", name="Python").click()
+        expect(page.locator("#curl")).to_be_hidden()
+        code = page.locator("#python").inner_text()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stripes.png").write_bytes(png)
+    exec(compile(code, "the page's Python", "exec"), {})
+    wanted = segmented(base_url, png, format="gray", classes="red,green").content
+    assert (tmp_path / "stripes.gray.png").read_bytes() == wanted
+    assert f'"{base_url}/segment?format=gray&model=colours&classes=red,green"' in native
+    compiler = shutil.which("c++")
+    if compiler and Path("/usr/include/curl/curl.h").exists():
+        (tmp_path / "page.cpp").write_text(native)
+        subprocess.run([compiler, "page.cpp", "-lcurl", "-o", "page"], cwd=tmp_path, check=True, timeout=120)
+        (tmp_path / "stripes.gray.png").unlink()
+        subprocess.run(["./page"], cwd=tmp_path, check=True, timeout=60)
+        assert (tmp_path / "stripes.gray.png").read_bytes() == wanted
+
+
+@in_a_browser
+def test_two_models_are_shown_side_by_side(browser: Browser, tmp_path: Path, png: bytes) -> None:
+    """The same picture with another model's mask, at the same zoom; switched off again."""
+    write_artifact(tmp_path / "one.onnx", make_manifest())
+    write_artifact(tmp_path / "two.onnx", make_manifest(name="other"))
+    with live_server(Settings(models_dir=tmp_path, default_model="colours")) as url, visit(browser, url) as page:
+        choose(page, png)
+        page.get_by_label("Beside it").select_option("other")
+        expect(page.locator("#second-caption")).to_have_text("other@1.0.0")
+        found = {tuple(color) for color in pixels(page, "second-mask").reshape(-1, 4)}
+        assert found == {(255, 0, 0, 255), (0, 255, 0, 255), (0, 0, 255, 255)}
+        page.click("#in")
+        page.click("#in")
+        assert {tuple(color) for color in pixels(page, "second-mask").reshape(-1, 4)} == {(0, 255, 0, 255)}
+        page.get_by_label("Beside it").select_option("")
+        expect(page.locator("#second")).to_be_hidden()
+
+
+@in_a_browser
+@pytest.mark.parametrize(("share", "said"), [(0.34, True), (0.2, False), (None, False)])
+def test_an_unsure_network_is_told(browser: Browser, base_url: str, png: bytes, share: float | None, said: bool) -> None:
+    """Above a fifth of uncertain pixels, as ``X-Uncertain`` tells it."""
+
+    def changed(route: Route) -> None:
+        reply = route.fetch()
+        headers = {name: value for name, value in reply.headers.items() if name != "x-uncertain"}
+        route.fulfill(response=reply, headers=headers | ({} if share is None else {"x-uncertain": str(share)}))
+
+    with visit(browser, base_url, before=lambda page: page.route("**/segment?format=rle**", changed)) as page:
+        choose(page, png)
+        expect(page.locator("#caption")).to_contain_text("stripes.png")
+        if said:
+            expect(page.locator("#note")).to_contain_text("not sure of 34 %")
+        else:
+            expect(page.locator("#note")).to_be_hidden()
+        page.unroute_all(behavior="ignoreErrors")
 
 
 @in_a_browser
@@ -436,7 +642,7 @@ def test_a_keyboard_is_enough(browser: Browser, base_url: str) -> None:
             order.append(page.evaluate("document.activeElement.id || document.activeElement.dataset.sample || ''"))
             if order[-1] == "street-1.jpg":
                 break
-        assert order == ["model", "", "", "theme", "file", "camera", "street-1.jpg"]
+        assert order == ["model", "", "", "theme", "file", "camera", "choose-folder", "street-1.jpg"]
         page.keyboard.press("Enter")
         expect(page.locator("body")).to_have_attribute("data-state", "result")
         for _ in range(8):
@@ -449,7 +655,7 @@ def test_a_keyboard_is_enough(browser: Browser, base_url: str) -> None:
         expect(page.locator("#zoom")).to_have_text("2×")
         page.keyboard.press("0")
         expect(page.locator("#zoom")).to_have_text("1×")
-        for _ in range(20):
+        for _ in range(40):
             page.keyboard.press("Tab")
             if page.evaluate("Boolean(document.activeElement.closest('#legend'))"):
                 break
@@ -514,9 +720,13 @@ def test_a_phone_never_scrolls_sideways(browser: Browser, base_url: str, png: by
         assert not page.evaluate(wide)
         page.locator("#frame").tap()
         expect(page.locator("#probe")).to_contain_text("green")
-        row = page.locator("#legend button").first.bounding_box()
-        assert row is not None
-        assert row["height"] >= 38
+        small = page.evaluate(
+            """() => [...document.querySelectorAll("button, select, summary, nav a, #drop, #options label, .choices label")]
+                .map((element) => [element.id || element.textContent.trim(), element.getBoundingClientRect()])
+                .filter(([, { width, height }]) => width && (height < 43.5 || width < 43.5))
+                .map(([name]) => name)"""
+        )
+        assert small == []
         view = page.locator("#view")
         for target, stays in (("#legend li:last-child", True), ("#curl", False), ("#legend li:last-child", True)):
             page.locator(target).evaluate("(element) => element.scrollIntoView({ block: 'end' })")

@@ -14,6 +14,10 @@ from starlette.staticfiles import NotModifiedResponse, StaticFiles
 
 from service.api import schemas
 from service.encodings import FORMATS, to_json
+from service.encodings.palettes import bright
+
+MOST_CLASSES = 255
+"""Rows of a class table at the most."""
 
 _FOLDER = Path(__file__).parent / "page"
 
@@ -64,6 +68,15 @@ _FORMATS_HEADERS = {
     "ETag": f'"{hashlib.sha256(_ROWS).hexdigest()[:32]}"',
     "X-Content-Type-Options": "nosniff",
 }
+
+
+_BRIGHT = to_json({"bright": bright(MOST_CLASSES)})
+
+
+@router.get("/palettes", response_model=schemas.Palettes)
+async def palettes() -> Response:
+    """The colours of `palette=bright`: the class in row k of a class table has colour k."""
+    return Response(_BRIGHT, media_type="application/json", headers={"Cache-Control": "no-cache"})
 
 
 @router.get("/formats", response_model=list[schemas.FormatRow])

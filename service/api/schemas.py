@@ -158,6 +158,8 @@ class FormatRow(BaseModel):
     """The options that only some formats understand, this one among them."""
     several: str | None
     """The Content-Type of the masks of several images; null where a request holds one image only."""
+    things: bool
+    """Whether it always shows things one by one, without `instances=true`."""
     labels: Literal["yes", "with the size", "no"]
     """Whether `service.encodings.decode` reads the class ids back."""
 
@@ -171,8 +173,15 @@ class FormatRow(BaseModel):
             about=form.about,
             takes=sorted(form.takes),
             several=form.gather.media_type if form.gather else None,
+            things=form.things,
             labels="yes" if form.decode else "with the size" if form.decode_sized else "no",
         )
+
+
+class Palettes(BaseModel):
+    """Colours that can be told apart."""
+
+    bright: list[tuple[int, int, int]]
 
 
 class Alive(BaseModel):

@@ -6,7 +6,7 @@ const SIDE = { width: { ideal: 1280 }, height: { ideal: 720 } };
 const QUALITY = 0.85;
 const AHEAD = 2; // one frame in work and one that waits: as many as the service keeps
 
-// Why there can be no camera here; empty if there can.
+// The reason why this page cannot have a camera; empty if it can.
 export function whyNoCamera() {
   if (!isSecureContext) return "A browser gives a camera only to pages from https or from localhost.";
   if (!navigator.mediaDevices?.getUserMedia) return "This browser gives no page a camera.";

@@ -1,4 +1,4 @@
-// Shows /openapi.json. Written here because the usual viewers are fetched from somebody else's host, and a car has no internet.
+// Shows /openapi.json. Written here because the usual viewers are fetched from another host, and a car has no internet.
 
 const MAIN = "/segment"; // stands first, and open
 const $ = (id) => document.getElementById(id);

@@ -2,8 +2,8 @@
 
 export const UNLABELLED = 255;
 
-// A mask: { height, width, labels, shown, found, pixels, confidence }: class ids, what a filter leaves of them, how many pixels
-// of each id there are in either, and how sure the network was (0..255), once that was asked for.
+// A mask: { height, width, labels, shown, found, pixels, confidence }. labels are class ids, shown is what a filter leaves of them;
+// found and pixels count the pixels of each id in either. confidence is how sure the network is (0..255), once it was fetched.
 
 // The document of format=rle: labels[i] fills the next lengths[i] pixels, row by row.
 export function fromRuns({ size: [height, width], labels: values, lengths }) {

@@ -15,21 +15,21 @@ export function setKey(value) {
 
 export const address = (path, base = location.href) => new URL(path, base).href;
 
-// What went wrong, in the service's own words.
+// An error, in the service's own words.
 export class Problem extends Error {
-  constructor(detail, { title = "", status = 0, requestId = "", retryAfter = 0 } = {}) {
+  constructor(detail, { title = "", status = 0, code = "", requestId = "", retryAfter = 0 } = {}) {
     super(detail);
-    Object.assign(this, { title, status, requestId, retryAfter });
+    Object.assign(this, { title, status, code, requestId, retryAfter });
   }
 
-  get passing() { return [0, 429, 503, 504].includes(this.status); } // the same request may be welcome later
+  get passing() { return [0, 429, 503, 504].includes(this.status); } // the same request may pass later
 }
 
 function problemOf(status, text, retryAfter) {
   let document = {};
   try { document = JSON.parse(text); } catch { /* something in between answered */ }
   return new Problem(document.detail ?? `The service, or something before it, answered ${status} and gave no reason.`, {
-    title: document.title, status, requestId: document.request_id, retryAfter: Number(retryAfter) || 0,
+    title: document.title, status, code: document.code, requestId: document.request_id, retryAfter: Number(retryAfter) || 0,
   });
 }
 
@@ -44,7 +44,7 @@ export async function get(path) {
 }
 
 // POST /segment. XMLHttpRequest, because fetch tells nothing of an upload's progress.
-// Gives { blob, timing: {stage: ms}, model, spent: ms }.
+// Gives { blob, timing: {stage: ms}, model, unsure: share of uncertain pixels or NaN, spent: ms }.
 export function segment(file, query, { signal, onProgress = () => {} } = {}) {
   const { promise, resolve, reject } = Promise.withResolvers?.() ?? deferred();
   const request = new XMLHttpRequest();
@@ -64,7 +64,8 @@ export function segment(file, query, { signal, onProgress = () => {} } = {}) {
       return;
     }
     const timing = timingOf(request.getResponseHeader("Server-Timing") ?? "");
-    resolve({ blob, timing, model: request.getResponseHeader("X-Model"), spent });
+    const unsure = Number(request.getResponseHeader("X-Uncertain") ?? NaN);
+    resolve({ blob, timing, model: request.getResponseHeader("X-Model"), unsure, spent });
   };
   signal?.addEventListener("abort", () => request.abort(), { once: true });
   const body = new FormData();

@@ -1,4 +1,4 @@
-// Light or dark, before anything is drawn: as the system says, unless somebody chose the other here.
+// Light or dark, before anything is drawn: as the system says, unless the other was chosen here.
 
 const system = matchMedia("(prefers-color-scheme: dark)");
 const root = document.documentElement;

@@ -5,11 +5,23 @@ import { UNLABELLED } from "./mask.js";
 
 const DEEPEST = 64; // screen pixels an image pixel
 const LONGEST = 2600; // of a canvas, in its own pixels
+const STILL = 4; // screen pixels that a pointer may move in a click
+
+// Clears every pixel with the same id on all sides: what is left are lines between ids, two pixels wide.
+function keepOutlines(pixels, ids, width) {
+  for (let at = 0; at < ids.length; at += 1) {
+    const id = ids[at];
+    const inside = (at % width === 0 || ids[at - 1] === id) && (at % width === width - 1 || ids[at + 1] === id)
+      && (ids[at - width] ?? id) === id && (ids[at + width] ?? id) === id;
+    if (inside) pixels[at] = 0;
+  }
+}
 
 export class View {
-  // frame: the element that holds both canvases. onProbe({ x, y } in image pixels, or null; by: "pointer" | "keys").
-  constructor(frame, picture, mask, { onProbe }) {
-    Object.assign(this, { frame, onProbe, picture, layer: mask, pointers: new Map() });
+  // frame: the element that holds both canvases. onProbe({ x, y } in image pixels, or null; by: "pointer" | "keys"): a pixel is
+  // asked for. onPick({ x, y }): a pixel is clicked.
+  constructor(frame, picture, mask, { onProbe, onPick }) {
+    Object.assign(this, { frame, onProbe, onPick, picture, layer: mask, pointers: new Map(), outlines: false });
     this.source = null; // anything that drawImage takes; null if the browser cannot show the file
     this.mask = null;
     this.colors = new Uint32Array(256); // 0xAABBGGRR
@@ -56,7 +68,7 @@ export class View {
     this.top = Math.min(Math.max(this.top, 0), mask.height - height / this.scaleY);
     const context = picture.getContext("2d");
     context.clearRect(0, 0, width, height);
-    context.imageSmoothingEnabled = this.scaleX < 3; // nearer, single pixels are what somebody wants to see
+    context.imageSmoothingEnabled = this.scaleX < 3; // nearer, single pixels are to be seen
     context.imageSmoothingQuality = this.scaleX < 0.5 ? "high" : "low"; // "high" costs where it shows nothing
     if (this.source) {
       context.drawImage(this.source, this.left, this.top, width / this.scaleX, height / this.scaleY, 0, 0, width, height);
@@ -70,18 +82,23 @@ export class View {
     if (!mask || !layer.width) return;
     const { width, height } = layer;
     const columns = Uint32Array.from({ length: width }, (_, x) => Math.min(this.left + (x + 0.5) / this.scaleX, mask.width - 1));
+    const ids = new Uint8Array(width * height);
     const pixels = new Uint32Array(width * height);
     for (let y = 0, at = 0; y < height; y += 1) {
       const row = Math.min(Math.floor(this.top + (y + 0.5) / this.scaleY), mask.height - 1) * mask.width;
-      for (let x = 0; x < width; x += 1, at += 1) pixels[at] = colors[mask.shown[row + columns[x]]];
+      for (let x = 0; x < width; x += 1, at += 1) {
+        ids[at] = mask.shown[row + columns[x]];
+        pixels[at] = colors[ids[at]];
+      }
     }
+    if (this.outlines) keepOutlines(pixels, ids, width);
     layer.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(pixels.buffer), width, height), 0, 0);
   }
 
   // The image pixel under a point of the window.
   at(clientX, clientY) {
-    const box = this.layer.getBoundingClientRect();
-    const [u, v] = [(clientX - box.left) / box.width, (clientY - box.top) / box.height];
+    const { left, top, width, height } = this.layer.getBoundingClientRect();
+    const [u, v] = [(clientX - left) / width, (clientY - top) / height];
     const x = Math.floor(this.left + (u * this.layer.width) / this.scaleX);
     const y = Math.floor(this.top + (v * this.layer.height) / this.scaleY);
     return u >= 0 && v >= 0 && u < 1 && v < 1 && this.mask ? { x, y } : null;
@@ -127,7 +144,13 @@ export class View {
 
   listen() {
     const { frame, pointers } = this;
+    frame.addEventListener("click", ({ clientX, clientY, pointerType }) => {
+      const at = this.at(clientX, clientY);
+      const still = this.down && Math.hypot(clientX - this.down.clientX, clientY - this.down.clientY) < STILL;
+      if (at && still && pointerType !== "touch") this.onPick(at); // a finger asks for a pixel; it cannot point first
+    });
     frame.addEventListener("pointerdown", (event) => {
+      this.down = event;
       pointers.set(event.pointerId, event);
       if (this.zoom > 1 || pointers.size > 1) frame.setPointerCapture(event.pointerId);
       this.tell(this.at(event.clientX, event.clientY), "pointer");
@@ -167,6 +190,7 @@ export class View {
     }
     const deeds = { "+": () => this.zoomBy(2), "=": () => this.zoomBy(2), "-": () => this.zoomBy(0.5), 0: () => this.fit() };
     if (key === "Escape" && this.probe) deeds[key] = () => this.tell(null, "keys");
+    if (key === "Enter" && this.probe) deeds[key] = () => this.onPick(this.probe);
     if (!(key in deeds)) return false;
     deeds[key]();
     if (this.probe) this.tell(this.probe, "keys");
