@@ -46,7 +46,7 @@ def open_repository(settings: Settings) -> Repository:
     """
     options = EngineOptions(settings.provider, settings.threads)
     lanes = _lanes(settings, on_cuda=settings.provider == "cuda")  # `auto` may end on the CPU
-    return Repository(settings.models_dir, replace(options, lanes=lanes), default=settings.default_model)
+    return Repository(settings.models_dir, replace(options, lanes=lanes), settings.default_model, settings.precision)
 
 
 def open_predictor(settings: Settings, models: Path | None = None) -> Predictor:
@@ -65,7 +65,7 @@ def open_predictor(settings: Settings, models: Path | None = None) -> Predictor:
         require_models(settings)
     options = EngineOptions(settings.provider, settings.threads)
     default = settings.default_model if models is None else None
-    repository = Repository(models or settings.models_dir, options, default=default)
+    repository = Repository(models or settings.models_dir, options, default, settings.precision)
     limits = Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side)
     return Predictor(repository, limits, Tiling(settings.tile_memory_mb))
 

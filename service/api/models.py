@@ -22,6 +22,7 @@ async def models(services: ServicesNow) -> schemas.Models:
     repository = services.repository
     return schemas.Models(
         default=repository.default,
+        default_reason=repository.default_reason,
         models=[schemas.ServedModel.of(engine) for engine in repository.engines()],
         unavailable=[schemas.Unavailable.of(state) for state in repository.index() if state.reason is not None],
     )

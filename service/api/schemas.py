@@ -136,7 +136,12 @@ class Unavailable(BaseModel):
 class Models(BaseModel):
     """Every model that is served, and every artifact that is not."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     default: str
+    """The model that answers when a request names none."""
+    default_reason: str
+    """Why this variant of it: `FCN_PRECISION`, the processor, and the loss on the card of the int8 variant."""
     models: list[ServedModel]
     unavailable: list[Unavailable]
 

@@ -31,5 +31,5 @@ def models() -> None:
                 ", ".join(f"{split} {scores.mean_iou:.3f}" for split, scores in manifest.scores.items()),
             )
         tables.show(table)
-        typer.echo("* answers when a request names none")
+        typer.echo(f"* answers when a request names none ({repository.default_reason})")
         tables.list_broken(repository.broken.values())

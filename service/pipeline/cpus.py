@@ -1,8 +1,8 @@
-"""How many CPUs this process may really use: the host's count is wrong in a container.
+"""The processors that this process may use, and their instructions for int8.
 
-A pool sized from the host under a quota of two CPUs is throttled most of the time. Three things bound us: the affinity
-mask, the cgroup v2 quota (``cpu.max``, of our group and of every group above it) and the cgroup v1 quota
-(``cpu.cfs_quota_us`` / ``cpu.cfs_period_us``).
+In a container the host's count is wrong: a pool sized from the host under a quota of two CPUs is throttled most of the time.
+Three things bound the count: the affinity mask, the cgroup v2 quota (``cpu.max``, of the process's group and of every group
+above it) and the cgroup v1 quota (``cpu.cfs_quota_us`` / ``cpu.cfs_period_us``).
 
 May import: the standard library.
 """
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import math
 import os
+import platform
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -28,6 +30,34 @@ def available_cpus(root: Path = Path("/")) -> int:
     except AttributeError:  # not on macOS
         allowed = os.cpu_count() or 1
     return max(1, min([allowed, *(math.floor(quota) for quota in _quotas(root))]))
+
+
+INT8_INSTRUCTIONS = {
+    "amx_int8": "AMX",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx_vnni": "AVX VNNI",
+    "asimddp": "dot-product instructions",
+}
+"""Linux' names of processor features that sum products of 8-bit numbers, the fastest first, and their usual names."""
+
+
+def int8_instructions(root: Path = Path("/")) -> str | None:
+    """Name the processor's instructions for sums of 8-bit products.
+
+    Takes:
+        root: where ``proc`` is mounted
+    Gives:
+        None if it has none, or its features are unknown
+    """
+    if sys.platform == "darwin":
+        return INT8_INSTRUCTIONS["asimddp"] if platform.machine() == "arm64" else None
+    try:
+        text = (root / "proc/cpuinfo").read_text("utf-8", "replace")
+    except OSError:
+        return None
+    line = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
+    features = set(line.partition(":")[2].split())
+    return next((name for feature, name in INT8_INSTRUCTIONS.items() if feature in features), None)
 
 
 def _quotas(root: Path) -> Iterator[float]:

@@ -103,8 +103,8 @@ class InputPolicy(_Frozen):
     channels: Annotated[int, Field(ge=1, le=32)] = 3
     """3 for colours, 1 for grey; any number where a slice is given together with the slices beside it."""
     color_order: Literal["rgb"] | None = "rgb"
-    """Order of three colour channels; networks that want BGR reorder inside the graph. None where the channels are no colours:
-    one channel is grey, several are a slice between the slices beside it, in the order of the volume."""
+    """Order of three colour channels; networks that want BGR reorder inside the graph. None for other channels: one is
+    grey, several are a slice between the slices beside it, in the order of the volume."""
     dtype: Dtype = "uint8"
     """Of the input's numbers: as the picture has them, or float32 after the intensity policy."""
     intensity: Percentiles | None = None

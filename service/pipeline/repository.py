@@ -1,13 +1,13 @@
-"""The artifacts of a folder: found, opened, kept up with, retired.
+"""The artifacts of a folder: found, opened, reloaded, retired.
 
-:meth:`Repository.refresh` looks at the folder and takes up what was added, replaced or removed; :meth:`Repository.load` and
+:meth:`Repository.refresh` scans the folder and loads files that were added or replaced; :meth:`Repository.load` and
 :meth:`Repository.unload` do so for one model. A new engine is opened and warmed up beside the old one, then takes its name in
-one step: there is no moment in which the name is not served. Whoever works with a model holds its ``Engine``; one that is
-replaced is only no longer found, and its memory goes back to the system when the last holder has let go of it.
+one step, so that it is always served. A request holds the ``Engine`` that it found. A replaced engine is found no longer,
+and its memory goes back to the system when the last request has released it.
 
-What cannot be served is refused with its reason, and changes nothing else: what was served from that file before goes on.
+A file that cannot be served is refused with its reason, and changes nothing else: the model that was served from it goes on.
 
-May import: the pipeline's ``engine``, ``manifest``, ``memory`` and ``onnx_file``, ``service.errors``.
+May import: the pipeline's ``cpus``, ``engine``, ``manifest``, ``onnx_file`` and ``variants``; ``service.errors``, ``process``.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from typing import Literal
 from service import process
 from service.errors import BadArtifact, NotReady, ProviderUnavailable, UnknownModel
 from service.pipeline import onnx_file
+from service.pipeline.cpus import int8_instructions
 from service.pipeline.engine import ON_CPU, Engine, EngineOptions
 from service.pipeline.manifest import METADATA_KEY, read_manifest
+from service.pipeline.variants import Choice, Precision, choose
 
 UNLOADED = "unloaded by an administrator, until it is loaded again"
 
@@ -42,12 +44,12 @@ class ModelState:
     """One artifact of the folder, and whether it is served."""
 
     name: str
-    """Of the model; where the file does not tell, of the one that it held before, or its own without the ending."""
+    """Of the model; where the file does not tell, of the model that it held before, or the file's own without the ending."""
     file: str
     version: str | None
     """Of the model that is served from it."""
     reason: str | None
-    """Why what the file holds now is not served."""
+    """Why the file's present content is not served."""
 
     @property
     def state(self) -> Literal["READY", "UNAVAILABLE"]:
@@ -57,17 +59,25 @@ class ModelState:
 
 @dataclass
 class _File:
-    """What is known of one file of the folder."""
+    """One file of the folder."""
 
     name: str
     parts: tuple[Path, ...]
-    """The file, and those beside it that hold its weights, whether they are there or not."""
+    """The file, and the files beside it that hold its weights, whether they are there or not."""
     marks: tuple[Mark, ...]
     """Of the parts, when they were last tried."""
     engine: Engine | None = None
-    """What is served: from this content, or from the one before if this one was refused."""
+    """The engine that is served: of this content, or of the one before if this one was refused."""
     reason: str | None = None
     """Why this content is not served."""
+
+
+@dataclass(frozen=True)
+class _Served:
+    """All engines by name, and the one that answers where a request names none. Exchanged as a whole: readers need no lock."""
+
+    engines: Mapping[str, Engine]
+    choice: Choice | None
 
 
 class Repository:
@@ -77,18 +87,29 @@ class Repository:
         folder: where the artifacts (``*.onnx``) lie, or one artifact; they are known by the names in their manifests
         options: how each is opened
         default: the name of the model that answers when none is named; the first by name if None
+        precision: which variant of that model answers
     Raises:
         UnknownModel: if there is no ``default``
         ProviderUnavailable: if ``cuda`` was asked for and does not run here: no artifact would do better
     """
 
-    def __init__(self, folder: Path, options: EngineOptions = ON_CPU, default: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        options: EngineOptions = ON_CPU,
+        default: str | None = None,
+        precision: Precision = "auto",
+    ) -> None:
         self.folder = folder
         self.outcomes: Counter[tuple[str, str]] = Counter()
         """How many artifacts were ``served``, ``refused`` or ``removed`` so far, and of those refused the cause."""
         self._options = options
         self._default = default
-        self._engines: Mapping[str, Engine] = {}  # never changed, only exchanged: readers need no lock
+        self._precision = precision
+        self._instructions = int8_instructions()
+        self._served = _Served({}, None)
+        self._told: Choice | None = None
+        """The choice that was logged last."""
         self._files: dict[Path, _File] = {}
         self._seen: dict[Path, tuple[Mark, ...]] = {}
         self._lost = False
@@ -96,13 +117,14 @@ class Repository:
         self._disposals: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._disposer: threading.Thread | None = None
         if folder.exists():
-            self._seen = self._look()
+            self._seen = self._scan()
         for path in self._seen:
             with suppress(BadArtifact):
                 self._take_up(path)
         if default is not None and default not in self._engines:
             reasons = "".join(f"; refused: {reason}" for reason in self.broken.values())
             raise UnknownModel(f"no model '{default}'; there are: {_listed(self.names())}{reasons}", allowed=self.names())
+        self._tell()
 
     # --- what there is -----------------------------------------------------------------------------------------------
 
@@ -116,6 +138,12 @@ class Repository:
         return self.get().manifest.name
 
     @property
+    def default_reason(self) -> str:
+        """Why this variant of the default model answers; empty if there is no model."""
+        choice = self._served.choice
+        return choice.reason if choice else ""
+
+    @property
     def broken(self) -> dict[str, str]:
         """Why a file's content is not served, by the file's name."""
         return {path.name: known.reason for path, known in sorted(self._files.items()) if known.reason not in (None, UNLOADED)}
@@ -124,12 +152,16 @@ class Repository:
         """Every model that is served at this moment, by name."""
         return [engine for _, engine in sorted(self._engines.items())]
 
+    @property
+    def _engines(self) -> Mapping[str, Engine]:
+        return self._served.engines
+
     def names(self) -> list[str]:
         """The models that can be served, sorted."""
         return sorted(self._engines)
 
     def get(self, name: str | None = None) -> Engine:
-        """Find a model. It works for whoever holds it, also after it was replaced or removed.
+        """Find a model. The engine works as long as it is held, also after it was replaced or removed.
 
         Takes:
             name: as in its manifest; None is the default
@@ -137,8 +169,9 @@ class Repository:
             UnknownModel: if there is none of that name
             NotReady: if none was named, and the default one is not served
         """
-        engines = self._engines
-        wanted = name or self._default or min(engines, default=None)
+        served = self._served
+        engines = served.engines
+        wanted = name or (served.choice.name if served.choice else self._default)
         if wanted is not None and wanted in engines:
             return engines[wanted]
         if name is None:
@@ -159,7 +192,7 @@ class Repository:
         return sorted(states, key=lambda state: (state.name, state.file))
 
     def check_alive(self) -> None:
-        """Nothing, if every model can run, or could if it were loaded again.
+        """Return None if every model can run, or could if it were loaded again.
 
         Raises:
             NotReady: with the reason, if only a new process helps
@@ -171,30 +204,32 @@ class Repository:
     # --- how it changes ----------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Look at the folder, and take up what changed; for a thread that may wait.
+        """Scan the folder, and load the files that changed; for a thread that may wait.
 
-        Only what looks as it did the last time counts: a file that is still being copied is left alone, and one that vanishes
-        for a moment while it is replaced is not missed. What was refused is tried again when it changes.
+        A file counts when two scans in a row see the same size and time of change. So a file that is still being copied is not
+        read, and one that vanishes for a moment while it is replaced is not missed. A refused file is tried again when it
+        changes.
         """
         with self._changing:
             try:
-                looks = self._look()
+                scanned = self._scan()
             except OSError as error:
                 if not self._lost:
-                    log.warning("the models folder cannot be read: %s; what is served goes on", error.strerror)
+                    log.warning("the models folder cannot be read: %s; the models in service go on", error.strerror)
                 self._lost = True
                 return
-            before, self._seen, self._lost = self._seen, looks, False
-            for path, marks in looks.items():
+            before, self._seen, self._lost = self._seen, scanned, False
+            for path, marks in scanned.items():
                 known = self._files.get(path)
                 if before.get(path) == marks and (known is None or (known.marks != marks and known.reason != UNLOADED)):
                     with suppress(BadArtifact, ProviderUnavailable):
                         self._take_up(path)
-            for path in set(self._files) - set(looks) - set(before):
+            for path in set(self._files) - set(scanned) - set(before):
                 self._remove(path)
+            self._tell()
 
     def load(self, name: str) -> Engine:
-        """Serve what a model's file holds now; for a thread that may wait.
+        """Serve the present content of a model's file; for a thread that may wait.
 
         Takes:
             name: as in its manifest
@@ -202,11 +237,11 @@ class Repository:
             the model; the one that is served already if its file has not changed
         Raises:
             UnknownModel: if there is no artifact of that name in the folder
-            BadArtifact, ProviderUnavailable: if it is refused; what was served goes on
+            BadArtifact, ProviderUnavailable: if it is refused; the model that was served goes on
         """
         with self._changing:
             try:
-                self._seen = self._look()
+                self._seen = self._scan()
             except OSError as error:
                 raise BadArtifact(f"the models folder cannot be read: {error.strerror}", cause="unreadable") from error
             found = [path for path in self._seen if self._outline(path)[0] == name]
@@ -216,11 +251,13 @@ class Repository:
             path = held.path if held is not None and held.path in found else found[0]
             known = self._files.get(path)
             if known is None or known.engine is None or known.reason is not None or known.marks != self._seen[path]:
-                return self._take_up(path)
+                engine = self._take_up(path)
+                self._tell()
+                return engine
             return known.engine
 
     def unload(self, name: str) -> None:
-        """Serve a model no more, whatever becomes of its file, until it is loaded again.
+        """Stop to serve a model, whatever happens to its file, until it is loaded again.
 
         Raises:
             UnknownModel: if there is none of that name
@@ -232,17 +269,18 @@ class Repository:
             known = self._files[engine.path]
             known.engine, known.reason = None, UNLOADED
             self._publish(engine, None)
+            self._tell()
 
     def close(self) -> None:
         """Close every engine."""
         with self._changing:
-            engines, self._engines = self._engines, {}
+            engines, self._served = self._engines, _Served({}, None)
             self._files = {}
             for engine in engines.values():
                 engine.close()
             self._disposals.put(None)
 
-    def _look(self) -> dict[Path, tuple[Mark, ...]]:
+    def _scan(self) -> dict[Path, tuple[Mark, ...]]:
         """The marks of every artifact's parts, as far as its parts are known."""
         paths = [self.folder] if self.folder.is_file() else _artifacts(self.folder)
         return {path: _marks(self._files[path].parts if path in self._files else (path,)) for path in paths}
@@ -258,10 +296,10 @@ class Repository:
             return name, (path,)
 
     def _take_up(self, path: Path) -> Engine:
-        """Serve what a file holds now.
+        """Serve the present content of a file.
 
         Raises:
-            BadArtifact, ProviderUnavailable: if it is refused; what was served from the file goes on
+            BadArtifact, ProviderUnavailable: if it is refused; the model that was served from the file goes on
         """
         old = known.engine if (known := self._files.get(path)) else None
         name, parts = self._outline(path)
@@ -283,7 +321,7 @@ class Repository:
     def _opened(self, path: Path, known: _File, old: Engine | None) -> Engine:
         """An engine that may be published."""
         engine = Engine.open(path, self._options)
-        if _marks(known.parts) != known.marks:  # what runs may be neither the old nor the new content, nor what was hashed
+        if _marks(known.parts) != known.marks:  # the engine may be of the old content, the new one, or both
             engine.close()
             raise BadArtifact(f"{path.name}: changed while it was being opened", cause="changed")
         holder = self._engines.get(engine.manifest.name)
@@ -310,16 +348,24 @@ class Repository:
                 retired.append(holder)
             engines[new.manifest.name] = new
         freed = self._engines.keys() - engines.keys()
-        self._engines = engines
+        choice = choose(engines, self._default, self._precision, self._instructions)
+        self._served = _Served(engines, choice)
         for engine in retired:
             self._retire(engine)
-        if freed:  # somebody may have been refused because the name was taken
+        if freed:  # another file may have been refused because the name was taken
             for known in self._files.values():
                 if known.reason not in (None, UNLOADED):
                     known.marks = ()
 
+    def _tell(self) -> None:
+        """Log which variant of the default model answers, where that has changed."""
+        choice = self._served.choice
+        if choice is not None and choice != self._told:
+            log.info("requests that name no model are answered by %s (%s)", choice.name, choice.reason)
+        self._told = choice
+
     def _retire(self, engine: Engine) -> None:
-        """Give its memory back when nobody holds it any more; on a thread, because it takes time."""
+        """Give its memory back when the last request has released it; on a thread, because it takes time."""
         engine.when_released(self._disposals.put)
         if self._disposer is None:
             self._disposer = threading.Thread(target=_dispose, args=(self._disposals,), name="fcn-retired", daemon=True)
@@ -334,7 +380,7 @@ def _dispose(disposals: SimpleQueue[Callable[[], None] | None]) -> None:
 
 
 def _artifacts(folder: Path) -> list[Path]:
-    """The folder's ``*.onnx``, sorted; hidden ones are somebody's unfinished copies."""
+    """The folder's ``*.onnx``, sorted; hidden ones are unfinished copies."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.name.endswith(".onnx") and not entry.name.startswith(".")]
     return [folder / name for name in sorted(names)]

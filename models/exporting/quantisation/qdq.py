@@ -22,7 +22,7 @@ from models.exporting.quantisation.rounding import Rounded
 from service.pipeline.manifest import INPUT
 
 LARGEST_BIAS = 2.0**30
-"""A bias is a 32-bit integer times the scales of input and weights; it must leave room for the sum of the products."""
+"""A bias is a 32-bit integer times the scales of input and weights; the sum of the products is added to it."""
 
 ACTIVATIONS = frozenset(("Clip", "Relu"))
 
@@ -114,7 +114,7 @@ class _Writer:
         return set()
 
     def _weights(self, node: NodeProto, copied: NodeProto) -> None:
-        """Give a convolution its integers, or where its input is no 8-bit map, their values."""
+        """Give a convolution its integers, or their values where its input is a float map."""
         name, found = node.output[0], self.rounded[node.output[0]]
         columns = (-1, *[1] * (found.integers.ndim - 1))
         del copied.input[1:]
