@@ -52,7 +52,6 @@ def parse(arguments: list[str] | None) -> TrainingConfig:
     data.add_argument("--scene-weight", type=float, help="share of the semantic loss of painted scenes")
     data.add_argument("--also-validate", nargs="*", type=Path, metavar="FOLDER", help="further folders to validate on")
     data.add_argument("--classes", metavar="TABLE", help=f"class table: {', '.join(TABLES)} or a JSON file")
-    data.add_argument("--things", nargs="*", metavar="CLASS", help="classes whose objects a panoptic network tells apart")
     data.add_argument("--size", type=size_argument, help="working size, HEIGHTxWIDTH; the architecture's own where absent")
     net = parser.add_argument_group("network")
     net.add_argument("--architecture", choices=list(ARCHITECTURES), metavar="ARCH", help=", ".join(ARCHITECTURES))

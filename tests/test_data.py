@@ -399,12 +399,12 @@ def test_objects_are_read_where_a_folder_has_them(tmp_path: Path) -> None:
     objects[30:50, 20:50], objects[30:50, 70:100] = 7, 300
     cv2.imwrite(str(tmp_path / "objects" / "exact.png"), objects)
     policy = InputPolicy(working_size=(88, 120))
-    exact, found = load_frames([tmp_path], CAMVID, policy, ("car",)).objects
+    exact, found = load_frames([tmp_path], CAMVID, policy, objects=True).objects
     assert (set(exact.unique().tolist()), set(found.unique().tolist())) == ({0, 7, UNSURE}, {0, 1, 2})
     assert not load_frames([tmp_path], CAMVID, policy).objects.any()
     cv2.imwrite(str(tmp_path / "objects" / "exact.png"), objects[:50])
     with pytest.raises(DataError, match=r"objects/exact\.png: expected 16-bit grey of \(90, 120\), found uint16 \(50, 120\)"):
-        load_frames([tmp_path], CAMVID, policy, ("car",))
+        load_frames([tmp_path], CAMVID, policy, objects=True)
 
 
 def test_painted_frames_are_scenes_at_the_working_size() -> None:

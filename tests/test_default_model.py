@@ -144,7 +144,7 @@ def test_the_recipe_reaches_its_score_on_frames_that_it_never_saw(tmp_path: Path
         (tmp_path / "images" / image.name).symlink_to(image.resolve())
         (tmp_path / "labels" / label.name).symlink_to(label.resolve())
     with ExitStack() as resources:
-        found = evaluate(predictor_of(str(weights), CAMVID, resources), tmp_path, CAMVID)
+        found = evaluate(predictor_of(str(weights), CAMVID, resources), tmp_path, CAMVID).scores
     assert found.frames == 26
     assert found.mean_iou >= 0.77
     assert found.pixel_accuracy >= 0.94

@@ -14,12 +14,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.evaluate import evaluate, main, predictor_of
+from models.evaluate import Prediction, components, evaluate, main, predictor_of
+from models.scenes import draw_scene
 from models.scenes.__main__ import main as write_scenes
 from models.training.classes import CAMVID
 from models.training.losses import IGNORED
 from models.training.metrics import confusion_matrix, scores
 from service.pipeline.manifest import SplitScores
+from service.pipeline.tasks.panoptic import Instance, Instances
 from service.settings import Settings
 from tests.conftest import make_manifest, write_artifact
 from tests.live import live_server
@@ -45,7 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def score(model: str, data: Path) -> SplitScores:
     """What the command scores."""
     with ExitStack() as resources:
-        return evaluate(predictor_of(model, CAMVID, resources), data, CAMVID)
+        return evaluate(predictor_of(model, CAMVID, resources), data, CAMVID).scores
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,8 @@ def of_artifact(data: Path) -> SplitScores:
 
 def assert_alike(found: SplitScores, expected: SplitScores) -> None:
     """Every score within a thousandth."""
-    plain, other = found.model_dump(), expected.model_dump()
+    assert found.objects == expected.objects == {}
+    plain, other = found.model_dump(exclude={"objects"}), expected.model_dump(exclude={"objects"})
     assert plain.pop("iou") == pytest.approx(other.pop("iou"), abs=1e-3)
     assert plain == pytest.approx(other, abs=1e-3)
 
@@ -79,13 +82,15 @@ def test_the_scores_are_those_of_all_pixels_that_have_a_label(data: Path) -> Non
     """Against predictions that are known beforehand: right in the upper half, road in the lower."""
     predictions: dict[str, NDArray[np.uint8]] = {}
 
-    def predict(path: Path) -> NDArray[np.uint8]:
+    def predict(path: Path) -> Prediction:
         labels = np.array(Image.open(data / "labels" / f"{path.stem}.png"))
         labels[len(labels) // 2 :] = 3
         predictions[path.stem] = labels
-        return labels
+        return Prediction(labels)
 
-    found = evaluate(predict, data, CAMVID)
+    evaluation = evaluate(predict, data, CAMVID)
+    assert evaluation.error_before is None
+    found = evaluation.scores
     truth = {file.stem: np.array(Image.open(file)) for file in (data / "labels").iterdir()}
     assert predictions.keys() == truth.keys()
     everything = [np.concatenate([masks[name].ravel() for name in sorted(masks)]) for masks in (truth, predictions)]
@@ -95,7 +100,7 @@ def test_the_scores_are_those_of_all_pixels_that_have_a_label(data: Path) -> Non
 def test_a_prediction_of_another_size_is_an_error(data: Path) -> None:
     """It is not resized until it fits."""
     with pytest.raises(ValueError, match=r"a prediction of \(90, 120\) for labels of \("):
-        evaluate(lambda _: np.zeros((90, 120), np.uint8), data, CAMVID)
+        evaluate(lambda _: Prediction(np.zeros((90, 120), np.uint8)), data, CAMVID)
 
 
 def test_the_command_writes_scores_and_a_picture(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,3 +168,44 @@ def test_a_folder_without_frames_is_one_line_and_status_2(tmp_path: Path, capsys
     """Said before anything is predicted."""
     assert main([str(ARTIFACT), "--data", str(tmp_path / "[empty]")]) == 2
     assert re.fullmatch(r".*\[empty\]: no images in images/; expected .*\n", capsys.readouterr().err)
+
+
+def test_objects_are_scored_against_those_of_the_folder(tmp_path: Path) -> None:
+    """Painted objects found as they are have every quality 1; their components do not, where one hides another."""
+    assert write_scenes(["--count", "3", "--size", "180x240", "--seed", "40", "--out", str(tmp_path)]) == 0
+
+    def exact(path: Path) -> Prediction:
+        seed = int(path.stem.removeprefix("scene-"))
+        scene = draw_scene(180, 240, seed)
+        areas = np.bincount(scene.objects.ravel())[1:]
+        classes = [int(scene.labels[scene.objects == number][0]) for number in range(1, len(areas) + 1)]
+        rows = tuple(Instance(n, k, 0.9, int(area)) for n, (k, area) in enumerate(zip(classes, areas, strict=True), start=1))
+        return Prediction(scene.labels, instances=Instances(scene.objects, rows))
+
+    found = evaluate(exact, tmp_path, CAMVID).scores.objects
+    assert {"sky", "car", "pedestrian"} <= found.keys()
+    assert all(of_class.pq == of_class.sq == of_class.rq == 1 for of_class in found.values())
+    assert found["car"].ap == found["car"].ap50 == 1
+    assert found["sky"].ap is None
+    by_components = evaluate(exact, tmp_path, CAMVID, by_components=True).scores.objects
+    assert by_components["sky"].pq == 1
+    assert by_components["car"].rq < 1
+    assert (by_components["car"].ap or 0) < 1
+
+
+def test_components_are_the_connected_parts_of_countable_classes() -> None:
+    """One object each, numbered through, with its class and its pixels."""
+    labels = np.zeros((6, 8), np.uint8)
+    labels[0, 0], labels[1, 1], labels[4:, 5:] = 8, 8, 8
+    labels[0, 4:6] = 9
+    found = components(labels, CAMVID.things)
+    assert [(row.id, row.class_id, row.area) for row in found.rows] == [(1, 8, 2), (2, 8, 6), (3, 9, 2)]
+    assert found.ids[0].tolist() == [1, 0, 0, 0, 3, 3, 0, 0]
+
+
+def test_the_calibration_error_of_a_model_is_printed(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before and after the temperature, from the probabilities that are served."""
+    assert main([str(ARTIFACT), "--data", str(data)]) == 0
+    said = re.search(r"expected calibration error (0\.\d{4}); (0\.\d{4}) at temperature 1", capsys.readouterr().out)
+    assert said is not None
+    assert 0 < float(said[2]) < 0.5

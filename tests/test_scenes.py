@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from models.scenes import CLASSES, VIEW, street_scene, street_view
+from models.scenes import CLASSES, COUNTABLE, VIEW, draw_scene, street_scene, street_view
 from models.scenes.__main__ import main
 
 SKY, BUILDING, POLE, ROAD = 0, 1, 2, 3
@@ -117,6 +117,9 @@ def test_the_command_writes_what_training_reads(tmp_path: Path, capsys: pytest.C
     for seed, picture, truth in zip((7, 8), pictures, truths, strict=True):
         image, labels = street_scene(96, 128, seed)
         np.testing.assert_array_equal(cv2.imread(str(truth), cv2.IMREAD_UNCHANGED), labels)
+        objects = np.asarray(cv2.imread(str(tmp_path / "objects" / truth.name), cv2.IMREAD_UNCHANGED))
+        np.testing.assert_array_equal(objects, draw_scene(96, 128, seed).objects)
+        assert objects.dtype == np.uint16
         read = np.asarray(cv2.imread(str(picture), cv2.IMREAD_COLOR))[..., ::-1]
         assert np.abs(read.astype(int) - image).mean() < 3
 
@@ -163,3 +166,23 @@ def _edge_offsets(image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArra
                 if whole and abs(before[:2].mean() - after[2:].mean()) > 70 and max(np.ptp(before[:3]), np.ptp(after[1:])) < 40:
                     found.append(int(np.argmax(np.abs(np.diff(line[step - 3 : step + 5])))) - 3)
     return np.array(found)
+
+
+def test_every_countable_pixel_belongs_to_an_object_of_its_class() -> None:
+    """Objects are numbered 1, 2, ... without a gap, each of one class, and lie nowhere else."""
+    for seed in range(4):
+        scene = draw_scene(120, 160, seed)
+        np.testing.assert_array_equal(scene.objects > 0, np.isin(scene.labels, COUNTABLE))
+        numbers = np.unique(scene.objects[scene.objects > 0])
+        assert numbers.tolist() == list(range(1, len(numbers) + 1))
+        assert all(len(np.unique(scene.labels[scene.objects == number])) == 1 for number in numbers)
+
+
+def test_objects_that_touch_are_told_apart() -> None:
+    """Over some scenes there are far more objects than connected parts of their classes: crowds, and cars in rows."""
+    objects = parts = 0
+    for seed in range(8):
+        scene = draw_scene(180, 240, seed)
+        objects += int(scene.objects.max())
+        parts += sum(cv2.connectedComponents((scene.labels == k).astype(np.uint8))[0] - 1 for k in COUNTABLE)
+    assert objects > parts

@@ -50,13 +50,13 @@ def pair(seed: int) -> tuple[Segments, Segments]:
     """A truth with a crowd and ignored pixels, and a prediction that is partly right, with scores of which some are equal."""
     rng = np.random.default_rng(seed)
     labels, objects = draw(rng, 9)
-    moved = np.float32([[1, 0, rng.integers(-2, 3)], [0, 1, rng.integers(-2, 3)]])
-    found_labels = cv2.warpAffine(labels, moved, SIZE[::-1], flags=cv2.INTER_NEAREST)
-    found_objects = cv2.warpAffine(objects, moved, SIZE[::-1], flags=cv2.INTER_NEAREST)
+    shift = (int(rng.integers(-2, 3)), int(rng.integers(-2, 3)))
+    found_labels, found_objects = np.roll(labels, shift, (0, 1)), np.roll(objects, shift, (0, 1))
     found_objects[rng.random(SIZE) < 0.03] = 0
     found_labels[:4] = 2  # a thing that is not there
     found_objects[:4] = 11
-    ids, rows = np.zeros(SIZE, np.uint16), []
+    ids = np.zeros(SIZE, np.uint16)
+    rows: list[Instance] = []
     for number in np.unique(found_objects[found_objects > 0]).tolist():
         part = (found_objects == number) & (found_labels >= 2)
         if not part.any():

@@ -259,7 +259,7 @@ def test_every_architecture_trains_resumes_and_is_scored(name: str, data: Path, 
     kernels = [key for key, value in first["raw_weights"].items() if value.ndim == 4]
     assert any(not torch.equal(first["raw_weights"][key], second["raw_weights"][key]) for key in kernels)
     with ExitStack() as resources:
-        found = evaluate(predictor_of(str(tmp_path / "run" / "best.pt"), CAMVID, resources), data / "val", CAMVID)
+        found = evaluate(predictor_of(str(tmp_path / "run" / "best.pt"), CAMVID, resources), data / "val", CAMVID).scores
     best = max(float(row["pixel_accuracy"]) for row in read_log(tmp_path / "run"))
     assert found.frames == 2
     assert 0 <= found.pixel_accuracy <= best + 0.05

@@ -55,7 +55,7 @@ def measure_loss(exact: Path, candidate: Path, labelled: Labelled) -> Loss:
         both = [predictor_of(str(file), labelled.table, resources) for file in (exact, candidate)]
         for image, labels in pairs:
             truth = read_labels(labels, labelled.table)
-            predictions = [predict(image) for predict in both]
+            predictions = [predict(image).labels for predict in both]
             changed += float((predictions[0] != predictions[1]).mean())
             confusions += [confusion_matrix(truth, prediction, k) for prediction in predictions]
     occurring = confusions[0].sum(1) > 0

@@ -1,4 +1,4 @@
-"""`python -m models.scenes --count N --size HxW --seed S --out DIR`: scenes and their labels, as training reads them."""
+"""`python -m models.scenes --count N --size HxW --seed S --out DIR`: scenes, labels and objects, as training reads them."""
 
 import argparse
 import sys
@@ -6,11 +6,15 @@ from pathlib import Path
 
 import cv2
 
-from models.scenes import street_scene
+from models.scenes import draw_scene
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write DIR/images/*.jpg and DIR/labels/*.png: 8-bit, the pixel value is the class id."""
+    """Write scenes into a folder.
+
+    DIR/images/*.jpg, DIR/labels/*.png (8-bit, the pixel value is the class id) and DIR/objects/*.png (16-bit, 1, 2, ... for the
+    cars, pedestrians and bicyclists, 0 elsewhere).
+    """
     parser = argparse.ArgumentParser(prog="python -m models.scenes", description="Street scenes with exact labels.")
     parser.add_argument("--count", type=int, default=1, help="how many scenes (default: 1)")
     parser.add_argument(
@@ -22,18 +26,19 @@ def main(arguments: list[str] | None = None) -> int:
     if options.count < 1 or options.seed < 0:
         parser.error("--count is 1 or more, --seed 0 or more")
     height, width = options.size
-    for folder in ("images", "labels"):
+    for folder in ("images", "labels", "objects"):
         (options.out / folder).mkdir(parents=True, exist_ok=True)
     for seed in range(options.seed, options.seed + options.count):
-        image, labels = street_scene(height, width, seed)
-        picture, truth = options.out / "images" / f"scene-{seed:06d}.jpg", options.out / "labels" / f"scene-{seed:06d}.png"
+        scene, name = draw_scene(height, width, seed), f"scene-{seed:06d}"
+        picture = options.out / "images" / f"{name}.jpg"
         # The camera has already pressed the picture as JPEG: this second time must change next to nothing.
         _write(
             picture,
-            image[..., ::-1],
+            scene.image[..., ::-1],
             [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444],
         )
-        _write(truth, labels, [])
+        _write(options.out / "labels" / f"{name}.png", scene.labels, [])
+        _write(options.out / "objects" / f"{name}.png", scene.objects, [])
         print(picture)
     return 0
 

@@ -3,7 +3,8 @@
 :func:`table` finds one by name, or reads the user's own from JSON::
 
     {"name": "yard", "ignored": [255],
-     "classes": [{"name": "road", "color": [128, 64, 128]}, {"name": "crate"}, {"name": "person", "label_id": 9}]}
+     "classes": [{"name": "road", "color": [128, 64, 128]}, {"name": "crate", "countable": true},
+                 {"name": "wall", "label_id": 9}]}
 
 Classes stand in the order of the score planes. ``color`` is RGB, 0..255, and by default what the VOC colour map has for the
 plane's number; ``label_id`` is the class's pixel value in label files, by default the plane's number; ``ignored`` lists the
@@ -49,6 +50,11 @@ class ClassTable:
     def names(self) -> tuple[str, ...]:
         """Class names in the order of their ids."""
         return tuple(entry.name for entry in self.entries)
+
+    @property
+    def things(self) -> tuple[int, ...]:
+        """Ids of the countable classes."""
+        return tuple(entry.id for entry in self.entries if entry.countable)
 
     def check_planes(self, planes: int) -> None:
         """Nothing, if a network with so many score planes can have these classes.
@@ -165,7 +171,7 @@ def _entry(k: int, name: str, color: tuple[int, int, int], *, countable: bool | 
 
 
 def _entries(text: str) -> tuple[ClassEntry, ...]:
-    """``name R G B, name R G B, ...``."""
+    """Read ``name R G B, name R G B, ...``."""
     rows = re.findall(r"([a-z][a-z ]*[a-z]) +(\d+) +(\d+) +(\d+)", text)
     return tuple(_entry(k, name, (int(r), int(g), int(b))) for k, (name, r, g, b) in enumerate(rows))
 

@@ -10,10 +10,6 @@ from pathlib import Path
 
 import torch
 
-THINGS = ("car", "pedestrian", "bicyclist")
-"""Classes whose objects are told apart where nothing else is said. CamVid's poles and signs stay stuff: they are one to three
-pixels wide, their labels break and merge, and one score cell often holds two of them."""
-
 
 def usual_device() -> str:
     """``cuda`` where there is one, else ``cpu``."""
@@ -43,9 +39,7 @@ class TrainingConfig:
     also_validate: tuple[Path, ...] = ()
     """Further folders to validate on; classes that do not occur in one count in no mean of it."""
     classes: str = "camvid"
-    """Class table: a known name or a JSON file."""
-    things: tuple[str, ...] = THINGS
-    """Names of the classes whose objects a panoptic network tells apart."""
+    """Class table: a known name or a JSON file. A panoptic network tells the objects of its countable classes apart."""
     size: tuple[int, int] | None = None
     """Working size (height, width); the architecture's own where None."""
 

@@ -171,31 +171,41 @@ def stacked(frames: list[Frame]) -> Frames:
     )
 
 
-def load_frames(folders: list[Path], table: ClassTable, policy: InputPolicy, things: tuple[str, ...] = ()) -> Frames:
+def load_frames(folders: list[Path], table: ClassTable, policy: InputPolicy, *, objects: bool = False) -> Frames:
     """Read data sets into memory.
 
     Takes:
-        things: names of the classes whose objects are wanted, from objects/ where a folder has it, else of clear components
+        objects: whether the objects of the countable classes are wanted
     Raises:
         DataError: if a folder or a file can't be used
     """
-    return stacked([frame for folder in folders for frame in read_frames(folder, table, policy, things)])
+    return stacked([frame for folder in folders for frame in read_frames(folder, table, policy, objects=objects)])
 
 
-def read_frames(folder: Path, table: ClassTable, policy: InputPolicy, things: tuple[str, ...]) -> Iterator[Frame]:
-    """The frames of a data set, sorted by name; takes and raises as :func:`load_frames`."""
+def read_frames(folder: Path, table: ClassTable, policy: InputPolicy, *, objects: bool = False) -> Iterator[Frame]:
+    """Read the frames of a data set one after another, sorted by name; takes and raises as :func:`load_frames`."""
     for image_path, label_path in frame_pairs(folder):
         image, label = read_image(image_path), read_labels(label_path, table)
         if image.shape[:2] != label.shape:
             raise DataError(f"{label_path}: {label.shape} labels for an image of {image.shape[:2]}")
         h, w = fit_size(label.shape[0], label.shape[1], policy)
-        object_path = folder / "objects" / f"{image_path.stem}.png"
-        objects = np.zeros_like(label)
-        if things and object_path.is_file():
-            objects = read_objects(object_path, label)
-        elif things:
-            objects = clear_objects(label, table.names, things)
-        yield Frame(image_path.stem, resize_image(image, (h, w)), _nearest(label, (h, w)), _nearest(objects, (h, w)))
+        found = objects_of(folder, image_path.stem, label, table) if objects else np.zeros_like(label)
+        yield Frame(image_path.stem, resize_image(image, (h, w)), _nearest(label, (h, w)), _nearest(found, (h, w)))
+
+
+def objects_of(folder: Path, name: str, labels: NDArray[np.uint8], table: ClassTable) -> NDArray[np.uint8]:
+    """Return the objects of a frame: from its file in objects/ if there is one, else the clear components of its labels.
+
+    Takes:
+        name: the frame's file name without its ending
+        labels: H x W uint8 class ids
+    Gives:
+        H x W uint8 object map
+    Raises:
+        DataError: if the file can't be used
+    """
+    path = folder / "objects" / f"{name}.png"
+    return read_objects(path, labels) if path.is_file() else clear_objects(labels, table.names, table.things)
 
 
 def painted_frames(count: int, policy: InputPolicy, *, first_seed: int = 0, weight: float = 1.0) -> Iterator[Frame]:

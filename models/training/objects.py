@@ -47,7 +47,7 @@ GAP = 0.006
 """Share of the frame's height that must lie between a single thing and another component of its class."""
 
 
-def clear_objects(labels: NDArray[np.uint8], names: tuple[str, ...], things: tuple[str, ...]) -> NDArray[np.uint8]:
+def clear_objects(labels: NDArray[np.uint8], names: tuple[str, ...], things: tuple[int, ...]) -> NDArray[np.uint8]:
     """Find the components that are clearly single things.
 
     A component of a countable class is one if its class has a :class:`Shape` that it fits, the frame's border does not cut it,
@@ -56,7 +56,8 @@ def clear_objects(labels: NDArray[np.uint8], names: tuple[str, ...], things: tup
     Takes:
         labels: H x W uint8 class ids, 255 where ignored
         names: class names in the order of their ids
-        things: names of the countable classes
+        things: ids of the countable classes; CamVid's poles and signs are none: they are one to three pixels wide, their labels
+            break and merge, and a score cell often holds two of them
     Gives:
         H x W uint8 object map
     """
@@ -64,11 +65,11 @@ def clear_objects(labels: NDArray[np.uint8], names: tuple[str, ...], things: tup
     objects = np.zeros((height, width), np.uint8)
     reach = max(1, round(GAP * height))
     number = 0
-    for name in things:
-        mask = (labels == names.index(name)).astype(np.uint8)
+    for k in things:
+        mask = (labels == k).astype(np.uint8)
         objects[mask != 0] = UNSURE
         count, components, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-        shape = SHAPES.get(name)
+        shape = SHAPES.get(names[k])
         if shape is None:
             continue
         for component in range(1, count):

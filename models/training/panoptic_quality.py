@@ -78,5 +78,5 @@ class PanopticQuality:
         found = [quality for k in classes if (quality := self.of_class(k)) is not None]
         if not found:
             return None
-        means = (float(np.mean([getattr(quality, name) for quality in found])) for name in ("pq", "sq", "rq"))
-        return Quality(*means)
+        pq, sq, rq = (float(np.mean([getattr(quality, name) for quality in found])) for name in ("pq", "sq", "rq"))
+        return Quality(pq, sq, rq)

@@ -82,18 +82,18 @@ def load_data(config: TrainingConfig) -> Data:
     table, policy = class_table(config.classes), ARCHITECTURES[config.architecture].policy(config.size)
     val = {}
     if (config.data / config.val_split).is_dir():
-        val["val"] = stacked(list(read_frames(config.data / config.val_split, table, policy, ())))
+        val["val"] = stacked(list(read_frames(config.data / config.val_split, table, policy)))
     for folder in config.also_validate:
-        val["-".join(folder.resolve().parts[-2:])] = stacked(list(read_frames(folder, table, policy, ())))
+        val["-".join(folder.resolve().parts[-2:])] = stacked(list(read_frames(folder, table, policy)))
     return Data(table, policy, stacked(list(_training_frames(config, table, policy))), val)
 
 
 def _training_frames(config: TrainingConfig, table: ClassTable, policy: InputPolicy) -> Iterator[Frame]:
-    things: tuple[str, ...] = ()
-    if ARCHITECTURES[config.architecture].objects:
-        things = tuple(name for name in config.things if name in table.names)
+    things = table.things if ARCHITECTURES[config.architecture].objects else ()
+    if ARCHITECTURES[config.architecture].objects and not things:
+        raise DataError(f"{config.architecture} tells objects apart, and '{table.name}' has no countable class")
     for folder in (*(config.data / split for split in config.train_splits), *config.extra):
-        yield from read_frames(folder, table, policy, things)
+        yield from read_frames(folder, table, policy, objects=bool(things))
     if config.partial:
         if config.teacher is None:
             raise DataError("partial labels want a teacher: a checkpoint that knows the classes which they leave out")
@@ -101,10 +101,10 @@ def _training_frames(config: TrainingConfig, table: ClassTable, policy: InputPol
         if teacher.classes != len(table.entries):
             raise DataError(f"{config.teacher} has {teacher.classes} classes, '{table.name}' {len(table.entries)}")
         for folder in config.partial:
-            frames = list(read_frames(folder, table, policy, ()))
+            frames = list(read_frames(folder, table, policy))
             present = {int(k) for frame in frames for k in set(frame.labels.flat) if k != IGNORED}
             for frame in frames:
-                yield _sure(frame, teacher, present, tuple(table.names.index(name) for name in things))
+                yield _sure(frame, teacher, present, things)
     if config.scenes:
         if table.names != CLASSES:
             raise DataError(f"painted scenes have the classes {', '.join(CLASSES)}; '{table.name}' has others")
@@ -267,7 +267,6 @@ class Trainer:
             "architecture": self.config.architecture,
             "width": self.config.width,
             "classes": self.table.to_json(),
-            "things": [name for name in self.config.things if name in self.table.names],
             "working_size": list(self.size),
             "weights": checkpoint.compact({name: value for name, value in weights.items() if not name.startswith(AUXILIARY)}),
             "epoch": self.epoch,

@@ -170,6 +170,18 @@ class Training(_Frozen):
     notes: str = ""
 
 
+class ObjectScores(_Frozen):
+    """Scores of a class's segments, 0..1: panoptic quality (Kirillov et al. 2019) and COCO's average precision."""
+
+    pq: Share
+    sq: Share
+    rq: Share
+    """The F1 of detection at IoU 0.5."""
+    ap: Share | None = None
+    """Mean over IoU 0.50 to 0.95; null for stuff, and where no object of the class is known."""
+    ap50: Share | None = None
+
+
 class SplitScores(_Frozen):
     """The metrics of Long et al. 2015, section 5, each 0..1."""
 
@@ -180,6 +192,8 @@ class SplitScores(_Frozen):
     iou: dict[str, float | None] = Field(default_factory=dict)
     """Per class name; null where the class occurs neither in truth nor in prediction."""
     frames: int | None = None
+    objects: dict[str, ObjectScores] = Field(default_factory=dict)
+    """Per class name, of networks that tell objects apart."""
 
 
 class Parity(_Frozen):
