@@ -67,7 +67,9 @@ class Drawn:
 
     def __init__(self, profile: str = "ros2", *, chunked: bool = True, compression: str = "ZSTD", chunk: int = 1 << 20) -> None:
         self._buffer = io.BytesIO()
-        self.writer = Writer(self._buffer, chunk_size=chunk, compression=CompressionType[compression], use_chunking=chunked)
+        self.writer: Any = Writer(
+            self._buffer, chunk_size=chunk, compression=CompressionType[compression], use_chunking=chunked
+        )
         self.writer.start(profile=profile, library="drawn")
         self._now = 0
 

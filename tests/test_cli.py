@@ -23,10 +23,9 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from service import __version__, cli
+from service import __version__, cli, encodings
 from service.batch.records import NAME as RECORD
 from service.batch.records import Records
-from service.batch.sources import images
 from service.batch.sources.images import Lines
 from service.cli.check import _manifest_rows
 from service.client import Client
@@ -725,9 +724,7 @@ def backwards(models: Path, name: str = "colours") -> Path:
     return models
 
 
-@pytest.mark.parametrize(
-    ("name", "words"), [("colours", "another artifact called colours@1.0.0"), ("b", "made by colours@1.0.0")]
-)
+@pytest.mark.parametrize(("name", "words"), [("colours", "another artifact called colours@1.0.0"), ("b", "colours@1.0.0")])
 def test_results_of_another_model_are_done_again(run: Run, folder: Path, tmp_path: Path, name: str, words: str) -> None:
     """Another artifact, of another or of the same name: a line says so, and the masks are the new ones."""
     assert run("segment", folder).code == 0
@@ -791,7 +788,7 @@ def test_two_runs_at_once_leave_one_line_an_image(tmp_path: Path, artifact_dir: 
 
 def test_an_error_of_an_encoder_ends_its_image_alone(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is raised while results are written; nothing half is left, and the next run does that image alone."""
-    encode = images.encode
+    encode = encodings.encode
     calls: list[str] = []
 
     def failing(name: str, view: Any) -> Any:
@@ -801,7 +798,7 @@ def test_an_error_of_an_encoder_ends_its_image_alone(run: Run, folder: Path, mon
         return encode(name, view)
 
     with monkeypatch.context() as patch:
-        patch.setattr(images, "encode", failing)
+        patch.setattr("service.batch.sources.images.encode", failing)
         outcome = run("segment", folder, "--write", "masks")
     assert outcome.code == 1
     assert "2 of 3" in outcome.out

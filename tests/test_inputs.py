@@ -62,7 +62,7 @@ def test_what_systems_leave_behind_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_metadata_is_one_bag_and_others_are_searched(tmp_path: Path) -> None:
-    """A folder of bags; one whose metadata are lost; images beside metadata that are no bag's."""
+    """A folder of bags; one whose metadata are lost; images beside metadata of another kind."""
     touch(tmp_path, "one/one_0.mcap", "one/one_1.mcap", "lost/lost_0.db3", "lost/lost_1.db3", "photos/a.jpg")
     (tmp_path / "one" / "metadata.yaml").write_text("rosbag2_bagfile_information:\n")
     (tmp_path / "photos" / "metadata.yaml").write_text("author: me\n")

@@ -356,7 +356,7 @@ def test_any_name_is_a_file(tmp_path: Path, artifact_dir: Path, name: str, monke
     )
 
 
-def test_a_title_that_is_not_utf_8_is_no_reason_to_stop(tmp_path: Path, artifact_dir: Path) -> None:
+def test_a_title_that_is_not_utf_8_does_not_stop_a_run(tmp_path: Path, artifact_dir: Path) -> None:
     """Older programs write titles in the encoding of their country."""
     path = make_video(tmp_path / "drive.avi", 2)
     with av.open(str(path)) as source, av.open(str(tmp_path / "titled.avi"), "w") as target:
