@@ -274,10 +274,20 @@ def test_a_body_in_any_number_of_pieces_is_the_same_body(artifact_dir: Path) -> 
 
 def test_an_accepted_request_is_probed_and_authorised_once(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was decided from the head and the first bytes goes along with the request: header, key and deadline."""
-    probed, checked = [], []
+    probed: list[int] = []
+    checked: list[int] = []
     probe, check = decoding.probe, Keys.check
-    monkeypatch.setattr(decoding, "probe", lambda *arguments: (probed.append(1), probe(*arguments))[1])
-    monkeypatch.setattr(Keys, "check", lambda *arguments: (checked.append(1), check(*arguments))[1])
+
+    def counted_probe(data: Any, limits: decoding.Limits) -> decoding.Header:
+        probed.append(len(data))
+        return probe(data, limits)
+
+    def counted_check(keys: Keys, offered: str) -> None:
+        checked.append(len(offered))
+        check(keys, offered)
+
+    monkeypatch.setattr(decoding, "probe", counted_probe)
+    monkeypatch.setattr(Keys, "check", counted_check)
     settings: dict[str, Any] = {"api_keys": ["secret"], "queue_megapixels": 64, "deadline_ms": 60_000}
     with ThreadPoolExecutor(1) as caller:
         with full_server(artifact_dir, monkeypatch, **settings) as url:

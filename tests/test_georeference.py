@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from service.encodings import MaskView, encode
 from service.pipeline.codecs.decoding import Limits, decode
 from service.pipeline.codecs.georeference import Georeference, of
+from service.pipeline.predictor import Predictor
+from service.pipeline.repository import Repository
 from tests.conftest import encode_image
 
 tifffile = pytest.importorskip("tifffile", reason="tifffile writes the files")
@@ -110,3 +116,23 @@ def test_a_picture_without_an_affine_georeference_has_none(tags: tuple[Any, ...]
 def test_damage_is_no_georeference(data: bytes) -> None:
     """The picture's own errors are for the decoder to say."""
     assert of(data) is None
+
+
+def test_a_mask_lies_where_its_picture_lies(artifact_dir: Path) -> None:
+    """The predictor carries the georeference to the formats: polygons come in the picture's own coordinates."""
+    predictor = Predictor(Repository(artifact_dir), Limits())
+    result = predictor.segment(geotiff(SCALE, TIE, keys(UTM32)))
+    assert result.geo == Georeference((500_000.0, 10.0, 0.0, 5_400_000.0, 0.0, -20.0), 32632)
+    document = json.loads(encode("geojson", MaskView.of(result)).body)
+    points = np.array(list(_points(document["features"])))
+    assert points.min(0).tolist() == [500_000.0, 5_400_000.0 - 4 * 20]
+    assert points.max(0).tolist() == [500_000.0 + 6 * 10, 5_400_000.0]
+    assert predictor.segment(encode_image(PICTURE)).geo is None
+    predictor.close()
+
+
+def _points(features: list[dict[str, Any]]) -> Iterator[list[float]]:
+    for feature in features:
+        for polygon in feature["geometry"]["coordinates"]:
+            for ring in polygon:
+                yield from ring

@@ -60,6 +60,10 @@ class Segmented(Protocol):
         """Return the winner's probability: H x W uint8, 255 is certainty."""
 
     @property
+    def geo(self) -> Geo | None:
+        """Where the image lies on the earth; None if its file does not say."""
+
+    @property
     def has_instances(self) -> bool:
         """Whether :meth:`instances` may be called."""
 
@@ -106,6 +110,7 @@ class MaskView:
             options,
             instances=instances,
             file_name=file_name,
+            geo=result.geo,
         )
 
     @property

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from service.errors import BadParameter, InferenceFailed
 from service.pipeline import plan
 from service.pipeline.codecs import decoding
+from service.pipeline.codecs.georeference import Georeference
 from service.pipeline.engine import Engine
 from service.pipeline.manifest import Manifest
 from service.pipeline.repository import Repository
@@ -47,6 +48,8 @@ class Prepared:
     """Seconds that both took."""
     tiled: bool = False
     """Whether the network sees it in tiles."""
+    geo: Georeference | None = None
+    """Where the image lies on the earth, if its file is a GeoTIFF."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +175,8 @@ class Predictor:
         fit = plan.native_size if resolution == "native" else plan.fit_size
         size = fit(height, width, manifest.input)
         tiled = resolution == "native" and self.tiling.is_needed(size)
-        return Prepared(image, plan.resize_image(image, size), time.monotonic() - start, tiled)
+        geo = decoding.georeference(source, header)
+        return Prepared(image, plan.resize_image(image, size), time.monotonic() - start, tiled, geo)
 
     def run(
         self,
@@ -224,7 +228,16 @@ class Predictor:
         ended = time.monotonic()
         queue_s = max(0.0, begun - started_s - prepared.decode_s - inferred.infer_s)
         timing = Timing(prepared.decode_s, queue_s, inferred.infer_s, ended - begun)
-        return Segmentation(prepared.image, labels, inferred.outputs, engine.manifest, engine.sha256, engine.provider, timing)
+        return Segmentation(
+            prepared.image,
+            labels,
+            inferred.outputs,
+            engine.manifest,
+            engine.sha256,
+            engine.provider,
+            timing,
+            prepared.geo,
+        )
 
     def close(self) -> None:
         """Close the models; runs under way end first."""

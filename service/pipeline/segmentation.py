@@ -1,6 +1,6 @@
 """The result of one image, and the time of each step.
 
-May import: numpy, the pipeline's ``manifest`` and ``tasks``.
+May import: numpy, the pipeline's ``codecs``, ``manifest`` and ``tasks``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from service.pipeline.codecs.georeference import Georeference
 from service.pipeline.manifest import Manifest
 from service.pipeline.tasks.panoptic import Instances
 from service.pipeline.tasks.registry import task_of
@@ -68,6 +69,8 @@ class Segmentation:
     provider: str
     """Where the network ran: ``cpu`` or ``cuda``."""
     timing: Timing
+    geo: Georeference | None = None
+    """Where the image lies on the earth, if its file is a GeoTIFF."""
 
     @property
     def scores(self) -> NDArray[np.float32]:
