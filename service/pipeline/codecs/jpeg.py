@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from service.errors import CorruptImage, UnsupportedImage
 from service.pipeline.codecs import jpeg_repair, orientation
 from service.pipeline.codecs.orientation import upright
+from service.pipeline.codecs.profiles import of_chunks, to_srgb
 
 MAX_SEGMENTS = 4096
 """Segments before the first scan; an ICC profile needs 255. Bounds the walk through a file of empty segments."""
@@ -33,77 +35,99 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Markers of segments that have the image's size: SOF0 to SOF15; the three between them are of other kinds."""
 _LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF)
 _PROGRESSIVE = (0xC2, 0xCA)
-_SCAN, _END, _EXIF = 0xDA, 0xD9, 0xE1
+_SCAN, _END, _EXIF, _PROFILE = 0xDA, 0xD9, 0xE1, 0xE2
+_NO_MARKER = frozenset((0x00, 0xFF))
 _ALONE = frozenset((0x01, *range(0xD0, 0xD8)))
 """Markers without a segment."""
+_FRAME = struct.Struct(">BHHB")
 _MARKER = re.compile(rb"\xff[\x01-\xfe]")
 
 
-@dataclass(frozen=True)
-class Outline:
-    """What stands before the first scan."""
+class Frame(NamedTuple):
+    """A frame header."""
 
     marker: int
-    """Of the frame header."""
     width: int
     height: int
     components: int
+
+
+class Outline(NamedTuple):
+    """What stands before the first scan."""
+
+    frame: Frame
     scanned: int
     """Components in the first scan."""
     exif: bytes
-
-    @property
-    def is_progressive(self) -> bool:
-        """Whether each scan brings a part of the coefficients."""
-        return self.marker in _PROGRESSIVE
-
-
-def outline(data: bytes) -> Outline:
-    """Read the segments before the first scan. Junk between them is skipped, as libjpeg does.
-
-    Raises:
-        UnsupportedImage: for lossless JPEG and for other than 8 bits
-        CorruptImage: if there is no frame header
-        IndexError, struct.error: if the file ends within its header
-    """
-    at, frame, exif = 2, None, b""
-    for _ in range(MAX_SEGMENTS):
-        if data[at] != 0xFF or data[at + 1] in (0x00, 0xFF):
-            found = _MARKER.search(data, at, at + MAX_JUNK)
-            if found is None:
-                break
-            at = found.start()
-        marker = data[at + 1]
-        if marker in _ALONE:
-            at += 2
-            continue
-        if marker == _END:
-            break
-        length = data[at + 2] << 8 | data[at + 3]
-        if marker == _SCAN:
-            if frame is None:
-                break
-            precision, height, width, components = frame[1]
-            return Outline(frame[0], width, height, components, data[at + 4], exif)
-        if marker in _FRAMES:
-            frame = (marker, struct.unpack_from(">BHHB", data, at + 4))
-            if frame[1][0] != 8 or marker in _LOSSLESS:
-                precision = frame[1][0]
-                raise UnsupportedImage(f"a lossless or {precision}-bit JPEG; 8-bit baseline and progressive ones are read")
-        elif marker == _EXIF and not exif and data[at + 4 : at + 10] == b"Exif\0\0":
-            exif = data[at + 4 : at + 2 + length]
-        at += 2 + length
-    raise CorruptImage("the JPEG image has no frame header before its first scan")
+    profile: bytes
+    """Of colours; empty where it is absent or incomplete."""
 
 
 def size(data: bytes) -> tuple[int, int]:
     """Read (width, height) from the frame header.
 
     Raises:
-        UnsupportedImage, CorruptImage, IndexError, struct.error: as :func:`outline`
+        UnsupportedImage: for lossless JPEG and for other than 8 bits
+        CorruptImage: if there is no frame header before the first scan
+        IndexError, struct.error: if the file ends within its header
     """
-    found = outline(data)
-    return found.width, found.height
+    for marker, start, _ in _segments(data):
+        if marker in _FRAMES:
+            _, width, height, _ = _frame(data, marker, start)
+            return width, height
+    raise CorruptImage("the JPEG image has no frame header before its first scan")
+
+
+def outline(data: bytes) -> Outline:
+    """Read the segments before the first scan.
+
+    Raises:
+        UnsupportedImage, CorruptImage, IndexError, struct.error: as :func:`size`
+    """
+    frame: Frame | None = None
+    exif, chunks, count = b"", {}, 0
+    for marker, start, end in _segments(data):
+        if marker in _FRAMES:
+            frame = _frame(data, marker, start)
+        elif marker == _EXIF:
+            if not exif and data[start : start + 6] == b"Exif\0\0":
+                exif = data[start:end]
+        elif marker == _PROFILE:
+            if data[start : start + 12] == b"ICC_PROFILE\0" and end - start > 14:
+                chunks[data[start + 12]], count = data[start + 14 : end], data[start + 13]
+        elif marker == _SCAN and frame is not None:
+            return Outline(frame, data[start], exif, of_chunks(chunks, count) if chunks else b"")
+    raise CorruptImage("the JPEG image has no frame header before its first scan")
+
+
+def _frame(data: bytes, marker: int, start: int) -> Frame:
+    precision, height, width, components = _FRAME.unpack_from(data, start)
+    if precision != 8 or marker in _LOSSLESS:
+        raise UnsupportedImage(f"a lossless or {precision}-bit JPEG; 8-bit baseline and progressive ones are read")
+    return Frame(marker, width, height, components)
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield (marker, start, end) of the segments up to the first scan header. Junk between them is skipped, as libjpeg does."""
+    at = 2
+    for _ in range(MAX_SEGMENTS):
+        marker = data[at + 1]
+        if data[at] != 0xFF or marker in _NO_MARKER:
+            found = _MARKER.search(data, at, at + MAX_JUNK)
+            if found is None:
+                return
+            at = found.start()
+            marker = data[at + 1]
+        if marker in _ALONE:
+            at += 2
+            continue
+        if marker == _END:
+            return
+        end = at + 2 + (data[at + 2] << 8 | data[at + 3])
+        yield marker, at + 4, end
+        if marker == _SCAN:
+            return
+        at = end
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
@@ -116,14 +140,16 @@ def decode(data: bytes) -> NDArray[np.uint8]:
         ValueError, OSError: of the decoders, if it is damaged
     """
     found = outline(data)
-    if found.is_progressive and data.count(b"\xff\xda") > MAX_SCANS:
+    if found.frame.marker in _PROGRESSIVE and data.count(b"\xff\xda") > MAX_SCANS:
         raise CorruptImage(f"the JPEG image has more than {MAX_SCANS} scans")
     try:
-        if found.components == 4:  # CMYK or YCCK; Pillow knows about Adobe's inversion
+        if found.frame.components == 4:  # CMYK or YCCK; Pillow knows about Adobe's inversion
             raise ValueError("not for simplejpeg")  # noqa: TRY301
         pixels = np.asarray(simplejpeg.decode_jpeg(data, strict=True), np.uint8)
-        if found.is_progressive or found.scanned < found.components:
-            jpeg_repair.check_scans(data, found.components)
+        if found.scanned < found.frame.components:  # otherwise the first scan has the mean of every block of every component
+            jpeg_repair.check_scans(data, found.frame.components)
     except ValueError:
-        pixels = jpeg_repair.decode(data, found.components)
+        pixels = jpeg_repair.decode(data, found.frame.components)
+    if found.frame.components == 3:
+        pixels = to_srgb(pixels, found.profile)
     return upright(pixels, orientation.of_exif(found.exif))

@@ -25,12 +25,15 @@ from service.errors import CorruptImage, UnsupportedImage
 from service.pipeline.codecs import depth, orientation
 from service.pipeline.codecs.limits import Limits, check_size
 from service.pipeline.codecs.orientation import upright
+from service.pipeline.codecs.profiles import to_srgb
 
 BAND_PIXELS = 1 << 18
 """Pixels that are converted at a time."""
 
 _PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr")
 
+_COLORS = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX")
+"""Modes whose colour profile is one of RGB."""
 _PLUGINS: dict[str, type[ImageFile]] = {
     "AVIF": AvifImageFile,
     "BMP": BmpImageFile,
@@ -80,7 +83,10 @@ def decode(picture: Image.Image) -> NDArray[np.uint8]:
     Raises:
         UnsupportedImage: if the colour space has no way to RGB
     """
-    return upright(to_rgb(picture), orientation.of_exif(picture.info.get("exif") or b""))
+    pixels = to_rgb(picture)
+    if picture.mode in _COLORS:
+        pixels = to_srgb(pixels, picture.info.get("icc_profile") or b"")
+    return upright(pixels, orientation.of_exif(picture.info.get("exif") or b""))
 
 
 def largest(picture: Image.Image) -> list[int]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from service.errors import CorruptImage, UnsupportedImage
 from service.pipeline.codecs import depth, orientation, pillow
 from service.pipeline.codecs.limits import Limits
+from service.pipeline.codecs.profiles import to_srgb
 
 MAX_CHUNKS = 1 << 16
 """Walked through, where one of them is damaged."""
@@ -61,16 +62,18 @@ def decode(data: bytes, limits: Limits) -> NDArray[np.uint8]:
     pixels = pillow.decode(picture)
     bits, color = data[24], data[25]
     if bits == 16 and color & 6 and max(pillow.largest(picture)[: 3 if color & 2 else 1]) <= MAX_DARK:
-        return _wide(data, pixels, orientation.of_exif(picture.info.get("exif") or b""))
+        turn, profile = orientation.of_exif(picture.info.get("exif") or b""), picture.info.get("icc_profile") or b""
+        return _wide(data, pixels, turn, profile if color & 2 else b"")
     return pixels
 
 
-def _wide(data: bytes, pixels: NDArray[np.uint8], turn: int) -> NDArray[np.uint8]:
+def _wide(data: bytes, pixels: NDArray[np.uint8], turn: int, profile: bytes) -> NDArray[np.uint8]:
     """Scale a 16-bit colour picture by its depth: of its samples Pillow keeps the upper 8 bits alone.
 
     Takes:
         pixels: as Pillow decodes them
         turn: the picture's orientation
+        profile: of its colours; may be empty
     Gives:
         ``pixels``, where all 16 bits count
     """
@@ -85,7 +88,7 @@ def _wide(data: bytes, pixels: NDArray[np.uint8], turn: int) -> NDArray[np.uint8
     if samples.shape[2] == 4:
         alpha = depth.to_8_bits(samples[..., 3:].astype(np.uint16, copy=False)).astype(np.uint16)
         rgb = ((rgb * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-    return orientation.upright(rgb, turn)
+    return orientation.upright(to_srgb(rgb, profile), turn)
 
 
 def _sound(data: bytes) -> Iterator[bytes]:

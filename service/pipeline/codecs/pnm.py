@@ -126,7 +126,7 @@ def _text(body: bytes, is_bitmap: bool, count: int) -> NDArray[np.uint16]:
             raise CorruptImage("the PNM image's text is not of numbers") from error
     if numbers.size < count:
         raise CorruptImage(f"the PNM image is truncated: it has {numbers.size} numbers of {count}")
-    return numbers
+    return np.asarray(numbers, np.uint16)
 
 
 def _scaled(numbers: NDArray[np.uint8 | np.uint16], found: Outline) -> NDArray[np.uint8]:

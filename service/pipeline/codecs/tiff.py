@@ -17,8 +17,11 @@ from service.errors import CorruptImage, UnsupportedImage
 from service.pipeline.codecs import pillow, tiff_samples
 from service.pipeline.codecs.limits import Limits, check_size
 from service.pipeline.codecs.orientation import upright
+from service.pipeline.codecs.profiles import to_srgb
 from service.pipeline.codecs.tiff_pages import WHOLE, Page, Tag, find_page
 
+_RGB = (2, 3, 6)
+"""Photometric interpretations whose colour profile is one of RGB: RGB itself, palettes, YCbCr."""
 _FOREIGN = {
     34712: "JPEG 2000",
     33003: "JPEG 2000",
@@ -73,6 +76,8 @@ def decode(data: bytes, limits: Limits) -> NDArray[np.uint8]:
     pixels = _by_pillow(page, limits) if layout is None else tiff_samples.read(page, layout, limits)
     if pixels.shape[2] == 1:
         pixels = np.repeat(pixels, 3, axis=2)
+    elif page.number(Tag.PHOTOMETRIC, -1) in _RGB:
+        pixels = to_srgb(pixels, bytes(page.numbers(Tag.PROFILE)))
     return upright(pixels, page.orientation)
 
 

@@ -55,6 +55,7 @@ class Tag(IntEnum):
     SUB_DIRECTORIES = 330
     EXTRA = 338
     FORMAT = 339
+    PROFILE = 34675
 
 
 @dataclass(frozen=True)

@@ -304,7 +304,7 @@ def _narrowed(samples: NDArray[Any], layout: Layout, bits: int, read: _Read) -> 
         white = (1 << layout.bits) - 1
         return np.asarray((samples.astype(np.uint32) * 255 + white // 2) // white, np.uint8)
     if layout.bits == 8:
-        return (np.clip(samples, 0, 127).astype(np.uint16) * 2).astype(np.uint8)
+        return np.asarray(np.clip(samples, 0, 127).astype(np.uint16) * 2, np.uint8)
     if layout.bits > 16 or layout.sample_format == _SIGNED:
         read.note(samples, 65535)
     wide = depth.to_uint16(samples)
