@@ -28,6 +28,8 @@ GATHER_S = 0.02
 LINES_AT_ONCE = 100
 FLUSH_S = 1.0
 """Seconds that the end of the process waits for the lines."""
+OPENINGS_LOGGER = "uvicorn.error.websocket"
+"""Has the lines of uvicorn's WebSocket."""
 LOSSES = ("unread", "flood")
 """Causes for which a log line is not written: the log is not read, or too many lines of one kind come."""
 
@@ -47,8 +49,13 @@ def log_config(log_format: Literal["text", "json"], log_level: str = "info") -> 
         "formatters": {"line": {"()": JsonFormatter if log_format == "json" else TextFormatter}},
         "handlers": {"stderr": {"()": StandardError, "formatter": "line"}},
         "root": {"handlers": ["stderr"], "level": "WARNING"},
-        # Pillow's warnings about damaged files are not for the operator: the sender gets each of them as an answer.
-        "loggers": {**{name: {"level": log_level.upper()} for name in ("service", "uvicorn")}, "PIL": {"level": "CRITICAL"}},
+        "loggers": {
+            **{name: {"level": log_level.upper()} for name in ("service", "uvicorn")},
+            # uvicorn and websockets tell of each opening once more, with its whole query.
+            OPENINGS_LOGGER: {"level": "WARNING"},
+            # Pillow's warnings about damaged files are not for the operator: the sender gets each of them as an answer.
+            "PIL": {"level": "CRITICAL"},
+        },
     }
 
 

@@ -131,7 +131,7 @@ class Settings(BaseSettings):
     @classmethod
     def _normalise_root_path(cls, value: str) -> str:
         prefix = value.strip().rstrip("/")
-        if prefix and not re.fullmatch(r"(?:/[A-Za-z0-9._~-]+)+", prefix):
+        if prefix and not re.fullmatch(r"(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~-]+)+", prefix):
             raise ValueError(f"{value!r} is not a prefix such as /segmentation")
         return prefix
 

@@ -41,6 +41,7 @@ def live_server(settings: Settings, bounds: Bounds | None = None) -> Iterator[st
         ws=StreamConnection,
         log_config=None,
         access_log=False,
+        root_path=settings.root_path,
         timeout_graceful_shutdown=10,
     )
     server = uvicorn.Server(config)

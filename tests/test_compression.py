@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import gzip
+import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import httpx
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 
-from service.api.compression import CODINGS, PIECE_BYTES, Inflater, accepted_coding, compressed
+from service.api.compression import CODINGS, PIECE_BYTES, WORTHWHILE_BYTES, Inflater, accepted_coding, compressed
 from service.errors import BadParameter
+from service.settings import Settings
+from tests.conftest import encode_image
+from tests.live import live_server
 
 INFLATE: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.decompress, "deflate": zlib.decompress}
 DEFLATE: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
@@ -108,3 +116,123 @@ def test_other_codings_are_refused_by_name(coding: str) -> None:
 def test_a_reply_is_compressed_as_the_caller_likes_it_best(header: str | None, coding: str | None) -> None:
     """Without the header nothing is compressed."""
     assert accepted_coding(header) == coding
+
+
+# Replies over HTTP -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def base_url(artifact_dir: Path) -> Iterator[str]:
+    """A real server."""
+    with live_server(Settings(models_dir=artifact_dir)) as url:
+        yield url
+
+
+def raw(base_url: str, path: str, **options: Any) -> tuple[httpx.Response, bytes]:
+    """A reply, and its body as it travelled."""
+    method = "POST" if "content" in options else "GET"
+    with httpx.stream(method, base_url + path, **options) as reply:
+        return reply, b"".join(reply.iter_raw())
+
+
+@pytest.mark.parametrize("coding", INFLATE)
+@pytest.mark.parametrize("path", ["/openapi.json", "/formats", "/segment?format=rle&statistics=true"])
+def test_json_is_compressed_on_request(base_url: str, noise: bytes, coding: str, path: str) -> None:
+    """The same document, in fewer bytes; the headers say how, and that caches must ask."""
+    options: dict[str, Any] = {"content": noise} if "segment" in path else {}
+    plain, expected = raw(base_url, path, headers={"Accept-Encoding": "identity"}, **options)
+    assert "content-encoding" not in plain.headers
+    assert len(expected) >= WORTHWHILE_BYTES
+    reply, body = raw(base_url, path, headers={"Accept-Encoding": coding}, **options)
+    assert (reply.status_code, reply.headers["content-encoding"]) == (200, coding)
+    assert "accept-encoding" in reply.headers["vary"].lower()
+    assert int(reply.headers["content-length"]) == len(body) < len(expected)
+    assert INFLATE[coding](body) == expected
+
+
+@pytest.fixture(scope="module")
+def noise() -> bytes:
+    """An image whose mask has many runs."""
+    blocks = np.random.default_rng(0).integers(0, 2, (60, 80, 3), np.uint8) * 255
+    return encode_image(blocks.repeat(8, 0).repeat(8, 1))
+
+
+def test_large_json_is_compressed_off_the_event_loop_and_arrives_whole(base_url: str, noise: bytes) -> None:
+    """More than a piece of the reply, in pieces."""
+    options: dict[str, Any] = {"files": [("image", ("a.png", noise))] * 40}
+    plain = httpx.post(f"{base_url}/segment?format=rle", headers={"Accept-Encoding": "identity"}, timeout=120, **options)
+    assert len(plain.content) > 256 * 1024
+    reply = httpx.post(f"{base_url}/segment?format=rle", headers={"Accept-Encoding": "gzip"}, timeout=120, **options)
+    assert reply.headers["content-encoding"] == "gzip"
+    assert reply.json() == plain.json()
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/nothing", "/segment", "/segment?format=npy", "/segment?format=color"])
+def test_short_replies_and_masks_are_left_as_they_are(base_url: str, png: bytes, path: str) -> None:
+    """Compressing a PNG again would cost time and gain nothing."""
+    options: dict[str, Any] = {"content": png} if "segment" in path else {}
+    reply, _ = raw(base_url, path, headers={"Accept-Encoding": "gzip, deflate, br"}, **options)
+    assert "content-encoding" not in reply.headers
+
+
+@pytest.mark.parametrize("accepted", ["", "br", "identity", "gzip;q=0", "zstd, br;q=0.5"])
+def test_json_is_left_as_it_is_for_those_that_do_not_ask(base_url: str, accepted: str) -> None:
+    """Or ask for what is not offered."""
+    reply, body = raw(base_url, "/openapi.json", headers={"Accept-Encoding": accepted})
+    assert "content-encoding" not in reply.headers
+    assert json.loads(body)["openapi"]
+
+
+def test_head_has_the_headers_of_get(base_url: str) -> None:
+    """The length of the body that GET would send, compressed as it would be."""
+    headers = {"Accept-Encoding": "gzip"}
+    get, head = httpx.get(f"{base_url}/openapi.json", headers=headers), httpx.head(f"{base_url}/openapi.json", headers=headers)
+    assert head.content == b""
+    for name in ("content-length", "content-encoding", "content-type", "vary"):
+        assert head.headers.get(name) == get.headers.get(name)
+
+
+# Images over HTTP ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("coding", ["gzip", "x-gzip", "deflate", "GZIP", "identity"])
+@pytest.mark.parametrize("form", [False, True], ids=["raw", "form"])
+def test_a_compressed_image_is_an_image(base_url: str, png: bytes, coding: str, form: bool) -> None:
+    """Some clients compress every body: the bytes themselves, or the whole form."""
+    expected = httpx.post(f"{base_url}/segment", content=png).content
+    built = httpx.Request("POST", base_url, files={"image": png}) if form else httpx.Request("POST", base_url, content=png)
+    deflate = DEFLATE.get(coding.lower().removeprefix("x-"), bytes)
+    headers = {"Content-Encoding": coding}
+    if form:
+        headers["Content-Type"] = built.headers["Content-Type"]
+    reply = httpx.post(f"{base_url}/segment", content=deflate(built.read()), headers=headers)
+    assert (reply.status_code, reply.content) == (200, expected)
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+@pytest.mark.parametrize("form", [False, True], ids=["raw", "form"])
+def test_a_bomb_is_refused_while_it_inflates(artifact_dir: Path, coding: str, form: bool) -> None:
+    """A gigabyte of zeros in a megabyte: 413 after the limit, as for a body that is sent as it is."""
+    with live_server(Settings(models_dir=artifact_dir, max_image_bytes=1_000_000)) as url:
+        stream = zlib.compressobj(9, zlib.DEFLATED, CODINGS[coding])
+        lead = b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n' if form else b""
+        bomb = stream.compress(lead) + b"".join(stream.compress(bytes(1 << 20)) for _ in range(64)) + stream.flush()
+        assert len(bomb) < 100_000
+        kind = "multipart/form-data; boundary=b" if form else "image/png"
+        reply = httpx.post(f"{url}/segment", content=bomb, headers={"Content-Encoding": coding, "Content-Type": kind})
+        assert (reply.status_code, reply.json()["code"]) == (413, "body_too_large")
+        assert httpx.get(f"{url}/readyz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "status"),
+    [("gzip", b"no gzip", 422), ("gzip", gzip.compress(b"x" * 100)[:-4], 422), ("br", b"x", 415), ("gzip", b"", 422)],
+    ids=["not compressed", "cut off", "another coding", "empty"],
+)
+def test_a_body_that_is_not_what_its_coding_says_is_refused(base_url: str, coding: str, body: bytes, status: int) -> None:
+    """The header is named, and the codings that are read."""
+    reply = httpx.post(f"{base_url}/segment", content=body, headers={"Content-Encoding": coding})
+    assert reply.status_code == status
+    assert "Content-Encoding" in reply.json()["detail"]
+    if status == 415:
+        assert reply.headers["accept-encoding"] == "gzip, deflate"

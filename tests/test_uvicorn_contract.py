@@ -79,7 +79,7 @@ ATTRIBUTES: dict[type, set[str]] = {
         "transport",
         "url",
     },
-    WebSocketsSansIOProtocol: {"app_state", "loop", "transport"},
+    WebSocketsSansIOProtocol: {"app_state", "close_sent", "conn", "handshake_complete", "logger", "loop", "transport"},
     RequestResponseCycle: {
         "body",
         "disconnected",

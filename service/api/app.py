@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
 from service.api import admin, models, pages, problems, schemas, segment, stream
+from service.api.compression import CompressedJson
 from service.api.in_flight import InFlight
 from service.api.keys import Origins
 from service.api.metrics import Metrics
@@ -36,6 +37,7 @@ from service.api.telemetry import PROBES, Telemetry, path_of
 from service.api.transport.bounds import CONNECTIONS, Bounds
 from service.api.transport.connections import Connections
 from service.api.transport.early_refusal import EarlyRefusal
+from service.api.unmatched import Unmatched
 from service.api.upload import UPLOADS_AT_ONCE, Uploads
 from service.api.v2 import rest as inference_v2
 from service.api.v2 import schemas as schemas_v2
@@ -72,16 +74,17 @@ def create_app(settings: Settings, opening: Callable[[], Repository] | None = No
             connections.early_refusal = EarlyRefusal(services.plane, metrics, settings.deadline_ms / 1000)
             yield {CONNECTIONS: connections}
 
+    compression = Middleware(CompressedJson)
     telemetry = Middleware(Telemetry, metrics=metrics, in_flight=in_flight, on_crash=problems.internal_error)
     app = _Application(
         "Semantic segmentation with fully convolutional networks: an image in, a label map of its size out.",
-        [telemetry],
+        [telemetry, compression],
         lifespan,
     )
     app.router.routes.append(segment.segment_route)  # before all others, because most requests are for it
     operators = app
     if settings.admin_port is not None:
-        operators = _Application("What operators call.", [telemetry])
+        operators = _Application("What operators call.", [telemetry, compression])
         operators.include_router(models.probes)
         app.add_middleware(_ByPort, port=settings.admin_port, other=operators)
     operators.include_router(admin.router)
@@ -111,6 +114,7 @@ class _Application(FastAPI):
             lifespan=lifespan,
             docs_url=None,  # FastAPI's viewers load scripts from a third-party host; ours is part of the page
             redoc_url=None,
+            redirect_slashes=False,
             middleware=middleware,
             # Spans alone, and where OTEL_EXPORTER_OTLP_ENDPOINT is set: metrics and log lines are our own.
             telemetry={
@@ -122,6 +126,7 @@ class _Application(FastAPI):
             },
         )
         problems.install(self)
+        self.router.default = Unmatched(self.router.routes)  # type: ignore[method-assign]  # as its own argument would do
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document."""

@@ -16,6 +16,7 @@ May import: httptools, uvicorn, starlette, ``service.api.problems``, ``record`` 
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections import deque
 from typing import Any
@@ -33,10 +34,13 @@ from service.api.telemetry import PROBES, path_of
 from service.api.transport.bounds import CONNECTIONS, BodyBound, HeadBound, is_pipeline_full
 from service.api.transport.connections import Connections
 from service.api.transport.early_refusal import OPENING, Opening
+from service.log import OPENINGS_LOGGER
 
 STREAM_BUFFER_BYTES = 64 * 1024
 """What the kernel is asked to keep of masks that the other end has not taken (Linux keeps twice that). By default it keeps
 megabytes, which are the masks of minutes."""
+
+_log = logging.getLogger(OPENINGS_LOGGER)
 
 REPLY_BEGINS = b"HTTP/1.1 "
 """The first bytes of every reply."""
@@ -57,6 +61,8 @@ class Connection(HttpToolsProtocol):
         self.timeout_keep_alive = self._bounds.keep_alive_s
         self._head = HeadBound(self._bounds.head_bytes)
         self._body = BodyBound(self._bounds.head_bytes)
+        self._prefix = f"{self.root_path}/".encode() if self.root_path else b""
+        """What a proxy may have left before the path: uvicorn puts it before every path."""
         self._within_head = False
         self._within_body = False
         self._turns = False
@@ -181,8 +187,8 @@ class Connection(HttpToolsProtocol):
         self._body.begin()
         self._all.first_head.end(self)
         self._all.next_head.end(self)
-        if self.root_path and self.url.startswith(self.root_path.encode()):  # uvicorn puts it before every path
-            self.url = self.url.removeprefix(self.root_path.encode()) or b"/"
+        if self._prefix and self.url.startswith(self._prefix):
+            self.url = self.url[len(self._prefix) - 1 :]
         self.scope["state"][TRANSPORT] = self.transport
         self._opening = self._open_early()
         if self._opening is None:
@@ -394,6 +400,10 @@ class StreamConnection(WebSocketsSansIOProtocol):
     A caller who does not read is noticed soon, and cannot keep the connection when the stream is over.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.logger = self.conn.logger = _log
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, STREAM_BUFFER_BYTES)
@@ -411,6 +421,8 @@ class StreamConnection(WebSocketsSansIOProtocol):
             if not self.transport.is_closing():
                 raise
             raise ClientDisconnected from None
+        if message["type"] == "websocket.http.response.body" and self.close_sent:
+            self.handshake_complete = True  # by a refusal; uvicorn would log that there was none
 
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
         """Close the connection soon after the application has ended."""
