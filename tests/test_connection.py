@@ -20,6 +20,7 @@ import pytest
 from service.api.transport.bounds import Bounds
 from service.settings import Settings
 from tests.live import live_process, live_server
+from tests.waiting import wait_until
 
 MAX_HEAD_BYTES = Bounds().head_bytes
 
@@ -310,6 +311,37 @@ def test_a_connection_is_kept_for_the_idle_time_that_is_set(artifact_dir: Path) 
         link.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         assert_ok(link)
         assert link.recv(1) == b""
+
+
+@pytest.mark.parametrize("path", ["/segment", "/v2/models/colours/infer", "/v2/repository/index", "/livez", "/nothing"])
+@pytest.mark.parametrize("framing", ["Content-Length: 1000", "Transfer-Encoding: chunked"])
+def test_a_sender_who_stops_after_half_a_body_is_disconnected(artifact_dir: Path, path: str, framing: str) -> None:
+    """By the connection itself: whatever the application does, and however long it would wait."""
+    bounds = Bounds(body_s=0.5, upload_s=600.0, keep_alive_s=600.0, sweep_s=0.05)
+    with live_server(Settings(models_dir=artifact_dir), bounds) as url, connected(url) as link:
+        body = b"1f4\r\n" + bytes(250) if "chunked" in framing else bytes(500)
+        link.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nX-Deadline-Ms: 600000\r\n{framing}\r\n\r\n".encode() + body)
+        with contextlib.suppress(ConnectionError):
+            while link.recv(65536):
+                pass
+        wait_until(lambda: refusals(url, "body_too_slow") == 1, "it is counted")
+        wait_until(lambda: "\nfcn_requests_in_flight 1.0\n" in httpx.get(f"{url}/metrics").text, "its request is over")
+
+
+def test_a_caller_who_reads_no_reply_is_disconnected(artifact_dir: Path) -> None:
+    """Requests in a row for a large document fill the buffers of both ends; then the connection is closed."""
+    bounds = Bounds(reply_s=0.3, keep_alive_s=600.0, sweep_s=0.05)
+    with live_server(Settings(models_dir=artifact_dir), bounds) as url, connected(url) as link:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        link.settimeout(0.2)
+        asked = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 60
+
+        def is_cut_off() -> bool:
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                link.sendall(asked)
+            return refusals(url, "reply_not_read") == 1
+
+        wait_until(is_cut_off, "the connection is closed")
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux limits a process that runs")

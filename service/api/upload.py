@@ -5,7 +5,7 @@ The body of an image request is the image itself, whatever its Content-Type says
 ``multipart/form-data``, with one or several parts named ``image``. Either may be compressed. Nothing is spooled to disk, and no
 more than the limit is ever held.
 
-May import: starlette, python_multipart, ``service.errors``, ``service.api.compression``, ``form``, ``record``, ``texts`` and
+May import: starlette, python_multipart, ``service.errors``, ``service.api.compression``, ``form``, ``record`` and
 ``transport.bounds``.
 """
 
@@ -24,7 +24,6 @@ from starlette.types import Receive, Scope, Send
 from service.api.compression import Inflater
 from service.api.form import FIELD, MULTIPART_ALLOWANCE, Form, ImageFile, too_large
 from service.api.record import TRANSPORT
-from service.api.texts import refuse_text
 from service.api.transport.bounds import bounds_of
 from service.errors import BadParameter, DeadlineExceeded, EmptyBody, Overloaded
 
@@ -106,7 +105,6 @@ async def read_images(request: Request, max_bytes: int, hold: Hold = lambda _: N
         EmptyBody: if there is no body, or a part without bytes
         BadParameter: if the form is broken, has no ``image``, another field, or too many parts; or if the body is not
             compressed as its Content-Encoding says
-        UnsupportedImage: if the body is a text of a kind that is often sent by mistake
         HTTPException: 415, if its Content-Encoding is not read
         ClientDisconnect: if the sender is gone
     """
@@ -116,7 +114,6 @@ async def read_images(request: Request, max_bytes: int, hold: Hold = lambda _: N
         body = await read_body(request, max_bytes, hold, coding)
         if not body:
             raise EmptyBody(f"the body is empty: send an image's bytes, or a form with the field '{FIELD}'")
-        refuse_text(body)
         return [ImageFile(body)]
     if media_type != b"multipart/form-data" or not options.get(b"boundary"):
         raise BadParameter("a form must be multipart/form-data and name its boundary", parameter="Content-Type")
@@ -126,10 +123,7 @@ async def read_images(request: Request, max_bytes: int, hold: Hold = lambda _: N
         form.write(piece)
     if not size:
         raise EmptyBody(f"the body is empty: send a form with the field '{FIELD}'")
-    images = form.images()
-    for image in images:
-        refuse_text(image.data)
-    return images
+    return form.images()
 
 
 async def read_body(request: Request, max_bytes: int, hold: Hold, coding: str | None = None) -> bytes:

@@ -75,6 +75,7 @@ _BRANDS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
 )
 """Files of ISO 14496-12 by their major brand, HEIF's apart."""
 
+_TEXT_FORM = re.compile(rb"[\w.%-]{1,40}=[\x20-\x7e]*\Z")
 _JSON = re.compile(rb"\s*[\[{]")
 _BASE64_INSIDE = re.compile(rb"/9j/|iVBORw0KGgo|UklGR|R0lGOD|;base64,")
 _MARKUP = re.compile(rb"\s*<(!doctype\s+html|html|head|body|\?xml|svg|!--)", re.IGNORECASE)
@@ -98,6 +99,8 @@ def name(data: bytes) -> str:
         if b"svg" in head[:1024].lower() and b"html" not in markup[0].lower():
             return "an SVG drawing; draw it, and send a PNG image"
         return "an HTML or XML page; send the bytes of the image (an error page of another server?)"
+    if _TEXT_FORM.match(head[:256]):
+        return "a form of texts; send the bytes of the image as the body, or as the field `image` of multipart/form-data"
     if _JSON.match(head):
         inside = " with an image as base64" if _BASE64_INSIDE.search(head) else ""
         return f"JSON{inside}; send the bytes of the image themselves, as the body or as a form's field `image`"
