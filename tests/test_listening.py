@@ -89,7 +89,7 @@ def test_a_unix_socket_serves_requests_streams_and_half_closed_callers(
 
 
 def test_a_socket_that_a_killed_service_left_is_replaced(folder: Path, artifact_dir: Path, tmp_path: Path) -> None:
-    """A start after ``kill -9`` needs no broom."""
+    """A start after ``kill -9`` needs no cleaning up by hand."""
     path = folder / "fcn.sock"
     with serving(path, artifact_dir, tmp_path / "log") as process:
         process.kill()
@@ -123,7 +123,7 @@ def test_a_socket_at_which_another_process_listens_is_left_alone(folder: Path) -
 
 
 def test_a_busy_socket_is_left_alone_too(folder: Path) -> None:
-    """A queue of callers that is full is no sign of a process that is gone."""
+    """A full queue of callers does not show that the process is gone."""
     path = folder / "fcn.sock"
     with listening.unix(path, 0o600) as listener:
         listener.listen(0)
@@ -139,7 +139,7 @@ def test_a_busy_socket_is_left_alone_too(folder: Path) -> None:
 
 
 def test_a_file_in_the_place_of_the_socket_is_never_removed(folder: Path) -> None:
-    """A mistyped path costs no data."""
+    """A mistyped path deletes no data."""
     path = folder / "data"
     path.write_text("precious")
     with pytest.raises(BadSetting, match="exists, and is not a socket"), listening.unix(path, 0o600):

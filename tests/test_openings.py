@@ -31,7 +31,7 @@ def server(artifact_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def lines(server: LiveProcess) -> list[dict[str, Any]]:
-    """The log so far, line by line; a trace is no JSON, and would fail here."""
+    """The log so far, line by line; a trace is not JSON, and would fail here."""
     return [json.loads(line) for line in server.log.read_text("utf-8").splitlines()]
 
 

@@ -126,7 +126,7 @@ class _Application(FastAPI):
             },
         )
         problems.install(self)
-        self.router.default = Unmatched(self.router.routes)  # type: ignore[method-assign]  # as its own argument would do
+        self.router.default = Unmatched(self.router.routes)
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document."""
