@@ -1,4 +1,4 @@
-"""The client and its twin, against a real server and against servers that misbehave, all on real sockets."""
+"""Both clients, against a real server and against servers that misbehave, all on real sockets."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ Segment = Callable[..., Mask]
 
 @pytest.fixture(params=["Client", "AsyncClient"])
 def segment(request: pytest.FixtureRequest) -> Segment:
-    """``segment(url, image, options, **what)`` with either twin: whatever holds for one holds for the other."""
+    """``segment(url, image, options, **what)`` with either client: both keep the same promises."""
 
     def plain(url: str, image: Any, options: dict[str, Any] | None = None, **what: Any) -> Mask:
         with Client(url, **(options or {})) as client:
@@ -134,7 +134,7 @@ def test_filters_travel(server: str, segment: Segment) -> None:
 
 
 def test_other_ids_and_statistics_travel(tmp_path: Path, segment: Segment) -> None:
-    """Labels and classes are those of the table that was asked for, each with its box and its confidence."""
+    """Labels and classes are those of the table that was asked for, each with its bounding box and its confidence."""
     street = [{"id": k, "name": name, "color": (k, k, k)} for k, name in enumerate(["road", "car", "crate"])]
     write_artifact(tmp_path / "street.onnx", make_manifest(name="street", classes=street))
     with live_server(Settings(models_dir=tmp_path)) as url:
@@ -151,7 +151,7 @@ def test_other_ids_and_statistics_travel(tmp_path: Path, segment: Segment) -> No
 @pytest.mark.parametrize(
     ("image", "what", "error"),
     [
-        (b"this is no image", {}, UnsupportedImage),
+        (b"this is a text", {}, UnsupportedImage),
         (encode_image(make_image())[:200], {}, CorruptImage),
         (make_image(), {"model": "missing"}, UnknownModel),
         (make_image(), {"classes": ["yellow"]}, UnknownClass),
@@ -178,7 +178,7 @@ def test_facts_can_be_read(server: str, segment: Segment) -> None:
 
 
 def test_models_are_listed(server: str) -> None:
-    """Both twins give the models with their class tables and everything else that the manifest says."""
+    """Both clients give the models with their class tables and everything else that the manifest says."""
 
     async def awaited() -> Catalogue:
         async with AsyncClient(server, **KEY) as client:
@@ -222,7 +222,7 @@ def test_threads_share_a_client(server: str) -> None:
 
 
 def test_many_calls_run_at_once(server: str) -> None:
-    """The asyncio twin has many calls in the air, each with the answer to its own question."""
+    """The asyncio client has many calls under way, each with the answer to its own question."""
     sizes = [(40 + i, 60 + 2 * i) for i in range(16)]
 
     async def run() -> list[Mask]:
@@ -286,7 +286,7 @@ class Scripted:
 def _more(connection: socket.socket) -> bytes:
     data = connection.recv(65536)
     if not data:
-        raise ConnectionResetError  # who called off before he had sent all
+        raise ConnectionResetError  # one that is cancelled before all is sent
     return data
 
 
@@ -456,8 +456,8 @@ def test_a_server_that_comes_back_is_found(segment: Segment) -> None:
         server.__exit__()
 
 
-def test_nobody_there_is_said_with_the_address(segment: Segment) -> None:
-    """The error names where nobody answered, without the password that was in the address."""
+def test_a_silent_address_is_said(segment: Segment) -> None:
+    """The error names the address that did not answer, without the password that was in the address."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(ConnectionFailed, match=f"127.0.0.1:{port}") as caught:
@@ -466,7 +466,7 @@ def test_nobody_there_is_said_with_the_address(segment: Segment) -> None:
 
 
 def test_ready_is_a_plain_answer(server: str) -> None:
-    """True, or False; never an error, whoever answers or does not."""
+    """True, or False; never an error, whatever answers or does not."""
 
     async def awaited(url: str) -> bool:
         async with AsyncClient(url, timeouts=Timeouts(total_s=0.3)) as client:
@@ -482,7 +482,7 @@ def test_ready_is_a_plain_answer(server: str) -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        reply(200, b"<html>welcome to the hotel</html>", Content_Type="text/html"),
+        reply(200, b"<html>hotel network: please log in</html>", Content_Type="text/html"),
         reply(200, b"[1, 2]"),
         reply(200, b"\xff\xfe"),
         reply(200, b'{"size": [1, 1], "order": "row-major", "labels": [0], "lengths": [2], "classes": []}'),
@@ -511,7 +511,7 @@ def test_a_later_server_may_say_more(segment: Segment) -> None:
 
 
 def test_a_cancelled_call_lets_its_connection_go() -> None:
-    """Whoever cancels gets his cancellation, and the client goes on working."""
+    """A cancelled call ends as cancelled, and the client goes on working."""
 
     async def run(url: str) -> Mask:
         async with AsyncClient(url, connections=1) as client:
@@ -569,7 +569,7 @@ def test_arrays_are_sent_without_loss() -> None:
         ("/no/such/file.jpg", FileNotFoundError),
     ],
 )
-def test_what_is_no_image_is_told_before_anything_is_sent(image: Any, error: type[Exception]) -> None:
+def test_another_object_is_told_before_anything_is_sent(image: Any, error: type[Exception]) -> None:
     """A caller's mistake is Python's own kind of error."""
     with pytest.raises(error):
         images.image_bytes(image)
@@ -629,15 +629,15 @@ def test_the_call_is_the_contract_s() -> None:
     assert (get.method, str(get.url)) == ("GET", "http://host/prefix/models")
 
 
-@pytest.mark.parametrize("twin", [Client, AsyncClient])
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
 @pytest.mark.parametrize("url", ["127.0.0.1:8711", "localhost", "", "ftp://127.0.0.1:8711"])
-def test_an_address_without_its_scheme_is_refused_at_once(twin: type[Client | AsyncClient], url: str) -> None:
+def test_an_address_without_its_scheme_is_refused_at_once(kind: type[Client | AsyncClient], url: str) -> None:
     """The error says what would have worked."""
     with pytest.raises(ValueError, match=f"try 'http://{url.removeprefix('ftp://')}'"):
-        twin(url)
+        kind(url)
 
 
-def test_the_twin_reads_no_mask_on_its_callers_event_loop(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_asyncio_client_reads_no_mask_on_the_event_loop(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mask of 12 megapixels takes 100 ms to read: the loop has other things to do meanwhile."""
     threads = []
     real = replies.parse_mask
@@ -700,10 +700,10 @@ def street_server() -> Iterator[str]:
 
 
 def test_a_mask_comes_in_any_format(server: str) -> None:
-    """As the server wrote it, by either twin; an unknown format is the server's own error."""
+    """As the server wrote it, by either client; an unknown format is the server's own error."""
     image = encode_image(make_image())
 
-    async def twin(form: str, **query: Any) -> Encoded:
+    async def by_asyncio(form: str, **query: Any) -> Encoded:
         async with AsyncClient(server, api_key="open sesame") as client:
             return await client.segment_as(image, form, **query)
 
@@ -711,7 +711,7 @@ def test_a_mask_comes_in_any_format(server: str) -> None:
         for form, media_type in (("png", "image/png"), ("coco-dataset", "application/json"), ("yolo", "text/plain")):
             made = client.segment_as(image, form)
             assert made.media_type == media_type
-            assert asyncio.run(twin(form)).body == made.body
+            assert asyncio.run(by_asyncio(form)).body == made.body
         labels = decode("gray", client.segment_as(image, "gray", classes=["red", "blue"], min_confidence=None).body)
         np.testing.assert_array_equal(labels, client.segment(image, classes=["red", "blue"]).labels)
         assert client.segment_as(image, "overlay", legend=True).body != client.segment_as(image, "overlay").body

@@ -1,4 +1,4 @@
-"""The client's streams, both twins, against real servers."""
+"""The client's streams, both clients, against real servers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def in_step(url: str, frames: Iterable[Any], *, options: dict[str, Any] | None =
 
 
 def awaited(url: str, frames: Any, *, options: dict[str, Any] | None = None, **asked: Any) -> list[Mask]:
-    """The same by its twin."""
+    """The same by asyncio."""
 
     async def run() -> list[Mask]:
         async with AsyncClient(url, **options or {}) as client:
@@ -87,7 +87,7 @@ def test_with_every_no_frame_is_superseded(server: str, png: bytes, streamed: St
 def test_without_it_the_newest_wins_and_the_others_are_told(
     server: str, png: bytes, monkeypatch: pytest.MonkeyPatch, streamed: Streamed
 ) -> None:
-    """Each frame is either a mask or named to whoever asked; the first and the last are always masks."""
+    """Each frame is either a mask or named to the callback; the first and the last are always masks."""
     real = Engine.run
 
     def run(*words: Any, **options: Any) -> Any:
@@ -117,7 +117,7 @@ def test_the_query_holds_for_the_stream(server: str, png: bytes, streamed: Strea
 
 @twins
 def test_a_frame_that_fails_raises_its_error_or_is_told(server: str, png: bytes, streamed: Streamed) -> None:
-    """The error's own class; with somebody to tell it to, the stream goes on."""
+    """The error's own class; with a callback, the stream goes on."""
     frames = [(png, "a", None), (b"no image", "b", None), (png, "c", None)]
     with pytest.raises(errors.UnsupportedImage) as failed:
         streamed(server, frames, every=True)
@@ -160,7 +160,7 @@ def test_frames_may_be_asynchronous(server: str, png: bytes) -> None:
     assert [mask.frame_id for mask in awaited(server, camera())] == ["0", "1", "2"]
 
 
-def test_whoever_stops_listening_leaves_the_camera_alone(server: str, png: bytes) -> None:
+def test_a_stream_that_ends_leaves_the_camera_alone(server: str, png: bytes) -> None:
     """The stream is closed, and no frame is taken any more."""
     taken: list[int] = []
 
@@ -189,7 +189,7 @@ def test_the_query_of_the_stream_is_that_of_a_request(server: str, png: bytes, s
     assert mask.classes == expected.classes
     assert mask.classes[0].bbox is not None
     with pytest.raises(errors.ServiceError, match="ids"):
-        streamed(server, [png], ids="nobody's")
+        streamed(server, [png], ids="guess")
 
 
 class Camera:
@@ -242,7 +242,7 @@ def test_another_stream_of_asyncio_goes_on_with_the_same_frames(server: str, png
             await anext(first)
             await waiting.wait()
             await first.aclose()
-            with pytest.raises(ValueError, match="open it anew"):
+            with pytest.raises(ValueError, match="open a new one"):
                 await anext(client.stream(generator))
 
     asyncio.run(run())

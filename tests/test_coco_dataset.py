@@ -30,7 +30,7 @@ def loaded(tmp_path: Path, body: bytes) -> COCO:
 
 
 def test_pycocotools_loads_it_and_finds_every_mask(tmp_path: Path) -> None:
-    """Each class present is an annotation whose mask, area and box are the class's."""
+    """Each class present is an annotation whose mask, area and bounding box are the class's."""
     dataset = loaded(tmp_path, street("coco-dataset", file_name="drive/0001.jpg"))
     labels = streets()[0]
     (image,) = dataset.loadImgs(dataset.getImgIds())
@@ -92,7 +92,7 @@ def test_any_map_comes_back(labels: NDArray[np.uint8]) -> None:
     assert np.array_equal(coco_dataset.decode(document), labels)
 
 
-def test_a_dataset_of_several_images_is_no_label_map() -> None:
+def test_a_dataset_of_several_images_is_not_a_label_map() -> None:
     """The error says how many there are."""
     document = coco_dataset.encode(np.zeros((2, 3), np.uint8), CLASSES, CLASSES)
     with pytest.raises(ValueError, match="2 images"):

@@ -43,7 +43,7 @@ def test_ids_come_back_from_colours(ids: NDArray[np.uint32]) -> None:
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_every_pixel_has_its_segment(learned: bool) -> None:
-    """What panopticapi's evaluation demands: segments and list agree, areas and boxes are the segments'."""
+    """What panopticapi's evaluation demands: segments and list agree, areas and bounding boxes are the segments'."""
     document, ids = opened(street("panoptic", learned=learned))
     segments = {segment["id"]: segment for segment in document["segments_info"]}
     assert set(np.unique(ids)) == set(segments)

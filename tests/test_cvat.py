@@ -51,7 +51,7 @@ def test_streets_are_read_by_cvat_and_come_back() -> None:
 
 @pytest.mark.parametrize("points", [[1, 19, 0, 0, 4, 4], [0, 25, 0, 0, 4, 5], [0, 20, -1, 0, 3, 3], [], [0, 20, 5, 0, 4, 3]])
 def test_a_mask_that_does_not_fit_is_refused(points: list[int]) -> None:
-    """Runs that do not fill the box, and a box outside of the image, are errors: never a shifted mask."""
+    """Runs that do not fill the bounding box, and one outside of the image, are errors: never a shifted mask."""
     document = cvat.encode(np.zeros((4, 5), np.uint8), CLASSES)
     document["shapes"][0]["points"] = points
     with pytest.raises(ValueError, match=r"class 0|not enough"):

@@ -259,7 +259,7 @@ def test_classes_are_found_by_name_or_id(wanted: list[str], ids: set[int]) -> No
     assert selection.class_ids(wanted, MANIFEST.classes) == ids
 
 
-def test_a_name_may_look_like_an_id_or_hold_a_comma() -> None:
+def test_a_name_may_be_spelt_like_an_id_or_hold_a_comma() -> None:
     """What is in the table is found as it is written there; a name wins over an id."""
     rows = [{"id": 0, "name": "1", "color": RED}, {"id": 1, "name": "car, parked", "color": GREEN}]
     table = make_manifest(classes=rows).classes

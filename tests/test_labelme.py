@@ -48,9 +48,9 @@ def test_pillow_draws_the_same_masks() -> None:
         (own,) = (entry.id for entry in STREET_CLASSES if entry.name == shape["label"])
         corners = np.array(shape["points"])
         (left, top), (right, bottom) = corners.min(0).astype(int), corners.max(0).astype(int)
-        box = np.zeros(labels.shape, bool)
-        box[top : bottom + 1, left : right + 1] = True
-        assert not (inside & ~box).any()
+        around = np.zeros(labels.shape, bool)
+        around[top : bottom + 1, left : right + 1] = True
+        assert not (inside & ~around).any()
         assert inside[labels == own].any()
 
 
@@ -61,7 +61,7 @@ def test_several_images_are_a_zip_of_files() -> None:
 
 
 @pytest.mark.parametrize("change", [{"imageHeight": 0}, {"imageWidth": "x"}, {"shapes": [{}]}, {"shapes": [{"points": [[1]]}]}])
-def test_what_is_no_document_is_refused(change: dict[str, object]) -> None:
+def test_a_damaged_document_is_refused(change: dict[str, object]) -> None:
     """One kind of error for every fault."""
     with pytest.raises(ValueError, match=r"."):
         labelme.decode(labelme.encode(np.zeros((2, 3), np.uint8), CLASSES) | change)

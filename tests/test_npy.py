@@ -20,7 +20,7 @@ def test_numpy_loads_it() -> None:
 
 
 @pytest.mark.parametrize("array", [np.zeros((3, 4)), np.zeros(4, np.uint8)])
-def test_an_array_that_is_no_label_map_is_refused(array: np.ndarray) -> None:
+def test_an_array_of_another_kind_is_refused(array: np.ndarray) -> None:
     """Floats, or a vector, are a ValueError."""
     buffer = io.BytesIO()
     np.save(buffer, array)

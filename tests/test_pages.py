@@ -189,8 +189,8 @@ def test_the_list_of_formats_is_the_registry(base_url: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(PAGE))
-def test_the_page_asks_nobody_else(name: str) -> None:
-    """A car has no internet, and what it sees is nobody's business: no address but the service's own, no inline script."""
+def test_the_page_asks_no_other_host(name: str) -> None:
+    """A car has no internet, and its pictures are private: no address but the service's own, no inline script."""
     data = (FOLDER / name).read_bytes()
     assert len(data) <= 60_000
     if not name.endswith(".jpg"):
@@ -284,7 +284,7 @@ def test_the_mask_lies_on_its_image_pixel_by_pixel(browser: Browser, base_url: s
             rows = (top + (np.arange(drawn.shape[0]) + 0.5) * labels.shape[0] / zoom / drawn.shape[0]).astype(int)
             columns = (left + (np.arange(drawn.shape[1]) + 0.5) * width / drawn.shape[1]).astype(int)
             assert (drawn[..., :3].argmax(2) == labels[np.ix_(rows, columns)]).all()
-            # Of the picture only what is no edge, where colours mix.
+            # Of the picture only pixels beside no edge: there colours mix.
             truth = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
             truth = np.rot90(truth, -1) if orientation == 6 else truth
             inside = (picture[..., :3].max(2) > 250) & (np.sort(picture[..., :3], 2)[..., 1] < 5)
@@ -628,7 +628,7 @@ def test_a_key_is_asked_for_where_the_service_wants_one(browser: Browser, artifa
         assert "sésame" not in page.url + page.locator("#curl").inner_text()
 
 
-# --- everybody -----------------------------------------------------------------------------------------------------------
+# --- all people ----------------------------------------------------------------------------------------------------------
 
 
 @in_a_browser
@@ -664,7 +664,7 @@ def test_a_keyboard_is_enough(browser: Browser, base_url: str) -> None:
 
 
 @in_a_browser
-def test_light_or_dark_as_the_system_says_or_as_somebody_chose(browser: Browser, base_url: str) -> None:
+def test_light_or_dark_as_the_system_says_or_as_chosen(browser: Browser, base_url: str) -> None:
     """The choice outlives a reload; chosen back, the page follows the system again."""
     ground = "getComputedStyle(document.body).backgroundColor"
     with visit(browser, base_url, color_scheme="dark") as page:
@@ -683,7 +683,7 @@ def test_light_or_dark_as_the_system_says_or_as_somebody_chose(browser: Browser,
 
 @in_a_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_keeps_anybody_out(browser: Browser, base_url: str, png: bytes, scheme: str) -> None:
+def test_nothing_keeps_people_out(browser: Browser, base_url: str, png: bytes, scheme: str) -> None:
     """No finding of axe's, at rest, with a result, with an error and in the documentation; contrast is among its rules."""
     axe = Axe()
 

@@ -57,7 +57,7 @@ def test_an_rgb_png_holds_its_image(picture: NDArray[np.uint8]) -> None:
 
 
 def test_an_array_need_not_be_contiguous() -> None:
-    """A view, a crop or a transposed array is written as it looks."""
+    """A view, a crop or a transposed array is written as it is read."""
     labels = np.arange(200, dtype=np.uint8).reshape(10, 20)
     for view in (labels.T, labels[::2, ::-1], np.broadcast_to(labels[:1], (7, 20))):
         assert np.array_equal(np.asarray(reopened(png.encode_gray(view))), view)
@@ -142,7 +142,7 @@ def test_a_damaged_file_is_refused(labels: NDArray[np.uint8], at: int, change: i
         png.decode(png.encode_gray(labels)[: at % len(file)])
 
 
-def test_what_is_no_label_map_is_refused() -> None:
+def test_other_pictures_are_refused() -> None:
     """Colours, 16 bits, interlaced rows and a size beyond all memory are named."""
     buffer = io.BytesIO()
     Image.new("RGBA", (3, 2)).save(buffer, "PNG")

@@ -99,7 +99,7 @@ def test_one_pixel_is_one_square() -> None:
     }
 
 
-def test_nothing_at_all_is_no_feature() -> None:
+def test_an_empty_map_has_no_feature() -> None:
     """A map of unlabelled pixels alone is a collection without features, and comes back."""
     labels = np.full((3, 4), 255, np.uint8)
     assert encoded(labels)["features"] == []
@@ -156,7 +156,7 @@ def test_any_polygon_is_drawn_by_the_centres_of_pixels(quarters: list[tuple[int,
         {"size": [2, 3], "features": [{"properties": {"id": 0}, "geometry": {"coordinates": [[[[0, 0], [float("nan"), 2]]]]}}]},
     ],
 )
-def test_what_is_no_document_is_refused(document: dict[str, Any]) -> None:
+def test_a_damaged_document_is_refused(document: dict[str, Any]) -> None:
     """A ``ValueError`` that says so, whatever is missing."""
     with pytest.raises(ValueError, match=r"not polygons|size is|inhomogeneous|beyond|unpack"):
         polygons.decode(document)

@@ -308,7 +308,7 @@ def test_a_deadline_that_cannot_be_met_is_a_504(client: httpx.Client, png: bytes
 
 
 def test_a_sender_who_never_ends_is_bound_by_the_deadline(base_url: str) -> None:
-    """The upload is part of the request's time: nobody holds a place for ever by sending a byte now and then."""
+    """The upload is part of the request's time: no request holds a place for ever by sending a byte now and then."""
     host, port = base_url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(b"POST /segment HTTP/1.1\r\nHost: x\r\nX-Deadline-Ms: 300\r\nContent-Length: 1000\r\n\r\nBM")
@@ -452,11 +452,11 @@ BAD = {
     "an unknown format": Bad(422, "unsupported_format", GOOD, "/segment?format=jpeg", facts={"allowed": list(FORMATS)}),
     "nothing acceptable": Bad(422, "unsupported_format", lambda good: {"content": good, "headers": {"Accept": "text/html"}}),
     "an unknown model": Bad(
-        404, "unknown_model", GOOD, "/segment?model=nobody", facts={"allowed": ["again", "colours", "street"]}
+        404, "unknown_model", GOOD, "/segment?model=absent", facts={"allowed": ["again", "colours", "street"]}
     ),
     "a model that is a path": Bad(404, "unknown_model", GOOD, "/segment?model=../colours"),
     "an unknown class": Bad(422, "unknown_class", GOOD, "/segment?classes=road", facts={"allowed": ["red", "green", "blue"]}),
-    "ids that nobody has": Bad(422, "bad_parameter", GOOD, "/segment?ids=kitti&model=street", facts={"parameter": "ids"}),
+    "ids of no table": Bad(422, "bad_parameter", GOOD, "/segment?ids=kitti&model=street", facts={"parameter": "ids"}),
     "ids for other classes": Bad(422, "bad_parameter", GOOD, "/segment?ids=autoware", facts={"parameter": "ids"}),
     "instances in a picture": Bad(422, "unsupported_format", GOOD, "/segment?instances=true&model=street"),
     "instances of colours": Bad(
@@ -479,10 +479,10 @@ BAD = {
         "/segment?tolerance=1&format=rle",
         facts={"allowed": ["labelme", "yolo", "polygons", "geojson"]},
     ),
-    "a tolerance that is no number": Bad(422, "bad_parameter", GOOD, "/segment?tolerance=nan&format=polygons"),
+    "a tolerance that is not a number": Bad(422, "bad_parameter", GOOD, "/segment?tolerance=nan&format=polygons"),
     "no class at all": Bad(422, "bad_parameter", GOOD, "/segment?classes=", facts={"parameter": "classes"}),
     "a confidence of two": Bad(422, "bad_parameter", GOOD, "/segment?min_confidence=2", facts={"parameter": "min_confidence"}),
-    "a confidence that is no number": Bad(422, "bad_parameter", GOOD, "/segment?min_confidence=nan"),
+    "a confidence that is not a number": Bad(422, "bad_parameter", GOOD, "/segment?min_confidence=nan"),
     "a mistyped parameter": Bad(422, "bad_parameter", GOOD, "/segment?fromat=rle", facts={"parameter": "fromat"}),
     "a deadline of minus one": Bad(422, "bad_parameter", lambda good: {"content": good, "headers": {"X-Deadline-Ms": "-1"}}),
     "a frame id that is a novel": Bad(
@@ -490,7 +490,7 @@ BAD = {
     ),
     "a wrong path": Bad(404, "not_found", GOOD, "/segments"),
     "a wrong method": Bad(405, "method_not_allowed", raw(lambda _: b""), method="GET"),
-    "a model nobody knows": Bad(404, "unknown_model", raw(lambda _: b""), "/models/nobody", "GET"),
+    "a model that is absent": Bad(404, "unknown_model", raw(lambda _: b""), "/models/absent", "GET"),
     "a path upwards": Bad(404, "not_found", raw(lambda _: b""), "/page/%2e%2e%2fapp.py", "GET"),
 }
 
@@ -537,7 +537,7 @@ def test_an_animated_gif_is_its_first_frame(client: httpx.Client) -> None:
     assert is_right(pixels(client.post("/segment", content=body).content))
 
 
-def test_an_address_is_no_image_and_nobody_calls_there(base_url: str) -> None:
+def test_an_address_in_a_body_is_not_fetched(base_url: str) -> None:
     """Nor does a path touch a file: whatever says where an image is, is refused as what it is, bytes that are none."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)

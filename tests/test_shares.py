@@ -18,7 +18,7 @@ CLASSES = make_manifest().classes
 
 
 @given(maps, st.integers(0, 2**32 - 1))
-def test_boxes_are_coco_s_and_means_are_means(labels: NDArray[np.uint8], seed: int) -> None:
+def test_bounding_boxes_are_coco_s_and_means_are_means(labels: NDArray[np.uint8], seed: int) -> None:
     """For each class that has a pixel, in the table's order."""
     confidence = np.random.default_rng(seed).integers(0, 256, labels.shape).astype(np.uint8)
     described = shares.describe(labels, CLASSES, confidence)

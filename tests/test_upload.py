@@ -134,7 +134,7 @@ def test_a_body_of_unknown_length_is_refused_at_the_chunk_that_passes_the_limit(
 
 
 def test_the_images_of_a_form_share_the_limit() -> None:
-    """Many images are no way around it."""
+    """Many images share one limit."""
     with pytest.raises(BodyTooLarge):
         read(Sender(form(*[("image", bytes(LIMIT // 2))] * 3)), FORM)
 
@@ -174,13 +174,13 @@ def test_a_wrong_body_is_refused_with_a_sentence(body: bytes, content_type: str,
 
 
 def test_a_sender_who_leaves_is_noticed() -> None:
-    """Half an upload is nobody's image."""
+    """Half an upload is not an image."""
     with pytest.raises(ClientDisconnect):
         read(Sender(b"half", leaves=True))
 
 
 def test_work_is_cancelled_when_its_caller_goes_away() -> None:
-    """What nobody waits for costs nothing more."""
+    """Work whose caller has gone is cancelled."""
 
     async def scenario() -> bool:
         cancelled = asyncio.Event()
@@ -258,7 +258,7 @@ def test_an_endless_upload_is_refused_while_it_streams(small_server: str) -> Non
 
 
 def test_a_refused_sender_who_goes_on_for_a_while_still_reads_the_reply(small_server: str) -> None:
-    """A client that looks up only after its whole body is out finds the reply, not a reset connection."""
+    """A client that reads only after its whole body is out finds the reply, not a reset connection."""
     with connection(small_server, "Content-Length: 8000000") as link:
         for _ in range(80):
             link.sendall(bytes(100_000))
@@ -286,7 +286,7 @@ def test_an_ordinary_client_reads_the_refusal_of_a_large_file(small_server: str)
 
 
 def test_all_bodies_together_are_bounded() -> None:
-    """Bodies that are held count, whoever sent them, until their requests are answered."""
+    """Bodies that are held count, for all callers together, until their requests are answered."""
     uploads = Uploads(100)
     with uploads.one_more() as first:
         first(60)

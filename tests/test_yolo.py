@@ -66,7 +66,7 @@ def test_a_tolerance_saves_corners() -> None:
 @pytest.mark.parametrize(
     "line", ["", "1 0 0 1", "1 0 0 1 0 1", "x 0 0 1 0 1 1", "256 0 0 1 0 1 1", "1 0 0 1 0 1 y", "1 0 0 1 0 nan 1"]
 )
-def test_what_is_no_outline_is_refused(line: str) -> None:
+def test_other_lines_are_refused(line: str) -> None:
     """An empty line is skipped; anything else must be a class id and at least three corners."""
     if not line:
         assert (yolo.decode(b"\n\n", (2, 3)) == 255).all()

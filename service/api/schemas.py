@@ -196,7 +196,7 @@ class Alive(BaseModel):
 
 
 class Ready(BaseModel):
-    """Requests are welcome."""
+    """Requests are served."""
 
     status: Literal["ready"] = "ready"
     model: str
@@ -307,7 +307,7 @@ def _titles(status: int) -> str:
 
 
 UNREADABLE: dict[str, Any] = {str(status): reply for status, reply in refusals(400, 431, 503).items()}
-"""What whoever has the connection may answer before there is a request that a route could see."""
+"""The replies of the connection itself, before there is a request that a route could see."""
 
 
 def mask_reply() -> dict[int | str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The other end of the wire: ``Client``, and its twin ``AsyncClient`` for asyncio.
+"""The other end of the wire: ``Client``, and ``AsyncClient`` for asyncio.
 
 ::
 
@@ -24,12 +24,12 @@ Segmentation is pure: the same image gives the same mask and leaves nothing behi
 repeated when the server sheds it or is not ready (429 and 503 with ``Retry-After``) and when the connection cannot be made or
 breaks, for as long as the call's time allows.
 
-``clients`` holds the twins, the other files what they share: ``images`` what may be sent, ``calls`` requests before they are
+``clients`` holds both, the other files what they share: ``images`` what may be sent, ``calls`` requests before they are
 sent, ``budget`` the time that a call has, ``replies`` what answers say, ``results`` what the caller gets, ``stream`` the frames
 on a WebSocket. What this package names is public, the files are not.
 
 May import: httpx, numpy, ``service.errors``, ``service.encodings``; Pillow only where the caller has already done so,
-websockets only where he streams.
+websockets only for streams.
 """
 
 from service.client.budget import ConnectionFailed, TimedOut, Timeouts

@@ -101,8 +101,8 @@ class Budget:
             wait_s = error.facts.get("retry_after_s")
         if not isinstance(wait_s, int | float) or wait_s < 0 or self._retries_left == 0:
             raise error
-        pause_s = wait_s * random.uniform(1, 1.2)  # noqa: S311 - callers who were shed together should not return together
-        if not time.monotonic() + pause_s < min(self._deadline, self._end):  # so written, NaN is no wait either
+        pause_s = wait_s * random.uniform(1, 1.2)  # noqa: S311 - callers that were shed together should not return together
+        if not time.monotonic() + pause_s < min(self._deadline, self._end):  # so written, NaN is rejected too
             raise error
         self._retries_left -= 1
         return pause_s

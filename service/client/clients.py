@@ -1,4 +1,4 @@
-"""The twins: ``Client``, and ``AsyncClient`` for asyncio. What they share stands in the files beside this one.
+"""``Client``, and ``AsyncClient`` for asyncio. The files beside this one hold what they share.
 
 May import: httpx, the rest of ``service.client``, ``service.errors``.
 """
@@ -88,7 +88,7 @@ class Client:
         Raises:
             ServiceError: see the module
             OSError: if the file cannot be read
-            TypeError, ValueError: if ``image`` is nothing of the above, or a text cannot travel in a header
+            TypeError, ValueError: if ``image`` is of another kind, or a text cannot travel in a header
         """
         query = MaskQuery(model, classes, min_confidence, ids, statistics, instances, min_area)
         call = segment_call(image_bytes(image), query, deadline_ms, frame_id, frame_stamp)
@@ -153,7 +153,7 @@ class Client:
         return streamed(call, frames, every, without_mask)
 
     def models(self) -> Catalogue:
-        """What the server offers."""
+        """List the models of the server."""
         return parse_catalogue(self._exchange(Call("GET", "/models")))
 
     def ready(self) -> bool:
@@ -268,15 +268,15 @@ class AsyncClient:
     ) -> AsyncIterator[Mask]:
         """Segment a camera's frames: see :meth:`Client.stream`. ``frames`` may be asynchronous; if not, it runs on a thread.
 
-        An asynchronous generator ends with the stream that waits for its next frame, as asyncio cancels it there. Open it anew
-        to go on: one that has ended is a ``ValueError``.
+        An asynchronous generator ends with the stream that waits for its next frame, as asyncio cancels it there. Open a new
+        one to go on: one that has ended is a ``ValueError``.
         """
         params = MaskQuery(model, classes, min_confidence, ids, statistics, instances, min_area).params()
         call = stream_call(self._http.base_url, self._auth, self._timeouts, self._retries, params, deadline_ms)
         return streamed_async(call, frames, every, without_mask)
 
     async def models(self) -> Catalogue:
-        """What the server offers."""
+        """List the models of the server."""
         return parse_catalogue(await self._exchange(Call("GET", "/models")))
 
     async def ready(self) -> bool:

@@ -26,7 +26,7 @@ _PNG_MODES = frozenset(("1", "L", "LA", "P", "RGB", "RGBA", "I;16"))
 
 
 def image_bytes(image: ImageLike) -> bytes:
-    """Make an image file of whatever the caller has.
+    """Make an image file of a caller's image.
 
     Takes:
         image: see :meth:`Client.segment`
@@ -34,13 +34,13 @@ def image_bytes(image: ImageLike) -> bytes:
         the file's bytes; arrays become PNG, which loses nothing
     Raises:
         OSError: if the file cannot be read
-        TypeError, ValueError: if it is nothing that can be sent
+        TypeError, ValueError: if it cannot be sent
     """
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
     if isinstance(image, np.ndarray):
         return _array_to_png(image)
-    pillow = sys.modules.get("PIL.Image")  # whoever holds a Pillow image has imported it
+    pillow = sys.modules.get("PIL.Image")  # a caller with a Pillow image has imported it
     if pillow is not None and isinstance(image, pillow.Image):
         return _picture_to_png(image)
     if isinstance(image, str | os.PathLike):

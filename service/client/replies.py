@@ -1,4 +1,4 @@
-"""What an answer says: a mask, the models, or what went wrong. Nothing here touches the network.
+"""Read replies: a mask, the models, or an error. No function here touches the network.
 
 May import: httpx, ``service.errors``, ``service.encodings``, ``service.client.budget`` and ``results``.
 """
@@ -54,7 +54,7 @@ def mask_of(body: bytes, timing: dict[str, float], request_id: str, frame_id: st
     """A mask, of the document that holds it and of what came beside.
 
     Raises:
-        ValueError, LookupError, TypeError: if the document is no such thing
+        ValueError, LookupError, TypeError: if the document is not a mask
     """
     document = json.loads(body)
     model, entries = document["model"], document["classes"]
@@ -91,9 +91,9 @@ def _class_present(entries: list[dict[str, Any]]) -> ClassPresent:
 
 
 def _around(boxes: list[list[int]]) -> tuple[int, int, int, int]:
-    """The box around boxes, each (x, y, width, height)."""
-    left, top = min(box[0] for box in boxes), min(box[1] for box in boxes)
-    right, bottom = max(box[0] + box[2] for box in boxes), max(box[1] + box[3] for box in boxes)
+    """The bounding box of several, each (x, y, width, height)."""
+    left, top = min(one[0] for one in boxes), min(one[1] for one in boxes)
+    right, bottom = max(one[0] + one[2] for one in boxes), max(one[1] + one[3] for one in boxes)
     return left, top, right - left, bottom - top
 
 

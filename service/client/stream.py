@@ -1,6 +1,6 @@
-"""Frames over a WebSocket: how the twins open ``WS /stream``, send on it and listen.
+"""Frames over a WebSocket: how both clients open ``WS /stream``, send on it and listen.
 
-May import: httpx, ``service.errors``, the rest of ``service.client`` but ``clients``; websockets only where somebody streams.
+May import: httpx, ``service.errors``, the rest of ``service.client`` but ``clients``; websockets only for streams.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 _UNANSWERED = 2
 """Frames under way where none may be superseded: one in work, and one that waits."""
 
-_GLANCE_S = 0.1
-"""How often a quiet stream looks whether its frames have come to an end."""
+_POLL_S = 0.1
+"""Seconds between two checks of a quiet stream for the end of its frames."""
 
 
 @dataclass(frozen=True)
@@ -112,28 +112,28 @@ class _Dialogue:
 class _Frames:
     """A caller's frames, of which one stream takes at a time.
 
-    Whoever waits for a frame cannot be called off. Where a stream has ended meanwhile, and its caller goes on with the same
-    iterator in another one, that one waits until the last one has got its frame.
+    A blocking ``next()`` on the caller's iterator cannot be cancelled. If a stream has ended meanwhile and its caller goes on
+    with the same iterator in another one, that one waits until the last one has its frame.
     """
 
     _in_use: ClassVar[weakref.WeakValueDictionary[int, _Frames]] = weakref.WeakValueDictionary()
-    _looking = threading.Lock()
+    _registering = threading.Lock()
 
     def __init__(self, iterator: Iterator[ImageLike | StampedFrame]) -> None:
         self._iterator, self._turn = iterator, threading.Lock()
 
     @classmethod
     def of(cls, frames: Iterable[ImageLike | StampedFrame]) -> _Frames:
-        """Those of an iterator, be it another stream's too."""
+        """The frames of an iterator, which another stream may use too."""
         iterator = iter(frames)
-        with cls._looking:
+        with cls._registering:
             found = cls._in_use.get(id(iterator))
             if found is None:
                 found = cls._in_use[id(iterator)] = cls(iterator)
             return found
 
     def take(self, leave: threading.Event) -> list[ImageLike | StampedFrame]:
-        """The next one; none where they have come to an end, or whoever takes them is to leave."""
+        """The next frame; an empty list where they have ended, or after ``leave`` is set."""
         with self._turn:
             return [] if leave.is_set() else [*islice(self._iterator, 1)]
 
@@ -177,7 +177,7 @@ def streamed(
             if finished and dialogue.answered >= dialogue.sent:
                 break
             try:
-                text = socket.recv(timeout=_GLANCE_S)
+                text = socket.recv(timeout=_POLL_S)
             except TimeoutError:
                 if dialogue.answered >= dialogue.sent:
                     waiting_since = time.monotonic()
@@ -213,7 +213,7 @@ async def streamed_async(
 ) -> AsyncIterator[Mask]:
     """:func:`streamed` for asyncio: see ``AsyncClient.stream``."""
     if inspect.isasyncgen(frames) and frames.ag_frame is None:
-        raise ValueError("this asynchronous generator has ended, perhaps with the stream that took its frames: open it anew")
+        raise ValueError("this asynchronous generator has ended, perhaps with the stream that took its frames: open a new one")
     until = contextlib.AsyncExitStack()
     socket = await _opened_async(call, until)
     dialogue = _Dialogue(_request_id(socket), without_mask)
@@ -234,7 +234,7 @@ async def streamed_async(
     try:
         while not (sender.done() and dialogue.answered >= dialogue.sent):
             try:
-                async with asyncio.timeout(_GLANCE_S):
+                async with asyncio.timeout(_POLL_S):
                     text = await socket.recv()
             except TimeoutError:
                 if dialogue.answered >= dialogue.sent:

@@ -42,11 +42,11 @@ def decode(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
     Gives:
         H x W uint8
     Raises:
-        ValueError: if they are no whole runs, or do not fill the size exactly
+        ValueError: if they end within a run, or do not fill the size exactly
     """
     height, width = size
     if len(data) % RUN.itemsize:
-        raise ValueError(f"{len(data)} bytes are no whole number of runs of {RUN.itemsize}")
+        raise ValueError(f"{len(data)} bytes are not a whole number of runs of {RUN.itemsize}")
     runs = np.frombuffer(data, RUN)
     lengths = runs["length"].astype(np.int64)
     if lengths.min(initial=0) < 0 or lengths.sum() != height * width:

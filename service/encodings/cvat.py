@@ -1,9 +1,9 @@
-"""CVAT's masks, one a class present (or a component), as its API takes them and ``cvat_sdk.masks`` reads them.
+"""CVAT's masks, one a class present (or a thing), as its API takes them and ``cvat_sdk.masks`` reads them.
 
 ``{"size": [H, W], "classes": [...], "shapes": [{"type": "mask", "label": "road", "points": [...], "frame": 0}]}``
 
 ``points`` are the runs of the mask inside its bounding box, left to right and top to bottom, outside and inside in turn,
-beginning outside; then the box: left, top, right, bottom, all inclusive. The XML export has the same runs in ``rle``.
+beginning outside; then the bounding box: left, top, right, bottom, all inclusive. The XML export has the same runs in ``rle``.
 
 May import: numpy.
 """
@@ -62,32 +62,34 @@ def decode(document: Mapping[str, Any]) -> NDArray[np.uint8]:
     Gives:
         H x W uint8; 255 where no class is
     Raises:
-        ValueError: if a field is missing or makes no sense, or if a mask's runs do not fill its box exactly
+        ValueError: if a field is missing or makes no sense, or if a mask's runs do not fill its bounding box exactly
     """
     with reading("CVAT masks"):
         labels = np.full(size_of(document), UNLABELLED, np.uint8)
         for entry, shape in zip(document["classes"], document["shapes"], strict=True):
             left, top, right, bottom = (int(side) for side in shape["points"][-4:])
-            box = labels[top : bottom + 1, left : right + 1]
-            if min(left, top) < 0 or box.shape != (bottom + 1 - top, right + 1 - left) or not box.size:
-                raise ValueError(f"the box of class {entry['id']} is {[left, top, right, bottom]}, outside of the image")
-            flat = box.reshape(-1).copy()
+            inside = labels[top : bottom + 1, left : right + 1]
+            if min(left, top) < 0 or inside.shape != (bottom + 1 - top, right + 1 - left) or not inside.size:
+                raise ValueError(
+                    f"the bounding box of class {entry['id']} is {[left, top, right, bottom]}, outside of the image"
+                )
+            flat = inside.reshape(-1).copy()
             fill(flat, np.asarray(shape["points"][:-4], np.int64), entry["id"])
-            box[...] = flat.reshape(box.shape)
+            inside[...] = flat.reshape(inside.shape)
     return labels
 
 
 def _points(starts: NDArray[np.int64], lengths: NDArray[np.int64], width: int) -> list[int]:
-    """One mask's runs in the whole map, as runs in its bounding box, and the box."""
+    """One mask's runs in the whole map, as runs in its bounding box, and that."""
     ends = starts + lengths
     top, bottom = int(starts[0] // width), int((ends[-1] - 1) // width)
     wraps = starts // width != (ends - 1) // width
     left = 0 if wraps.any() else int((starts % width).min())
     right = width - 1 if wraps.any() else int(((ends - 1) % width).max())
     across = right - left + 1
-    # Where the box is as wide as the map, a run may go on in the next row; else it lies within one.
+    # Where it is as wide as the map, a run may go on in the next row; else it lies within one.
     within = (starts // width - top) * across + starts % width - left
-    # Runs that ended at the box's right side and go on at its left are one.
+    # Runs that ended at its right side and go on at its left are one.
     touching = within[1:] == within[:-1] + lengths[:-1]
     first = np.append(True, ~touching)
     joined = np.add.reduceat(lengths, np.flatnonzero(first))

@@ -1,9 +1,9 @@
-"""Label Studio's brush masks, one a class present (or a component), as a prediction that it imports.
+"""Label Studio's brush masks, one a class present (or a thing), as a prediction that it imports.
 
 ``{"size": [H, W], "classes": [...], "model_version": "...", "result": [{"type": "brushlabels", "value": {"format": "rle",
 "rle": [...], "brushlabels": ["road"]}, "original_width": W, "original_height": H, ...}]}``
 
-``rle`` is the thi.ng rle-pack of the mask as an RGBA image, of which Label Studio looks at the alpha: a bit stream, most
+``rle`` is the thi.ng rle-pack of the mask as an RGBA image, of which Label Studio uses the alpha: a bit stream, most
 significant bit first, as a list of bytes. A header says how many values there are (32 bits), how many bits a value has less
 one (5), and four sizes of a run's length in bits less one (4 each). Each run is a flag (1: repeated, 0: spelt out), which of
 the four sizes its length has (2), its length less one, and its value.
@@ -127,7 +127,7 @@ def pack(runs: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 
 def unpack(rle: Sequence[int], expected: int) -> NDArray[np.uint8]:
-    """Read thi.ng's bit stream, whoever wrote it.
+    """Read thi.ng's bit stream.
 
     Takes:
         rle: the bytes

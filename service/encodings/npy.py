@@ -1,4 +1,4 @@
-"""The raw label map as a ``.npy`` file, for whoever has numpy.
+"""The raw label map as a ``.npy`` file.
 
 May import: numpy.
 """

@@ -112,7 +112,7 @@ def read(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
     Gives:
         H x W uint8 (indexed, grey), H x W uint16 (grey of 16 bits) or H x W x 3 uint8 RGB; palettes are not applied
     Raises:
-        ValueError: if it is none of these, or not whole
+        ValueError: if it is another file, or not whole
     """
     header, packed = _chunks(data)
     length = header.height * (1 + header.row_bytes)

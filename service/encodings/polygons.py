@@ -1,4 +1,4 @@
-"""Polygons with holes, one feature a class present (or a component), as GeoJSON writes them, in the image's pixels.
+"""Polygons with holes, one feature a class present (or a thing), as GeoJSON writes them, in the image's pixels.
 
 ``{"type": "FeatureCollection", "size": [H, W], "tolerance": 0, "classes": [...], "features": [{"type": "Feature",
 "properties": {"id", "name"}, "geometry": {"type": "MultiPolygon", "coordinates": [[exterior, hole, ...], ...]}}]}``
@@ -50,9 +50,9 @@ class _Turn(NamedTuple):
     """Where a straight piece of boundary begins or ends: at one corner of the pixel inside of it."""
 
     side: str
-    """The neighbour beyond the corner, along the boundary."""
+    """The pixel beyond the corner, along the boundary."""
     diagonal: str
-    """The neighbour across the corner."""
+    """The pixel across the corner."""
     corner: int
     """Of the pixel."""
 
@@ -324,12 +324,12 @@ def draw(labels: NDArray[np.uint8], rings: list[NDArray[np.float64]], value: int
         rings: P x 2 each: x, y in pixels; together, at least one
         value: 0..255
     Raises:
-        ValueError: if a point lies beyond any image, or is no number
+        ValueError: if a point lies beyond any image, or is not a number
     """
     height, width = labels.shape
     edges = np.concatenate([np.stack((ring, np.roll(ring, -1, 0)), 1) for ring in rings])
     if not (np.abs(edges) < MAX_PIXELS).all():  # so written, NaN is refused too
-        raise ValueError("a point lies beyond any image, or is no number")
+        raise ValueError("a point lies beyond any image, or is not a number")
     edges = np.take_along_axis(edges, np.argsort(edges[..., 1:], axis=1), axis=1)  # downwards
     (x0, y0), (x1, y1) = edges[:, 0].T, edges[:, 1].T
     top, bottom = (np.clip(np.ceil(y - 0.5), 0, height).astype(np.int64) for y in (y0, y1))

@@ -57,7 +57,7 @@ def find_runs(flat: ValueMap) -> tuple[ValueMap, NDArray[np.int64]]:
     Takes:
         flat: N values, N at least 1
     Gives:
-        R, the value of each run, no two neighbours alike
+        R, the value of each run, two in a row never alike
         R int64, the length of each run, at least 1; they add up to N
     """
     last = np.append(np.flatnonzero(flat[1:] != flat[:-1]), flat.size - 1)
@@ -120,7 +120,7 @@ def masks_present(values: ValueMap, lengths: NDArray[np.int64], rows: Sequence[C
     return entries
 
 
-def look_up(table: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def translate(table: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Give each pixel what a table has for its value.
 
     Takes:

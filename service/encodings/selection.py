@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.encodings.runs import UNLABELLED, ClassRow, look_up
+from service.encodings.runs import UNLABELLED, ClassRow, translate
 from service.errors import BadParameter, UnknownClass
 
 
 def class_ids(wanted: Iterable[str], classes: Sequence[ClassRow]) -> frozenset[int]:
-    """Look up the classes that a caller wants to keep.
+    """Find the classes that a caller wants to keep.
 
     Takes:
         wanted: names, ids as decimal numbers, or several of them separated by commas; a name wins over an id
@@ -24,7 +24,7 @@ def class_ids(wanted: Iterable[str], classes: Sequence[ClassRow]) -> frozenset[i
         their ids
     Raises:
         UnknownClass: naming the first one that the table lacks, and those that it has
-        BadParameter: if nothing is wanted at all
+        BadParameter: if the list is empty
     """
     by_word = {str(row.id): row.id for row in classes} | {row.name: row.id for row in classes}
     # A name may itself contain a comma.
@@ -51,7 +51,7 @@ def keep_classes(labels: NDArray[np.uint8], ids: Iterable[int]) -> NDArray[np.ui
     table = np.full(256, UNLABELLED, np.uint8)
     for kept in ids:
         table[kept] = kept
-    return look_up(table, labels)
+    return translate(table, labels)
 
 
 def drop_uncertain(labels: NDArray[np.uint8], confidence: NDArray[np.uint8], min_confidence: float) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Other people's class ids, and the way there by name: ``ids=cityscapes-train | cityscapes-label | autoware``.
+"""Class ids of other tables, and the way there by name: ``ids=cityscapes-train | cityscapes-label | autoware``.
 
 A class is found by its name, whatever table it comes from: CamVid's, VOC's, Cityscapes', ADE20K's or the user's own. First
 the target's own names count, then :data:`SENSES`. What no row mentions becomes 255, unlabelled: nothing is guessed.
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.encodings.runs import UNLABELLED, ClassRow, look_up
+from service.encodings.runs import UNLABELLED, ClassRow, translate
 from service.errors import BadParameter
 
 
@@ -53,7 +53,7 @@ SENSES = (
     Sense(("terrain", "grass", "earth", "field", "sand", "land"), "terrain", "vegetation", "Autoware has no soft ground"),
     Sense(("sky",), "sky", "sky", "the same"),
     Sense(("person", "pedestrian"), "person", "person", "the same"),
-    Sense(("rider", "bicyclist"), "rider", "bike", "CamVid's is the rider with the bicycle; Autoware boxes both as one"),
+    Sense(("rider", "bicyclist"), "rider", "bike", "CamVid's is the rider with the bicycle; Autoware counts both as one"),
     Sense(("car", "van"), "car", "vehicle", "Cityscapes counts vans as cars"),
     Sense(("truck",), "truck", "vehicle", "Autoware knows one kind of vehicle"),
     Sense(("bus",), "bus", "vehicle", "the same"),
@@ -117,7 +117,7 @@ class Translation:
         Gives:
             H x W uint8, a new array: the table's ids; 255 where it has none
         """
-        return look_up(self.table, labels)
+        return translate(self.table, labels)
 
 
 def translation(ids: str, classes: Sequence[ClassRow]) -> Translation:
