@@ -96,7 +96,6 @@ UNCONVERTED: frozenset[str] = frozenset(
         "tests/test_switches.py",
         "tests/test_tracing.py",
         "tests/test_train.py",
-        "tests/test_upload.py",
         "tests/test_upsampling.py",
         "tests/test_v2_rest.py",
         "tests/test_v2_tensors.py",
