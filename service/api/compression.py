@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Iterator
+from functools import lru_cache
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -150,6 +151,7 @@ def _is_worthwhile(headers: Headers) -> bool:
     return is_json and "content-encoding" not in headers and length.isdecimal() and int(length) >= WORTHWHILE_BYTES
 
 
+@lru_cache(maxsize=32)
 def accepted_coding(header: str | None) -> str | None:
     """Choose the coding of a reply.
 
