@@ -25,7 +25,7 @@ RUN python -P service/pipeline/tasks/compiled.py && /opt/venv/bin/python -m comp
 FROM python:3.11-slim-bookworm
 ARG VARIANT=cpu
 LABEL org.opencontainers.image.title="fcn-serve" \
-      org.opencontainers.image.description="Semantic segmentation of road scenes as a REST service" \
+      org.opencontainers.image.description="Segmentation with fully convolutional networks, as a microservice" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.vendor="fcn-serve contributors" \
