@@ -1,6 +1,6 @@
 """The PyTorch side of fcn-serve: networks, training, evaluation and the export to an artifact that ``service`` serves.
 
-In the order of a model's life:
+In the order in which a model is made:
 
 - :mod:`models.nets.network`  what every network promises
 - :mod:`models.nets.encoders`, :mod:`models.nets.fcn`  EfficientNet-Lite, and the fully convolutional network on top of it
@@ -10,7 +10,7 @@ In the order of a model's life:
 - :mod:`models.exporting.weights`  published state dicts into them
 - :mod:`models.training.classes`  class tables
 - :mod:`models.training.data`  folders of frames and labels, the augmentation
-- :mod:`models.scenes`  a generator of street scenes with exact labels, for whoever has no data (numpy and OpenCV alone)
+- :mod:`models.scenes`  a generator of street scenes with exact labels, where there is no data (numpy and OpenCV alone)
 - :mod:`models.training.losses`  what training minimises
 - :mod:`models.train`  ``python -m models.train``
 - :mod:`models.training.metrics`  the paper's four scores
@@ -21,11 +21,11 @@ In the order of a model's life:
 - :mod:`models.exporting.artifact`  a graph and its manifest on disk, in one file or with its weights beside it
 - :mod:`models.exporting.precision`  a graph in int8 or half precision
 - :mod:`models.export`  ``python -m models.export``: weights to ONNX artifact, refused where it disagrees with PyTorch
-- :mod:`models.adopt`  ``python -m models.adopt``: somebody else's ONNX file to an artifact
+- :mod:`models.adopt`  ``python -m models.adopt``: a foreign ONNX file to an artifact
 - :mod:`models.exporting.card`  the model card beside the artifact
 
 May import the light half of ``service`` (errors, manifest, geometry, decode, labels, onnx_file); :mod:`models.evaluate` also
-imports what serves, for what it scores is what is served. ``service`` never imports this package.
+imports the serving code, because it scores what is served. ``service`` never imports this package.
 """
 
 import os

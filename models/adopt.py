@@ -1,4 +1,4 @@
-"""``python -m models.adopt``: from somebody else's segmentation network, an ONNX file, to an artifact that the service serves.
+"""``python -m models.adopt``: from a foreign segmentation network, an ONNX file, to an artifact that the service serves.
 
 What is adopted takes float N x 3 x H x W pixels that its users normalise, and gives N x K x h x w scores, or probabilities, or
 N x H x W labels. What is written takes uint8 N x H x W x 3 RGB named ``image`` and gives float32 N x K x h x w ``scores``: the
@@ -143,7 +143,7 @@ class Foreign:
         output: the name of the output to adopt; needed where more than one could be meant
     Raises:
         BadArtifact: if the file cannot be opened
-        AdoptionError: if it is no segmentation network that can be adopted
+        AdoptionError: if it is not a segmentation network that can be adopted
     """
 
     def __init__(self, path: Path, normalisation: Normalisation, output: str | None = None) -> None:

@@ -31,7 +31,7 @@ from models.training.log import write_log
 from models.training.trainer import Trainer, fit, load_data
 
 NAMED = 12
-"""Tensors that start anew and are named one by one."""
+"""Tensors with random start values that are named one by one."""
 
 
 def parse(arguments: list[str] | None) -> TrainingConfig:
@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"{config.architecture}: {len(data.train)} frames; to validate: {counted}; {config.device}; into {config.out}"
     )
     if not config.resume and len(trainer.fresh) < len(list(trainer.net.parameters())):
-        console.print(f"starting anew: {', '.join(_layers(trainer.fresh)) or 'nothing'}", soft_wrap=True)
+        console.print(f"starting from random numbers: {', '.join(_layers(trainer.fresh)) or 'nothing'}", soft_wrap=True)
     try:
         _show(trainer, console)
     except KeyboardInterrupt:
@@ -132,7 +132,7 @@ def _layers(names: list[str]) -> list[str]:
 
 
 def _show(trainer: Trainer, console: Console) -> None:
-    """Train with a bar; one line an epoch on standard output where that is no terminal."""
+    """Train with a bar; one line an epoch on standard output where that is not a terminal."""
     config, steps = trainer.config, trainer.steps_an_epoch
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:

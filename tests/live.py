@@ -90,23 +90,6 @@ def live_process(folder: Path, settings: dict[str, Any]) -> Iterator[LiveProcess
                 process.kill()
 
 
-def quickest_s(call: Callable[[], object], bound_s: float, tries: int = 20) -> float:
-    """How long something takes where nobody else wants the processors: others may delay one try, but they make none faster.
-
-    Takes:
-        call: what is tried again until it was quick enough
-        bound_s: what is quick enough
-    Gives:
-        seconds of the quickest try
-    """
-    spent_s: list[float] = []
-    while len(spent_s) < tries and min(spent_s, default=bound_s) >= bound_s:
-        begun = time.perf_counter()
-        call()
-        spent_s.append(time.perf_counter() - begun)
-    return min(spent_s)
-
-
 def _await_ready(base_url: str, alive: Callable[[], bool], patience_s: float = 120.0) -> None:
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:

@@ -171,7 +171,7 @@ def test_the_report_is_in_the_manifest_and_on_the_screen(
 
 
 def test_what_is_unknown_is_said_to_be_unknown(classes: Path, tmp_path: Path) -> None:
-    """No number is better than a guess for whoever cuts tiles by it."""
+    """A missing number is better than a guess for a program that cuts tiles by it."""
     artifact = run(saved(foreign_graph(), tmp_path), classes, *IMAGENET, "--order", "rgb", "--input-size", "96x128")
     manifest = Engine.open(artifact).manifest
     assert (manifest.receptive_field, manifest.halo) == (None, None)
@@ -261,7 +261,7 @@ def test_of_two_outputs_one_is_chosen_and_the_other_leaves_no_weights(
     more = [*IMAGENET, "--order", "rgb", "--input-size", "96x120"]
     assert adopt.main(words(network, classes, *more)) == 2
     assert "--output" in capsys.readouterr().err
-    assert adopt.main(words(network, classes, *more, "--output", "nobody")) == 2
+    assert adopt.main(words(network, classes, *more, "--output", "unicorn")) == 2
     assert "aux" in capsys.readouterr().err
     artifact = run(network, classes, *more, "--output", "logits")
     assert np.array_equal(segment(artifact, make_image(96, 120)).labels, make_labels(96, 120))
@@ -433,7 +433,7 @@ def uneven() -> onnx.ModelProto:
     ("model", "reason"),
     [
         (nhwc, "takes pixels float32 N x 64 x W x 3"),
-        (classifier, "it is no segmentation network"),
+        (classifier, "it is not a segmentation network"),
         (uneven, "no whole number of pixels a score"),
         (lambda: foreign_graph(batch=4), "batches of exactly 4"),
         (lambda: foreign_graph(opset=8), "opset 9 or later, has 8"),
@@ -450,7 +450,7 @@ def test_what_cannot_be_adopted_is_refused_with_the_reason(
 
 
 def test_a_free_size_must_be_named(classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nobody can see from a graph at which size it was trained."""
+    """A graph does not show at which size it was trained."""
     assert "--input-size" in refusal(saved(foreign_graph(), tmp_path), classes, *IMAGENET, "--order", "rgb", capsys=capsys)
 
 
@@ -462,7 +462,7 @@ def test_an_artifact_is_not_adopted_again(classes: Path, tmp_path: Path, capsys:
 
 
 def test_the_network_itself_is_never_overwritten(classes: Path, tmp_path: Path) -> None:
-    """Whoever mistypes --out still has it."""
+    """A mistyped --out does not overwrite the input."""
     network = saved(foreign_graph(), tmp_path)
     before = network.read_bytes()
     more = [*IMAGENET, "--order", "rgb", "--input-size", "96x128"]
@@ -510,7 +510,7 @@ def test_numbers_that_are_none_are_refused(classes: Path, tmp_path: Path, capsys
     assert "nan" in refusal(saved(model, tmp_path), classes, *more, capsys=capsys)
 
 
-def test_what_is_no_onnx_file_is_refused(classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_an_onnx_file_is_refused(classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As ``fcn-serve check`` would refuse it."""
     (tmp_path / "from").mkdir()
     text = tmp_path / "from" / "notes.onnx"

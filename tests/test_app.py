@@ -34,6 +34,7 @@ from service.settings import Settings
 from tests.conftest import STRIDE, encode_image, make_image, make_manifest, write_artifact
 from tests.live import live_process, live_server
 from tests.test_decoding import claiming
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -136,7 +137,7 @@ async def test_the_application_serves_what_the_settings_say(artifact_dir: Path, 
 
 
 async def test_an_application_may_live_twice(artifact_dir: Path) -> None:
-    """Nothing is left behind by a life that ended."""
+    """Nothing is left of a server that ended."""
     for _ in range(2):
         async with in_process(Settings(models_dir=artifact_dir)) as client:
             assert (await client.get("/readyz")).status_code == 200
@@ -155,7 +156,7 @@ async def test_a_service_without_models_lives_but_is_not_ready(tmp_path: Path, p
 async def test_a_default_model_that_does_not_exist_stops_the_start(artifact_dir: Path) -> None:
     """A wrong setting is not found out by the first caller."""
     with pytest.raises(UnknownModel):
-        async with in_process(Settings(models_dir=artifact_dir, default_model="nobody")):
+        async with in_process(Settings(models_dir=artifact_dir, default_model="unicorn")):
             pass
 
 
@@ -202,32 +203,26 @@ async def test_health_metrics_and_the_page_need_no_key(artifact_dir: Path) -> No
 # Under load ------------------------------------------------------------------------------------------------------------------
 
 
-def test_livez_answers_within_50_ms_while_every_core_segments(slow_dir: Path, tmp_path: Path) -> None:
-    """No pixel is touched on the event loop: probes pass while large images are decoded, segmented and encoded."""
+def test_livez_answers_while_every_core_segments(slow_dir: Path, tmp_path: Path) -> None:
+    """No pixel is touched on the event loop: while large images are in work, a probe takes a fraction of an image's time."""
     body = encode_image(make_image(2000, 3000), "JPEG", quality=95)
     with live_process(tmp_path, {"models_dir": slow_dir, "queue_megapixels": 1000, "deadline_ms": 60_000}) as server:
         base_url = server.base_url
+        begun = time.perf_counter()
         httpx.post(f"{base_url}/segment", content=body, timeout=60).raise_for_status()
+        image_s = time.perf_counter() - begun
         with load(base_url, body, 2 * CORES) as statuses, httpx.Client(base_url=base_url) as probe:
-            probe.get("/livez")
-
-            def many() -> list[float]:
-                spent_ms: list[float] = []
-                while len(spent_ms) < 50:
-                    begun = time.perf_counter()
-                    assert probe.get("/livez").status_code == 200
-                    spent_ms.append((time.perf_counter() - begun) * 1000)
-                    time.sleep(0.01)
-                return spent_ms
-
-            # The promise is 50 ms. This machine may be shared: nine of ten must keep it, the median by far, and that while
-            # nobody else wants the processors, which are never free of these callers.
-            while len(statuses) < 2:
-                many()
-            tries = 0
-            while np.percentile(spent_ms := many(), 90) >= 50 or np.median(spent_ms) >= 20:
-                assert (tries := tries + 1) < 40
+            wait_until(lambda: metric(base_url, "fcn_queue_depth") >= CORES, "images on every core")
+            spent_s: list[float] = []
+            for _ in range(100):
+                begun = time.perf_counter()
+                assert probe.get("/livez").status_code == 200
+                spent_s.append(time.perf_counter() - begun)
+                time.sleep(0.01)
+            wait_until(lambda: len(statuses) >= 2, "masks")
     assert set(statuses) == {200}
+    # On two busy cores an image takes about a second, and a probe a few milliseconds.
+    assert np.median(spent_s) < image_s / 10
 
 
 def test_a_caller_who_goes_away_leaves_nothing_behind(slow_dir: Path) -> None:
@@ -256,7 +251,7 @@ def test_a_caller_who_goes_away_leaves_nothing_behind(slow_dir: Path) -> None:
 
 
 def test_more_than_the_queue_holds_is_shed_and_the_rest_is_served(slow_dir: Path) -> None:
-    """429 with an honest ``Retry-After``; nobody waits for nothing."""
+    """429 with an honest ``Retry-After``; no request waits in vain."""
     body = encode_image(make_image(1000, 1000), "JPEG")
     with (
         live_server(Settings(models_dir=slow_dir, queue_megapixels=2.5, deadline_ms=60_000)) as base_url,
@@ -271,7 +266,7 @@ def test_more_than_the_queue_holds_is_shed_and_the_rest_is_served(slow_dir: Path
             assert int(reply.headers["retry-after"]) >= 1
 
 
-# Whom it is administered by --------------------------------------------------------------------------------------------------
+# Administration --------------------------------------------------------------------------------------------------
 
 
 def test_operators_may_have_a_port_of_their_own(artifact_dir: Path, tmp_path: Path, png: bytes) -> None:
@@ -304,7 +299,7 @@ def test_operators_may_have_a_port_of_their_own(artifact_dir: Path, tmp_path: Pa
 
 
 def always_failing() -> onnx.ModelProto:
-    """A network that ONNX Runtime loads, and that fails on every image: it looks something up that is not there."""
+    """A network that ONNX Runtime loads, and that fails on every image: it reads an index that does not exist."""
     nodes = [
         helper.make_node("Shape", ["image"], ["shape"]),
         helper.make_node("Mul", ["shape", "shape"], ["far"]),
@@ -439,7 +434,7 @@ def test_a_form_that_is_larger_than_the_queue_is_served_when_nothing_else_is(art
 def test_a_dead_worker_turns_readiness_red_and_everyone_is_answered(
     artifact_dir: Path, png: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those in work, those who wait and those who come later get a 503; nobody waits for ever."""
+    """Requests in work, waiting and new ones get a 503; none waits for ever."""
     with live_server(Settings(models_dir=artifact_dir)) as url:
         go_on = threading.Event()
 
@@ -504,8 +499,8 @@ def test_a_thousand_bombs_of_every_format_take_no_memory_of_a_real_server(artifa
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_large_images_cannot_fill_the_memory(artifact_dir: Path, tmp_path: Path) -> None:
-    """Four callers with 16 megapixels of RGBA each, some of whom give up: twenty bytes a pixel of what is admitted at the most,
-    and nearly all of it is given back.
+    """Four callers with 16 megapixels of RGBA each, some of which give up: at most twenty bytes for each admitted pixel, and
+    nearly all of it is given back.
     """
     image = encode_image(np.full((4000, 4000, 4), 100, np.uint8))
     with live_process(tmp_path, {"models_dir": artifact_dir, "queue_megapixels": 20}) as server:

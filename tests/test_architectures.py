@@ -69,7 +69,7 @@ def test_the_table_says_what_the_network_is(name: str) -> None:
 
 
 def test_an_unknown_name_is_refused_with_those_there_are() -> None:
-    """A slip of the pen costs one look."""
+    """A mistyped name is answered with the names there are."""
     with pytest.raises(ValueError, match=r"no architecture 'fcn8s-vgg19'; there are: fcn32s-vgg16, .*deconvnet-vgg16"):
         build("fcn8s-vgg19", 3)
 
@@ -186,14 +186,14 @@ def reach_of(name: str) -> Reach:
     ],
 )
 def test_every_network_sees_as_far_as_its_layers_let_it(name: str, receptive_field: int, halo: int) -> None:
-    """VGG16's fc7 sees 404 pixels; every upsampling reads a neighbour more."""
+    """VGG16's fc7 sees 404 pixels; every upsampling reads an adjacent value more."""
     reach = reach_of(name)
     assert (reach.receptive_field, reach.halo, reach.strides) == (receptive_field, halo, (ARCHITECTURES[name].stride,))
 
 
 @pytest.mark.parametrize("name", ["fcn8s-vgg16", "fcn-resnet50", "deconvnet-vgg16"])
 def test_a_pixel_changes_nothing_beyond_the_halo(name: str) -> None:
-    """By changing one, and looking."""
+    """Shown by changing one input pixel."""
     net, halo = make_lively(make_net(name)), reach_of(name).halo
     height = max(64, net.smallest)
     image, pixel = make_images(1, height, 1024), 517

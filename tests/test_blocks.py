@@ -49,7 +49,7 @@ def _filtered(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return np.convolve(values, kernel)[reach : reach + len(values)]
 
 
-def test_a_halo_that_is_no_multiple_is_refused() -> None:
+def test_a_halo_that_is_not_a_multiple_is_refused() -> None:
     """The network's coarse cells would lie elsewhere in a block than in the whole."""
     with pytest.raises(ValueError, match="multiple of 8"):
         next(blocks([64], halo=12, multiple=8, largest=32))

@@ -81,7 +81,7 @@ def test_checkpoints_of_the_older_form_still_load(name: str) -> None:
     assert net.config == build("fcn4s-lite0", 11).config  # so it can be trained on
 
 
-def test_an_older_network_that_is_none_of_the_family_still_loads(tmp_path: Path) -> None:
+def test_an_older_network_outside_of_the_family_still_loads(tmp_path: Path) -> None:
     """Its fields say what it is; those of another version are refused by name."""
     net = FCN(FCNConfig(classes=3, width=8, refine=1))
     content = {"config": net.config.to_dict(), "classes": "camvid", "weights": net.state_dict()}
@@ -159,7 +159,7 @@ def test_a_file_with_code_in_it_is_refused_and_the_code_does_not_run(plain: bool
     with pytest.raises(CheckpointError, match=r"trap\.pt: not a readable checkpoint"):
         checkpoint.load(path)
     assert not mark.exists()
-    if plain:  # the trap works: whoever unpickles it without care runs it
+    if plain:  # the trap works: unpickling it without care runs it
         pickle.loads(path.read_bytes())
         assert mark.exists()
 
@@ -168,7 +168,7 @@ def test_a_file_with_code_in_it_is_refused_and_the_code_does_not_run(plain: bool
     "content", [[1, 2], {"weights": {}}, {"format": "another-1"}, {"format": checkpoint.FORMAT, "weights": {}}]
 )
 def test_another_program_s_file_is_refused(content: object, tmp_path: Path) -> None:
-    """A readable file that is no checkpoint of ours, or lacks what every one of ours has."""
+    """A readable file that is not a checkpoint of ours, or lacks what every one of ours has."""
     torch.save(content, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match=r"other\.pt: not a checkpoint of models\.train"):
         checkpoint.load(tmp_path / "other.pt")

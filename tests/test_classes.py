@@ -28,7 +28,7 @@ def test_row_k_is_the_class_of_score_plane_k(known: ClassTable) -> None:
 
 
 @EVERY_TABLE
-def test_what_is_ignored_is_no_class(known: ClassTable) -> None:
+def test_what_is_ignored_is_not_a_class(known: ClassTable) -> None:
     """A pixel value is trained on or left out, never both; the value that marks padding is always left out."""
     assert len(set(known.label_ids)) == len(known.label_ids) == len(known.entries)
     assert not set(known.label_ids) & set(known.ignored)
@@ -65,7 +65,7 @@ def test_label_files_become_class_ids() -> None:
     assert TABLES["cityscapes"].class_ids(pixels).tolist() == [[0, 18, 255, 255]]
     assert TABLES["ade20k"].class_ids(np.array([1, 150, 0], np.uint8)).tolist() == [0, 149, 255]
     assert TABLES["voc"].class_ids(np.array([0, 20, 255], np.uint8)).tolist() == [0, 20, 255]
-    with pytest.raises(ClassTableError, match=r"\[12, 200\] are no class of 'camvid'"):
+    with pytest.raises(ClassTableError, match=r"\[12, 200\] are not classes of 'camvid'"):
         CAMVID.class_ids(np.array([0, 12, 200], np.uint8))
 
 

@@ -154,7 +154,7 @@ def test_a_body_that_goes_wrong_after_its_reply_gets_no_second_one(base_url: str
 
 
 @pytest.mark.parametrize("after", [b"x" * 2000, b"\r\n" * 1000], ids=["garbage", "empty lines"])
-def test_what_comes_after_a_last_request_costs_nobody_his_mask(base_url: str, png: bytes, after: bytes) -> None:
+def test_what_comes_after_a_last_request_costs_no_mask(base_url: str, png: bytes, after: bytes) -> None:
     """However much it is."""
     head = b"POST /segment HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
     with connected(base_url) as link:
@@ -166,7 +166,7 @@ def test_what_comes_after_a_last_request_costs_nobody_his_mask(base_url: str, pn
 
 
 def test_a_trailer_that_ends_the_connection_ends_it(base_url: str, png: bytes) -> None:
-    """The parser takes no request after it: whoever sent one would wait for nothing."""
+    """The parser takes no request after it: its sender would wait in vain."""
     with connected(base_url) as link:
         link.sendall(CHUNKED + b"%x\r\n%b\r\n0\r\nConnection: close\r\n\r\n" % (len(png), png))
         received = b""
@@ -220,7 +220,7 @@ def test_who_asks_for_another_protocol_is_served_in_this_one(base_url: str, png:
         assert received.count(b"HTTP/1.1 200 ") == 50
 
 
-def test_what_follows_a_body_is_no_header(base_url: str, png: bytes) -> None:
+def test_what_follows_a_body_is_not_a_header(base_url: str, png: bytes) -> None:
     """A trailer would change what was decided by the headers; even where all comes at once."""
     with connected(base_url) as link:
         link.sendall(CHUNKED + b"%x\r\n%b\r\n0\r\nX-Request-ID: a-trailer\r\n\r\n" % (len(png), png))
@@ -231,7 +231,7 @@ def test_what_follows_a_body_is_no_header(base_url: str, png: bytes) -> None:
 
 
 def test_a_head_of_nearly_the_limit_passes(base_url: str) -> None:
-    """Whoever has many cookies is no enemy; and the bytes of one request do not count against the next."""
+    """A request may have many cookies; the bytes of one request do not count against the next."""
     with httpx.Client(base_url=base_url) as client:
         for _ in range(5):
             assert client.get("/livez", headers={"Cookie": "a" * (MAX_HEAD_BYTES - 400)}).status_code == 200
@@ -252,7 +252,7 @@ def test_a_head_of_nearly_the_limit_passes_in_pieces_too(base_url: str) -> None:
     "words",
     [b"hello\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET / HTTP/1.1\r\nA b: c\r\n\r\n", b"\0" * 100],
 )
-def test_what_is_no_http_is_a_problem_too(base_url: str, words: bytes) -> None:
+def test_what_is_not_http_is_a_problem_too(base_url: str, words: bytes) -> None:
     """A 400 in the same form as every other refusal, counted; TLS at a plain port included."""
     before = refusals(base_url, "bad_request")
     with connected(base_url) as link:
@@ -345,9 +345,9 @@ def test_a_caller_who_reads_no_reply_is_disconnected(artifact_dir: Path) -> None
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux limits a process that runs")
-def test_who_holds_connections_and_asks_nothing_keeps_nobody_out(artifact_dir: Path, tmp_path: Path, png: bytes) -> None:
-    """Hundreds connect at once and say nothing, or half a word, to a process that may have a hundred and thirty files: whoever
-    asks something is answered, and so is who was being served; the silent ones are counted, and make room.
+def test_idle_connections_keep_no_request_out(artifact_dir: Path, tmp_path: Path, png: bytes) -> None:
+    """Hundreds of silent connections reach a process that may have a hundred and thirty files. Requests are answered, those in
+    work too; the silent connections are counted and evicted.
     """
     with live_process(tmp_path, {"models_dir": artifact_dir, "max_connections": 20}) as server, contextlib.ExitStack() as stack:
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (130, 130))
@@ -373,7 +373,7 @@ def test_who_holds_connections_and_asks_nothing_keeps_nobody_out(artifact_dir: P
 
 
 def test_who_comes_when_every_connection_has_a_request_is_told_so(artifact_dir: Path, png: bytes) -> None:
-    """A 503 with the time to come back; probes are answered, those at work go on, and there is room when one of them leaves."""
+    """A 503 and a retry time; probes are answered, requests in work continue, and a connection is accepted when one ends."""
     with (
         live_server(Settings(models_dir=artifact_dir, max_connections=2)) as url,
         connected(url) as one,

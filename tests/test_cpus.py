@@ -68,7 +68,7 @@ def test_no_v1_quota_is_minus_one(tmp_path: Path) -> None:
     assert available_cpus(tmp_path) == 8
 
 
-def test_where_there_is_no_affinity_mask_the_host_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_affinity_mask_the_host_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """macOS has none."""
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 5)

@@ -64,7 +64,7 @@ def patches(n: int, height: int = 48, width: int = 64, *, seed: int = 0) -> Fram
 
 
 def inner(labels: Tensor) -> Tensor:
-    """Pixels whose eight neighbours are of their own class: N x H x W bool."""
+    """Pixels whose eight adjacent pixels are of their own class: N x H x W bool."""
     windows = labels[:, None].float()
     highest = torch.nn.functional.max_pool2d(windows, 3, 1, 1)
     lowest = -torch.nn.functional.max_pool2d(-windows, 3, 1, 1)
@@ -84,7 +84,7 @@ def farthest_from_its_color(images: Tensor, labels: Tensor) -> float:
 
 
 def test_frames_are_paired_by_name_in_order(tmp_path: Path) -> None:
-    """Image and label files of one stem; other files are no frames."""
+    """Image and label files of one stem; other files are not frames."""
     blank, none = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
     for name, suffix in (("b", ".jpg"), ("a", ".png"), ("c", ".JPEG")):
         write_frame(tmp_path, name, blank, none, suffix)
@@ -115,7 +115,7 @@ def test_an_unknown_pixel_value_is_named(tmp_path: Path) -> None:
     """A label file of another class table must not be trained on; ignored values become the one that nothing counts."""
     values = np.array([[0, 10, 11, 255], [3, 77, 12, 11]], np.uint8)
     Image.fromarray(values).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"a\.png: pixel values \[12, 77\] are no class of 'camvid'"):
+    with pytest.raises(DataError, match=r"a\.png: pixel values \[12, 77\] are not classes of 'camvid'"):
         read_labels(tmp_path / "a.png", CAMVID)
     Image.fromarray(values[:1]).save(tmp_path / "b.png")
     assert read_labels(tmp_path / "b.png", CAMVID).tolist() == [[0, 10, IGNORED, IGNORED]]
@@ -222,7 +222,7 @@ def test_frames_of_unlike_shape_are_padded_with_what_is_ignored(tmp_path: Path) 
 
 
 def test_labels_of_another_size_than_their_image_are_refused(tmp_path: Path) -> None:
-    """Resized separately they would look right and be wrong."""
+    """Resized separately they would seem right and be wrong."""
     write_frame(tmp_path, "a", np.zeros((8, 16, 3), np.uint8), np.zeros((16, 8), np.uint8))
     with pytest.raises(DataError, match=r"a\.png: \(16, 8\) labels for an image of \(8, 16\)"):
         load_frames([tmp_path], CAMVID, InputPolicy(working_size=(64, 64)))
@@ -274,7 +274,7 @@ def test_what_lies_outside_the_image_is_grey_and_ignored() -> None:
 
 
 def test_a_magnified_frame_is_smooth_and_a_crop_of_the_source() -> None:
-    """At scale 2 half of each side is seen, bilinearly: nearly no colour that the source's neighbours do not span."""
+    """At scale 2 half of each side is seen, bilinearly: nearly no colour that adjacent source pixels do not span."""
     ramp = torch.arange(64, dtype=torch.uint8).expand(1, 3, 48, 64) * 3
     frames = frames_of(ramp, torch.zeros(1, 48, 64, dtype=torch.uint8))
     batch = replace(AS_IT_IS, scale=(2.0, 2.0))(frames, torch.Generator().manual_seed(5))

@@ -75,7 +75,7 @@ def claiming(kind: str, width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("kind", sorted(LOSSLESS))
 def test_lossless_formats_come_back_bit_for_bit(kind: str) -> None:
-    """What the caller drew is what the network sees."""
+    """The network sees the pixels that the caller sent."""
     image = make_image(40, 60)
     pixels = decode(encode_image(image, kind, **LOSSLESS[kind]), LIMITS)
     assert np.array_equal(pixels, image)
@@ -129,7 +129,7 @@ GREY16 = np.arange(0, 65536, 27, dtype=np.uint16)[:2400].reshape(40, 60)
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_16_bit_grey_is_scaled_not_clipped(kind: str) -> None:
-    """65535 is white, 257 is 1: every value is rounded to its 8-bit neighbour."""
+    """65535 is white, 257 is 1: every value is rounded to the nearest 8-bit value."""
     pixels = decode(encode_image(GREY16, kind), LIMITS)
     assert np.array_equal(pixels, np.repeat(np.rint(GREY16 / 257)[..., None], 3, axis=2))
 
@@ -143,7 +143,7 @@ def test_16_bit_colour_is_scaled_not_clipped(suffix: str) -> None:
 
 
 def test_integers_of_32_bits_count_as_16_and_floats_as_0_to_1() -> None:
-    """What scientific TIFF files hold; numbers outside the range are its ends, and what is no number is black."""
+    """What scientific TIFF files hold; numbers outside the range are its ends, and what is not a number is black."""
     grey = np.array([[-5, 0, 257, 65535, 10**6]], np.int32)
     assert decode(encode_image(grey, "TIFF"), LIMITS)[0, :, 0].tolist() == [0, 0, 1, 255, 255]
     real = np.array([[-1.0, 0.0, 0.5, 1.0, 9.0, np.nan, np.inf, -np.inf]], np.float32)
@@ -162,7 +162,7 @@ def test_the_brightest_pixel_does_not_change_the_others(kind: str) -> None:
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14])
 @pytest.mark.parametrize(("kind", "channels"), [("PNG", 1), ("PNG", 3), ("PNG", 4), ("TIFF", 1), ("TIFF", 3)])
-def test_fewer_bits_in_16_are_no_black_picture(kind: str, channels: int, bits: int) -> None:
+def test_fewer_bits_in_16_do_not_make_a_black_picture(kind: str, channels: int, bits: int) -> None:
     """Cameras of 10, 12 and 14 bits store them in 16: the picture is that of the same numbers, scaled to 16."""
     few = RNG.integers(0, 1 << bits, (30, 40, channels)).astype(np.uint16)
     few[0, 0], few[..., 3:] = (1 << bits) - 1, 65535
@@ -251,7 +251,7 @@ def test_orientation_behind_the_pixels_of_a_png_counts() -> None:
 @pytest.mark.parametrize(
     "exif", [b"Exif\0\0", b"Exif\0\0garbage garbage", b"Exif\0\0II*\0\xff\xff\xff\x7f", b"Exif\0\0MM\0*\0\0\0\x08\0\x01"]
 )
-def test_broken_exif_is_no_reason_to_refuse_a_picture(exif: bytes) -> None:
+def test_broken_exif_is_not_a_reason_to_refuse_a_picture(exif: bytes) -> None:
     """It then says nothing of the orientation."""
     assert decode(encode_image(NOISE, "JPEG", exif=exif), LIMITS).shape == NOISE.shape
 
@@ -344,7 +344,7 @@ def test_nothing_is_an_empty_body() -> None:
 @pytest.mark.parametrize(
     "data", [b"this is a text file called .jpg", b"%PDF-1.7", b"<svg/>", b"\0" * 100, b"\xff\xd8", b"RIFF____WAVE"]
 )
-def test_what_is_no_image_is_unsupported(data: bytes) -> None:
+def test_what_is_not_an_image_is_unsupported(data: bytes) -> None:
     """The bytes decide, not the name or the media type."""
     with pytest.raises(UnsupportedImage):
         decode(data, LIMITS)
@@ -379,7 +379,7 @@ def test_a_jpeg_with_damage_inside_is_corrupt() -> None:
         decode(bytes(data), LIMITS)
 
 
-def test_the_padding_of_webcams_is_no_damage() -> None:
+def test_the_padding_of_webcams_is_not_damage() -> None:
     """A few bytes before the end marker, or anything behind it, change no pixel."""
     data = encode_image(np.full((16, 16, 3), 128, np.uint8), "JPEG")
     for padded in (data[:-2] + b"\0\0\0\0" + data[-2:], data + bytes(100)):
@@ -394,7 +394,7 @@ def test_an_image_without_pixels_is_corrupt(size: tuple[int, int]) -> None:
 
 
 def test_the_defaults_are_those_of_the_service() -> None:
-    """Whoever decodes without a service is bounded as it is."""
+    """A program that decodes without the service has the same bounds."""
     served = Settings()
     assert Limits() == Limits(served.max_image_bytes, served.max_image_pixels, served.max_image_side)
 
@@ -454,8 +454,8 @@ def test_a_jpeg_of_countless_segments_is_refused() -> None:
     ],
     ids=["jpeg", "bigtiff"],
 )
-def test_a_header_as_long_as_the_file_keeps_nobody_waiting(data: bytes) -> None:
-    """A header is read on the event loop: it took 1.5 s and 0.7 s of everybody's time."""
+def test_a_header_as_long_as_the_file_is_read_quickly(data: bytes) -> None:
+    """A header is read on the event loop: it took 1.5 s and 0.7 s of every request's time."""
     start = time.thread_time()
     with pytest.raises(CorruptImage):
         probe(data, LIMITS)
@@ -468,7 +468,7 @@ def test_an_offset_beyond_everything_is_damage() -> None:
         probe(b"II+\0\x08\0\0\0" + b"\xff" * 8, LIMITS)
 
 
-def test_fill_bytes_before_a_marker_are_no_damage() -> None:
+def test_fill_bytes_before_a_marker_are_not_damage() -> None:
     """The standard allows any number of them."""
     data = encode_image(NOISE, "JPEG")
     assert probe(data[:2] + b"\xff" * 1000 + data[2:], LIMITS) == probe(data, LIMITS)
@@ -592,7 +592,7 @@ def nested_exif(depth: int) -> bytes:
     return b"Exif\0\0II*\0" + struct.pack("<I", 8) + struct.pack("<H", depth) + entry * depth + struct.pack("<I", 8)
 
 
-def test_exif_that_points_to_itself_is_no_trap() -> None:
+def test_exif_that_points_to_itself_is_not_a_trap() -> None:
     """It says nothing, and quickly."""
     begun = time.thread_time()
     assert decode(encode_image(NOISE, "JPEG", exif=nested_exif(3000)), LIMITS).shape == NOISE.shape
@@ -623,7 +623,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 
 
 def survives(data: bytes) -> None:
-    """Nothing but a picture within the limits or an error of ours comes out of a file."""
+    """A file becomes a picture within the limits or an error of the service."""
     limits = Limits(max_pixels=100_000, max_side=2000)
     try:
         image = decode(data, limits)

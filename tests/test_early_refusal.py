@@ -68,7 +68,7 @@ def connected(url: str) -> socket.socket:
     return socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=30)
 
 
-def test_who_finds_no_room_is_told_by_his_first_bytes_and_keeps_his_connection(
+def test_a_request_beyond_the_capacity_is_rejected_by_its_first_bytes_and_keeps_its_connection(
     artifact_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The 429 comes while most of the image is still to be sent; the rest is dropped, and the next request answered."""
@@ -89,10 +89,10 @@ def test_who_finds_no_room_is_told_by_his_first_bytes_and_keeps_his_connection(
         assert link.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
-def test_who_would_be_too_late_with_any_image_is_told_before_he_sends_it(
+def test_a_request_too_late_for_any_image_is_rejected_before_the_image(
     artifact_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By his head alone; what he sends all the same is dropped, and his next request is answered."""
+    """By its headers alone; the rest of its body is dropped, and the next request is answered."""
     with full_server(artifact_dir, monkeypatch, first_bytes_s=60.0) as url, connected(url) as link:
         send(link, f"X-Deadline-Ms: 0.01\r\nContent-Length: {len(NOISE)}", b"")
         reply = link.recv(65536)
@@ -129,20 +129,20 @@ def test_a_client_sees_the_refusal_of_what_it_still_sends(artifact_dir: Path, mo
             assert (reply.status_code, reply.json()["code"]) == (429, "overloaded")
 
 
-def test_a_look_at_the_first_bytes_decides_nothing_else(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_bytes_decide_nothing_else(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is wrong with a request is said as ever, whether it is a parameter, a model or the image; and the patient wait."""
     with full_server(artifact_dir, monkeypatch) as url, httpx.Client(base_url=url) as client:
         assert client.post("/segment", content=b"").json()["code"] == "empty_body"
         assert client.post("/segment", content=b"hello").json()["code"] == "unsupported_image"
         assert client.post("/segment", content=NOISE[:20]).json()["code"] == "corrupt_image"
-        assert client.post("/segment?model=nobody", content=NOISE).json()["code"] == "unknown_model"
+        assert client.post("/segment?model=unicorn", content=NOISE).json()["code"] == "unknown_model"
         for deadline in ("soon", "-1", "nan", "1e12"):
             reply = client.post("/segment", content=NOISE, headers={"X-Deadline-Ms": deadline})
             assert reply.json()["code"] == "bad_parameter"
 
 
-def test_a_queue_that_is_dead_is_no_bad_request(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the door is told besides "no room" is left to those inside, who have a status for it."""
+def test_a_queue_that_is_dead_is_not_a_bad_request(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors other than a full queue are left to the application, which has a status for them."""
 
     def dead(*_: Any, **__: Any) -> None:
         raise NotReady("its worker has died")
@@ -160,8 +160,10 @@ def test_who_has_no_key_learns_nothing_of_the_load(artifact_dir: Path, monkeypat
         assert httpx.post(f"{url}/segment", content=NOISE).status_code == 401
 
 
-def test_who_sends_no_first_byte_waits_no_longer_than_his_deadline(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looking first is no new way to be kept waiting."""
+def test_a_request_without_a_first_byte_waits_no_longer_than_its_deadline(
+    artifact_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The early check adds no new wait."""
     with full_server(artifact_dir, monkeypatch) as url, connected(url) as link:
         begun = time.monotonic()
         send(link, "Content-Length: 1000\r\nX-Deadline-Ms: 300", b"")
@@ -213,7 +215,7 @@ def test_thousands_who_ask_for_another_protocol_are_refused_one_by_one(
         assert received.count(b"HTTP/1.1 429 ") == 3000
 
 
-def test_a_refusal_at_the_door_is_a_reply_like_any_other(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_early_rejection_is_a_reply_like_any_other(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has its request's id and frame, is a problem document with the facts, and is counted."""
     with full_server(artifact_dir, monkeypatch) as url, httpx.Client(base_url=url) as client:
         headers = {"X-Request-ID": "mine", "X-Frame-Id": "front", "X-Frame-Stamp": "12.5"}

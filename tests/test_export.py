@@ -111,7 +111,7 @@ def tampered(artifact: Path, out: Path, change: float) -> Path:
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (97, 131), (180, 60), (8, 8)])
 def test_the_service_gives_the_labels_that_pytorch_gives(height: int, width: int, net: FCN, predictor: Predictor) -> None:
-    """From pixels to the mask: wherever the winner is no tie, the artifact in the service agrees with the network."""
+    """From pixels to the mask: wherever the winner is not a tie, the artifact in the service agrees with the network."""
     image = street_scene(max(height, 16), max(width, 16), seed=5)[0][:height, :width]
     found = predictor.segment(np.ascontiguousarray(image)).labels
     fitted = resize_image(np.ascontiguousarray(image), fit_size(height, width, POLICY))
@@ -232,7 +232,7 @@ def test_a_tampered_graph_is_refused_with_the_place(artifact: Path, net: FCN, tm
 
 
 def test_the_place_named_is_where_they_differ_most(artifact: Path, net: FCN, tmp_path: Path) -> None:
-    """Image, class and cell are those of the worst score, so that one looks where it is wrong."""
+    """Image, class and cell are those of the worst score, which leads to the error."""
     model = onnx.load(artifact)
     bump = np.zeros((2, 11, 4, 6), np.float32)
     bump[0, 1, 0, 0], bump[1, 9, 2, 4] = 0.5, -0.7
@@ -341,8 +341,8 @@ def test_a_lower_precision_that_disagrees_is_refused_with_what_works(
     assert not list((tmp_path / "half").iterdir())
 
 
-def test_scores_that_are_no_numbers_are_refused(artifact: Path, net: FCN, tmp_path: Path) -> None:
-    """NaN differs from nothing by more than a tolerance; it is looked for."""
+def test_scores_that_are_not_numbers_are_refused(artifact: Path, net: FCN, tmp_path: Path) -> None:
+    """NaN differs from nothing by more than a tolerance; it is searched for."""
     with pytest.raises(ParityError, match="scores that are not finite"):
         check_parity(net, tampered(artifact, tmp_path / "nan.onnx", float("nan")), POLICY)
 
@@ -364,7 +364,7 @@ def test_a_refused_export_leaves_the_older_artifact(
 
 
 def test_the_inputs_compared_are_streets_and_noise_of_many_shapes() -> None:
-    """The working size alone and as a batch, its neighbours, the smallest there is; every side a multiple."""
+    """The working size alone and as a batch, the sizes beside it, the smallest there is; every side a multiple."""
     inputs = parity_inputs(POLICY)
     shapes = [batch.shape for batch in inputs]
     assert shapes[0] == (1, 64, 96, 3)

@@ -46,7 +46,7 @@ def test_air_around_a_head_does_not_matter() -> None:
     assert window(wide, TISSUE).low == window(tight, TISSUE).low == 0
 
 
-def test_values_that_are_no_numbers_count_as_the_lowest() -> None:
+def test_values_that_are_not_numbers_count_as_the_lowest() -> None:
     """NaN and infinity are left out of the percentiles, and become 0."""
     values = np.arange(1000, dtype=np.float32).reshape(10, 10, 10)
     holes = values.copy()
@@ -61,6 +61,6 @@ def test_values_that_are_no_numbers_count_as_the_lowest() -> None:
 @pytest.mark.parametrize("value", [0.0, 7.0, np.nan])
 @pytest.mark.parametrize("policy", [PLAIN, TISSUE])
 def test_a_volume_of_one_value_is_0(value: float, policy: Percentiles) -> None:
-    """An empty scan is no division by zero."""
+    """An empty scan causes no division by zero."""
     volume = np.full((3, 4, 5), value, np.float32)
     assert not normalised(volume, window(volume, policy), policy).any()

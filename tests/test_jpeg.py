@@ -104,7 +104,7 @@ HARMLESS = {
 
 
 @pytest.mark.parametrize("name", HARMLESS)
-def test_what_decides_no_pixel_is_no_damage(name: str) -> None:
+def test_bytes_that_decide_no_pixel_are_not_damage(name: str) -> None:
     """The picture of a file with a harmless fault is the picture without it, to the bit."""
     faulty, sound = HARMLESS[name]
     assert np.array_equal(decode(faulty, LIMITS), decode(sound, LIMITS))

@@ -148,7 +148,7 @@ def test_a_manifest_of_volumes_says_how_they_lie() -> None:
     assert manifest.input.color_order is None
 
 
-def test_a_slice_with_its_neighbours_is_no_colour() -> None:
+def test_a_slice_with_adjacent_slices_is_not_a_colour() -> None:
     """Three channels of a network of slices are three slices, not red, green and blue."""
     policy = InputPolicy(working_size=(64, 64), channels=3, dtype="uint16", planes=("axial", "coronal"))
     assert policy.color_order is None

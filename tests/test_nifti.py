@@ -86,7 +86,7 @@ def test_more_than_one_volume_is_refused() -> None:
         nifti.probe(nifti_bytes(ramp(shape=(5, 6, 1, 2, 3))), LIMITS)
 
 
-def test_values_that_are_no_numbers_are_kept_for_the_normalisation() -> None:
+def test_values_that_are_not_numbers_are_kept_for_the_normalisation() -> None:
     """NaN and infinity pass the codec; the intensity policy decides."""
     values = ramp("f4")
     values[0, 0, 0], values[1, 0, 0] = np.nan, np.inf

@@ -58,7 +58,7 @@ def test_every_bit_is_the_same(steps: tuple[str, ...], shape: tuple[int, int, in
     assert np.array_equal(run(changed, shape), run(model, shape))
 
 
-def test_steps_that_somebody_else_reads_are_there_for_all() -> None:
+def test_steps_that_another_node_reads_are_kept_for_all() -> None:
     """Equal but for the order in which a mean is summed."""
     model = network("Sub", "Div", read_between=True)
     changed = by_rows(model)

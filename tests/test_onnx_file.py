@@ -143,7 +143,7 @@ def test_a_file_cut_anywhere_is_told_and_never_a_crash(artifact: Path, tmp_path:
         (b"\x08\x0a\x3a\x02\x0a\x7f", "is truncated"),
     ],
 )
-def test_what_is_no_onnx_file_is_told_from_one_that_is_torn(content: bytes, reason: str, tmp_path: Path) -> None:
+def test_what_is_not_an_onnx_file_is_told_from_one_that_is_torn(content: bytes, reason: str, tmp_path: Path) -> None:
     """The remedy differs: another path, or another download."""
     path = tmp_path / "file.onnx"
     path.write_bytes(content)

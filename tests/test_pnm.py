@@ -33,7 +33,7 @@ def drawn(kind: int, maximum: int) -> tuple[bytes, NDArray[np.int64]]:
 
 @pytest.mark.parametrize(("kind", "maximum"), [(k, m) for k in (2, 3, 5, 6) for m in (1, 15, 100, 255, 1023, 4095, 65535)])
 def test_numbers_are_scaled_by_the_maximum_that_the_header_names(kind: int, maximum: int) -> None:
-    """The maximum is white, every number is rounded to its neighbour; grey is grey in all three channels."""
+    """The maximum is white, every number is rounded to the nearest; grey is grey in all three channels."""
     data, numbers = drawn(kind, maximum)
     expected = np.floor(numbers * 255 / maximum + 0.5)
     pixels = decode(data, LIMITS)
@@ -55,7 +55,7 @@ def test_digits_of_a_bitmap_need_no_spaces() -> None:
     assert decode(b"P1\n3 2\n010\n1 1 1", LIMITS)[..., 0].tolist() == [[255, 0, 255], [0, 0, 0]]
 
 
-def test_fewer_bits_in_65535_are_no_black_picture() -> None:
+def test_fewer_bits_in_65535_do_not_make_a_black_picture() -> None:
     """ROS and OpenCV write 65535 for whatever 16-bit picture."""
     few = RNG.integers(0, 4096, (6, 5)).astype(">u2")
     few[0, 0] = 4095

@@ -112,7 +112,7 @@ def test_a_context_layer_widens_the_view() -> None:
 
 
 class Global(FCN):
-    """A network that looks at the whole image, as image-level pooling does."""
+    """A network that reads the whole image, as image-level pooling does."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores and their mean over the image."""

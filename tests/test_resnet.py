@@ -140,7 +140,7 @@ def published() -> Iterator[Any]:
 
     Its wheel is built for torch with CUDA. Beside torch for the CPU its compiled operators do not load, and then its import
     fails, because it describes two of them that are not there. None of the networks uses them: they need to be known, not to
-    work. It is no part of the locked set, because its wheels ask for torch's CUDA build.
+    work. It is not part of the locked set, because its wheels ask for torch's CUDA build.
     """
     if importlib.util.find_spec("torchvision") is None:
         pytest.skip("the oracle is not installed: pip install --no-deps torchvision==0.28.0")

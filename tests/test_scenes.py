@@ -149,7 +149,7 @@ def test_scenes_need_numpy_and_opencv_only() -> None:
 def _edge_offsets(image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.int64]:
     """How far the steepest step of brightness lies from each step of the labels between sky and buildings or poles.
 
-    Looks along columns and along rows, where four pixels on either side are of one class and of clearly unlike brightness.
+    Measured along columns and along rows, where four pixels on either side are of one class and of clearly unlike brightness.
     """
     found: list[int] = []
     grey = image.astype(float).mean(axis=2)

@@ -190,7 +190,7 @@ def test_compiled_labels_are_those_of_numpy(
 
 
 def test_scores_in_any_order_of_memory_are_taken(library: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A view of a batch, or of a turned array, is no plain block of memory."""
+    """A view of a batch, or of a turned array, is not a plain block of memory."""
     monkeypatch.setattr(semantic, "_compiled", library)
     scores = smooth_scores(5, 4, 9, 11)
     expected = label_map(scores, (40, 50))
@@ -216,7 +216,7 @@ def test_a_library_of_another_source_is_not_loaded(tmp_path: Path, monkeypatch: 
 
 
 def test_without_a_compiler_the_build_says_what_is_lost() -> None:
-    """One line and a status; whoever calls it goes on."""
+    """One line and a status; the caller continues."""
     done = subprocess.run(
         [sys.executable, "-P", compiled.__file__], env={"CC": "no-such-compiler"}, capture_output=True, text=True, check=False
     )

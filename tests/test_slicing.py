@@ -124,7 +124,7 @@ def test_slices_are_the_fewest_that_are_small_enough(blocks: int, limit: float, 
         network(48, read_twice=True),
         network(48, given_out=True),
     ],
-    ids=["no whole blocks", "no depthwise filter", "filters of two channels", "somebody else reads it", "it is an output"],
+    ids=["no whole blocks", "no depthwise filter", "filters of two channels", "another node reads it", "it is an output"],
 )
 def test_whatever_else_is_left_alone(model: onnx.ModelProto) -> None:
     """Slicing it would be wrong, or no gain."""

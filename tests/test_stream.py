@@ -159,8 +159,8 @@ def test_the_newest_frame_wins(server: str, png: bytes, gate: threading.Event) -
         assert [answer(socket)[0]["frame_id"] for _ in range(2)] == ["0", "5"]
 
 
-def test_a_reader_who_is_slow_gets_fresh_masks_and_makes_nobody_work(tmp_path: Path, artifact_dir: Path) -> None:
-    """Masks that nobody reads are not computed; when the reader is back, the newest frame's mask is soon there."""
+def test_a_slow_reader_gets_fresh_masks_and_causes_no_work(tmp_path: Path, artifact_dir: Path) -> None:
+    """Masks that are not read are not computed; when the reader is back, the newest frame's mask is soon there."""
     picture = encode_image(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8), "JPEG")
     frames = 300
 
@@ -189,7 +189,7 @@ def test_a_reader_who_is_slow_gets_fresh_masks_and_makes_nobody_work(tmp_path: P
 
 
 def test_a_reader_who_never_reads_is_cut_off(artifact_dir: Path) -> None:
-    """Neither his stream nor his connection stays."""
+    """Neither the stream nor the connection stays."""
     bounds = Bounds(reply_s=0.3, close_s=0.1)
     picture = encode_image(np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), np.uint8), "JPEG", quality=50)
 
@@ -239,7 +239,7 @@ def test_a_text_that_says_nothing_of_a_frame_spoils_that_frame_alone(server: str
         assert answer(socket)[0]["outcome"] == "mask"
 
 
-def test_what_nobody_foresaw_spoils_one_frame_and_tells_nothing(
+def test_an_unexpected_error_fails_one_frame_and_tells_nothing(
     server: str, png: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The secret of the exception is for the log."""
@@ -264,7 +264,7 @@ def test_a_frame_past_its_deadline_is_an_error(server: str, png: bytes, gate: th
 
 
 def test_a_message_that_is_too_large_ends_the_stream(tmp_path: Path, artifact_dir: Path, png: bytes) -> None:
-    """1009, before it is all read; a smaller one is welcome."""
+    """1009, before it is all read; a smaller one is taken."""
     with live_process(tmp_path, {"models_dir": artifact_dir, "max_image_bytes": 20_000}) as process:
         with opened(process.base_url) as socket:
             socket.send(png)
@@ -297,7 +297,7 @@ def test_a_query_that_makes_no_sense_refuses_the_stream(server: str, query: str,
     assert (told.status_code, told.json()["code"]) == (status, code)
 
 
-def test_without_an_upgrade_an_open_door_says_so(server: str) -> None:
+def test_without_an_upgrade_an_open_endpoint_says_so(server: str) -> None:
     """426 is what a page asks for that wants to know why its stream was refused."""
     told = httpx.get(f"{server}/stream")
     assert (told.status_code, told.headers["Upgrade"]) == (426, "websocket")
@@ -348,7 +348,7 @@ def test_a_page_of_another_host_may_not_open_one(server: str, artifact_dir: Path
 
 
 def test_no_more_streams_than_allowed(artifact_dir: Path) -> None:
-    """The next one is refused with 429; when one leaves there is room again."""
+    """The next one is refused with 429; when one leaves, another is accepted."""
     with live_server(Settings(models_dir=artifact_dir, max_streams=2)) as base_url:
         with opened(base_url), opened(base_url):
             assert metrics(base_url)["fcn_streams"] == 2
@@ -371,8 +371,8 @@ def await_metric(base_url: str, name: str, value: float) -> None:
         time.sleep(0.02)
 
 
-def test_a_caller_who_leaves_takes_his_frames_with_him(server: str, png: bytes, gate: threading.Event) -> None:
-    """Whether he says goodbye or not; nothing is left in the queue."""
+def test_the_frames_of_a_caller_that_leaves_are_dropped(server: str, png: bytes, gate: threading.Event) -> None:
+    """With a close frame or without; nothing is left in the queue."""
     gate.clear()
     with opened(server) as socket:
         socket.send(png)

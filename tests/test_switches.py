@@ -1,4 +1,4 @@
-"""Graphs that unpool: a tie between two maxima is no fault, a wrong switch is one."""
+"""Graphs that unpool: a tie between two maxima is not a fault, a wrong switch is one."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_two_equal_maxima_may_be_told_apart_otherwise(graph: Path, tmp_path: Pat
 
 
 def test_a_maximum_that_is_none_is_refused(graph: Path, tmp_path: Path) -> None:
-    """A hundredth below the maximum is no rounding, even in a single cell."""
+    """A hundredth below the maximum is not rounding, even in a single cell."""
     with pytest.raises(
         ParityError, match=r"1 of 25600 recorded maxima are other pixels than PyTorch's.* at most 0\.01% may be"
     ):

@@ -84,7 +84,7 @@ def test_grey_of_every_type_and_layout_is_read(kind: str, layout: str, inverted:
 @pytest.mark.parametrize("kind", ["u2", "u4", "f4"])
 @pytest.mark.parametrize("bands", [1, 3])
 def test_predictors_are_undone(kind: str, bands: int, order: str, predictor: int) -> None:
-    """Differences of neighbours, and the shuffled bytes of floats; written here by the technical note."""
+    """Differences of adjacent values, and the shuffled bytes of floats; written here by the technical note."""
     if (predictor == 3) != kind.startswith("f"):
         pytest.skip("differences are for whole numbers, shuffled bytes for floats")
     picture = PICTURE[..., :bands]
@@ -146,7 +146,7 @@ def test_more_bands_that_no_tag_calls_colours_are_unsupported(kind: str, bands: 
 @pytest.mark.parametrize("kind", ["u1", "u2", "f4"])
 @pytest.mark.parametrize("separate", [False, True])
 def test_further_bands_of_an_rgb_picture_are_left_out(kind: str, separate: bool) -> None:
-    """Near infrared is no transparency."""
+    """Near infrared is not transparency."""
     array = np.concatenate([wide(PICTURE, kind), wide(255 - PICTURE[..., :2], kind)], axis=2)
     stored, planar = (planes(array), "separate") if separate else (array, "contig")
     data = written(stored, photometric="rgb", planarconfig=planar, extrasamples=("unspecified", "unspecified"))
@@ -173,7 +173,7 @@ def test_transparency_lies_over_white(kind: str, grey: bool, premultiplied: bool
 @pytest.mark.parametrize("bits", [2, 4, 9, 10, 11, 12, 13, 14, 15])
 @pytest.mark.parametrize("bands", [1, 3])
 def test_packed_numbers_of_any_bits_are_scaled(bits: int, bands: int) -> None:
-    """The largest number is white, every other is rounded to its neighbour."""
+    """The largest number is white, every other is rounded to the nearest."""
     if bits < 8 and bands == 3:
         pytest.skip("Pillow reads no such colours, and neither do we")
     numbers = np.random.default_rng(bits).integers(0, 1 << bits, (8, 13, bands))
@@ -187,7 +187,7 @@ def test_packed_numbers_of_any_bits_are_scaled(bits: int, bands: int) -> None:
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14])
 @pytest.mark.parametrize("separate", [False, True])
-def test_fewer_bits_in_16_are_no_black_picture(bits: int, separate: bool) -> None:
+def test_fewer_bits_in_16_do_not_make_a_black_picture(bits: int, separate: bool) -> None:
     """What cameras, drones and satellites store."""
     few = np.random.default_rng(bits).integers(0, 1 << bits, (20, 30, 3)).astype(np.uint16)
     few[0, 0] = (1 << bits) - 1

@@ -96,7 +96,7 @@ def test_a_request_is_a_span_of_its_callers_trace_with_its_stages_below(
     assert set(found.values()) == {span.trace_id.hex() for span in (traced, refused, stream)}
 
 
-def test_without_an_address_there_are_no_traces_and_no_sdk(tmp_path: Path, artifact_dir: Path) -> None:
+def test_without_an_address_there_are_neither_traces_nor_an_sdk(tmp_path: Path, artifact_dir: Path) -> None:
     """What is off costs no import, and a caller's header changes nothing."""
     with live_process(tmp_path, {"models_dir": artifact_dir, "log_format": "json"}) as live:
         headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
@@ -110,9 +110,7 @@ def test_without_an_address_there_are_no_traces_and_no_sdk(tmp_path: Path, artif
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, env=os.environ).returncode == 0
 
 
-def test_a_collector_that_is_not_there_stops_nobody(
-    tmp_path: Path, artifact_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_collector_stops_no_request(tmp_path: Path, artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Masks come as ever, and the process ends in time."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")

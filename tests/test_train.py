@@ -298,7 +298,7 @@ def test_the_loss_is_the_scores_and_a_share_of_the_auxiliary_heads(data: Path) -
 
 
 def test_a_class_table_of_ones_own_is_trained_kept_and_exported_by(data: Path, tmp_path: Path) -> None:
-    """From JSON into the checkpoint, whole: nobody has to say it again."""
+    """From JSON into the checkpoint, whole: it need not be named again."""
     table = tmp_path / "halves.json"
     rows = [{"name": "above", "label_id": 0}, {"name": "below", "color": [1, 2, 3], "label_id": 3}]
     table.write_text(json.dumps({"name": "halves", "classes": rows, "ignored": [1, 2, *range(4, 12), 255]}))
@@ -320,7 +320,7 @@ def test_training_starts_from_another_networks_weights(data: Path, tmp_path: Pat
     capsys.readouterr()
     assert main([*eight, "--out", str(tmp_path / "eight"), "--epochs", "1", "--lr", "0"]) == 0
     said = capsys.readouterr().err
-    assert "starting anew: score_pool3.weight, score_pool3.bias, upscore8.weight, upscore_pool4.weight" in said
+    assert "starting from random numbers: score_pool3.weight, score_pool3.bias, upscore8.weight, upscore_pool4.weight" in said
     weights = checkpoint.load(tmp_path / "eight" / "last.pt")["raw_weights"]
     assert torch.equal(weights["fc6.weight"], checkpoint.load(Path(start))["weights"]["fc6.weight"].float())
     assert not weights["score_pool3.weight"].any()

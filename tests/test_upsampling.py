@@ -181,7 +181,7 @@ def test_a_new_deconvolution_interpolates_bilinearly(factor: int) -> None:
 
 
 def test_the_pictures_in_the_documents_are_what_the_code_draws(tmp_path: Path) -> None:
-    """Drawn anew they are the same, but for a shade where another version of Pillow draws a letter otherwise."""
+    """Drawn again they are the same, except for a shade where another version of Pillow draws a letter otherwise."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "docs" / "pictures" / "upsampling.py"), str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True, env=environment, timeout=120)

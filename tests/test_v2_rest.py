@@ -94,13 +94,13 @@ def body_of(image: NDArray[np.uint8], **changes: Any) -> dict[str, Any]:
 
 
 def test_the_client_finds_the_server_and_its_models(tritonic: triton.InferenceServerClient) -> None:
-    """Live, ready, metadata, versions: whoever is not there is not ready."""
+    """Live, ready, metadata, versions: an unknown model is not ready."""
     assert tritonic.is_server_live()
     assert tritonic.is_server_ready()
     assert tritonic.is_model_ready("colours")
     assert tritonic.is_model_ready("again", "2.0.0")
     assert not tritonic.is_model_ready("again", "1.0.0")
-    assert not tritonic.is_model_ready("nobody")
+    assert not tritonic.is_model_ready("unicorn")
     server = tritonic.get_server_metadata()
     assert server["name"] == "fcn-serve"
     assert {"binary_tensor_data", "schedule_policy", "statistics"} <= set(server["extensions"])
@@ -161,7 +161,7 @@ def test_files_of_different_sizes_come_back_as_png_files(base_url: str, tritonic
     assert caught.value.status() == "422"
 
 
-def test_a_turned_photo_and_an_upright_one_are_no_tensor(tritonic: triton.InferenceServerClient) -> None:
+def test_a_turned_photo_and_an_upright_one_do_not_form_a_tensor(tritonic: triton.InferenceServerClient) -> None:
     """Their sides are the same only as they are stored: refused all the same, after decoding; two turned ones are a batch."""
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -189,8 +189,8 @@ def test_the_asynchronous_client_is_served(base_url: str, jpeg: bytes) -> None:
             expected = mask_of(base_url, jpeg)[None]
             for result in results:
                 np.testing.assert_array_equal(result.as_numpy("labels"), expected)
-            with pytest.raises(InferenceServerException, match="no model 'nobody'; there are: again, colours"):
-                await client.infer("nobody", [files(jpeg)])
+            with pytest.raises(InferenceServerException, match="no model 'unicorn'; there are: again, colours"):
+                await client.infer("unicorn", [files(jpeg)])
 
     asyncio.run(test())
 
@@ -212,8 +212,8 @@ def test_errors_are_read_by_the_client(tritonic: triton.InferenceServerClient, j
         (lambda: tritonic.infer("colours", [tensor(make_image(1, 4001), "UINT8")]), "413", "a side has at most 4000"),
         (lambda: tritonic.register_system_shared_memory("a", "b", 3), "404", "shared memory is not offered"),
         (tritonic.get_cuda_shared_memory_status, "404", "shared memory is not offered"),
-        (lambda: tritonic.get_model_metadata("nobody"), "404", "no model 'nobody'"),
-        (lambda: tritonic.get_inference_statistics("nobody"), "404", "no model 'nobody'"),
+        (lambda: tritonic.get_model_metadata("unicorn"), "404", "no model 'unicorn'"),
+        (lambda: tritonic.get_inference_statistics("unicorn"), "404", "no model 'unicorn'"),
     ]
     for call, status, message in refused:
         with pytest.raises(InferenceServerException, match=re.escape(message)) as caught:
@@ -301,7 +301,7 @@ def test_bodies_that_are_not_what_they_say_are_refused(client: httpx.Client, cod
 
 
 def test_a_body_names_the_model_of_its_address_or_none(client: httpx.Client) -> None:
-    """KServe's client names it twice; another one would be a mistake of somebody's."""
+    """KServe's client names it twice; another one would be a mistake."""
     named = body_of(make_image(), model_name="again", model_version="2.0.0")
     assert client.post("/models/again/infer", json=named).status_code == 200
     for body, parameter in ((named, "model_name"), (body_of(make_image(), model_version="2.0.0"), "model_version")):
@@ -409,7 +409,7 @@ def test_keys_are_wanted_as_for_segment(artifact_dir: Any, png: bytes) -> None:
         client.close()
 
 
-def test_a_service_without_room_sheds_as_everywhere(artifact_dir: Any) -> None:
+def test_a_full_service_sheds_as_everywhere(artifact_dir: Any) -> None:
     """429 with ``Retry-After``, said before anything is decoded."""
     image = make_image(1000, 1000)
     body = encode_image(image)
@@ -481,7 +481,7 @@ def test_memory_is_bounded_where_bodies_inflate(tmp_path_factory: pytest.TempPat
 
 
 def test_an_administrator_loads_and_unloads_models(tmp_path: Any, png: bytes) -> None:
-    """With a key of his own; the index says what is served and why something is not."""
+    """With an administrator's key; the index says what is served and why something is not."""
     write_artifact(tmp_path / "colours.onnx")
     write_artifact(tmp_path / "again.onnx", make_manifest(name="again", version="2.0.0"))
     (tmp_path / "broken.onnx").write_bytes(b"text")
@@ -505,14 +505,14 @@ def test_an_administrator_loads_and_unloads_models(tmp_path: Any, png: bytes) ->
         write_artifact(tmp_path / "again.onnx", make_manifest(name="again", version="3.0.0"))
         client.load_model("again", headers=key)
         assert client.infer("again", [files(png)]).get_response()["model_version"] == "3.0.0"
-        with pytest.raises(InferenceServerException, match="no artifact of a model 'nobody'"):
-            client.load_model("nobody", headers=key)
+        with pytest.raises(InferenceServerException, match="no artifact of a model 'unicorn'"):
+            client.load_model("unicorn", headers=key)
         with pytest.raises(InferenceServerException, match="'config' is not supported: there are none"):
             client.load_model("again", headers=key, config="{}")
         client.close()
 
 
-def test_administration_is_off_where_nobody_has_a_key(tritonic: triton.InferenceServerClient) -> None:
+def test_administration_is_off_without_keys(tritonic: triton.InferenceServerClient) -> None:
     """The index is open as everything else."""
     assert [entry["state"] for entry in tritonic.get_model_repository_index()] == ["READY", "READY"]
     with pytest.raises(InferenceServerException, match="administration over HTTP is off") as caught:

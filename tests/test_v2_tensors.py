@@ -190,7 +190,7 @@ BAD: dict[str, tuple[tuple[bytes, int | None], str, str]] = {
     "a huge product": (request(shape=[2**62, 2**62, 3]), "shape", "and 18 came"),
     "no pixels": (request(shape=[0, 3, 3], data=[]), "shape", "has no pixels"),
     "a negative side": (request(shape=[-2, 3, 3]), "0", "inputs.0.shape.0: Input should be greater than or equal to 0"),
-    "a side that is no number": (request(shape=[2.0, 3, 3]), "0", "inputs.0.shape.0: Input should be a valid integer"),
+    "a side that is not a number": (request(shape=[2.0, 3, 3]), "0", "inputs.0.shape.0: Input should be a valid integer"),
     "too many images": (request(shape=[65, 2, 3, 3]), "shape", "65 images; at most 64 a request"),
     "files in two dimensions": (
         request(2 * element(b"x"), datatype="BYTES", shape=[1, 2]),
@@ -212,7 +212,7 @@ BAD: dict[str, tuple[tuple[bytes, int | None], str, str]] = {
     "a length of four gigabytes": (request(b"\xff" * 9, **FILES), "binary_data_size", "element 0 of 1 ends behind"),
     "a file without its length": (request(b"\xff\xd8\xff\xe0JFIF", **FILES), "binary_data_size", "its length in 4 bytes"),
     "fewer elements in JSON": (request(datatype="BYTES", shape=[2], data=["QUJD"]), "data", "has 1 elements, and the shape"),
-    "text that is no Base64": (request(datatype="BYTES", shape=[1], data=["a+b"]), "data", "image files in Base64"),
+    "text that is not Base64": (request(datatype="BYTES", shape=[1], data=["a+b"]), "data", "image files in Base64"),
     "text of other letters": (request(datatype="BYTES", shape=[1], data=["ä"]), "data", "image files in Base64"),
     "numbers for files": (request(datatype="BYTES", shape=[1], data=[1]), "data", "image files in Base64"),
     "text for numbers": (request(shape=[1, 1, 3], data=["1", "2", "3"]), "data", "whole numbers from 0 to 255"),
@@ -248,7 +248,7 @@ BAD: dict[str, tuple[tuple[bytes, int | None], str, str]] = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_what_is_wrong_is_named_and_what_would_be_right(name: str) -> None:
-    """Every mistake is the caller's, and he is told which."""
+    """Each mistake is the caller's, and the error names it."""
     sent, parameter, reason = BAD[name]
     with pytest.raises(BadParameter) as caught:
         tensors.read(*sent)
@@ -391,7 +391,7 @@ def test_images_of_different_sizes_come_back_as_png_files(parts: Callable[..., A
         assert [data[:4] for data in files] == [b"\x89PNG"] * 2
     outputs = (Wanted("labels", binary=True),)
     with pytest.raises(
-        BadParameter, match=r"'labels' of images of different sizes \(20x30, 40x30\) is no tensor; ask for 'labels_png'"
+        BadParameter, match=r"'labels' of images of different sizes \(20x30, 40x30\) is not a tensor; ask for 'labels_png'"
     ):
         tensors.write(Order([], outputs), parts(outputs, (20, 30), (40, 30)), ("m", "1"))
 

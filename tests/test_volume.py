@@ -160,7 +160,7 @@ def test_a_ramp_is_sampled_without_a_shift() -> None:
         np.testing.assert_allclose(found, ((np.arange(side) + 0.5) / side)[2:-2], atol=1e-3)
 
 
-def test_slices_have_their_neighbours() -> None:
+def test_slices_have_their_adjacent_slices() -> None:
     """Channel 1 is the slice, 0 and 2 those before and after; at the ends the outermost is repeated; the rest is 0."""
     across = np.arange(5, dtype=np.float32)[:, None, None] + np.zeros((5, 3, 6), np.float32)
     batch = slices(across, range(5), slice_manifest().input)
@@ -237,7 +237,7 @@ def test_a_scan_that_grows_too_large_at_the_networks_spacing_is_refused() -> Non
     assert caught.value.actual == 2000**3
 
 
-def test_scores_that_are_no_numbers_are_a_failure() -> None:
+def test_scores_that_are_not_numbers_are_a_failure() -> None:
     """Never a label volume of class 0."""
     scan = scan_of(asymmetric(), np.eye(4))
     with pytest.raises(InferenceFailed, match="no finite numbers"):

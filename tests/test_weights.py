@@ -197,7 +197,7 @@ def test_a_refused_file_leaves_the_network_as_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["fcn8s-vgg16", "fcn-resnet50"])
 def test_weights_for_another_number_of_classes_are_told_as_that(name: str, tmp_path: Path) -> None:
-    """Not as tensors of odd shapes: it is the class table that one looks at then."""
+    """Not as tensors of odd shapes: the error names the class table."""
     torch.save(build(name, 3, width=1 / 32).state_dict(), tmp_path / "three.pth")
     with pytest.raises(CheckpointError, match=r"three\.pth: these weights are for 3 classes, the class table has 4$"):
         load_weights(build(name, 4, width=1 / 32), name, tmp_path / "three.pth")
@@ -264,7 +264,7 @@ def test_a_truncated_file_is_one_clear_line(kind: str, share: float, tmp_path: P
     ids=["empty", "list", "tensor", "unknown wrapping", "name only"],
 )
 def test_a_file_without_a_state_dict_is_refused(content: Any, tmp_path: Path) -> None:
-    """It says where it looked."""
+    """The error names the places that were searched."""
     torch.save(content, tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match="no state dict: neither tensors by name, nor any under model, state_dict"):
         read_weights(tmp_path / "other.pth")
@@ -366,7 +366,7 @@ def test_a_classifiers_vgg16_is_a_start(tmp_path: Path) -> None:
     check_started(net, before, source, fresh)
 
 
-def test_weights_without_the_whole_classifier_are_no_start(tmp_path: Path) -> None:
+def test_weights_without_the_whole_classifier_cannot_be_a_start(tmp_path: Path) -> None:
     """What is missing or misshapen is named: half a pretrained network would train as if it were none."""
     torch.save(make_weights(RESNET), tmp_path / "resnet.pth")
     with pytest.raises(CheckpointError, match=r"resnet\.pth: training can't start from these weights: missing: conv1_1\.w"):

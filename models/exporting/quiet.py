@@ -1,4 +1,4 @@
-"""Tools that talk: torch's exporter and ONNX Runtime's quantiser print advice that is for whoever calls them from code.
+"""Tools that talk: torch's exporter and ONNX Runtime's quantiser print advice for their programmers.
 
 May import: nothing of ours.
 """

@@ -114,7 +114,7 @@ def start_from(net: Network, path: Path) -> list[str]:
         path: a checkpoint of ours, or a state dict as for :func:`read_weights`; a classifier's has its publisher's names:
             torchvision's of ResNet, those that pytorch-fcn's Caffe VGG16 shares with torchvision, EfficientNet-Lite's
     Gives:
-        the names of the tensors that start anew
+        the names of the tensors that keep their random values
     Raises:
         CheckpointError: if the file can't be read, or does not hold all of ``net.pretrained`` in the network's shapes
     """
@@ -136,7 +136,7 @@ def start_from(net: Network, path: Path) -> list[str]:
 
 
 def _in_network(published: str, net: Network) -> str:
-    """What an image classifier's tensor is called in a network; the name itself where it is no classifier's."""
+    """What an image classifier's tensor is called in a network; the name itself where it is not a classifier's."""
     if published in _VGG16:
         return _VGG16[published]
     if isinstance(net, FCN):

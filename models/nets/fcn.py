@@ -5,7 +5,7 @@ Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmenta
 upsampled 8x to pixels. ``width=0`` is exactly that. ``width=C`` fuses C features instead of K class scores, and predicts
 the scores from the sum: the same diagram, with the score layer after the fusion rather than before it.
 
-The last upsampling, from ``stride`` to pixels, belongs to whoever uses the scores (loss, evaluation,
+The last upsampling, from ``stride`` to pixels, belongs to the code that uses the scores (loss, evaluation,
 ``service.pipeline.tasks.semantic``).
 
 May import: torch, ``models.nets.encoders``, ``models.nets.network``.

@@ -56,7 +56,7 @@ class Network(nn.Module):
 class Normalize(nn.Module):
     """RGB 0..255 to (pixel - mean) / std.
 
-    The constants are no part of the state dict, because no published one holds them.
+    The constants are not part of the state dict, because no published one holds them.
 
     Takes:
         mean, std: of the three channels, in the order in which the network wants them; no division where ``std`` is None

@@ -2,11 +2,11 @@
 
     image, labels = street_scene(360, 480, seed=7)
 
-Made for samples, tests and benchmarks, and as training data for whoever has none. Nothing here is taken from a photograph.
+Made for samples, tests and benchmarks, and as training data where there is none. Nothing here is taken from a photograph.
 `python -m models.scenes` writes them to a folder of the form that training reads. Imports numpy and cv2 only, so that it runs
 where nothing but serving is installed.
 
-The rooms, in the order in which a scene is made: light (time of day), layout (what stands where), canvas (colour and class
+The files, in the order in which a scene is made: light (time of day), layout (what stands where), canvas (colour and class
 painted by the same strokes), ground, buildings, greenery, furniture, vehicles, people, and camera (lens, noise, JPEG).
 """
 

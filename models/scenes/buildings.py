@@ -26,7 +26,7 @@ FALL = np.linspace(1, 0, 64)[:, None, None]
 
 @dataclass(frozen=True)
 class House:
-    """One building of a row: its place along the street and its looks."""
+    """One building of a row: its place along the street and its appearance."""
 
     sign: int
     front: float
@@ -79,7 +79,7 @@ class Wall:
 
 
 def paint_house(canvas: Canvas, house: House, rng: np.random.Generator) -> None:
-    """The roof, the wall that looks at the camera, and the front along the street, far to near."""
+    """The roof, the wall that faces the camera, and the front along the street, far to near."""
     light, view = canvas.light, canvas.view
     front, back = house.front, house.front + house.sign * house.depth_m
     height, near, far = house.height_m, house.near, house.far

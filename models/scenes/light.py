@@ -1,4 +1,4 @@
-"""Time of day and weather: how bright a surface looks, what the sky looks like, how distance fades. Imports numpy only."""
+"""Time of day and weather: how bright a surface appears, the colours of the sky, how distance fades. Imports numpy only."""
 
 from dataclasses import dataclass
 from math import exp

@@ -70,7 +70,7 @@ BUS = Body(
 
 @dataclass(frozen=True)
 class Car:
-    """A vehicle in the street: where its middle stands, where it heads (0 = away from the camera), its looks."""
+    """A vehicle in the street: where its middle stands, its heading (0 = away from the camera), its appearance."""
 
     x: float
     z: float
@@ -151,7 +151,7 @@ class _Frame:
         return placed
 
     def sees(self, point: Points, normal: Points) -> bool:
-        """Whether the face at this point with this outward normal (both in the car's frame) looks at the camera."""
+        """Whether the face at this point with this outward normal (both in the car's frame) faces the camera."""
         at = self.place(point)
         outward = normal @ self._axes
         at[0] += self.canvas.view.bend * at[2] ** 2
@@ -172,7 +172,7 @@ class _Frame:
         self.canvas.fill(self.canvas.view.project(placed), tone, CAR)
 
     def shell(self, fine: bool) -> None:
-        """Sheet metal and glass: every quad that looks at the camera, far to near, in one projection."""
+        """Sheet metal and glass: every quad that faces the camera, far to near, in one projection."""
         quads, outward, glazing = _loft(self.car.body, fine)
         placed = self.place(quads)  # N x 4 x 3
         normals = outward @ self._axes
@@ -250,7 +250,7 @@ def _lower_half(body: Body, fine: bool) -> Points:
 
 
 def _cells(grid: Points) -> Points:
-    """The quads between neighbours. Takes: a x b x 3. Gives: (a - 1)(b - 1) x 4 x 3."""
+    """The quads between adjacent points. Takes: a x b x 3. Gives: (a - 1)(b - 1) x 4 x 3."""
     corners = np.stack([grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]], axis=2)
     return corners.reshape(-1, 4, 3)
 

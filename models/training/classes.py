@@ -57,7 +57,7 @@ class ClassTable:
         return tuple(entry.id for entry in self.entries if entry.countable)
 
     def check_planes(self, planes: int) -> None:
-        """Nothing, if a network with so many score planes can have these classes.
+        """Check that a network with ``planes`` score planes can have these classes.
 
         Raises:
             ClassTableError: naming both numbers
@@ -87,7 +87,7 @@ class ClassTable:
         unknown = np.setdiff1d(labels, [*self.label_ids, *self.ignored])
         if len(unknown):
             known = f"{min(self.label_ids)}..{max(self.label_ids)}"
-            raise ClassTableError(f"pixel values {unknown.tolist()} are no class of '{self.name}' ({known}) and not ignored")
+            raise ClassTableError(f"pixel values {unknown.tolist()} are not classes of '{self.name}' ({known}) and not ignored")
         ids = np.full(256, UNLABELLED, np.uint8)
         ids[list(self.label_ids)] = range(len(self.label_ids))
         return ids[labels]

@@ -135,7 +135,7 @@ class Trainer:
         net = make_network(config, len(self.table.entries))
         start = config.start or _imagenet(net)
         self.fresh = start_from(net, start) if start else list(net.state_dict())
-        """The tensors that start anew; the others come from a file."""
+        """The tensors that start from random numbers; the others come from a file."""
         for name, parameter in net.named_parameters():
             parameter.requires_grad_(not name.startswith(config.freeze or ("\0",)))
         self.net: Network = net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -324,7 +324,7 @@ def check_crop(crop: tuple[int, int], architecture: Architecture) -> tuple[int, 
     """Return a crop that a network takes.
 
     Raises:
-        ValueError: if it is too small, or a side is no multiple of what the network wants
+        ValueError: if it is too small, or a side is not a multiple of what the network wants
     """
     multiple, least = architecture.multiple, architecture.smallest
     if any(side % multiple or side < least for side in crop):
@@ -362,7 +362,7 @@ def parameter_groups(net: Network, rate: float, loaded: float, weight_decay: flo
 
     Takes:
         loaded: share of the rate for what is not in ``fresh``
-        fresh: names of the parameters that start anew
+        fresh: names of the parameters that start from random numbers
     """
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in net.named_parameters():

@@ -98,6 +98,6 @@ def _words(file: Path) -> list[str]:
 
 
 def _quota(words: list[str]) -> Iterator[float]:
-    """``["200000", "100000"]`` is 2 CPUs; ``max`` and ``-1`` are no quota."""
+    """``["200000", "100000"]`` is 2 CPUs; ``max`` and ``-1`` mean no quota."""
     if len(words) == 2 and words[0].isdigit() and words[1].isdigit() and int(words[1]) > 0:
         yield int(words[0]) / int(words[1])

@@ -33,7 +33,7 @@ class Port:
 
     name: str
     dtype: str
-    """As numpy says it: ``float32``; ONNX Runtime's own word for what is no tensor."""
+    """As numpy says it: ``float32``; ONNX Runtime's own word for what is not a tensor."""
     shape: tuple[int | str, ...]
     """A number where a side is fixed, its name where it is free."""
 
@@ -68,7 +68,7 @@ class Inspection:
 
 
 def inspect(path: Path) -> Inspection:
-    """Look into an ONNX file.
+    """Describe an ONNX file.
 
     Whether an artifact of ours also runs as its manifest says is for ``Engine.open`` to find out.
 
@@ -114,7 +114,7 @@ def network_outputs(outputs: tuple[Port, ...]) -> list[Port]:
     found = [port for port in outputs if port.is_planes or port.is_labels]
     if not found:
         wanted = "N x K x H x W float scores or N x H x W integer labels"
-        raise BadArtifact(f"it gives {_listed(outputs)}, and no {wanted}: it is no segmentation network")
+        raise BadArtifact(f"it gives {_listed(outputs)}, and no {wanted}: it is not a segmentation network")
     return found
 
 

@@ -306,7 +306,7 @@ def _fields(data: _Bytes, at: int, end: int) -> Iterator[_Field]:
     """The fields of the message that lies there.
 
     Raises:
-        ValueError: if these bytes are no message; :class:`_Truncated` if they end early
+        ValueError: if these bytes are not a message; :class:`_Truncated` if they end early
     """
     while at < end:
         began = at

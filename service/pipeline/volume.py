@@ -32,7 +32,7 @@ class Scan:
     """A decoded scan, in the order of its file."""
 
     values: Values
-    """X x Y x Z float32, slope and intercept applied; values that are no finite numbers are kept."""
+    """X x Y x Z float32, slope and intercept applied; values that are not finite numbers are kept."""
     affine: NDArray[np.float64]
     """4 x 4, from voxel indices to mm to the right, anterior and superior; its first three columns are independent."""
     header: bytes

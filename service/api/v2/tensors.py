@@ -45,7 +45,7 @@ _DATA = re.compile(rb'"data"\s*:\s*\[')
 _DATATYPE = re.compile(rb'"datatype"\s*:\s*"([A-Z0-9]{1,16})"')
 _NUMERIC = b"0123456789,[] \t\r\n"
 _FOREIGN = np.ones(256, bool)
-"""Of each byte, whether it can be no part of ``data``."""
+"""For each byte, whether it cannot be part of ``data``."""
 _FOREIGN[list(_NUMERIC + b'"+/=\\ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz')] = False
 _TEXTS = np.array([list(f"{value},".ljust(4).encode()) for value in range(256)], np.uint8)
 """256 x 4: each number and a comma."""
@@ -396,7 +396,7 @@ def _common_shape(name: str, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ..
 def different_sizes(name: str, sizes: str) -> BadParameter:
     """What is said where images of different sizes were to be one tensor."""
     remedy = "ask for 'labels_png' (BYTES, an indexed PNG an image), or send a request for each size"
-    return _bad("outputs", f"'{name}' of images of different sizes ({sizes}) is no tensor; {remedy}")
+    return _bad("outputs", f"'{name}' of images of different sizes ({sizes}) is not a tensor; {remedy}")
 
 
 def _write_json(reply: InferReply, texts: Sequence[bytes | None]) -> bytes:

@@ -240,7 +240,7 @@ def _check_junk(file: _File, complaint: str) -> None:
         tails.append(len(interval) - len(kept))
         if tails[-1] > count + FILLER or _FLAT.search(kept):
             raise CorruptImage("the JPEG image is damaged: equal bytes stand in the place of pixels")
-    if max(tails) >= count - 2 or _is_no_coded_data(interval[FILLER - count :]):
+    if max(tails) >= count - 2 or _is_not_coded_data(interval[FILLER - count :]):
         return
     if len(tails) > 1 and count <= MAX_PADDING:
         return
@@ -248,7 +248,7 @@ def _check_junk(file: _File, complaint: str) -> None:
         raise CorruptImage(f"the JPEG image is damaged: {count} bytes of its data belong to no pixel")
 
 
-def _is_no_coded_data(junk: bytes) -> bool:
+def _is_not_coded_data(junk: bytes) -> bool:
     """Return whether bytes are text or of few values. Coded data is as good as random."""
     few = len(set(junk)) <= len(junk) // 4
     return len(junk) >= MAX_PADDING and (few or all(32 <= byte < 127 or byte in b"\t\n\r\0" for byte in junk))

@@ -259,7 +259,7 @@ def _affine(fields: Any) -> NDArray[np.float64]:
         raise CorruptImage(f"the scan's orientation is damaged: {error}") from error
     affine[:3] *= _MILLIMETRES.get(int(fields["xyzt_units"]) & 7, 1.0)
     if not np.isfinite(affine).all():
-        raise CorruptImage("the scan's affine holds values that are no finite numbers")
+        raise CorruptImage("the scan's affine holds values that are not finite numbers")
     low, high = SPACINGS_MM
     steps = np.linalg.norm(np.clip(affine[:3, :3], -2 * high, 2 * high), axis=0)
     if steps.min() < low or steps.max() > high:

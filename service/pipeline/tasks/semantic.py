@@ -3,8 +3,8 @@
 The upsampling is bilinear with half-pixel centres and clamped edges (torch ``align_corners=False``, cv2 ``INTER_LINEAR``),
 so a mask lies exactly on its image.
 
-A *cell* is the square between four neighbouring scores. Inside it each class is a convex mix of its four corners, hence
-(1) where one class leads at all four corners it wins everywhere, and the cell is filled without looking at its pixels;
+A *cell* is the square between four adjacent scores. Inside it each class is a convex mix of its four corners, hence
+(1) where one class leads at all four corners it wins everywhere, and the cell is filled without computing its pixels;
 (2) a class that another one beats at all four corners wins nowhere. Only what is left is computed pixel by pixel.
 Exact: in float64, and on street scenes about a tenth of the cells.
 
@@ -47,7 +47,7 @@ BLOCK_PIXELS = 1 << 16
 """Pixels worked on at a time: a few float32 planes of this many stay in a core's own cache, and memory stays flat."""
 
 BAND_PIXELS = 1 << 14
-"""The same where all classes are looked at together."""
+"""The same where all classes are compared together."""
 
 _compiled = compiled.loaded()
 
@@ -60,7 +60,7 @@ class Axis(NamedTuple):
     fraction: Exact
     """Of each pixel: how far it lies on the way to the next score, 0..1."""
     first: Indices
-    """n: the first pixel of each cell, and the number of pixels at the end; equal neighbours where a cell has no pixel."""
+    """n: the first pixel of each cell, and the number of pixels at the end; equal entries where a cell has no pixel."""
 
 
 class _Cells(NamedTuple):
@@ -203,7 +203,7 @@ def _find_rivals(scores: Scores, y: Indices, x: Indices) -> _Cells:
     at = y * w + x
     around = np.array([0, 1, w, w + 1])[:, None]  # the four corners, in reading order
     corners = scores.reshape(len(scores), -1).take(at + around, axis=1)  # K x 4 x M
-    # Whoever loses at all four corners to the class that is strongest on the whole loses everywhere.
+    # A class that loses at all four corners to the class that is strongest on the whole loses everywhere.
     strongest = corners.sum(1, dtype=np.float64).argmax(0)
     possible = (corners >= np.take_along_axis(corners, strongest[None, None], 0)).any(1)  # K x M
     count = possible.sum(0)

@@ -46,7 +46,7 @@ def segment(scan: Scan, manifest: Manifest, run: Run, *, max_voxels: int) -> Lab
     Raises:
         CorruptImage: if the scan has no orientation
         ImageTooLarge: if it has too many voxels at the network's spacing, or for a network that sees whole volumes only
-        InferenceFailed: if a score is no finite number
+        InferenceFailed: if a score is not a finite number
         whatever ``run`` raises
     """
     policy = manifest.input
@@ -86,7 +86,7 @@ def _slice_probabilities(across: Values, policy: InputPolicy, run: Run) -> Itera
 
 
 def slices(across: Values, middle: range, policy: InputPolicy) -> Values:
-    """Slices as the network takes them: each in the middle of its neighbours, its sides padded with 0 to multiples.
+    """Slices as the network takes them: each in the middle of the adjacent slices, its sides padded with 0 to multiples.
 
     Takes:
         across: slices x h x w, normalised
@@ -128,13 +128,13 @@ def softmax(scores: Values) -> Values:
     """Probabilities from scores, along axis 1.
 
     Raises:
-        InferenceFailed: if a score is no finite number
+        InferenceFailed: if a score is not a finite number
     """
     shifted: Values = scores - scores.max(1, keepdims=True)
     np.exp(shifted, out=shifted)
     shifted /= shifted.sum(1, keepdims=True)
     if not np.isfinite(shifted.sum(dtype=np.float64)):
-        raise InferenceFailed("the network's scores are no finite numbers")
+        raise InferenceFailed("the network's scores are not finite numbers")
     return shifted
 
 
