@@ -54,7 +54,6 @@ ALLOWED = {
 
 UNCONVERTED: frozenset[str] = frozenset(
     {
-        "service/api/app.py",
         "service/client/__init__.py",
         "service/client/clients.py",
         "service/client/images.py",
