@@ -113,7 +113,7 @@ def test_a_picture_without_an_affine_georeference_has_none(tags: tuple[Any, ...]
 
 
 @pytest.mark.parametrize("data", [b"II*\0", b"II*\0\xff\xff\xff\x7f", encode_image(PICTURE, "TIFF")[:40]])
-def test_damage_is_no_georeference(data: bytes) -> None:
+def test_damage_gives_no_georeference(data: bytes) -> None:
     """The picture's own errors are for the decoder to say."""
     assert of(data) is None
 

@@ -115,7 +115,7 @@ def test_our_layout_without_a_manifest_is_for_the_exporter(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("inputs", "outputs", "reason"),
     [
-        ({"x": PIXELS}, {"out": (TensorProto.FLOAT, ["N", "K"])}, "no segmentation network"),
+        ({"x": PIXELS}, {"out": (TensorProto.FLOAT, ["N", "K"])}, "not a segmentation network"),
         ({"x": PIXELS}, {"out": (TensorProto.DOUBLE, ["N", 3, "H", "W"])}, "out float64"),
         ({"x": PIXELS, "size": (TensorProto.INT64, [2])}, {"out": (TensorProto.FLOAT, ["N", 3, "H", "W"])}, "size int64 2"),
         ({"x": (TensorProto.UINT8, ["N", 3, "H", "W"])}, {"out": (TensorProto.FLOAT, ["N", 3, "H", "W"])}, "takes x uint8"),

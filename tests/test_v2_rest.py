@@ -199,7 +199,7 @@ def test_errors_are_read_by_the_client(tritonic: triton.InferenceServerClient, j
     """Their sentence, and their status; each is a problem document as everywhere."""
     refused: list[tuple[Callable[[], object], str, str]] = [
         (lambda: tritonic.infer("colours", [files(b"text")]), "415", "not an image of a known format"),
-        (lambda: tritonic.infer("colours", [files(jpeg[:500])]), "422", "truncated or damaged"),
+        (lambda: tritonic.infer("colours", [files(jpeg[:500])]), "422", "ends within its header"),
         (lambda: tritonic.infer("colours", [files(jpeg)], model_version="9"), "404", "no version '9' of the model 'colours'"),
         (lambda: tritonic.infer("colours", [files(jpeg)], sequence_id=1), "422", "every request stands for itself"),
         (lambda: tritonic.infer("colours", [files(jpeg)], parameters={"gain": 2}), "422", "'gain' is not supported"),
