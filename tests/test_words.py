@@ -60,7 +60,6 @@ UNCONVERTED: frozenset[str] = frozenset(
         "service/client/replies.py",
         "service/client/stream.py",
         "service/pipeline/engine.py",
-        "service/pipeline/repository.py",
         "tests/test_client_stream.py",
     }
 )
