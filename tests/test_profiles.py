@@ -98,7 +98,7 @@ def test_a_profile_of_several_segments_counts() -> None:
     ids=["none", "text", "cut in its table", "cut in its curves", "inks", "too long", "sRGB", "Lab"],
 )
 def test_other_profiles_leave_the_picture_as_it_is(icc: bytes) -> None:
-    """A broken profile is no reason to refuse a picture, and sRGB is converted to nothing."""
+    """A broken profile does not reject a picture, and sRGB is converted to nothing."""
     assert to_srgb(PICTURE, icc) is PICTURE
     assert np.array_equal(decode(encode_image(PICTURE, "PNG", icc_profile=icc), LIMITS), PICTURE)
 

@@ -81,7 +81,7 @@ def test_the_variant_follows_setting_processor_and_card(
         {"classes": [{"id": k, "name": name, "color": (k, k, k)} for k, name in enumerate("abc")]},
     ],
 )
-def test_another_model_is_no_variant(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_another_model_is_not_a_variant(changes: dict[str, Any], tmp_path: Path) -> None:
     """Another version, other weights, another input or other classes make another model."""
     assert chosen(write_variants(tmp_path, 0.0, **changes), "int8").name == "colours"
 
