@@ -30,7 +30,7 @@ LAYERS: dict[str, set[str]] = {
     "encodings": {"errors", "extras"},
     "client": {"errors", "encodings"},
     "serving": {"errors", "process", "pipeline"},
-    "batch": {"errors", "extras", "pipeline", "encodings", "serving"},
+    "batch": {"errors", "extras", "pipeline", "encodings"},
     "compose": {"errors", "settings", "process", "pipeline", "serving"},
     "api": {"errors", "log", "settings", "pipeline", "encodings", "serving", "compose"},
     "server": {"errors", "log", "settings", "process", "pipeline", "api"},

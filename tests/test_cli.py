@@ -404,6 +404,7 @@ def test_a_line_is_done_when_it_is_there_and_of_its_image_as_it_is(run: Run, fol
     assert set(lines_of(tmp_path / "out")) == {"a.jpg", "b.PNG", "c.bmp"}
     for write in (("rle",), ("masks", "rle")):
         options = [word for each in write for word in ("--write", each)]
+        assert run("segment", folder, *options, *out).code == 0
         assert "3 were finished before" in run("segment", folder, *options, *out).out
         (folder / "b.PNG").write_bytes(encode_image(np.zeros_like(make_image()) + len(write)))
         os.utime(folder / "b.PNG", (time.time() + 5, time.time() + 5))
@@ -762,7 +763,7 @@ def test_results_that_no_record_names_are_done_again(run: Run, folder: Path) -> 
 def test_a_second_run_into_one_folder_is_told(folder: Path, tmp_path: Path, run: Run) -> None:
     """One line and exit code 2; the first goes on, and afterwards everything is finished."""
     out = tmp_path / "out"
-    first = Records(out)
+    first = Records(out, hold=True)
     try:
         outcome = run("segment", folder, "--write", "rle", "--out", out)
         assert (outcome.code, outcome.out) == (2, "")
@@ -831,3 +832,15 @@ def test_a_file_of_several_pictures_is_told(run: Run, tmp_path: Path, kind: str,
     assert (outcome.code, outcome.err) == (0, "")
     assert f"{name} holds 2 pictures; the first is segmented" in outcome.out
     assert np.mean(np.asarray(Image.open(tmp_path / "a.mask.png")) == make_labels()) > 0.9
+
+
+def test_a_run_may_have_more_folders_than_descriptors(tmp_path: Path, artifact_dir: Path) -> None:
+    """Data sets of thousands of folders: each has a record of its own, and none stays open."""
+    for number in range(150):
+        (tmp_path / f"{number}").mkdir()
+        (tmp_path / f"{number}" / "a.png").write_bytes(encode_image(make_image(8, 8)))
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100)); from service.cli import main; main()"
+    environment = {**os.environ, "FCN_MODELS_DIR": str(artifact_dir)}
+    command = [sys.executable, "-c", limited, "segment", str(tmp_path), "--write", "masks"]
+    told = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert (told.returncode, told.stderr, told.stdout[:10]) == (0, "", "150 of 150")

@@ -155,7 +155,7 @@ def test_two_runs_never_write_into_one_folder(tmp_path: Path) -> None:
     """The second is told so; when the first has ended, or was killed, the next may."""
     code = (
         "import sys; from pathlib import Path; from service.batch.records import Records\n"
-        "Records(Path(sys.argv[1])); print('locked', flush=True); sys.stdin.read()"
+        "held = Records(Path(sys.argv[1]), hold=True); print('locked', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "out")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -164,8 +164,21 @@ def test_two_runs_never_write_into_one_folder(tmp_path: Path) -> None:
         assert process.stdout.readline() == "locked\n"
         with pytest.raises(BadSetting, match="another run writes into"):
             Records(tmp_path / "out")
+        with pytest.raises(BadSetting, match="another run writes into"):
+            Records(tmp_path / "out" / "below" / "it", hold=True)
+        Records(tmp_path / "elsewhere", hold=True).close()
         process.kill()
-    Records(tmp_path / "out").close()
+    Records(tmp_path / "out", hold=True).close()
+
+
+def test_a_run_above_another_is_told_when_it_comes_there(tmp_path: Path) -> None:
+    """Of two runs that would meet, the second to come is refused, in whichever folder it began."""
+    below = Records(tmp_path / "photos" / "night", hold=True)
+    above = Records(tmp_path / "photos", hold=True)
+    with pytest.raises(BadSetting, match="night: wait"):
+        Records(tmp_path / "photos" / "night")
+    below.close()
+    above.close()
 
 
 def test_nothing_is_left_where_nothing_was_made(tmp_path: Path) -> None:

@@ -54,6 +54,8 @@ class Inputs:
     images: list[Input] = field(default_factory=list)
     videos: list[Input] = field(default_factory=list)
     bags: list[Input] = field(default_factory=list)
+    roots: list[Path] = field(default_factory=list)
+    """Folders that all results lie in or below."""
     failures: list[tuple[Path, str]] = field(default_factory=list)
     """What was named or found and cannot be worked on, each with its reason."""
 
@@ -87,7 +89,11 @@ def gather(paths: Sequence[Path], out: Path | None) -> Inputs:
             _list_for(found, path).append(Input(path, folder))
 
     for path in named:
-        if path.is_dir() and not is_bag_folder(path):
+        searched = path.is_dir() and not is_bag_folder(path)
+        root = (path if searched else path.parent) if out is None else out.parent if out.suffix.lower() == ".mcap" else out
+        if root not in found.roots:
+            found.roots.append(root)
+        if searched:
             inside = _within(path, found.failures)
             for below in inside:
                 add(below, below.parent if out is None else out / below.relative_to(path).parent)

@@ -1,5 +1,7 @@
 """What was made of what: a record of finished results in each folder of results, and the lock of the run that writes there.
 
+A run holds the folder that it was given for its results. Another run is refused there, below it, and above it.
+
 A result is finished if it is there and its record names this source as it is now, this model's file and these options. The
 record is ``.fcn-serve.jsonl``, a line of JSON a result, of which the last one counts.
 
@@ -72,27 +74,32 @@ FINISHED = Finding(State.FINISHED)
 
 
 class Records:
-    """The record of one folder, locked as long as it is open.
+    """The record of one folder.
 
     Takes:
         folder: of the results; made if it is not there
+        hold: whether the folder, and all below it, stays locked until :meth:`close`
     Raises:
         BadSetting: if another run writes into this folder
         OSError: if nothing can be written there
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, hold: bool = False) -> None:
         self.folder = folder
         self._made = _make(folder)
         self._path = folder / NAME
+        self._superseded = False
         self._descriptor = -1
         try:
+            if hold:
+                _check_above(folder)
             self._descriptor = _locked(self._path)
             self._rows = self._read()
         except BaseException:
-            self._remove_empty()
+            self._let_go()
             raise
-        self._superseded = False
+        if not hold:  # a run may have more folders than a process has descriptors
+            self._unlock()
 
     def standing(self, result: Path, source: Path, recipe: Recipe, *, of_many: bool = False) -> Finding:
         """Say how a result of this folder stands.
@@ -134,29 +141,34 @@ class Records:
         key = self._key(result, source, of_many=of_many)
         self._superseded = self._superseded or key in self._rows
         self._rows[key] = row
-        os.write(self._descriptor, _line(row))
+        with self._path.open("ab") as file:
+            file.write(_line(row))
 
     def close(self) -> None:
         """Leave one line a result, and unlock the folder."""
-        if self._descriptor < 0:
-            return
         if self._superseded:
             part = self._path.with_name(f"{NAME}.part")
             with contextlib.suppress(OSError):  # the longer file says the same
                 part.write_bytes(b"".join(_line(row) for row in self._rows.values()))
                 part.replace(self._path)
-        self._remove_empty()
+            self._superseded = False
+        self._let_go()
 
-    def _remove_empty(self) -> None:
-        if self._descriptor >= 0:
-            with contextlib.suppress(OSError):
-                if not os.fstat(self._descriptor).st_size:
-                    self._path.unlink()
-            os.close(self._descriptor)
-            self._descriptor = -1
+    def _let_go(self) -> None:
+        self._unlock()
         for folder in self._made:  # those that this run has made and left without a file
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+    def _unlock(self) -> None:
+        """Remove the record if it is empty, and unlock it."""
+        if self._descriptor < 0:
+            return
+        with contextlib.suppress(OSError):
+            if not self._path.stat().st_size:
+                self._path.unlink()
+        os.close(self._descriptor)
+        self._descriptor = -1
 
     def _key(self, result: Path, source: Path, *, of_many: bool) -> tuple[str, str]:
         return result.name, self._told(source) if of_many else ""
@@ -198,6 +210,25 @@ def _make(folder: Path) -> list[Path]:
     return missing
 
 
+def _check_above(folder: Path) -> None:
+    """Raise BadSetting if a run holds a folder above this one."""
+    for above in folder.resolve().parents:
+        with contextlib.suppress(FileNotFoundError, PermissionError, NotADirectoryError):
+            descriptor = os.open(above / NAME, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise _taken(above) from error
+            except OSError:  # a file system without locks
+                pass
+            finally:
+                os.close(descriptor)
+
+
+def _taken(folder: Path) -> BadSetting:
+    return BadSetting(f"another run writes into {folder}: wait until it has ended, or name another --out")
+
+
 def _locked(path: Path) -> int:
     """Open and lock the record of a folder."""
     while True:
@@ -207,9 +238,7 @@ def _locked(path: Path) -> int:
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 os.close(descriptor)
-                raise BadSetting(
-                    f"another run writes into {path.parent}: wait until it has ended, or name another --out"
-                ) from error
+                raise _taken(path.parent) from error
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
                 os.close(descriptor)
                 raise

@@ -97,14 +97,26 @@ class Plan:
         options = {**options_of(self.options[name]), **more}
         return Recipe(f"{manifest.name}@{manifest.version}", self.engine.sha256, name, options)
 
+    def hold(self, folders: Iterable[Path]) -> None:
+        """Keep other runs out of these folders, and of those below them, to the end of the run.
+
+        Raises:
+            BadSetting: if another run writes there
+        """
+        whole = {folder.resolve() for folder in folders}
+        for folder in whole:
+            if not whole.intersection(folder.parents):
+                with contextlib.suppress(OSError):  # told for each file that cannot be written
+                    self._records[folder] = Records(folder, hold=True)
+
     def records(self, folder: Path) -> Records:
-        """Return the record of a folder, locked from now to the end of the run.
+        """Return the record of a folder.
 
         Raises:
             BadSetting: if another run writes there
             OSError: if nothing can be written there
         """
-        key = folder.absolute()
+        key = folder.resolve()
         if key not in self._records:
             self._records[key] = Records(folder)
         return self._records[key]

@@ -113,6 +113,7 @@ def segment(
             plan.report.total += len(found.failures)
             plan.targets.spare(entry.path for entry in (*found.videos, *found.bags))
             try:
+                plan.hold(found.roots)
                 sources = list(_sources(plan, found, out, write, name, topic or [], copy=copy))
                 for sentence in plan.again():
                     typer.echo(sentence)
