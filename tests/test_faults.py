@@ -19,6 +19,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from service.batch.records import NAME as RECORD
 from service.client import Client
 from service.pipeline.engine import CUDA
 from tests.conftest import encode_image, make_image, make_labels, make_manifest, write_artifact
@@ -188,7 +189,7 @@ def test_a_full_disk_is_the_reason_why_a_mask_was_not_written(artifact_dir: Path
     assert "1 of 2 segmented" in done.stdout
     assert f"{tmp_path / 'a.png'}: No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
-    assert sorted(path.name for path in out.iterdir()) == ["b.mask.png", "b.overlay.png"]
+    assert sorted(path.name for path in out.iterdir()) == [RECORD, "b.mask.png", "b.overlay.png"]
 
 
 @needs_full
