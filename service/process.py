@@ -33,15 +33,18 @@ def configure_process() -> None:
     - ONNX Runtime sends no reports to its maker and writes no event database into the home folder, unless
       ``ORT_DISABLE_TELEMETRY`` is set already. It reads the variable when it is imported.
     - ONNX Runtime's sessions share one arena (``pipeline.engine`` registers it with the first session).
-    - OpenCV uses one thread: images run in parallel, and a second pool of threads would compete for the same cores.
+    - OpenCV uses one thread: images run in parallel, and a second pool of threads would compete for the same cores. It writes
+      nothing to the standard error: damaged images would fill a log that is not its own.
     - Pillow has no limit of pixels of its own (``pipeline.codecs.pillow`` lifts it with the first image): those of
       ``pipeline.codecs.limits`` count. Its warnings about odd metadata are silent.
     - glibc gives all threads one heap, unless ``MALLOC_ARENA_MAX`` is set: see :func:`share_one_heap`.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
-    if "cv2" in sys.modules:  # it read the variable when it was imported
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    if "cv2" in sys.modules:  # it read the variables when it was imported
         sys.modules["cv2"].setNumThreads(1)
+        sys.modules["cv2"].utils.logging.setLogLevel(0)
     warnings.filterwarnings("ignore", module=r"PIL\.")
     share_one_heap()
     _CONFIGURED.set()

@@ -182,6 +182,41 @@ def test_transparency_lies_over_white(kind: str) -> None:
     assert np.abs(pixels[0].astype(int) - [[255, 255, 255], [227, 127, 127], [200, 0, 0]]).max() <= 1
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "AVIF"])
+def test_an_alpha_of_zeros_says_nothing(kind: str) -> None:
+    """Screenshots of game engines have one: their picture is the colours, and not a white sheet."""
+    clear = np.dstack([SMOOTH, np.zeros((40, 60), np.uint8)])
+    options = {"WEBP": {"lossless": True, "exact": True}, "AVIF": {"quality": 95}}.get(kind, {})
+    difference = np.abs(decode(encode_image(clear, kind, **options), LIMITS).astype(int) - SMOOTH)
+    assert difference.mean() < (8 if kind == "AVIF" else 0.01)
+
+
+@pytest.mark.parametrize("header_bytes", [56, 108, 124])
+@pytest.mark.parametrize("alpha", [0, 255])
+@pytest.mark.parametrize("masks", [(0xFF0000, 0xFF00, 0xFF, 0xFF000000), (0xFF000000, 0xFF0000, 0xFF00, 0xFF)])
+def test_a_bmp_with_an_alpha_of_zeros_or_ones_is_opaque(header_bytes: int, alpha: int, masks: tuple[int, ...]) -> None:
+    """Versions 3, 4 and 5 of the header, with the bands in both orders."""
+    shifts = [mask.bit_length() - 8 for mask in masks]
+    bands = np.dstack([NOISE, np.full((40, 60), alpha, np.uint8)]).astype(np.uint32)
+    pixels = sum(bands[..., band] << shift for band, shift in enumerate(shifts)).astype("<u4")[::-1].tobytes()
+    head = struct.pack("<IiiHHIIiiII", header_bytes, 60, 40, 1, 32, 3, len(pixels), 2835, 2835, 0, 0)
+    head = (head + struct.pack("<IIII", *masks)).ljust(header_bytes, b"\0")
+    data = b"BM" + struct.pack("<IHHI", 14 + len(head) + len(pixels), 0, 0, 14 + len(head)) + head + pixels
+    assert np.array_equal(decode(data, LIMITS), NOISE)
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_grey_of_16_bits_with_transparency_is_scaled(bits: int) -> None:
+    """PNG's fifth kind of pixels, which OpenCV and Pillow do not write."""
+    grey = RNG.integers(0, 1 << bits, (5, 7)).astype(">u2")
+    grey[0, 0] = (1 << bits) - 1
+    rows = np.dstack([grey, np.full_like(grey, 65535)]).astype(">u2").reshape(5, -1)
+    header = struct.pack(">IIBBBBB", 7, 5, 16, 4, 0, 0, 0)
+    body = png_chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)))
+    data = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + body + png_chunk(b"IEND", b"")
+    assert np.abs(decode(data, LIMITS)[..., 0] - grey.astype(int) / ((1 << bits) - 1) * 255).max() <= 1
+
+
 def test_a_transparent_palette_entry_lies_over_white() -> None:
     """Palettes have transparency of their own, in PNG and in GIF."""
     picture = Image.new("P", (2, 1))
@@ -568,6 +603,17 @@ def test_bands_join_without_a_seam(mode: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("service.pipeline.codecs.pillow.BAND_PIXELS", 5 * 29)
     monkeypatch.setattr("service.pipeline.codecs.tiff_samples.BAND_PIXELS", 5 * 29)
     np.testing.assert_array_equal(decode(data, LIMITS), whole)
+
+
+def test_a_chunk_that_claims_gigabytes_takes_none() -> None:
+    """OpenCV, which reads dark PNGs of 16 bits, is given no chunk but the pixels."""
+    _, encoded = cv2.imencode(".png", RNG.integers(0, 4096, (9, 11, 3)).astype(np.uint16))
+    data = encoded.tobytes()
+    at = data.index(b"IDAT") - 4
+    claiming_much = data[:at] + struct.pack(">I", 0x7FFFFFFF) + data[at + 4 :]
+    before = time.thread_time()
+    assert np.array_equal(decode(claiming_much, LIMITS), decode(data, LIMITS))
+    assert time.thread_time() - before < 0.2
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")

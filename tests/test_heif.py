@@ -49,8 +49,21 @@ def test_avif_is_read_upright(orientation: int) -> None:
 
 def test_transparency_of_avif_lies_over_white() -> None:
     """As that of other formats."""
-    clear = np.dstack([SMOOTH, np.zeros((80, 120), np.uint8)])
-    assert decode(encode_image(clear, "AVIF"), LIMITS).min() > 250
+    alpha = np.zeros((80, 120), np.uint8)
+    alpha[:, 60:] = 255
+    pixels = decode(encode_image(np.dstack([SMOOTH, alpha]), "AVIF"), LIMITS)
+    assert pixels[:, :56].min() > 240
+    assert np.abs(pixels[:, 64:].astype(int) - SMOOTH[:, 64:]).mean() < 6
+
+
+@needs_heic
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_heic_is_read_upright(orientation: int) -> None:
+    """Turned once: by the file's own transform or by EXIF, and not by both."""
+    pixels = decode(heic(SMOOTH, exif=exif(orientation).tobytes()), LIMITS)
+    expected = np.rot90(SMOOTH, {1: 0, 3: 2, 6: -1, 8: 1}[orientation])
+    assert pixels.shape == expected.shape
+    assert np.abs(pixels.astype(int) - expected).mean() < 4
 
 
 @needs_heic

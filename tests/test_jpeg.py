@@ -98,6 +98,7 @@ HARMLESS = {
     "a restart marker between segments": (behind_head(b"\xff\xd3"), PLAIN),
     "fill bytes and junk": (behind_head(b"\xff" * 9 + b"\0ab" + b"\xff" * 9), PLAIN),
     "a kilobyte between segments": (behind_head(RANDOM.integers(0, 255, 1024, np.uint8).tobytes()), PLAIN),
+    "junk behind the start": (PLAIN[:2] + b"\0\0\xff\0" + PLAIN[2:], PLAIN),
     "junk behind the end": (PLAIN + bytes(100), PLAIN),
     "another picture behind the end": (PLAIN + GREY, PLAIN),
 }

@@ -98,7 +98,7 @@ assert not _arena_is_shared(), "ONNX Runtime's arena"
 
 def unconfigured() -> dict[str, str]:
     """The environment of a program that embeds the service. No test sends reports to the maker of ONNX Runtime."""
-    outside = {name: value for name, value in os.environ.items() if name != "OPENCV_FOR_THREADS_NUM"}
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("OPENCV_")}
     return outside | {"ORT_DISABLE_TELEMETRY": "1"}
 
 
@@ -138,6 +138,7 @@ Image.new("P", (3, 2)).save(file, "PNG", transparency=bytes([0, 128]))
 decode(file.getvalue(), Limits())
 assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
 assert cv2.getNumThreads() == 1
+assert cv2.utils.logging.getLogLevel() == cv2.utils.logging.LOG_LEVEL_SILENT
 assert Image.MAX_IMAGE_PIXELS is None
 assert _arena_is_shared()
 """

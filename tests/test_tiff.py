@@ -170,6 +170,52 @@ def test_transparency_lies_over_white(kind: str, grey: bool, premultiplied: bool
     assert np.abs(decode(data, LIMITS) - paper * 255).max() <= 2
 
 
+@pytest.mark.parametrize("kind", ["u1", "u2", "f4"])
+@pytest.mark.parametrize("separate", [False, True])
+def test_an_alpha_of_zeros_says_nothing(kind: str, separate: bool) -> None:
+    """The picture is the colours, and not a white sheet; bands together and apart."""
+    for value in (0, 255):
+        array = np.concatenate([wide(PICTURE, kind), wide(np.full((64, 96, 1), value, np.uint8), kind)], axis=2)
+        stored, planar = (planes(array), "separate") if separate else (array, "contig")
+        data = written(stored, photometric="rgb", planarconfig=planar, extrasamples=("unassalpha",))
+        assert np.array_equal(decode(data, LIMITS), PICTURE)
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+@pytest.mark.parametrize("separate", [False, True])
+def test_inks_are_read_as_pillow_reads_them(kind: str, separate: bool) -> None:
+    """CMYK of 8 and of 16 bits, bands together and apart."""
+    inks = np.asarray(Image.fromarray(PICTURE).convert("CMYK"))
+    array = wide(inks, kind)
+    stored, planar = (planes(array), "separate") if separate else (array, "contig")
+    expected = np.asarray(Image.fromarray(inks, "CMYK").convert("RGB"))
+    assert (
+        np.abs(decode(written(stored, photometric="separated", planarconfig=planar), LIMITS).astype(int) - expected).max() <= 1
+    )
+
+
+def test_a_file_of_countless_strips_is_refused() -> None:
+    """Each costs a step of Python."""
+    entries = [
+        (256, 300),
+        (257, 300),
+        (258, 16),
+        (259, 1),
+        (262, 1),
+        (277, 1),
+        (322, 1),
+        (323, 1),
+        (324, 90_000),
+        (325, 90_000),
+    ]
+    directory = struct.pack("<H", len(entries)) + b"".join(
+        struct.pack("<HHII", tag, 4, value if tag in (324, 325) else 1, 200 if tag in (324, 325) else value)
+        for tag, value in entries
+    )
+    with pytest.raises(UnsupportedImage, match="90000 strips or tiles"):
+        decode(b"II*\0\x08\0\0\0" + directory + bytes(4) + bytes(400_000), LIMITS)
+
+
 @pytest.mark.parametrize("bits", [2, 4, 9, 10, 11, 12, 13, 14, 15])
 @pytest.mark.parametrize("bands", [1, 3])
 def test_packed_numbers_of_any_bits_are_scaled(bits: int, bands: int) -> None:

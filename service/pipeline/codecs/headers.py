@@ -49,7 +49,7 @@ def read(data: bytes) -> Header:
 
 
 def _kind(data: bytes) -> str:
-    if data.startswith(b"\xff\xd8\xff"):
+    if data.startswith(b"\xff\xd8") and b"\xff" in data[2:64]:  # libjpeg skips junk before the first segment, too
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"

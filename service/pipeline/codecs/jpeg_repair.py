@@ -34,6 +34,8 @@ FILLER = 8
 """Bytes of one value in a row that a decoder may have read as coded data, before they count as filler."""
 MAX_PADDING = 16
 """Bytes before a marker of which webcams pad their restart intervals with a few."""
+MAX_PIXELS = 16_000_000
+"""Of a picture that may be decoded a dozen times to find the end of its data."""
 PADDINGS = (b"\x55" * 64, b"\xaa" * 64)
 """Their bits differ from the first on."""
 
@@ -244,7 +246,8 @@ def _check_junk(file: _File, complaint: str) -> None:
         return
     if len(tails) > 1 and count <= MAX_PADDING:
         return
-    if len(tails) > 1 or not _ends_in_ones(file, file.scans[0], count):
+    height, width = struct.unpack_from(">HH", file.frame, 5)
+    if len(tails) > 1 or height * width > MAX_PIXELS or not _ends_in_ones(file, file.scans[0], count):
         raise CorruptImage(f"the JPEG image is damaged: {count} bytes of its data belong to no pixel")
 
 

@@ -98,8 +98,13 @@ def largest(picture: Image.Image) -> list[int]:
 def to_rgb(picture: Image.Image) -> NDArray[np.uint8]:
     """Convert a picture of any mode to H x W x 3 uint8.
 
+    Transparency lies over white. An alpha channel that is 0 everywhere says nothing: BMP files and screenshots of game engines
+    have one.
+
     Band by band: a conversion of the whole makes up to five copies of it, and Pillow lets no other thread run meanwhile.
     """
+    if picture.mode in ("LA", "RGBA") and largest(picture)[-1] == 0:
+        picture = picture.convert(picture.mode[:-1])
     width, height = picture.size
     rgb = np.empty((height, width, 3), np.uint8)
     rows = max(1, BAND_PIXELS // width)

@@ -21,7 +21,7 @@ from service.pipeline.codecs.limits import Limits
 from service.pipeline.codecs.profiles import to_srgb
 
 MAX_CHUNKS = 1 << 16
-"""Walked through, where one of them is damaged."""
+"""Walked through, where that is needed."""
 MAX_DARK = 63
 """Largest 8-bit value of a 16-bit picture whose samples have 14 bits or fewer."""
 
@@ -77,7 +77,7 @@ def _wide(data: bytes, pixels: NDArray[np.uint8], turn: int, profile: bytes) -> 
     Gives:
         ``pixels``, where all 16 bits count
     """
-    samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    samples = cv2.imdecode(np.frombuffer(_pixels_alone(data), np.uint8), cv2.IMREAD_UNCHANGED)
     if samples is None or samples.dtype != np.uint16 or samples.ndim != 3:
         return pixels
     colors = samples[..., :3].astype(np.uint16, copy=False)
@@ -94,14 +94,28 @@ def _wide(data: bytes, pixels: NDArray[np.uint8], turn: int, profile: bytes) -> 
 def _sound(data: bytes) -> Iterator[bytes]:
     """Yield the file in pieces, without ancillary chunks whose checksum is wrong."""
     yield data[:8]
-    at = 8
+    end = 8
+    for start, end in _chunks(data):
+        is_ancillary = data[start + 4] & 0x20
+        if not is_ancillary or data[end - 4 : end] == struct.pack(">I", zlib.crc32(data[start + 4 : end - 4])):
+            yield data[start:end]
+    yield data[end:]
+
+
+def _pixels_alone(data: bytes) -> bytes:
+    """Return the file with its header and its pixels alone: OpenCV believes the length of any other chunk, and allocates it."""
+    coded = b"".join(data[start + 8 : end - 4] for start, end in _chunks(data) if data[start + 4 : start + 8] == b"IDAT")
+    body = b"IDAT" + coded
+    pixels = struct.pack(">I", len(coded)) + body + struct.pack(">I", zlib.crc32(body))
+    return data[:33] + pixels + b"\0\0\0\0IEND\xae\x42\x60\x82"
+
+
+def _chunks(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of the chunks; the last one may be cut short, with as many bytes as there are."""
+    start = 8
     for _ in range(MAX_CHUNKS):
-        if at + 12 > len(data):
-            break
-        (length,) = struct.unpack_from(">I", data, at)
-        end = at + 12 + length
-        is_ancillary = data[at + 4] & 0x20
-        if not is_ancillary or data[end - 4 : end] == struct.pack(">I", zlib.crc32(data[at + 4 : end - 4])):
-            yield data[at:end]
-        at = end
-    yield data[at:]
+        if start + 12 > len(data):
+            return
+        end = min(len(data), start + 12 + int.from_bytes(data[start : start + 4], "big"))
+        yield start, end
+        start = end

@@ -130,7 +130,7 @@ def find_page(data: bytes) -> Page:
         CorruptImage: if a directory is too long
         struct.error: if the file ends within a directory
     """
-    if data[8:10] == b"CR":
+    if data[8:10] == b"CR" or data[8:12] == b"IIII":  # of Canon and Phase One, beside their thumbnails
         raise _raw()
     entries = MAX_ENTRIES
     first = _page(data, None, entries)

@@ -14,7 +14,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,10 @@ from service.pipeline.codecs.tiff_pages import Page, Tag
 
 MAX_BANDS = 64
 """Of one picture. Each costs memory while a piece is read."""
+MAX_PIECES = 1 << 16
+"""Strips or tiles of one picture: strips of one row are at most 16,384 a band, and tiles of 32 x 32 some 50,000."""
 BAND_PIXELS = 1 << 18
-"""Pixels that are converted at a time."""
+"""Samples that are converted at a time."""
 
 _UNSIGNED, _SIGNED, _FLOAT, _UNDEFINED = 1, 2, 3, 4
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK = 0, 1, 2, 3, 5
@@ -121,6 +123,7 @@ class _Reader:
 
     def __init__(self, page: Page, layout: Layout, limits: Limits) -> None:
         self._page = page
+        self._limits = limits
         self._layout = layout
         self._compression = page.number(Tag.COMPRESSION, _PLAIN)
         self._predictor = page.number(Tag.PREDICTOR, 1) if self._compression not in (_PLAIN, _PACKBITS) else 1
@@ -137,6 +140,13 @@ class _Reader:
         self._across = -(-self.width // self._piece_width)
         self._down = -(-self.height // self._piece_height)
         pieces = self._across * self._down * self._planes
+        wanted = [*range(layout.colors), *([layout.alpha] if layout.alpha else [])]
+        self._wanted = wanted if self._planes > 1 else [0]
+        self._among = wanted if len(wanted) < layout.bands else slice(None)
+        if self._across * self._down * len(self._wanted) > MAX_PIECES:
+            raise UnsupportedImage(
+                f"a TIFF image of {pieces} strips or tiles; write larger ones: at most {MAX_PIECES} are read"
+            )
         if len(self._offsets) < pieces:
             raise CorruptImage(f"the TIFF image has {len(self._offsets)} strips or tiles of {pieces}")
         if len(self._lengths) < pieces:
@@ -169,6 +179,8 @@ class _Reader:
             UnsupportedImage: if most of the numbers lie outside the range that is read
         """
         read = self._read(_Scale())
+        if self._layout.alpha and not read.is_visible:  # an alpha channel that is 0 everywhere says nothing
+            return _Reader(self._page, replace(self._layout, alpha=0), self._limits).rgb()
         scale = read.scale(self._layout)
         return read.pixels if scale == _Scale() else self._read(scale).pixels
 
@@ -184,7 +196,8 @@ class _Reader:
                 band = np.asarray(Image.fromarray(np.ascontiguousarray(band), "CMYK").convert("RGB"))
             if layout.alpha:
                 opaque = _Read(read.pixels)
-                alpha = _narrowed(samples[..., layout.alpha : layout.alpha + 1], layout, scale.alpha, opaque).astype(np.uint32)
+                alpha = _narrowed(samples[..., layout.colors :], layout, scale.alpha, opaque).astype(np.uint32)
+                read.is_visible = read.is_visible or bool(alpha.any())
                 read.largest_alpha = max(read.largest_alpha, opaque.largest)
                 ink = band.astype(np.uint32) * (255 if layout.premultiplied else alpha)
                 band = np.minimum((ink + 255 * (255 - alpha) + 127) // 255, 255).astype(np.uint8)
@@ -193,18 +206,17 @@ class _Reader:
         return read
 
     def _bands(self) -> Iterator[tuple[int, int, NDArray[Any]]]:
-        """Yield (top, left, rows x columns x bands) for a few rows of a piece at a time, padding left out."""
-        planes = range(self._planes)
-        rows_at_once = max(1, BAND_PIXELS // self._piece_width)
+        """Yield (top, left, rows x columns x colours and alpha) for a few rows of a piece at a time, padding left out."""
+        rows_at_once = max(1, BAND_PIXELS // (self._piece_width * self._stored))
         for place in range(self._across * self._down):
             top, left = place // self._across * self._piece_height, place % self._across * self._piece_width
             visible = min(self._piece_height, self.height - top)
             rows = self._piece_height if self._page.is_tiled else visible
-            pieces = [self._piece(plane * self._across * self._down + place, rows) for plane in planes]
+            pieces = [self._piece(plane * self._across * self._down + place, rows) for plane in self._wanted]
             for first in range(0, visible, rows_at_once):
                 last = min(first + rows_at_once, visible)
                 bands = [self._samples(piece, first, last) for piece in pieces]
-                samples = bands[0] if len(bands) == 1 else np.concatenate(bands, axis=2)
+                samples = bands[0][..., self._among] if len(bands) == 1 else np.concatenate(bands, axis=2)
                 yield top + first, left, samples[:, : self.width - left]
 
     def _piece(self, number: int, rows: int) -> memoryview | bytes:
@@ -262,6 +274,8 @@ class _Read:
     pixels: NDArray[np.uint8]
     largest: int = 0
     largest_alpha: int = 0
+    is_visible: bool = False
+    """Whether any pixel is not wholly transparent."""
     above: int = 0
     below: int = 0
     count: int = 0
