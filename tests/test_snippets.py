@@ -236,3 +236,44 @@ def test_every_page_is_in_the_index() -> None:
     listed = {target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", index)}
     pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
     assert pages - listed == set()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A call of pytest that a page names."""
+
+    page: str
+    files: list[str]
+    keywords: list[str]
+
+
+def selections() -> list[Selection]:
+    """The calls of pytest in all pages."""
+    found = []
+    for path in [*PAGES, *(ROOT / "benchmarks").rglob("*.md"), ROOT / "CONTRIBUTING.md"]:
+        for call in re.findall(r"`(?:python -m )?pytest ([^`]+)`", path.read_text("utf-8")):
+            words = shlex.split(call)
+            files = [word for word in words if word.endswith(".py")]
+            keyword = words[words.index("-k") + 1] if "-k" in words else ""
+            found.append(Selection(path.name, files, [word for word in keyword.split(" or ") if word]))
+    return found
+
+
+@pytest.mark.parametrize(
+    "selection", selections(), ids=lambda one: f"{one.page} {' '.join(one.files)} {' '.join(one.keywords)}"
+)
+def test_a_page_names_tests_that_exist(selection: Selection) -> None:
+    """Each file of a ``pytest`` call exists, and each word of its ``-k`` selects a test in one of them."""
+    texts = [(ROOT / name).read_text("utf-8") for name in selection.files]
+    names = [name for text in texts for name in re.findall(r"def (test_\w+)", text)]
+    assert names
+    assert [word for word in selection.keywords if not any(word in name for name in names)] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_a_page_names_test_files_and_functions_that_exist(path: Path) -> None:
+    """Each ``tests/test_X.py`` and each ``test_Y`` of a page is there."""
+    text = path.read_text("utf-8")
+    known = "".join(file.read_text("utf-8") for file in (ROOT / "tests").glob("*.py"))
+    assert [name for name in re.findall(r"tests/\w+\.py", text) if not (ROOT / name).is_file()] == []
+    assert [name for name in re.findall(r"`(test_\w+)`", text) if f"def {name}(" not in known] == []
