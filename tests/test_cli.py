@@ -113,7 +113,7 @@ def test_masks_are_written_in_any_format(run: Run, folder: Path, name: str, suff
     assert not (folder / "b.mask.png").exists()
 
 
-@pytest.mark.parametrize(("option", "value", "hint"), [("--format", "tiff", "png, rle"), ("--ids", "kitti", "autoware")])
+@pytest.mark.parametrize(("option", "value", "hint"), [("--format", "jpeg", "png, rle"), ("--ids", "kitti", "autoware")])
 def test_a_format_or_ids_that_do_not_exist_are_refused_before_any_work(
     run: Run, folder: Path, option: str, value: str, hint: str
 ) -> None:

@@ -716,4 +716,4 @@ def test_a_mask_comes_in_any_format(server: str) -> None:
         np.testing.assert_array_equal(labels, client.segment(image, classes=["red", "blue"]).labels)
         assert client.segment_as(image, "overlay", legend=True).body != client.segment_as(image, "overlay").body
         with pytest.raises(UnsupportedFormat, match="coco-dataset"):
-            client.segment_as(image, "tiff")
+            client.segment_as(image, "jpeg")

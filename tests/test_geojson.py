@@ -19,6 +19,7 @@ class Place:
 
     transform: tuple[float, float, float, float, float, float]
     epsg: int | None
+    projected: bool = False
 
 
 UTM = Place((500_000.0, 0.5, 0.0, 5_400_000.0, 0.0, -0.5), 32632)

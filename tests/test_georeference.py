@@ -47,7 +47,7 @@ TIE = (33922, "d", 6, (0.0, 0.0, 0.0, 500_000.0, 5_400_000.0, 0.0), True)
 def test_a_scale_and_a_tie_point_are_a_transform(order: str, big: bool) -> None:
     """North is up: rows go south."""
     found = of(geotiff(SCALE, TIE, keys(UTM32), byteorder=order, bigtiff=big))
-    assert found == Georeference((500_000.0, 10.0, 0.0, 5_400_000.0, 0.0, -20.0), 32632)
+    assert found == Georeference((500_000.0, 10.0, 0.0, 5_400_000.0, 0.0, -20.0), 32632, projected=True)
 
 
 def test_a_tie_point_need_not_be_the_corner() -> None:
@@ -119,14 +119,15 @@ def test_damage_gives_no_georeference(data: bytes) -> None:
 
 
 def test_a_mask_lies_where_its_picture_lies(artifact_dir: Path) -> None:
-    """The predictor carries the georeference to the formats: polygons come in the picture's own coordinates."""
+    """The predictor carries the georeference to the formats: polygons and a mask TIFF lie where the picture lies."""
     predictor = Predictor(Repository(artifact_dir), Limits())
     result = predictor.segment(geotiff(SCALE, TIE, keys(UTM32)))
-    assert result.geo == Georeference((500_000.0, 10.0, 0.0, 5_400_000.0, 0.0, -20.0), 32632)
+    assert result.geo == Georeference((500_000.0, 10.0, 0.0, 5_400_000.0, 0.0, -20.0), 32632, projected=True)
     document = json.loads(encode("geojson", MaskView.of(result)).body)
     points = np.array(list(_points(document["features"])))
     assert points.min(0).tolist() == [500_000.0, 5_400_000.0 - 4 * 20]
     assert points.max(0).tolist() == [500_000.0 + 6 * 10, 5_400_000.0]
+    assert of(encode("tiff", MaskView.of(result)).body) == result.geo
     assert predictor.segment(encode_image(PICTURE)).geo is None
     predictor.close()
 

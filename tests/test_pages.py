@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, FilePayload, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, FilePayload, Page, Position, Route, expect, sync_playwright
 from pydantic import SecretStr
 
 from service.api.pages import PAGE
@@ -428,7 +428,7 @@ def test_a_click_shows_one_class_alone(browser: Browser, base_url: str, png: byt
         frame = page.locator("#frame")
         size = frame.bounding_box()
         assert size is not None
-        middle = {"x": size["width"] / 2, "y": size["height"] / 2}
+        middle: Position = {"x": size["width"] / 2, "y": size["height"] / 2}
         frame.click(position=middle)
         expect(page.locator("#curl")).to_contain_text("classes=green")
         page.mouse.move(0, 0)

@@ -18,3 +18,7 @@ class Geo(Protocol):
     @property
     def epsg(self) -> int | None:
         """The coordinate reference system; None if unknown."""
+
+    @property
+    def projected(self) -> bool:
+        """Whether ``epsg`` is a projected system; otherwise it is a geographic one."""

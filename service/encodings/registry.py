@@ -29,6 +29,7 @@ from service.encodings import (
     png,
     polygons,
     rle,
+    tiff,
     yolo,
 )
 from service.encodings.format import Format, Labels
@@ -60,6 +61,7 @@ FORMATS: dict[str, Format] = {
         color.FORMAT,
         gray.FORMAT,
         npy.FORMAT,
+        tiff.FORMAT,
         confidence.FORMAT,
     )
 }

@@ -33,6 +33,8 @@ class Georeference:
     """(x0, dx/dcolumn, dx/drow, y0, dy/dcolumn, dy/drow), GDAL's order; (x0, y0) is the upper left pixel's outer corner."""
     epsg: int | None
     """The coordinate reference system; None if the file defines one of its own or says nothing."""
+    projected: bool = False
+    """Whether ``epsg`` is a projected system; otherwise it is a geographic one."""
 
     @property
     def is_geographic(self) -> bool:
@@ -66,7 +68,8 @@ def of(data: bytes) -> Georeference | None:
     epsg = keys.get(key) if key else None
     sides = page.number(Tag.WIDTH, 0), page.number(Tag.LENGTH, 0)
     turned = _turned((x0, x_column, x_row, y0, y_column, y_row), page.orientation, *sides)
-    return Georeference(turned, epsg if epsg in _EPSG else None)
+    known = epsg if epsg in _EPSG else None
+    return Georeference(turned, known, known is not None and model == _MODEL_PROJECTED)
 
 
 def _keys(page: Page) -> dict[int, int]:
