@@ -85,7 +85,7 @@ def test_a_video_that_breaks_off_is_told(videos: Path, tmp_path: Path, name: str
 
 @pytest.mark.parametrize("name", ["fragmented.mp4", "h264.mkv", "mpeg4.avi", "h264.ts"])
 def test_a_run_says_so_and_does_what_is_there(videos: Path, tmp_path: Path, artifact_dir: Path, name: str) -> None:
-    """A line, exit code 1, and the lines of the frames that can be read."""
+    """A line, exit code 1, and the lines of the frames that can be read; a second run does no more and says the same."""
     whole = (videos / name).read_bytes()
     path = tmp_path / name
     path.write_bytes(whole[: len(whole) * 5 // 8])
@@ -94,6 +94,9 @@ def test_a_run_says_so_and_does_what_is_there(videos: Path, tmp_path: Path, arti
     (lines,) = tmp_path.glob("*.masks.jsonl")
     count = len(lines_of(lines))
     assert f"{name}: damaged: {count} frames could be read" in outcome.stderr
+    again = run(artifact_dir, path, "--write", "rle")
+    assert (again.returncode, again.stderr) == (1, outcome.stderr)
+    assert "1 were finished before" in again.stdout
 
 
 @pytest.mark.parametrize("name", ["h264.mkv", "faststart.mp4", "h264.ts"])

@@ -428,4 +428,7 @@ def test_without_pyav_a_line_says_how_to_get_it(tmp_path: Path, artifact_dir: Pa
     assert (told.returncode, told.stderr) == (2, f"fcn-serve: {needs('videos need', 'video')}\n")
     assert files(tmp_path) == ["drive.mp4"]
     Image.fromarray(make_image()).save(tmp_path / "still.png")
-    assert run(artifact_dir, tmp_path / "still.png").returncode == 0
+    assert run(artifact_dir, tmp_path / "still.png", "--out", tmp_path / "out").returncode == 0
+    both = run(artifact_dir, tmp_path)
+    assert (both.returncode, both.stdout[:6]) == (1, "1 of 2")
+    assert both.stderr == f"  {path}: {needs('videos need', 'video')}\n"

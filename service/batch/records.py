@@ -68,6 +68,8 @@ class Finding:
     state: State
     reason: str = ""
     """For a person; empty if nothing has to be said."""
+    damage: str = ""
+    """Of a finished result: what was wrong with its source."""
 
 
 FINISHED = Finding(State.FINISHED)
@@ -122,13 +124,16 @@ class Records:
             return Finding(State.OPTIONS, "made with other options")
         if row.get("state") != state_of(source):
             return Finding(State.CHANGED, "made before the file was changed")
-        return FINISHED
+        return Finding(State.FINISHED, damage=str(row.get("damage", "")))
 
-    def add(self, result: Path, source: Path, recipe: Recipe, state: str, *, of_many: bool = False) -> None:
+    def add(
+        self, result: Path, source: Path, recipe: Recipe, state: str, *, of_many: bool = False, damage: str | None = None
+    ) -> None:
         """Record that a result is finished.
 
         Takes:
             state: of the source when it was read: see :func:`state_of`
+            damage: what was wrong with the source, told again by every run that finds the result finished
         """
         row = {
             "result": os.fsdecode(result.name),
@@ -137,6 +142,7 @@ class Records:
             "model": recipe.model,
             "sha256": recipe.sha256,
             "options": recipe.digest,
+            **({"damage": damage} if damage else {}),
         }
         key = self._key(result, source, of_many=of_many)
         self._superseded = self._superseded or key in self._rows

@@ -52,6 +52,8 @@ class Report:
     unit: str = "images"
     failures: list[tuple[Path, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    missing: str | None = None
+    """Which extra some of the files need."""
 
     def fail(self, path: Path, why: str, *, count: int = 1) -> None:
         """Note a failure."""
@@ -145,6 +147,8 @@ class Plan:
             finding = Finding(State.MISSING)
         if finding.state is State.FINISHED:
             self.report.skipped += 1
+            if finding.damage:
+                self.report.failures.append((source, finding.damage))
         elif finding.state is State.OTHERS:
             first = spoken(min(results))
             self.report.fail(source, f"{first} was made of {spoken(finding.reason)}: {REMEDY}, or --overwrite it")
@@ -156,9 +160,11 @@ class Plan:
         """Say which finished results are done again, and why."""
         return [f"{count} done again: {why}" for why, count in self._again.items() if count]
 
-    def finished(self, result: Path, source: Path, recipe: Recipe, state: str, *, of_many: bool = False) -> None:
+    def finished(
+        self, result: Path, source: Path, recipe: Recipe, state: str, *, of_many: bool = False, damage: str | None = None
+    ) -> None:
         """Record that a result is finished; see ``Records.add``."""
-        self.records(result.parent).add(result, source, recipe, state, of_many=of_many)
+        self.records(result.parent).add(result, source, recipe, state, of_many=of_many, damage=damage)
 
     def _finding(self, source: Path, results: Mapping[Path, Recipe], many: Mapping[Path, Recipe]) -> Finding:
         source.stat()
@@ -166,7 +172,7 @@ class Plan:
         found += [self.records(path.parent).standing(path, source, recipe, of_many=True) for path, recipe in many.items()]
         if self.overwrite:
             return Finding(State.MISSING)
-        return max(found, key=lambda each: each.state, default=FINISHED)
+        return max(found, key=lambda each: (each.state, each.damage), default=FINISHED)
 
 
 def run(
@@ -179,8 +185,6 @@ def run(
 
     Gives:
         what came of it; it is the plan's own, and can be read when the run was interrupted
-    Raises:
-        BadSetting: if a package is missing
     """
     for source in sources:
         _work_on(source, predictor, plan, progress)
@@ -202,8 +206,9 @@ def _work_on(source: Source[F], predictor: Predictor, plan: Plan, progress: Prog
             damage = source.finish()
         if damage is not None:
             report.failures.append((source.path, damage))
-    except BadSetting:
-        raise
+    except BadSetting as error:
+        report.missing = error.message
+        report.fail(source.path, error.message)
     except Exception as error:  # noqa: BLE001 - whatever a reader or a writer raises belongs to its file
         report.fail(source.path, reason(source.path, error))
     report.notes += [f"{spoken(source.path)}: {note}" for note in source.notes]

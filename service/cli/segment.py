@@ -125,6 +125,8 @@ def segment(
                     f"interrupted after {how_far}; what was written is whole, and the same command goes on from here", err=True
                 )
                 raise typer.Exit(INTERRUPTED) from None
+    if plan.report.missing and not (plan.report.done or plan.report.skipped):
+        raise BadSetting(plan.report.missing)
     _summarise(plan.report, f"{engine.manifest.name}@{engine.manifest.version}", time.monotonic() - begun)
 
 

@@ -274,7 +274,6 @@ class BagSource:
         else:
             replace_folder(part, self._target)
         self._journal.finish(None)
-        self._plan.finished(self._target, self.path, self._recipe, self._state)
         for (topic, _, _), reader in self._readers.items():
             if reader.bits < 16:
                 self.notes.append(f"{topic} holds {reader.bits} bits in 16: scaled to show them")
@@ -282,7 +281,9 @@ class BagSource:
         told = [f"{self._failed} images have no mask; the first: {self._worst}"] if self._failed else []
         told += self._unread
         told += [f"damaged: {done} images could be read, and are done: {why}" for why in self._damage]
-        return "; ".join(told) or None
+        damage = "; ".join(told) or None
+        self._plan.finished(self._target, self.path, self._recipe, self._state, damage=damage)
+        return damage
 
     def close(self) -> None:
         """Close the files; a bag that is not whole is deleted."""

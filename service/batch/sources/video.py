@@ -185,13 +185,14 @@ class VideoSource:
         if results.masks is not None:
             replace_folder(unfinished(results.masks), results.masks)
         self._journal.finish(results.lines)
-        for path, recipe in self._recipes.items():
-            self._plan.finished(path, self.path, recipe, self._state)
+        damage = None
         missing = self._count < video.announced - HIDDEN
-        if not (video.damaged or missing or video.breaks_off()):
-            return None
-        of_all = f", of {video.announced}" if missing else ""
-        return f"damaged: {self._count} frames could be read{of_all}, and are done"
+        if video.damaged or missing or video.breaks_off():
+            of_all = f", of {video.announced}" if missing else ""
+            damage = f"damaged: {self._count} frames could be read{of_all}, and are done"
+        for path, recipe in self._recipes.items():
+            self._plan.finished(path, self.path, recipe, self._state, damage=damage)
+        return damage
 
     def close(self) -> None:
         """Close the files; an overlay that is not whole is deleted."""
