@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 import struct
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zstandard
+from google.protobuf import descriptor_pb2
 from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
 from rosbags.highlevel import AnyReader
@@ -292,6 +294,49 @@ def test_a_video_that_begins_without_its_key_frame_is_told(tmp_path: Path, artif
     assert outcome.returncode == 1
     assert "images have no mask; the first: a frame of the video cannot be decoded" in outcome.stderr
     assert len(masks_of(tmp_path / "drive.masks.mcap")["/fox/mask"]) == 2
+
+
+@pytest.mark.parametrize("order", ["reversed", "alone"])
+def test_definitions_in_any_order_are_read(tmp_path: Path, artifact_dir: Path, order: str) -> None:
+    """A set of protobuf files whose first depends on the second, and one that leaves out Google's own."""
+    kind = Protobuf("CompressedImage")
+    stamp, own = descriptor_pb2.FileDescriptorSet.FromString(kind.definition).file
+    definition = descriptor_pb2.FileDescriptorSet(file=[own, stamp] if order == "reversed" else [own]).SerializeToString()
+    drawn = Drawn()
+    drawn.add(drawn.channel("/fox", kind.name, "protobuf", definition, "protobuf"), kind.encode(1, data=JPEG, format="jpeg"))
+    outcome = run(artifact_dir, drawn.save(tmp_path / "drive.mcap"))
+    assert (outcome.returncode, outcome.stderr, outcome.stdout[:6]) == (0, "", "1 of 1")
+
+
+def test_messages_of_ros_1_in_an_mcap_file_are_read(tmp_path: Path, artifact_dir: Path) -> None:
+    """As converters of bags write them, and as our own copies are."""
+    drawn = Drawn("ros1")
+    for topic, kind, message in ros1_images(2):
+        name = kind.replace("/msg/", "/")
+        text = NOETIC.generate_msgdef(kind, ros_version=1)[0].encode()
+        channel = drawn.channel(topic, name, "ros1msg", text, "ros1")
+        drawn.add(channel, bytes(NOETIC.serialize_ros1(message, kind)))
+    outcome = run(artifact_dir, drawn.save(tmp_path / "drive.mcap"), "--copy")
+    assert (outcome.returncode, outcome.stderr, outcome.stdout[:6]) == (0, "", "4 of 4")
+    outcome = run(artifact_dir, tmp_path / "drive.masks.mcap", "--out", tmp_path / "again")
+    assert (outcome.returncode, outcome.stdout[:6]) == (0, "4 of 4")
+    assert all(right(mask) for masks in masks_of(tmp_path / "again" / "drive.masks.masks.mcap").values() for mask in masks)
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.6, 0.9])
+def test_a_split_database_with_a_broken_part_keeps_the_others(tmp_path: Path, artifact_dir: Path, cut: float) -> None:
+    """The whole file's masks, a line that says damaged, exit code 1."""
+    bag = make_bag(tmp_path / "drive", StoragePlugin.SQLITE3, frames=6)
+    (first,) = bag.glob("*.db3")
+    first.rename(bag / "drive_0.db3")
+    content = (bag / "drive_0.db3").read_bytes()
+    (bag / "drive_1.db3").write_bytes(content[: int(len(content) * cut)])
+    (bag / "metadata.yaml").write_text("rosbag2_bagfile_information:\n  relative_file_paths: [drive_0.db3, drive_1.db3]\n")
+    outcome = run(artifact_dir, bag)
+    assert (outcome.returncode, len(outcome.stderr.splitlines())) == (1, 1)
+    assert re.search("damaged: .* drive_1.db3: ", outcome.stderr)
+    with AnyReader([tmp_path / "drive.masks"]) as reader:
+        assert sum(connection.msgcount for connection in reader.connections if connection.topic.endswith("/mask")) >= 12
 
 
 def test_a_topic_that_cannot_be_read_is_named_with_its_encoding(tmp_path: Path, artifact_dir: Path) -> None:

@@ -35,7 +35,8 @@ class Bar:
             source: its name
             total: how many frames it has, as far as known
         """
-        self._progress.reset(self._task, total=total, description=escape(source))
+        self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(escape(source), total=total)
 
     def advance(self) -> None:
         """Count one more frame."""

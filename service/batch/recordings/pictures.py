@@ -262,8 +262,24 @@ def _store_for(channel: Channel, standard: Callable[[], Any]) -> tuple[Any, str]
 def _protobuf(channel: Channel) -> Callable[[bytes], Any]:
     descriptors = load("google.protobuf.descriptor_pb2").FileDescriptorSet.FromString(channel.definition)
     pool = load("google.protobuf.descriptor_pool").DescriptorPool()
-    for file in descriptors.file:
-        pool.Add(file)
+    known = {file.name: file for file in descriptors.file}
+    for kind in ("timestamp", "duration"):  # some writers leave out what every installation has
+        file = load("google.protobuf.descriptor_pb2").FileDescriptorProto()
+        load(f"google.protobuf.{kind}_pb2").DESCRIPTOR.CopyToProto(file)
+        known.setdefault(file.name, file)
+    added: set[str] = set()
+
+    def add(name: str) -> None:
+        """Add a file behind those that it depends on, in whatever order the set has them."""
+        if name in added or name not in known:
+            return
+        added.add(name)
+        for other in known[name].dependency:
+            add(other)
+        pool.Add(known[name])
+
+    for name in known:
+        add(name)
     made = load("google.protobuf.message_factory").GetMessageClass(pool.FindMessageTypeByName(channel.schema))
     return lambda data: made.FromString(data)  # noqa: PLW0108 - a method of a class that is made here
 
