@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from models.scenes import street_scene  # noqa: E402  (after the path)
-from service.encodings import FORMATS, MaskView, decode, encode, understood  # noqa: E402
+from service.encodings import FORMATS, PICTURE_FORMATS, MaskView, decode, encode, understood  # noqa: E402
 from service.pipeline.codecs.decoding import Limits  # noqa: E402
 from service.pipeline.engine import EngineOptions  # noqa: E402
 from service.pipeline.predictor import Predictor  # noqa: E402
@@ -27,7 +27,7 @@ SIZE = (720, 1280)
 ROUNDS = 15
 
 ROWS: list[tuple[str, dict[str, object]]] = [
-    *((name, {}) for name in FORMATS),
+    *((name, {}) for name in PICTURE_FORMATS),
     ("png", {"ids": "cityscapes-label"}),
     ("png", {"min_confidence": 0.5}),
     ("rle", {"statistics": True}),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service.errors import BadSetting
+from service.pipeline.codecs.limits import Limits
 from service.pipeline.engine import EngineOptions
 from service.pipeline.repository import Repository
 from service.pipeline.tiling import Tiling
@@ -58,7 +59,6 @@ def open_predictor(settings: Settings, models: Path | None = None) -> Predictor:
         BadSetting: as :func:`require_models`
         UnknownModel, ProviderUnavailable: as ``Repository``
     """
-    from service.pipeline.codecs.decoding import Limits  # noqa: PLC0415
     from service.pipeline.predictor import Predictor  # noqa: PLC0415
 
     if models is None:
@@ -66,8 +66,7 @@ def open_predictor(settings: Settings, models: Path | None = None) -> Predictor:
     options = EngineOptions(settings.provider, settings.threads)
     default = settings.default_model if models is None else None
     repository = Repository(models or settings.models_dir, options, default, settings.precision)
-    limits = Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side)
-    return Predictor(repository, limits, Tiling(settings.tile_memory_mb))
+    return Predictor(repository, _limits(settings), Tiling(settings.tile_memory_mb))
 
 
 def make_plane(settings: Settings, repository: Repository) -> DataPlane:
@@ -76,19 +75,28 @@ def make_plane(settings: Settings, repository: Repository) -> DataPlane:
     Takes:
         repository: from :func:`open_repository`; closed together with the plane
     """
-    from service.pipeline.codecs.decoding import Limits  # noqa: PLC0415
     from service.pipeline.predictor import Predictor  # noqa: PLC0415
     from service.serving.dataplane import DataPlane  # noqa: PLC0415
     from service.serving.keys import Keys  # noqa: PLC0415
 
     on_cuda = any(engine.provider == "cuda" for engine in repository.engines())
-    limits = Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side)
+    limits = _limits(settings)
     return DataPlane(
         Predictor(repository, limits, Tiling(settings.tile_memory_mb)),
         keys=Keys(key.get_secret_value() for key in settings.api_keys),
         queue_megapixels=settings.queue_megapixels,
         concurrency=_lanes(settings, on_cuda=on_cuda),
         max_batch=settings.max_batch or (8 if on_cuda else 1),
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        max_bytes=settings.max_image_bytes,
+        max_pixels=settings.max_image_pixels,
+        max_side=settings.max_image_side,
+        max_scan_bytes=settings.max_scan_bytes,
+        max_voxels=settings.max_voxels,
     )
 
 

@@ -91,6 +91,14 @@ class Settings(BaseSettings):
     tile_memory_mb: Annotated[int, Field(ge=64, le=65536)] = 1024
     """Megabytes that one run of the network may take with `resolution=native`; larger images are seen in tiles that fit."""
 
+    max_scan_bytes: Annotated[int, Field(gt=0)] = 256 * 2**20
+    """The largest scan as sent, in bytes, of a request that names a model for scans or `format=nifti`. A scan of any other
+    request may have `max_image_bytes`."""
+    max_voxels: Annotated[int, Field(gt=0)] = 2**26
+    """The largest scan in voxels, read from its header before it is unpacked, and at the spacing of the network."""
+    scan_deadline_ms: Annotated[float, Field(gt=0)] = 120_000.0
+    """As `deadline_ms`, for a scan."""
+
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     """Keys, separated by commas. If any is set, a request needs one of them; health checks and metrics do not."""
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import gzip
+from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from service.pipeline.manifest import InputPolicy, Manifest, Percentiles
+from tests.conftest import make_manifest, write_artifact
 
 
 def phantom_map(side: int = 56) -> NDArray[np.uint8]:
@@ -46,3 +51,54 @@ def nifti_bytes(
         image.header[name] = value
     data = bytes(image.to_bytes())
     return gzip.compress(data, 1) if compressed else data
+
+
+LEVELS = (0.0, 0.5, 1.0)
+"""Normalised intensities of the three classes of :func:`scan_artifact`."""
+
+
+def scan_manifest(**changes: Any) -> Manifest:
+    """Three classes by intensity, on slices of three planes at 1 mm."""
+    policy = {
+        "working_size": (32, 32),
+        "multiple": 8,
+        "channels": 3,
+        "color_order": None,
+        "dtype": "float32",
+        "fit": "native",
+        "intensity": Percentiles(lower=1, upper=99, scope="volume"),
+        "spacing_mm": (1, 1, 1),
+        "orientation": "RAS",
+        "planes": ("axial", "coronal", "sagittal"),
+        **changes,
+    }
+    classes = [{"id": k, "name": name, "color": (90 * k, 60, 200 - 90 * k)} for k, name in enumerate(("air", "grey", "white"))]
+    return make_manifest(name="levels", classes=classes, input=InputPolicy.model_validate(policy), stride=1, halo=8)
+
+
+def scan_artifact(path: Path, manifest: Manifest | None = None) -> Path:
+    """Write a real artifact: float32 N x H x W x 3 ``image`` to scores -40 (middle channel - level)^2, one plane a level."""
+    middle = helper.make_node("Gather", ["image", "one"], ["middle"], axis=3)
+    levels = numpy_helper.from_array(np.array(LEVELS, np.float32).reshape(1, 3, 1, 1), "levels")
+    nodes = [
+        middle,
+        helper.make_node("Unsqueeze", ["middle", "axis"], ["plane"]),
+        helper.make_node("Sub", ["plane", "levels"], ["apart"]),
+        helper.make_node("Mul", ["apart", "apart"], ["squared"]),
+        helper.make_node("Mul", ["squared", "sharp"], ["scores"]),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array(1, np.int64), "one"),
+        numpy_helper.from_array(np.array([1], np.int64), "axis"),
+        numpy_helper.from_array(np.array(-40, np.float32), "sharp"),
+        levels,
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "levels",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", "height", "width", 3])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 3, "score_rows", "score_columns"])],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return write_artifact(path, manifest or scan_manifest(), model)

@@ -224,7 +224,8 @@ class Model:
 
 labels = np.array([[0, 1, 1], [1, 0, 255]], np.uint8)
 view = encodings.MaskView(labels, np.zeros((2, 3, 3), np.uint8), Model(), "0" * 64, lambda: labels)
-for name, form in encodings.FORMATS.items():
+for name in encodings.PICTURE_FORMATS:
+    form = encodings.FORMATS[name]
     try:
         body = encodings.encode(name, view).body
         if form.decode or form.decode_sized:

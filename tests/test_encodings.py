@@ -40,7 +40,7 @@ def test_the_contract_s_formats_exist() -> None:
     assert encodings.DEFAULT_FORMAT == "png"
 
 
-@pytest.mark.parametrize("name", encodings.FORMATS)
+@pytest.mark.parametrize("name", encodings.PICTURE_FORMATS)
 def test_every_format_gives_its_media_type(name: str, view: MaskView) -> None:
     """Images are PNG, documents JSON, and a JSON format's document is what its body says."""
     encoded = encodings.encode(name, view)
@@ -95,7 +95,7 @@ STREET = MaskView(
 )
 """A drawn street; every third pixel is uncertain."""
 
-DECODABLE = [name for name, form in encodings.FORMATS.items() if form.decode]
+DECODABLE = [name for name in encodings.PICTURE_FORMATS if encodings.FORMATS[name].decode]
 SIZED = [name for name, form in encodings.FORMATS.items() if form.decode_sized]
 
 
@@ -235,7 +235,7 @@ def test_confidence_is_computed_only_for_its_own_format(view: MaskView) -> None:
     def refused() -> np.ndarray:
         raise AssertionError("the confidence is not asked for")
 
-    for name in set(encodings.FORMATS) - {"confidence", "panoptic"}:
+    for name in set(encodings.PICTURE_FORMATS) - {"confidence", "panoptic"}:
         encodings.encode(name, replace(view, confidence=refused))
         assert not encodings.uses_confidence(name, encodings.Options())
         assert encodings.uses_confidence(name, encodings.Options(min_confidence=0.5))

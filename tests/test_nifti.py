@@ -35,9 +35,9 @@ def test_every_dtype_and_byte_order_is_read(dtype: str, version: int, big_endian
     assert nifti.is_nifti(data)
     scan = nifti.read(data, LIMITS)
     np.testing.assert_array_equal(scan.values, values.astype(np.float32))
-    np.testing.assert_allclose(scan.affine, OBLIQUE, atol=1e-6)
-    assert scan.compressed == compressed
-    assert len(scan.header) == {1: 348, 2: 540}[version]
+    np.testing.assert_allclose(scan.grid.affine, OBLIQUE, atol=1e-6)
+    assert scan.grid.compressed == compressed
+    assert len(scan.grid.header) == {1: 348, 2: 540}[version]
 
 
 def test_slope_and_intercept_are_applied() -> None:
@@ -60,7 +60,7 @@ def test_the_sform_wins_over_the_qform() -> None:
     for sform_code, qform_code, expected in ((1, 1, (2, 3, 4)), (0, 1, (5, 6, 7)), (0, 0, (5, 6, 7)), (4, 0, (2, 3, 4))):
         image.header.set_qform(qform, qform_code)
         image.header.set_sform(sform, sform_code)
-        assert nifti.read(image.to_bytes(), LIMITS).spacing_mm == pytest.approx(expected)
+        assert nifti.read(image.to_bytes(), LIMITS).grid.spacing_mm == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("unit", "factor"), [(0, 1), (1, 1000), (2, 1), (3, 0.001)])
@@ -68,7 +68,7 @@ def test_lengths_are_in_millimetres(unit: int, factor: float) -> None:
     """Metres and micrometres are converted; an unknown unit counts as millimetres."""
     affine = np.diag([2 / factor, 2 / factor, 2 / factor, 1])
     data = nifti_bytes(ramp(), affine, xyzt_units=unit)
-    assert nifti.read(data, LIMITS).spacing_mm == pytest.approx((2, 2, 2))
+    assert nifti.read(data, LIMITS).grid.spacing_mm == pytest.approx((2, 2, 2))
 
 
 @pytest.mark.parametrize("shape", [(5, 6), (5, 6, 7), (5, 6, 7, 1), (5, 6, 7, 1, 1)])
@@ -235,7 +235,7 @@ def test_a_thousand_damaged_files_are_refused_or_read() -> None:
             reasons.append(error.message)
         else:
             assert scan.values.size <= LIMITS.max_voxels
-            assert np.isfinite(scan.affine).all()
+            assert np.isfinite(scan.grid.affine).all()
     assert len(reasons) > 500
     assert min(map(len, reasons)) > 10
 

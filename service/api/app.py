@@ -174,9 +174,11 @@ async def _serving(settings: Settings, metrics: Metrics, opening: Callable[[], R
         plane=plane,
         readiness=readiness,
         metrics=metrics,
-        uploads=Uploads(UPLOADS_AT_ONCE * settings.max_image_bytes),
+        uploads=Uploads(max(UPLOADS_AT_ONCE * settings.max_image_bytes, settings.max_scan_bytes)),
         max_image_bytes=settings.max_image_bytes,
+        max_scan_bytes=settings.max_scan_bytes,
         deadline_s=settings.deadline_ms / 1000,
+        scan_deadline_s=settings.scan_deadline_ms / 1000,
         admin_keys=Keys(key.get_secret_value() for key in settings.admin_keys) if settings.admin_keys else None,
     )
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
@@ -140,8 +141,8 @@ class Metrics:
     def _observe_images(self, record: RequestRecord) -> None:
         for stage, spent_s in record.timing_s.items():
             self._stages(stage).observe(spent_s)
-        for height, width in record.sizes:
-            self._pixels.observe(height * width)
+        for size in record.sizes:
+            self._pixels.observe(math.prod(size))
         if record.bytes_in:
             self._bytes.observe(record.bytes_in)
         if record.code is not None:

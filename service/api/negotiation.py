@@ -5,30 +5,34 @@ May import: ``service.encodings``, ``service.errors``.
 
 from __future__ import annotations
 
-from service.encodings import DEFAULT_FORMAT, FORMATS, format_named
+from service.encodings import DEFAULT_FORMAT, FORMATS, VOLUME_FORMAT, check_volume
 from service.errors import UnsupportedFormat
 
 
-def chosen_format(wanted: str | None, accept: str | None) -> str:
+def chosen_format(wanted: str | None, accept: str | None, *, volume: bool = False) -> str:
     """Choose a format.
 
     Takes:
         wanted: its name, as the query says it; wins over ``accept``
         accept: the header: media ranges with weights (RFC 9110, section 12.5.1)
+        volume: whether the labels are those of a scan
     Gives:
-        a name in ``FORMATS``; the first of those with the same weight; PNG if nothing is asked for
+        a name in ``FORMATS``; the first of those with the same weight; PNG if nothing is asked for, NIfTI of a scan
     Raises:
         UnsupportedFormat: if there is no such format, or if none is acceptable
     """
     if wanted is not None:
-        return format_named(wanted).name
+        check_volume(wanted, volume=volume)
+        return wanted
+    first = VOLUME_FORMAT if volume else DEFAULT_FORMAT
     if not accept:
-        return DEFAULT_FORMAT
+        return first
     ranges = dict(_weighted(media_range) for media_range in accept.split(","))
-    best = max(FORMATS, key=lambda name: _weight(FORMATS[name].media_type, ranges))
+    able = [first, *(name for name, form in FORMATS.items() if form.volumes != ("no" if volume else "only"))]
+    best = max(able, key=lambda name: _weight(FORMATS[name].media_type, ranges))
     if not _weight(FORMATS[best].media_type, ranges):
-        offered = list(dict.fromkeys(form.media_type for form in FORMATS.values()))
-        raise UnsupportedFormat(f"Accept allows none of {', '.join(offered)}", allowed=list(FORMATS))
+        offered = list(dict.fromkeys(FORMATS[name].media_type for name in able))
+        raise UnsupportedFormat(f"Accept allows none of {', '.join(offered)}", allowed=list(dict.fromkeys(able)))
     return best
 
 

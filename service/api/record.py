@@ -51,8 +51,8 @@ class RequestRecord:
     bytes_in: int = 0
     """Of its images."""
     bytes_out: int = 0
-    sizes: list[tuple[int, int]] = field(default_factory=list)
-    """(height, width) of every segmented image."""
+    sizes: list[tuple[int, ...]] = field(default_factory=list)
+    """(height, width) of every segmented image; three sides of a scan."""
     frames: dict[str, int] = field(default_factory=dict)
     """Of a stream: how many had which outcome."""
     code: str | None = None
@@ -60,11 +60,11 @@ class RequestRecord:
     trace_id: str | None = None
     """Of the trace that the request is part of, where traces are sent."""
 
-    def add(self, size: tuple[int, int], timing: Timing) -> None:
+    def add(self, size: tuple[int, ...], timing: Timing) -> None:
         """Count an image that has just been finished.
 
         Takes:
-            size: (height, width)
+            size: (height, width), or three sides of a scan
         """
         stages = timing.stages()
         _trace_stages(stages)

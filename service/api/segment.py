@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -24,9 +24,10 @@ from service.api.record import RequestRecord, record_of
 from service.api.services import Services, ServicesNow, authorise
 from service.api.transport.early_refusal import PATH, Opening, opening_of
 from service.api.upload import TimelyResponse, arriving, read_images, unless_gone
-from service.encodings import MaskView, Named, Options, check_gathers, encode, gather, uncertain
+from service.encodings import VOLUME_FORMAT, MaskView, Named, Options, check_gathers, encode, gather, uncertain
 from service.encodings import understood as understood_options
-from service.pipeline.codecs import decoding
+from service.errors import BadParameter, ServiceError, UnknownClass, UnsupportedFormat, UnsupportedImage
+from service.pipeline.codecs import decoding, nifti
 from service.pipeline.engine import Engine
 from service.pipeline.segmentation import Segmentation
 from service.pipeline.tiling import Resolution
@@ -57,6 +58,12 @@ class MaskRequest:
     deadline: Deadline
     header: decoding.Header | None = None
     """Of its one image, where the first bytes told it."""
+    scan: bool = False
+    """Whether the body is a scan."""
+    max_bytes: int = 0
+    """Of the body."""
+    unless_scan: ServiceError | None = None
+    """The error of this request if its body is a picture: a class, say, that only a model for scans has."""
 
     async def masks(self, images: list[ImageFile]) -> list[Named]:
         """Segment images and encode their masks, within ``async with self.deadline``.
@@ -80,6 +87,7 @@ class MaskRequest:
             instances=self.options.instances,
             resolution=self.resolution,
             headers=None if self.header is None else [self.header],
+            scans=self.scan,
         )
         for answer in answers:
             self.record.add(answer.size, answer.timing)
@@ -99,19 +107,27 @@ def parse_request(
     headers: schemas.SegmentHeaders,
     services: Services,
     opening: Opening | None = None,
+    *,
+    scan: bool = False,
 ) -> MaskRequest:
     """Resolve a query and its headers against the models that are served now.
 
     Takes:
         opening: what was decided of the request before it began
+        scan: whether the body is known to be a scan; a model for scans, or ``format=nifti``, says so before the body comes
     Raises:
         NotReady, UnknownModel, UnknownClass, BadParameter, UnsupportedFormat: with the values that would be accepted
+        UnsupportedImage: for a scan where no model takes scans
     """
     services.readiness.check()
-    engine = services.repository.get(query.model)
+    of_scan = query.model is None and (scan or query.format == VOLUME_FORMAT)
+    engine = services.plane.predictor.scan_engine() if of_scan else services.repository.get(query.model)
+    if engine is None:
+        raise UnsupportedImage("no model here takes scans (NIfTI)")
+    scan = scan or engine.manifest.input.takes_scans
     manifest = engine.manifest
     record.model, record.sha256 = f"{manifest.name}@{manifest.version}", engine.sha256
-    name = chosen_format(query.format, headers.accept)
+    name = chosen_format(query.format, headers.accept, volume=scan)
     return MaskRequest(
         plane=services.plane,
         record=record,
@@ -119,14 +135,40 @@ def parse_request(
         format=name,
         options=understood_options(name, manifest.classes, **query.model_dump(exclude={"model", "format", "resolution"})),
         resolution=query.resolution,
-        deadline=_deadline(record, headers, services) if opening is None else opening.deadline,
+        deadline=_deadline(record, headers, services, scan=scan) if opening is None else opening.deadline,
         header=None if opening is None else opening.header,
+        scan=scan,
+        max_bytes=max(services.max_image_bytes, services.max_scan_bytes) if scan else services.max_image_bytes,
     )
 
 
-def _deadline(record: RequestRecord, headers: schemas.SegmentHeaders, services: Services) -> Deadline:
-    limit_s = services.deadline_s if headers.x_deadline_ms is None else headers.x_deadline_ms / 1000
+def _deadline(record: RequestRecord, headers: schemas.SegmentHeaders, services: Services, *, scan: bool) -> Deadline:
+    usual_s = services.scan_deadline_s if scan else services.deadline_s
+    limit_s = usual_s if headers.x_deadline_ms is None else headers.x_deadline_ms / 1000
     return Deadline(limit_s, record.elapsed_s)
+
+
+def parse_for_any_body(
+    record: RequestRecord,
+    query: schemas.SegmentQuery,
+    headers: schemas.SegmentHeaders,
+    services: Services,
+    opening: Opening | None = None,
+) -> MaskRequest:
+    """Parse a request whose body has not come; without a model's name it may be a picture or a scan.
+
+    Raises:
+        as :func:`parse_request`, if the request suits neither
+    """
+    try:
+        return parse_request(record, query, headers, services, opening)
+    except (UnknownClass, UnsupportedFormat, BadParameter) as error:
+        if query.model is not None or services.plane.predictor.scan_engine() is None:
+            raise
+        try:
+            return replace(parse_request(record, query, headers, services, opening, scan=True), unless_scan=error)
+        except ServiceError:
+            raise error from None
 
 
 async def segment(
@@ -135,12 +177,20 @@ async def segment(
     headers: Annotated[schemas.SegmentHeaders, Header()],
     services: ServicesNow,
 ) -> Response:
-    """Segment an image: the mask has exactly the size of the upright image."""
-    wanted = parse_request(record_of(request.scope), query, headers, services, opening_of(request.scope))
+    """Segment an image: the mask has exactly the size of the upright image. A scan's labels are in its own grid."""
+    record = record_of(request.scope)
+    wanted = parse_for_any_body(record, query, headers, services, opening_of(request.scope))
     async with wanted.deadline:
         with services.uploads.one_more() as hold:
             async with arriving(request):
-                images = await read_images(request, services.max_image_bytes, hold)
+                images = await read_images(request, wanted.max_bytes, hold)
+            is_scan = any(nifti.is_nifti(image.data) for image in images)
+            if wanted.unless_scan is not None and not is_scan:
+                raise wanted.unless_scan
+            if is_scan and not wanted.scan:
+                of_scan = parse_request(record, query, headers, services, scan=True)
+                wanted.deadline.change(of_scan.deadline.limit_s)
+                wanted = replace(of_scan, deadline=wanted.deadline)
             masks = await unless_gone(request, wanted.masks(images))
     made = gather(wanted.format, masks) if len(masks) == 1 else await asyncio.to_thread(gather, wanted.format, masks)
     return TimelyResponse(made.body, media_type=made.media_type)

@@ -30,8 +30,11 @@ class Services:
     metrics: Metrics
     uploads: Uploads
     max_image_bytes: int
+    max_scan_bytes: int
     deadline_s: float
     """Of a request that names none."""
+    scan_deadline_s: float
+    """Of a request with a scan that names none."""
     admin_keys: Keys | None
     """None where administration is off."""
 

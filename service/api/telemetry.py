@@ -113,7 +113,7 @@ def _line(path: str, method: str, status: int, record: RequestRecord) -> dict[st
         "model": record.model,
         "bytes_in": record.bytes_in or None,
         "bytes_out": record.bytes_out,
-        "images": [f"{height}x{width}" for height, width in record.sizes] or None,
+        "images": ["x".join(map(str, size)) for size in record.sizes] or None,
         **{f"frames_{outcome}": number for outcome, number in record.frames.items()},
         **{name.decode()[2:].replace("-", "_"): value.decode("latin-1") for name, value in record.echo},
         **{f"{stage}_ms": round(1000 * spent_s, 2) for stage, spent_s in record.timing_s.items()},

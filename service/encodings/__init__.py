@@ -15,7 +15,10 @@ from service.encodings.query import understood, understood_together
 from service.encodings.registry import (
     DEFAULT_FORMAT,
     FORMATS,
+    PICTURE_FORMATS,
+    VOLUME_FORMAT,
     check_gathers,
+    check_volume,
     decode,
     encode,
     format_named,
@@ -26,10 +29,13 @@ from service.encodings.several import Encoded, Named
 from service.encodings.shares import uncertain
 from service.encodings.things import Instances
 from service.encodings.view import MaskView, ModelFacts
+from service.encodings.volume import VolumeFacts
 
 __all__ = [
     "DEFAULT_FORMAT",
     "FORMATS",
+    "PICTURE_FORMATS",
+    "VOLUME_FORMAT",
     "Encoded",
     "Format",
     "Geo",
@@ -38,7 +44,9 @@ __all__ = [
     "ModelFacts",
     "Named",
     "Options",
+    "VolumeFacts",
     "check_gathers",
+    "check_volume",
     "decode",
     "encode",
     "format_named",

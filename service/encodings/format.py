@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.encodings import shares
+from service.encodings import shares, volume
 from service.encodings.document import from_json, to_json
-from service.encodings.runs import ClassRow, ValueMap
+from service.encodings.runs import ClassRow, ValueMap, value_of
 from service.encodings.several import LISTED, Encoded, Gather
 from service.encodings.view import MaskView
 
@@ -50,6 +50,8 @@ class Format:
     """Whether it always shows things one by one, without ``instances=true``."""
     confident: bool = False
     """Whether it always needs the confidence of every pixel."""
+    volumes: Literal["no", "yes", "only"] = "no"
+    """Whether it writes the labels of scans: ``only`` does not write those of images."""
     check: Callable[[Sequence[ClassRow]], None] | None = None
     """Raises BadParameter if the format cannot hold the ids of the classes that are written."""
 
@@ -69,6 +71,7 @@ def json_format(
     media_type: str = "application/json",
     suffix: str = ".json",
     gather: Gather = LISTED,
+    volumes: Literal["no", "yes"] = "no",
 ) -> Format:
     """Make the format of a JSON document with one entry a mask.
 
@@ -78,14 +81,14 @@ def json_format(
         read: the document -> H x W uint8 labels; raises ValueError
         takes: options beside ``statistics``
         entries: finds the entries of a document, one a mask present, in the order of the rows
-        media_type, suffix, gather: as of :class:`Format`
+        media_type, suffix, gather, volumes: as of :class:`Format`
     """
 
     def document(view: MaskView) -> Document:
         labels, rows = view.masks()
         made = write(labels, rows, view)
         if view.options.statistics:
-            for entry, more in zip(entries(made), shares.describe(labels, rows, view.confidence()), strict=True):
+            for entry, more in zip(entries(made), _statistics(labels, rows, view), strict=True):
                 entry.update(more)
         return made | {"model": view.made_by}
 
@@ -99,7 +102,16 @@ def json_format(
         document=document,
         gather=gather,
         takes=frozenset(("statistics", *takes)),
+        volumes=volumes,
     )
+
+
+def _statistics(labels: ValueMap, rows: Sequence[ClassRow], view: MaskView) -> list[dict[str, Any]]:
+    if view.volume is None:
+        return shares.describe(labels, rows, view.confidence())
+    found = frozenset(np.unique(labels).tolist())
+    present = [value_of(row) for row in rows if value_of(row) in found]
+    return volume.describe(labels, present, view.confidence(), view.volume.voxel_ml)
 
 
 __all__ = ["Document", "Encoded", "Format", "Labels", "json_format"]

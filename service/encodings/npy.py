@@ -17,7 +17,7 @@ def encode(labels: NDArray[np.uint8]) -> bytes:
     """Write a label map.
 
     Takes:
-        labels: H x W uint8
+        labels: H x W uint8, or X x Y x Z of a scan
     Gives:
         the file, as ``numpy.load`` reads it
     """
@@ -32,16 +32,16 @@ def decode(data: bytes) -> NDArray[np.uint8]:
     Takes:
         data: the file
     Gives:
-        H x W uint8
+        H x W or X x Y x Z uint8
     Raises:
-        ValueError: if it is not a .npy file of a two-dimensional uint8 array
+        ValueError: if it is not a .npy file of a uint8 array of two or three dimensions
     """
     try:
         labels = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # numpy reads the header as Python, and damage raises nearly anything
         raise ValueError("not a .npy file, or a damaged one") from error
-    if not isinstance(labels, np.ndarray) or labels.dtype != np.uint8 or labels.ndim != 2:
-        raise ValueError("not a .npy file of a two-dimensional uint8 array")
+    if not isinstance(labels, np.ndarray) or labels.dtype != np.uint8 or labels.ndim not in (2, 3):
+        raise ValueError("not a .npy file of a uint8 array of two or three dimensions")
     return labels
 
 
@@ -52,4 +52,5 @@ FORMAT = Format(
     "The class ids as numpy's own file.",
     encode=lambda view: encode(view.labels),
     decode=decode,
+    volumes="yes",
 )

@@ -14,6 +14,7 @@ from service.encodings import png
 from service.encodings.format import Format
 from service.encodings.palettes import ColoredRow, palette_of
 from service.encodings.runs import find_runs
+from service.encodings.view import MaskView
 
 ALPHA = 0.5
 """The mask's weight: the colours can be told apart, and so can the things under them."""
@@ -75,11 +76,16 @@ def blend(
     return blended
 
 
+def _drawn(view: MaskView) -> bytes:
+    return png.encode_rgb(draw(view.image, view.labels, view.classes, legend=view.options.legend))
+
+
 FORMAT = Format(
     "overlay",
     ".png",
     "image/png",
-    "The classes' colours over the image, half and half, as an RGB picture for people.",
-    encode=lambda view: png.encode_rgb(draw(view.image, view.labels, view.classes, legend=view.options.legend)),
+    "The classes' colours over the image, half and half, as an RGB picture for people; of a scan, slices of three planes.",
+    encode=lambda view: _drawn(view.as_picture()),
+    volumes="yes",
     takes=frozenset(("legend", "palette")),
 )

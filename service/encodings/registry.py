@@ -23,6 +23,7 @@ from service.encodings import (
     instance_ids,
     labelme,
     labelstudio,
+    nifti,
     npy,
     overlay,
     panoptic,
@@ -39,6 +40,8 @@ from service.encodings.view import MaskView
 from service.errors import UnsupportedFormat
 
 DEFAULT_FORMAT = "png"
+VOLUME_FORMAT = "nifti"
+"""The default of a scan."""
 
 FORMATS: dict[str, Format] = {
     form.name: form
@@ -63,9 +66,14 @@ FORMATS: dict[str, Format] = {
         npy.FORMAT,
         tiff.FORMAT,
         confidence.FORMAT,
+        nifti.FORMAT,
     )
 }
 """Every format by name; where several share a media type, ``Accept`` gets the first one."""
+
+
+PICTURE_FORMATS = tuple(name for name, form in FORMATS.items() if form.volumes != "only")
+"""Names of the formats that write the mask of an image."""
 
 
 def format_named(name: str) -> Format:
@@ -80,12 +88,25 @@ def format_named(name: str) -> Format:
     return chosen
 
 
+def check_volume(name: str, *, volume: bool) -> None:
+    """Check that a format writes labels of a scan, or of an image.
+
+    Raises:
+        UnsupportedFormat: naming the formats that do
+    """
+    unable = "no" if volume else "only"
+    if format_named(name).volumes == unable:
+        able = [other for other, form in FORMATS.items() if form.volumes != unable]
+        raise UnsupportedFormat(f"{name} is not for {'scans' if volume else 'images'}; {', '.join(able)} are", allowed=able)
+
+
 def encode(name: str, view: MaskView) -> Encoded:
     """Write a mask in the format of that name, with what the view's options ask for.
 
     Raises:
         UnsupportedFormat: naming those that exist
     """
+    check_volume(name, volume=view.volume is not None)
     chosen = format_named(name)
     if chosen.things:
         view = replace(view, options=replace(view.options, instances=True))

@@ -7,6 +7,7 @@ May import: numpy.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -23,10 +24,11 @@ def encode(labels: ValueMap, classes: Iterable[ClassRow]) -> dict[str, Any]:
     """Encode a label map.
 
     Takes:
-        labels: H x W, H and W at least 1
+        labels: H x W, or X x Y x Z of a scan; sides of at least 1
         classes: the class table
     Gives:
-        the document, ready for JSON; ``labels[i]`` fills the next ``lengths[i]`` pixels, left to right, top to bottom
+        the document, ready for JSON; ``labels[i]`` fills the next ``lengths[i]`` pixels, left to right, top to bottom;
+        of a scan the last axis runs fastest
     """
     values, lengths = find_runs(labels.reshape(-1))
     return {
@@ -44,12 +46,12 @@ def decode(document: Mapping[str, Any]) -> NDArray[np.uint8]:
     Takes:
         document: as ``encode`` gives it
     Gives:
-        H x W uint8
+        H x W or X x Y x Z uint8
     Raises:
         ValueError: if a field is missing, of the wrong type or out of range, or if the runs do not fill the size exactly
     """
     try:
-        height, width = (int(side) for side in document["size"])
+        sides = [int(side) for side in document["size"]]
         order, values, lengths = document["order"], document["labels"], document["lengths"]
         # An array of no runs would be float64.
         values = np.asarray(values or np.empty(0, np.int64))
@@ -63,9 +65,12 @@ def decode(document: Mapping[str, Any]) -> NDArray[np.uint8]:
     if values.size == 0 or values.min() < 0 or values.max() > 255 or lengths.min() < 1:
         raise ValueError("labels must be 0..255 and lengths at least 1")
     # Each for itself before their sum, which may wrap around.
-    if height < 1 or width < 1 or lengths.max() > height * width or int(lengths.sum()) != height * width:
-        raise ValueError(f"the runs fill {lengths.sum()} pixels, not {height} x {width}")
-    return np.repeat(values.astype(np.uint8), lengths).reshape(height, width)
+    if len(sides) not in (2, 3) or min(sides) < 1:
+        raise ValueError(f"size is {sides}, not two or three sides of 1 and more")
+    total = math.prod(sides)
+    if lengths.max() > total or int(lengths.sum()) != total:
+        raise ValueError(f"the runs fill {lengths.sum()} pixels, not {' x '.join(map(str, sides))}")
+    return np.repeat(values.astype(np.uint8), lengths).reshape(sides)
 
 
 FORMAT = json_format(
@@ -73,4 +78,5 @@ FORMAT = json_format(
     "Run lengths of the whole map as JSON, small and exact, with the classes found: the one for programs.",
     lambda labels, rows, _: encode(labels, rows),
     decode,
+    volumes="yes",
 )

@@ -19,6 +19,7 @@ from service.encodings.options import NO_OPTIONS, Options
 from service.encodings.palettes import ColoredRow, palette_of
 from service.encodings.runs import ClassRow, ValueMap
 from service.encodings.things import Instances
+from service.encodings.volume import SegmentedScan, VolumeFacts, mosaic
 
 
 class ModelFacts(Protocol):
@@ -70,6 +71,10 @@ class Segmented(Protocol):
     def instances(self) -> Instances:
         """Return the objects that the network told apart."""
 
+    @property
+    def scan(self) -> SegmentedScan | None:
+        """The scan in the place of the image, if it is one."""
+
 
 @dataclass(frozen=True, eq=False)
 class MaskView:
@@ -92,6 +97,8 @@ class MaskView:
     """The image's file name, as the caller sent it."""
     geo: Geo | None = None
     """Where the image lies on the earth; None where it does not say."""
+    volume: VolumeFacts | None = None
+    """The scan, whose labels and confidence are then X x Y x Z in its order; None for an image."""
 
     @classmethod
     def of(cls, result: Segmented, options: Options = NO_OPTIONS, file_name: str | None = None) -> MaskView:
@@ -111,6 +118,7 @@ class MaskView:
             instances=instances,
             file_name=file_name,
             geo=result.geo,
+            volume=None if result.scan is None else VolumeFacts.of(result.scan),
         )
 
     @property
@@ -126,6 +134,14 @@ class MaskView:
     def palette(self) -> NDArray[np.uint8]:
         """The colour of every pixel value that is written: 256 x 3 uint8 RGB; values without a class are black."""
         return palette_of(self.classes)
+
+    def as_picture(self) -> MaskView:
+        """Lay slices of a scan side by side, where a format draws; an image is one already."""
+        if self.volume is None:
+            return self
+        grey = mosaic(self.volume.preview, self.volume.affine)
+        labels = mosaic(self.labels, self.volume.affine)
+        return replace(self, labels=labels, image=np.repeat(grey[..., None], 3, 2), volume=None)
 
     def selected(self) -> MaskView:
         """Apply the options' filters and ids to the labels."""

@@ -141,6 +141,11 @@ class InputPolicy(_Frozen):
         return self
 
     @property
+    def takes_scans(self) -> bool:
+        """Whether the network is for scans, and not for pictures."""
+        return self.dimensions == 3 or bool(self.planes)
+
+    @property
     def sides(self) -> tuple[int, ...]:
         """The working size in the order of the input's axes: (height, width), or (depth, height, width)."""
         return self.working_size if self.working_depth is None else (self.working_depth, *self.working_size)

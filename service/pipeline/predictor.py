@@ -1,8 +1,8 @@
-"""One image from bytes to labels, on the caller's own thread::
+"""One image or scan from bytes to labels, on the caller's own thread::
 
-    prepare   bytes -> upright RGB -> the network's size
-    run       images of one size -> outputs
-    finish    outputs -> labels at the image's size
+    prepare   bytes -> upright RGB -> the network's size; of a scan: voxels -> the network's orientation and spacing
+    run       images of one size -> outputs; a scan slice by slice or block by block
+    finish    outputs -> labels at the image's size; of a scan: in its own grid
 
 No queue, no threads, no settings: the command line, an evaluation, a ROS node or a Ray actor call :meth:`Predictor.segment`;
 the server calls the three steps on threads of its own.
@@ -21,19 +21,26 @@ from numpy.typing import NDArray
 
 from service.errors import BadParameter, InferenceFailed
 from service.pipeline import plan
-from service.pipeline.codecs import decoding
+from service.pipeline.codecs import decoding, nifti
 from service.pipeline.codecs.georeference import Georeference
 from service.pipeline.engine import Engine
-from service.pipeline.manifest import Manifest
+from service.pipeline.manifest import OUTPUT, Manifest
 from service.pipeline.repository import Repository
-from service.pipeline.segmentation import Outputs, Segmentation, Timing
+from service.pipeline.segmentation import Outputs, ScanResult, Segmentation, Timing
 from service.pipeline.tasks.registry import task_of
+from service.pipeline.tasks.volume import Placed, frame_of, place, probabilities
 from service.pipeline.tiling import Resolution, Tiling
+from service.pipeline.volume import Grid
 from service.pipeline.workload import Workload
 
 Image = NDArray[np.uint8]
 Source = bytes | Image
 """A file's bytes, or a decoded image: H x W x 3 uint8 RGB."""
+
+PROBABILITIES = "probabilities"
+"""What a scan's inference gives in the place of the network's outputs: K x its working shape float32."""
+
+_NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +57,16 @@ class Prepared:
     """Whether the network sees it in tiles."""
     geo: Georeference | None = None
     """Where the image lies on the earth, if its file is a GeoTIFF."""
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedScan:
+    """A scan, ready for the network."""
+
+    grid: Grid
+    placed: Placed
+    decode_s: float
+    """Seconds that reading and placing took."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +105,11 @@ class Predictor:
         """
         return model if isinstance(model, Engine) else self.repository.get(model)
 
+    def scan_engine(self) -> Engine | None:
+        """Return the engine for scans of requests that name no model: the first by name that takes scans; None without one."""
+        engines = sorted(self.repository.engines(), key=lambda engine: engine.manifest.name)
+        return next((engine for engine in engines if engine.manifest.input.takes_scans), None)
+
     def segment(
         self,
         source: Source,
@@ -96,7 +118,7 @@ class Predictor:
         instances: bool = False,
         resolution: Resolution = "working",
     ) -> Segmentation:
-        """Segment one image.
+        """Segment one image or scan.
 
         Takes:
             source: a file's bytes, or H x W x 3 uint8 RGB
@@ -130,7 +152,8 @@ class Predictor:
         prepared = [self.prepare(source, engine.manifest) for source in sources]
         by_size: dict[tuple[int, ...], list[int]] = {}
         for index, one in enumerate(prepared):
-            by_size.setdefault(one.fitted.shape, []).append(index)
+            shape = one.fitted.shape if isinstance(one, Prepared) else (-1, index)  # a scan is a batch by itself
+            by_size.setdefault(shape, []).append(index)
         results: dict[int, Segmentation] = {}
         for indices in by_size.values():
             inferred = self.run(engine, [prepared[index] for index in indices])
@@ -144,6 +167,10 @@ class Predictor:
         Raises:
             BadParameter: as :meth:`prepare`
         """
+        _check_kind(header, manifest)
+        if header.scan is not None:
+            placed = frame_of(header.scan.grid, manifest, max_voxels=self.limits.max_voxels)
+            return Workload.scan(header.scan.shape, placed.working, manifest)
         if resolution == "working":
             return Workload.of(header.height, header.width, manifest)
         _check_native(manifest)
@@ -156,7 +183,7 @@ class Predictor:
         header: decoding.Header | None = None,
         *,
         resolution: Resolution = "working",
-    ) -> Prepared:
+    ) -> Prepared | PreparedScan:
         """Decode an image and bring it to the network's size.
 
         Takes:
@@ -168,6 +195,12 @@ class Predictor:
             EmptyBody, BodyTooLarge, ImageTooLarge, UnsupportedImage, CorruptImage: as ``decoding``'s
         """
         start = time.monotonic()
+        header = decoding.probe(source, self.limits) if header is None else header
+        _check_kind(header, manifest)
+        if header.scan is not None and isinstance(source, bytes):
+            scan = nifti.read(source, self.limits, header.scan)
+            placed = place(scan, manifest, max_voxels=self.limits.max_voxels)
+            return PreparedScan(scan.grid, placed, time.monotonic() - start)
         if resolution == "native":
             _check_native(manifest)
         image = decoding.decode(source, self.limits, header)
@@ -181,7 +214,7 @@ class Predictor:
     def run(
         self,
         engine: Engine,
-        prepared: Sequence[Prepared],
+        prepared: Sequence[Prepared | PreparedScan],
         *,
         alone: bool = True,
         instances: bool = False,
@@ -193,17 +226,22 @@ class Predictor:
             prepared: by the engine's own manifest
             alone: whether the run may use all processors, and not just a lane
             instances: whether to compute what instances need
-            check: called before each tile; what it raises ends the run
+            check: called before each tile, batch of slices or block; what it raises ends the run
         Raises:
             BadParameter: if an image needs tiles and the model does not know its receptive field
             InferenceFailed: if the network fails
         """
         start = time.monotonic()
         names = task_of(engine.manifest).outputs(instances=instances)
-        if any(one.tiled for one in prepared):
-            tiles = [self.tiling.run(engine, one.fitted, names, alone=alone, check=check) for one in prepared]
+        scans = [one for one in prepared if isinstance(one, PreparedScan)]
+        if scans:
+            found = [_run_scan(engine, one, alone=alone, check=check) for one in scans]
+            return [Inferred({PROBABILITIES: each}, time.monotonic() - start, len(scans)) for each in found]
+        pictures = [one for one in prepared if isinstance(one, Prepared)]
+        if any(one.tiled for one in pictures):
+            tiles = [self.tiling.run(engine, one.fitted, names, alone=alone, check=check) for one in pictures]
             return [Inferred(outputs, time.monotonic() - start, len(prepared)) for outputs in tiles]
-        fitted = [one.fitted for one in prepared]
+        fitted = [one.fitted for one in pictures]
         outputs = engine.run(np.stack(fitted) if len(fitted) > 1 else fitted[0][None], names, alone=alone)
         infer_s = time.monotonic() - start
         return [
@@ -211,7 +249,7 @@ class Predictor:
             for index in range(len(prepared))
         ]
 
-    def finish(self, engine: Engine, prepared: Prepared, inferred: Inferred, started_s: float) -> Segmentation:
+    def finish(self, engine: Engine, prepared: Prepared | PreparedScan, inferred: Inferred, started_s: float) -> Segmentation:
         """Turn a network's outputs into labels at the image's size.
 
         Takes:
@@ -223,25 +261,43 @@ class Predictor:
         for name, values in inferred.outputs.items():
             if not np.isfinite(values).all():
                 raise InferenceFailed(f"the network's {name} are not finite numbers; its weights or this image break it")
-        height, width, _ = prepared.image.shape
-        labels = task_of(engine.manifest).labels(inferred.outputs, (height, width))
+        outputs, scan = inferred.outputs, None
+        if isinstance(prepared, PreparedScan):
+            best = prepared.placed.frame.best(outputs[PROBABILITIES])
+            image, labels = _NO_PIXELS, best.labels
+            scan = ScanResult(prepared.grid, prepared.placed.preview, best.certainty)
+        else:
+            image = prepared.image
+            labels = task_of(engine.manifest).labels(outputs, (image.shape[0], image.shape[1]))
         ended = time.monotonic()
         queue_s = max(0.0, begun - started_s - prepared.decode_s - inferred.infer_s)
         timing = Timing(prepared.decode_s, queue_s, inferred.infer_s, ended - begun)
-        return Segmentation(
-            prepared.image,
-            labels,
-            inferred.outputs,
-            engine.manifest,
-            engine.sha256,
-            engine.provider,
-            timing,
-            prepared.geo,
-        )
+        geo = prepared.geo if isinstance(prepared, Prepared) else None
+        return Segmentation(image, labels, outputs, engine.manifest, engine.sha256, engine.provider, timing, geo, scan)
 
     def close(self) -> None:
         """Close the models; runs under way end first."""
         self.repository.close()
+
+
+def _run_scan(engine: Engine, prepared: PreparedScan, *, alone: bool, check: Callable[[], None]) -> NDArray[np.float32]:
+    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        check()
+        return engine.run(batch, (OUTPUT,), alone=alone)[OUTPUT]
+
+    return probabilities(prepared.placed.values, engine.manifest, run)
+
+
+def _check_kind(header: decoding.Header, manifest: Manifest) -> None:
+    """Check that a network for scans gets a scan, and one for pictures a picture.
+
+    Raises:
+        BadParameter: naming both
+    """
+    if manifest.input.takes_scans != (header.scan is not None):
+        takes = "scans (NIfTI)" if manifest.input.takes_scans else "pictures"
+        reason = f"{manifest.name} takes {takes}, and this is {header.format}; name another model"
+        raise BadParameter(reason, parameter="model")
 
 
 def _check_native(manifest: Manifest) -> None:

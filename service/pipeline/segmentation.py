@@ -1,6 +1,6 @@
 """The result of one image, and the time of each step.
 
-May import: numpy, the pipeline's ``codecs``, ``manifest`` and ``tasks``.
+May import: numpy, the pipeline's ``codecs``, ``manifest``, ``tasks`` and ``volume``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from service.pipeline.codecs.georeference import Georeference
 from service.pipeline.manifest import Manifest
 from service.pipeline.tasks.panoptic import Instances
 from service.pipeline.tasks.registry import task_of
+from service.pipeline.volume import Grid
 
 Image = NDArray[np.uint8]
 Labels = NDArray[np.uint8]
@@ -54,13 +55,25 @@ class Timing:
 
 
 @dataclass(frozen=True, eq=False)
+class ScanResult:
+    """What a result has of a scan in the place of an image."""
+
+    grid: Grid
+    """Where the voxels lie."""
+    preview: Labels
+    """X x Y x Z uint8: the normalised scan."""
+    certainty: Labels
+    """X x Y x Z uint8: the probability of each voxel's label, 255 is certainty."""
+
+
+@dataclass(frozen=True, eq=False)
 class Segmentation:
-    """The result of one image."""
+    """The result of one image or scan."""
 
     image: Image
-    """H x W x 3 uint8 RGB: the decoded image, upright."""
+    """H x W x 3 uint8 RGB: the decoded image, upright; without pixels for a scan."""
     labels: Labels
-    """H x W uint8: the class id of every pixel."""
+    """H x W uint8: the class id of every pixel; X x Y x Z for a scan, in its own order."""
     outputs: Outputs
     """The network's outputs by name, each at its own stride: ``scores`` is K x h x w float32."""
     manifest: Manifest
@@ -71,6 +84,8 @@ class Segmentation:
     timing: Timing
     geo: Georeference | None = None
     """Where the image lies on the earth, if its file is a GeoTIFF."""
+    scan: ScanResult | None = None
+    """None for an image."""
 
     @property
     def scores(self) -> NDArray[np.float32]:
@@ -78,8 +93,8 @@ class Segmentation:
         return self.outputs["scores"]
 
     def confidence(self) -> Labels:
-        """Return the winner's calibrated probability, computed at the first call: H x W uint8, 255 is certainty."""
-        return self._confidence
+        """Return the winner's calibrated probability, computed once: of the labels' shape, uint8, 255 is certainty."""
+        return self._confidence if self.scan is None else self.scan.certainty
 
     @property
     def has_confidence(self) -> bool:

@@ -28,23 +28,17 @@ SLAB_VOXELS = 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
-class Scan:
-    """A decoded scan, in the order of its file."""
+class Grid:
+    """Where the voxels of a scan lie, and the header that the answer copies."""
 
-    values: Values
-    """X x Y x Z float32, slope and intercept applied; values that are not finite numbers are kept."""
+    shape: Shape
+    """Voxels along each axis, in the order of the file."""
     affine: NDArray[np.float64]
     """4 x 4, from voxel indices to mm to the right, anterior and superior; its first three columns are independent."""
     header: bytes
-    """The header of its NIfTI file as it came, which the answer copies; of a scan from elsewhere, one made for it."""
+    """The header of the NIfTI file as it came; of a scan from elsewhere, one made for it."""
     compressed: bool
-    """Whether the file was compressed; the answer's is then, too."""
-
-    @property
-    def shape(self) -> Shape:
-        """Voxels along each axis."""
-        x, y, z = self.values.shape
-        return x, y, z
+    """Whether the file was compressed; the answer is then compressed, too."""
 
     @property
     def spacing_mm(self) -> Spacing:
@@ -56,6 +50,25 @@ class Scan:
     def voxel_ml(self) -> float:
         """Volume of a voxel in millilitres; axes need not be at right angles."""
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A decoded scan."""
+
+    values: Values
+    """X x Y x Z float32 in the order of the file, slope and intercept applied; values that are not finite numbers are kept."""
+    grid: Grid
+
+
+@dataclass(frozen=True, eq=False)
+class Best:
+    """The best class of each voxel."""
+
+    labels: Labels
+    """X x Y x Z uint8."""
+    certainty: Labels
+    """X x Y x Z uint8: the probability of that class, 255 is certainty."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,19 +92,23 @@ class Frame:
         """
         return np.array(_turned(values, self.turn), np.float32, order="C", copy=True)
 
-    def labels(self, scores: Values) -> Labels:
-        """Upsample scores to the scan's grid, take the best class, and turn back.
+    def in_order(self, values: Labels) -> Labels:
+        """Turn a volume of the network's orientation back to the scan's order."""
+        return np.ascontiguousarray(_turned_back(values, self.turn))
+
+    def best(self, probabilities: Values) -> Best:
+        """Sample probabilities on the scan's grid, take the best class, and turn back.
 
         Takes:
-            scores: K x working shape float32, finite; K at most 255
+            probabilities: K x working shape float32, 0..1; K at most 255
         Gives:
-            X x Y x Z uint8 in the scan's order: the class with the highest sampled score, of equals the lowest
+            in the scan's order: the class with the highest sampled probability, of equals the lowest
         """
-        found = best_class(scores, self.turned)
-        return np.ascontiguousarray(_turned_back(found, self.turn))
+        found = best_class(probabilities, self.turned)
+        return Best(self.in_order(found.labels), self.in_order(found.certainty))
 
 
-def frame(scan: Scan, *, orientation: str | None, spacing_mm: Spacing | None, max_voxels: int) -> Frame:
+def frame(grid: Grid, *, orientation: str | None, spacing_mm: Spacing | None, max_voxels: int) -> Frame:
     """Measure how a scan is brought to the network's grid.
 
     Takes:
@@ -102,16 +119,16 @@ def frame(scan: Scan, *, orientation: str | None, spacing_mm: Spacing | None, ma
         CorruptImage: if the affine has no orientation
         ImageTooLarge: if the scan has too many voxels at the network's spacing
     """
-    turn = np.array([[0, 1], [1, 1], [2, 1]], float) if orientation is None else _turn(scan.affine, orientation)
-    turned = tuple(scan.shape[axis] for axis in np.argsort(turn[:, 0]))
+    turn = np.array([[0, 1], [1, 1], [2, 1]], float) if orientation is None else _turn(grid.affine, orientation)
+    turned = tuple(grid.shape[axis] for axis in np.argsort(turn[:, 0]))
     working = turned
     if spacing_mm is not None:
-        own = tuple(scan.spacing_mm[axis] for axis in np.argsort(turn[:, 0]))
+        own = tuple(grid.spacing_mm[axis] for axis in np.argsort(turn[:, 0]))
         sides = zip(turned, own, spacing_mm, strict=True)
         working = tuple(max(1, round(side * step / wanted)) for side, step, wanted in sides)
     count = working[0] * working[1] * working[2]
     if count > max_voxels:
-        spacing = " x ".join(f"{step:g}" for step in spacing_mm or scan.spacing_mm)
+        spacing = " x ".join(f"{step:g}" for step in spacing_mm or grid.spacing_mm)
         text = f"the scan has {count} voxels at the network's {spacing} mm; at most {max_voxels} are taken"
         raise ImageTooLarge(text, limit=max_voxels, actual=count, unit="voxels")
     return Frame(turn, (turned[0], turned[1], turned[2]), (working[0], working[1], working[2]))
@@ -172,34 +189,35 @@ def tent(source: int, target: int) -> NDArray[np.float32]:
     return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)
 
 
-def best_class(scores: Values, shape: Shape) -> Labels:
-    """The class with the highest score on a grid of another shape, slab by slab.
+def best_class(probabilities: Values, shape: Shape) -> Best:
+    """The class with the highest probability on a grid of another shape, slab by slab.
 
     Takes:
-        scores: K x X' x Y' x Z' float32
+        probabilities: K x X' x Y' x Z' float32
     Gives:
-        X x Y x Z uint8; of equals the lowest class
+        X x Y x Z; of equals the lowest class
     """
-    if scores.shape[1:] == shape:
-        return _leaders(scores)
-    labels = np.empty(shape, np.uint8)
-    weights = tent(scores.shape[1], shape[0])
-    step = max(1, SLAB_VOXELS // (len(scores) * shape[1] * shape[2]))
+    if probabilities.shape[1:] == shape:
+        return _leaders(probabilities)
+    labels, certainty = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
+    weights = tent(probabilities.shape[1], shape[0])
+    step = max(1, SLAB_VOXELS // (len(probabilities) * shape[1] * shape[2]))
     for start in range(0, shape[0], step):
         rows = weights[start : start + step]
         used = np.flatnonzero(rows.any(0))
         near = slice(int(used[0]), int(used[-1]) + 1)
-        slab = np.stack([np.tensordot(rows[:, near], plane[near], axes=(1, 0)) for plane in scores])
-        slab_shape = (len(rows), shape[1], shape[2])
-        labels[start : start + step] = _leaders(np.stack([resized(plane, slab_shape) for plane in slab]))
-    return labels
+        slab = [np.tensordot(rows[:, near], plane[near], axes=(1, 0)) for plane in probabilities]
+        found = _leaders(np.stack([resized(plane, (len(rows), shape[1], shape[2])) for plane in slab]))
+        labels[start : start + step], certainty[start : start + step] = found.labels, found.certainty
+    return Best(labels, certainty)
 
 
-def _leaders(scores: Values) -> Labels:
+def _leaders(probabilities: Values) -> Best:
     """Argmax over classes, plane by plane: several times as fast as ``argmax(0)``."""
-    best = scores[0].copy()
+    best = probabilities[0].copy()
     leader = np.zeros(best.shape, np.uint8)
-    for k, plane in enumerate(scores[1:], start=1):
+    for k, plane in enumerate(probabilities[1:], start=1):
         np.maximum(leader, (plane > best).view(np.uint8) * np.uint8(k), out=leader)
         np.maximum(best, plane, out=best)
-    return leader
+    best *= 255
+    return Best(leader, np.rint(best, out=best).astype(np.uint8))

@@ -1,19 +1,25 @@
 """What an image will cost, told by its header alone: admission counts it before anything is decoded.
 
-May import: the pipeline's ``manifest``, ``plan`` and ``tiling``.
+May import: the pipeline's ``manifest``, ``plan``, ``tiling`` and ``volume``.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from service.pipeline import plan
 from service.pipeline.manifest import Manifest
 from service.pipeline.tiling import Tiling
+from service.pipeline.volume import Shape
 
 PIXEL_WORK = 1 / 8
 """The time of a pixel in decoding, labelling and encoding, over its time in the network. Measured with the shipped network on
 2 cores: 1/7 for a PNG of 50 megapixels answered as an overlay, 1/50 for a camera's JPEG."""
+
+
+SCAN_COST = 3
+"""Megapixels of the queue's capacity that a million voxels take: as floats, as probabilities and as labels."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +28,8 @@ class Workload:
 
     megapixels: float
     """Of the image itself; 0 where it is not known yet."""
-    network_size: tuple[int, int]
-    """(h, w) at which the network runs; not small for a single pixel either."""
+    network_size: tuple[int, ...]
+    """(h, w) at which the network runs, or the sides of a scan at its spacing; not small for a single pixel either."""
     network_megapixels: float
     """Of all runs of the network together: more than its size where tiles overlap."""
 
@@ -39,6 +45,17 @@ class Workload:
         return cls(height * width / 1e6, size, tiling.seen_pixels(size, manifest) / 1e6)
 
     @classmethod
+    def scan(cls, shape: Shape, working: Shape, manifest: Manifest) -> Workload:
+        """Return the cost of a scan.
+
+        Takes:
+            shape: of the file
+            working: at the network's spacing
+        """
+        runs = max(1, len(manifest.input.planes))
+        return cls(SCAN_COST * math.prod(shape) / 1e6, working, runs * math.prod(working) / 1e6)
+
+    @classmethod
     def least(cls, manifest: Manifest) -> Workload:
         """Return the lowest cost that any image can have."""
         return cls._at(0.0, plan.least_size(manifest.input))
@@ -51,8 +68,7 @@ class Workload:
     @property
     def cost(self) -> float:
         """Megapixels of the queue's capacity that the image takes: its own, or the network's where those are more."""
-        h, w = self.network_size
-        return max(self.megapixels, h * w / 1e6)
+        return max(self.megapixels, math.prod(self.network_size) / 1e6)
 
     @property
     def work(self) -> float:

@@ -34,13 +34,13 @@ from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from service import process
-from service.errors import NotReady, ServiceError
+from service.errors import NotReady, ServiceError, UnsupportedImage
 from service.pipeline import plan
 from service.pipeline.codecs import decoding
 from service.pipeline.cpus import available_cpus
 from service.pipeline.engine import Engine
 from service.pipeline.manifest import Manifest
-from service.pipeline.predictor import Inferred, Predictor, Prepared, Source
+from service.pipeline.predictor import Inferred, Predictor, Prepared, PreparedScan, Source
 from service.pipeline.repository import Repository
 from service.pipeline.segmentation import Segmentation, Timing
 from service.pipeline.tasks import semantic
@@ -63,8 +63,8 @@ class Answer(Generic[T]):
     """The caller's value for one image, and what is told of it."""
 
     value: T
-    size: tuple[int, int]
-    """(height, width) of the labels."""
+    size: tuple[int, ...]
+    """(height, width) of the labels; three sides of a scan's."""
     timing: Timing
     batch: int
     """Images that the network worked on together."""
@@ -83,7 +83,7 @@ class _Frame(Generic[T]):
     started_s: float
     abandoned: threading.Event
     """Set when the caller is gone: the rest of its tiles need not be computed."""
-    prepared: Prepared | None = None
+    prepared: Prepared | PreparedScan | None = None
     """None where the worker does every step."""
 
 
@@ -154,6 +154,7 @@ class DataPlane:
         instances: bool = False,
         resolution: Resolution = "working",
         headers: Sequence[decoding.Header] | None = None,
+        scans: bool = False,
     ) -> list[Answer[T]]:
         """Segment the images of one request, and encode each result.
 
@@ -167,10 +168,12 @@ class DataPlane:
             instances: whether to compute what instances need
             resolution: at which the network sees the images: the one of its training, or their own
             headers: what :meth:`probe` returned for these sources, if it was called before
+            scans: whether ``encode`` takes the results of scans
         Gives:
             one answer each, in the order of the images
         Raises:
             EmptyBody, BodyTooLarge, ImageTooLarge, UnsupportedImage, CorruptImage: as ``decoding``'s; of the first bad image
+            UnsupportedImage: also for a scan where ``scans`` is false
             UnknownModel: if there is no such model
             Overloaded: if the queue is full, or too full for the deadline; raised before anything is decoded
             DeadlineExceeded: if the deadline passes
@@ -182,6 +185,8 @@ class DataPlane:
         engine = self.predictor.engine(model)
         with self.statistics(engine.manifest).request():
             headers = [self.probe(source) for source in sources] if headers is None else headers
+            if not scans and any(header.scan for header in headers):
+                raise UnsupportedImage("scans (NIfTI) go to POST /segment, and come back in their own grid")
             workloads = [self.predictor.workload(header, engine.manifest, resolution) for header in headers]
             costs = [workload.cost for workload in workloads]
             # A request takes the free capacity, but at least the cost of its largest image. Where that does not fit, none of
@@ -239,6 +244,8 @@ class DataPlane:
             manifest = self.predictor.engine().manifest
             if head:
                 header = self.probe(head)
+                if header.scan is not None:
+                    return None
                 workload = Workload.of(header.height, header.width, manifest)
             else:
                 workload = self._least_workload(manifest)
@@ -321,7 +328,7 @@ class DataPlane:
             for frame, one, found in zip(frames, prepared, inferred, strict=True)
         ]
 
-    def _run(self, frame: _Frame[Any], prepared: Sequence[Prepared]) -> Sequence[Inferred]:
+    def _run(self, frame: _Frame[Any], prepared: Sequence[Prepared | PreparedScan]) -> Sequence[Inferred]:
         """Use all processors for a lone request, a lane where others are admitted."""
         with self._counting:
             self._inferring += 1
@@ -334,16 +341,15 @@ class DataPlane:
             with self._counting:
                 self._inferring -= 1
 
-    def _prepare(self, frame: _Frame[Any]) -> Prepared:
+    def _prepare(self, frame: _Frame[Any]) -> Prepared | PreparedScan:
         return self.predictor.prepare(frame.source, frame.engine.manifest, frame.header, resolution=frame.resolution)
 
-    def _finish(self, frame: _Frame[T], prepared: Prepared, inferred: Inferred) -> Answer[T]:
+    def _finish(self, frame: _Frame[T], prepared: Prepared | PreparedScan, inferred: Inferred) -> Answer[T]:
         result = self.predictor.finish(frame.engine, prepared, inferred, frame.started_s)
         begun = time.monotonic()
         value = frame.encode(result)
-        height, width = result.labels.shape
         timing = replace(result.timing, encode_s=time.monotonic() - begun)
-        return Answer(value, (height, width), timing, inferred.batch)
+        return Answer(value, result.labels.shape, timing, inferred.batch)
 
     # --- on the pixel pool -------------------------------------------------------------------------------------------
 

@@ -19,8 +19,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import CorruptImage, ServiceError
-from service.pipeline.codecs import headers, heif, jpeg, pillow, png, pnm, tiff
+from service.errors import CorruptImage, ServiceError, UnsupportedImage
+from service.pipeline.codecs import headers, heif, jpeg, nifti, pillow, png, pnm, tiff
 from service.pipeline.codecs.georeference import Georeference
 from service.pipeline.codecs.georeference import of as georeference_of
 from service.pipeline.codecs.headers import FORMATS, Header
@@ -33,7 +33,7 @@ RGB = NDArray[np.uint8]
 
 
 def probe(data: bytes | RGB, limits: Limits) -> Header:
-    """Read the header and enforce the limits. Takes microseconds: may be called on an event loop.
+    """Read the header of a picture or a scan and enforce the limits. Takes microseconds: may be called on an event loop.
 
     Takes:
         data: the image file, or H x W x 3 uint8 RGB
@@ -47,6 +47,10 @@ def probe(data: bytes | RGB, limits: Limits) -> Header:
     if isinstance(data, np.ndarray):
         height, width, _ = data.shape
         header = Header("RGB", width, height)
+    elif nifti.is_nifti(data):
+        scan = nifti.probe(data, limits)
+        x, y, z = scan.shape
+        return Header("NIFTI", x, y * z, scan)
     else:
         check_bytes(len(data), limits)
         header = headers.read(data)
@@ -65,8 +69,11 @@ def decode(data: bytes | RGB, limits: Limits, header: Header | None = None) -> R
     Raises:
         EmptyBody, BodyTooLarge, ImageTooLarge, UnsupportedImage: as :func:`probe`
         CorruptImage: also if the image is truncated or damaged
+        UnsupportedImage: also if it is a scan, which :mod:`nifti` reads
     """
     kind = (header or probe(data, limits)).format
+    if kind == "NIFTI":
+        raise UnsupportedImage("a scan (NIfTI) where a picture is expected")
     if isinstance(data, np.ndarray):
         return data
     try:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from service.errors import CorruptImage, UnsupportedImage
-from service.pipeline.codecs import bmp, foreign, heif, jpeg, png, pnm, tiff
+from service.pipeline.codecs import bmp, foreign, heif, jpeg, nifti, png, pnm, tiff
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PNM", "TIFF", "WEBP")
 """Every format that is read without an extra; HEIC is read with one."""
@@ -24,6 +24,9 @@ class Header(NamedTuple):
     width: int
     """As stored. EXIF orientation may swap the two sides, which changes neither their product nor the longer one."""
     height: int
+    """Of a scan: the slices below one another."""
+    scan: nifti.Header | None = None
+    """What else is known of a scan; None for a picture."""
 
     @property
     def megapixels(self) -> float:

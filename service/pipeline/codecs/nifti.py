@@ -16,7 +16,7 @@ import struct
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from isal import isal_zlib
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from service.errors import BodyTooLarge, CorruptImage, EmptyBody, ImageTooLarge, UnsupportedImage
 from service.extras import needs
 from service.pipeline.codecs.limits import Limits
-from service.pipeline.volume import Scan, Shape
+from service.pipeline.volume import Grid, Scan, Shape
 
 MAGIC_GZIP = b"\x1f\x8b"
 _HEADER_BYTES: dict[int, int] = {1: 348, 2: 540}
@@ -40,7 +40,7 @@ MAX_TRAILING = 2**16
 MAX_DEFLATE_RATIO = 1032
 """Deflate never expands further: a promise of more is known to be empty before anything is allocated."""
 CHUNK_BYTES = 2**22
-INFLATE_ERROR: type[Exception] = isal_zlib.IsalError
+INFLATE_ERROR = cast("type[Exception]", isal_zlib.IsalError)
 SPACINGS_MM = (1e-3, 1e3)
 """Voxel sizes that are believed."""
 
@@ -79,6 +79,11 @@ class Header:
     intercept: float
     affine: NDArray[np.float64]
     """4 x 4, to mm."""
+
+    @property
+    def grid(self) -> Grid:
+        """Where the voxels lie."""
+        return Grid(self.shape, self.affine, self.raw, self.compressed)
 
     @property
     def voxels(self) -> int:
@@ -159,7 +164,7 @@ def read(data: bytes, limits: Limits, header: Header | None = None) -> Scan:
         at += len(part)
     if at != header.voxels:
         raise CorruptImage(f"the scan is truncated: {at} of {header.voxels} voxels are there")
-    return Scan(values.reshape(header.shape, order="F"), header.affine, header.raw, header.compressed)
+    return Scan(values.reshape(header.shape, order="F"), header.grid)
 
 
 def _head(data: bytes) -> bytes:

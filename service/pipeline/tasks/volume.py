@@ -9,7 +9,9 @@ May import: numpy, ``service.errors``, ``service.pipeline`` (blocks, intensity, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from service.errors import ImageTooLarge, InferenceFailed
 from service.pipeline import intensity
 from service.pipeline.blocks import blocks
 from service.pipeline.manifest import InputPolicy, Manifest
-from service.pipeline.volume import Labels, Scan, Shape, Values, frame, resized
+from service.pipeline.volume import Best, Frame, Grid, Labels, Scan, Shape, Values, frame, resized
 
 Run = Callable[[NDArray[Any]], Values]
 """Runs the network: N x h x w x channels, or N x d x h x w x channels, to N x K x the same sides, float32 scores."""
@@ -35,43 +37,86 @@ _AXIS = {"R": "sagittal", "L": "sagittal", "A": "coronal", "P": "coronal", "S": 
 """The plane that is across an axis, by the axis's direction."""
 
 
-def segment(scan: Scan, manifest: Manifest, run: Run, *, max_voxels: int) -> Labels:
-    """Segment a scan.
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A scan, ready for the network."""
 
-    Takes:
-        run: the network; called once a batch of slices or a block, so it is where a deadline can end the work
-        max_voxels: of the scan at the network's spacing
-    Gives:
-        X x Y x Z uint8 class ids in the scan's order
+    values: Values
+    """The working shape, float32, normalised."""
+    frame: Frame
+    """The way back."""
+    preview: Labels
+    """X x Y x Z uint8 in the scan's order: the normalised scan for people; what is 0 in both is black."""
+
+
+def frame_of(grid: Grid, manifest: Manifest, *, max_voxels: int) -> Frame:
+    """Measure how a scan is brought to a network.
+
     Raises:
         CorruptImage: if the scan has no orientation
         ImageTooLarge: if it has too many voxels at the network's spacing, or for a network that sees whole volumes only
-        InferenceFailed: if a score is not a finite number
-        whatever ``run`` raises
     """
     policy = manifest.input
-    placed = frame(scan, orientation=policy.orientation, spacing_mm=policy.spacing_mm, max_voxels=max_voxels)
+    placed = frame(grid, orientation=policy.orientation, spacing_mm=policy.spacing_mm, max_voxels=max_voxels)
+    voxels = math.prod(placed.working)
+    if policy.dimensions == 3 and manifest.halo is None and voxels > WHOLE_VOXELS:
+        text = f"{manifest.name} sees whole volumes only, and takes {WHOLE_VOXELS} voxels; this one has {voxels}"
+        raise ImageTooLarge(text, limit=WHOLE_VOXELS, actual=voxels, unit="voxels")
+    return placed
+
+
+def place(scan: Scan, manifest: Manifest, *, max_voxels: int) -> Placed:
+    """Turn a scan, normalise it, and sample it at the network's spacing.
+
+    Takes:
+        max_voxels: of the scan at the network's spacing
+    Raises:
+        CorruptImage, ImageTooLarge: as :func:`frame_of`
+    """
+    policy, placed = manifest.input, frame_of(scan.grid, manifest, max_voxels=max_voxels)
     values = placed.in_orientation(scan.values)
     if policy.intensity is not None:
         values = intensity.normalised(values, intensity.window(values, policy.intensity), policy.intensity)
     else:
         np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-    values = resized(values, placed.working)
-    classes = len(manifest.classes)
-    by_slices = policy.dimensions == 2
-    found = _by_slices(values, policy, classes, run) if by_slices else _by_blocks(values, manifest, run)
-    return placed.labels(found)
+    top = float(values.max())
+    preview = (values * np.float32(255 / top if top > 0 else 0)).astype(np.uint8)
+    return Placed(resized(values, placed.working), placed, placed.in_order(preview))
+
+
+def probabilities(values: Values, manifest: Manifest, run: Run) -> Values:
+    """Run a network over a volume.
+
+    Takes:
+        values: the working shape, normalised
+        run: the network; called once a batch of slices or a block, so it is where a deadline can end the work
+    Gives:
+        K x working shape float32, 0..1: of a network of slices the mean of its planes
+    Raises:
+        InferenceFailed: if a score is no finite number
+        whatever ``run`` raises
+    """
+    if manifest.input.dimensions == 3:
+        return _by_blocks(values, manifest, run)
+    return _by_slices(values, manifest.input, len(manifest.classes), run)
+
+
+def segment(scan: Scan, manifest: Manifest, run: Run, *, max_voxels: int) -> Best:
+    """Segment a scan: :func:`place`, :func:`probabilities`, and the best class in the scan's order."""
+    placed = place(scan, manifest, max_voxels=max_voxels)
+    return placed.frame.best(probabilities(placed.values, manifest, run))
 
 
 def _by_slices(values: Values, policy: InputPolicy, classes: int, run: Run) -> Values:
-    """The sum of the planes' probabilities, K x X x Y x Z float32."""
+    """The mean of the planes' probabilities, K x X x Y x Z float32."""
     axes = [_AXIS[letter] for letter in policy.orientation or "RAS"]
     total = np.zeros((classes, *values.shape), np.float32)
-    for plane in policy.planes or ("axial",):
+    for plane in policy.planes:
         axis = axes.index(plane)
         across, summed = np.moveaxis(values, axis, 0), np.moveaxis(total, 1 + axis, 0)
         for start, found in _slice_probabilities(across, policy, run):
             summed[start : start + len(found)] += found
+    total /= len(policy.planes)
     return total
 
 
@@ -110,10 +155,7 @@ def _by_blocks(values: Values, manifest: Manifest, run: Run) -> Values:
     x, y, z = values.shape
     sides: Shape = (_up(x, multiple), _up(y, multiple), _up(z, multiple))
     largest = max(sides)
-    if halo is None and sides[0] * sides[1] * sides[2] > WHOLE_VOXELS:
-        text = f"{manifest.name} sees whole volumes only, and takes {WHOLE_VOXELS} voxels; this one has {values.size}"
-        raise ImageTooLarge(text, limit=WHOLE_VOXELS, actual=values.size, unit="voxels")
-    if halo is not None and sides[0] * sides[1] * sides[2] > BLOCK_VOXELS:
+    if halo is not None and math.prod(sides) > BLOCK_VOXELS:
         largest = max(round(BLOCK_VOXELS ** (1 / 3)), 2 * halo + multiple)
     padded = np.zeros(sides, np.float32)
     padded[:x, :y, :z] = values

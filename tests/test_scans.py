@@ -1,0 +1,250 @@
+"""Scans over HTTP: a label volume in the scan's own grid, every form of the reply, and every refusal."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import nibabel
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from service.encodings import decode, rle
+from service.settings import Settings
+from tests.conftest import write_artifact
+from tests.live import live_process, live_server
+from tests.phantoms import nifti_bytes, scan_artifact, scan_manifest
+
+OBLIQUE = np.array([[-0.98, 0.1, 0.05, 40], [0.1, 0.05, 1.0, -30], [-0.06, -1.0, 0.1, 12], [0, 0, 0, 1.0]])
+
+
+@pytest.fixture(scope="module")
+def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server whose default model takes pictures, and which has two models for scans."""
+    folder = tmp_path_factory.mktemp("models")
+    write_artifact(folder / "colours.onnx")
+    scan_artifact(folder / "levels.onnx")
+    scan_artifact(folder / "others.onnx", scan_manifest(planes=("axial",)).model_copy(update={"name": "others"}))
+    with live_server(Settings(models_dir=folder, default_model="colours", max_voxels=100_000)) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def client(base_url: str) -> Iterator[httpx.Client]:
+    """A client that keeps its connections."""
+    with httpx.Client(base_url=base_url, timeout=60) as client:
+        yield client
+
+
+def levels(shape: tuple[int, int, int] = (20, 24, 22)) -> NDArray[np.uint8]:
+    """Class ids 0, 1 and 2 in blocks without symmetry."""
+    truth = np.zeros(shape, np.uint8)
+    truth[3:15, 4:20, 5:18] = 1
+    truth[5:9, 6:18, 7:12] = 2
+    return truth
+
+
+def scan(**options: Any) -> bytes:
+    """A scan of :func:`levels`."""
+    return nifti_bytes(levels().astype(np.int16) * 500, OBLIQUE, **options)
+
+
+def loaded(body: bytes) -> Any:
+    """A NIfTI image of a reply."""
+    data = gzip.decompress(body) if body.startswith(b"\x1f\x8b") else body
+    kind = nibabel.Nifti1Image if data[344:348] == b"n+1\0" else nibabel.Nifti2Image
+    return kind.from_bytes(data)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("big_endian", [False, True])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_the_answer_has_the_scans_grid_and_header(
+    client: httpx.Client, version: int, big_endian: bool, compressed: bool
+) -> None:
+    """Shape, affine, both forms, spacing, units and description stay; labels are uint8 with slope 1 and intercept 0."""
+    data = scan(
+        version=version, big_endian=big_endian, compressed=compressed, descrip=b"a phantom", scl_slope=2.0, scl_inter=-7
+    )
+    reply = client.post("/segment", content=data)
+    assert reply.status_code == 200, reply.text
+    assert reply.headers["content-type"] == "application/x-nifti"
+    assert reply.headers["x-model"] == "levels@1.0.0"
+    assert reply.content.startswith(b"\x1f\x8b") == compressed
+    sent, found = loaded(data), loaded(reply.content)
+    np.testing.assert_array_equal(np.asarray(found.dataobj), levels())
+    assert np.asarray(found.dataobj).dtype == np.uint8
+    assert found.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(found.affine, sent.affine)
+    for name in (
+        "pixdim",
+        "qform_code",
+        "sform_code",
+        "quatern_b",
+        "srow_x",
+        "srow_y",
+        "srow_z",
+        "xyzt_units",
+        "descrip",
+        "dim",
+    ):
+        np.testing.assert_array_equal(found.header[name], sent.header[name])
+    assert found.header.get_slope_inter() in ((1.0, 0.0), (None, None))
+    assert found.header.endianness == sent.header.endianness
+    np.testing.assert_array_equal(decode("nifti", reply.content), levels())
+
+
+def test_a_form_and_a_name_do_the_same(client: httpx.Client) -> None:
+    """A form, the model's name, and ``format=nifti`` lead to the same volume."""
+    expected = client.post("/segment", content=scan()).content
+    form = client.post("/segment", files={"image": ("scan.nii.gz", scan(), "application/gzip")})
+    named = client.post("/segment", params={"model": "others", "format": "nifti"}, content=scan())
+    for reply in (form, named):
+        np.testing.assert_array_equal(np.asarray(loaded(reply.content).dataobj), np.asarray(loaded(expected).dataobj))
+    assert named.headers["x-model"] == "others@1.0.0"
+
+
+def test_one_volume_in_four_dimensions_keeps_its_shape(client: httpx.Client) -> None:
+    """A fourth side of 1 comes back as it was."""
+    data = nifti_bytes((levels().astype(np.int16) * 500)[..., None], OBLIQUE)
+    found = loaded(client.post("/segment", content=data).content)
+    assert found.shape == (20, 24, 22, 1)
+    np.testing.assert_array_equal(np.asarray(found.dataobj)[..., 0], levels())
+
+
+def test_run_lengths_have_volumes_in_millilitres(client: httpx.Client) -> None:
+    """``rle`` holds three sides; with ``statistics`` each class has its volume and mean confidence."""
+    reply = client.post("/segment", params={"format": "rle", "statistics": "true"}, content=scan())
+    document = reply.json()
+    assert document["size"] == [20, 24, 22]
+    np.testing.assert_array_equal(rle.decode(document), levels())
+    voxel_ml = abs(np.linalg.det(OBLIQUE[:3, :3])) / 1000
+    for entry in document["classes"]:
+        count = int((levels() == entry["id"]).sum())
+        assert entry["pixels"] == count
+        assert entry["volume_ml"] == pytest.approx(count * voxel_ml, abs=1e-3)
+        assert 0.9 < entry["confidence"] <= 1
+    assert document["model"]["name"] == "levels"
+
+
+def test_an_array_and_a_mosaic(client: httpx.Client) -> None:
+    """``npy`` is X x Y x Z; ``overlay`` lays slices of the three planes side by side."""
+    array = np.load(io.BytesIO(client.post("/segment", params={"format": "npy"}, content=scan()).content))
+    np.testing.assert_array_equal(array, levels())
+    picture = Image.open(io.BytesIO(client.post("/segment", params={"format": "overlay"}, content=scan()).content))
+    assert picture.size == (5 * 24, 22 + 22 + 24) or picture.width >= 5 * 20
+    assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) >= 3
+
+
+def test_classes_and_confidence_filter_voxels(client: httpx.Client) -> None:
+    """The filters of masks work on volumes."""
+    kept = np.asarray(loaded(client.post("/segment", params={"classes": "white"}, content=scan()).content).dataobj)
+    np.testing.assert_array_equal(kept, np.where(levels() == 2, 2, 255))
+    sure = np.asarray(loaded(client.post("/segment", params={"min_confidence": 0.999}, content=scan()).content).dataobj)
+    assert set(np.unique(sure).tolist()) <= {0, 1, 2, 255}
+
+
+@pytest.mark.parametrize("name", ["png", "coco", "gray", "color"])
+def test_formats_for_pictures_are_refused(client: httpx.Client, name: str) -> None:
+    """With the formats that hold a volume."""
+    reply = client.post("/segment", params={"format": name}, content=scan())
+    assert reply.status_code == 422
+    problem = reply.json()
+    assert problem["code"] == "unsupported_format"
+    assert set(problem["allowed"]) == {"nifti", "npy", "rle", "overlay"}
+
+
+def test_pictures_and_scans_go_to_their_own_models(client: httpx.Client, png: bytes) -> None:
+    """A scan for a model of pictures, and a picture for one of scans, name the model and the kind."""
+    reply = client.post("/segment", params={"model": "colours"}, content=scan())
+    assert (reply.status_code, reply.json()["code"]) == (422, "bad_parameter")
+    assert "colours takes pictures, and this is NIFTI" in reply.json()["detail"]
+    reply = client.post("/segment", params={"model": "levels"}, content=png)
+    assert (reply.status_code, reply.json()["code"]) == (422, "bad_parameter")
+    assert "levels takes scans (NIfTI), and this is PNG" in reply.json()["detail"]
+    reply = client.post("/segment", params={"format": "nifti", "model": "colours"}, content=png)
+    assert reply.status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "reason"),
+    [
+        (nifti_bytes(np.zeros((60, 60, 60), np.uint8)), 413, "voxels"),
+        (nifti_bytes(np.zeros((6, 6, 6), np.int16), np.diag([40.0, 40, 40, 1])), 413, "at the network's"),
+        (nifti_bytes(np.zeros((6, 6, 6, 2), np.int16)), 422, "send one volume"),
+        (nifti_bytes(np.zeros((6, 6, 6), np.complex64)), 415, "complex64"),
+        (scan()[:-30], 422, "truncated"),
+        (scan(compressed=False)[:-30], 422, "truncated"),
+        (gzip.compress(b"no scan"), 415, "gzip"),
+    ],
+)
+def test_bad_scans_get_a_reason(client: httpx.Client, body: bytes, status: int, reason: str) -> None:
+    """Each in the form of every other problem, and never a 500."""
+    reply = client.post("/segment", content=body)
+    assert reply.status_code == status, reply.text
+    assert reason in reply.json()["detail"]
+
+
+def test_damaged_scans_are_never_a_server_error(client: httpx.Client) -> None:
+    """Fifty mutations through the whole service: a volume or a 4xx with a reason, and the service goes on."""
+    rng = np.random.default_rng(7)
+    sources = [scan(), scan(compressed=False), scan(version=2, compressed=False)]
+    for index in range(50):
+        data = bytearray(sources[index % 3])
+        for _ in range(3):
+            at = int(rng.integers(len(data) if index % 2 else min(540, len(data))))
+            data[at] = int(rng.integers(256))
+        reply = client.post("/segment", content=bytes(data))
+        assert reply.status_code == 200 or (400 <= reply.status_code < 500 and reply.json()["detail"])
+    assert client.post("/segment", content=scan()).status_code == 200
+
+
+def test_a_server_without_such_a_model_says_so(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """415, and not a mask of noise."""
+    folder = tmp_path_factory.mktemp("pictures")
+    write_artifact(folder / "colours.onnx")
+    with live_server(Settings(models_dir=folder)) as url:
+        reply = httpx.post(f"{url}/segment", content=scan(), timeout=60)
+    assert (reply.status_code, reply.json()["code"]) == (415, "unsupported_image")
+    assert "no model here takes scans" in reply.json()["detail"]
+
+
+def test_other_transports_refuse_scans(client: httpx.Client) -> None:
+    """The Open Inference Protocol has no form for volumes: a clear refusal."""
+    body = scan()
+    header = {
+        "inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": len(body) + 4}}],
+        "outputs": [{"name": "labels"}],
+    }
+    text = json.dumps(header).encode()
+    content = text + len(body).to_bytes(4, "little") + body
+    headers = {"Inference-Header-Content-Length": str(len(text))}
+    reply = client.post("/v2/models/levels/infer", content=content, headers=headers)
+    assert 400 <= reply.status_code < 500, reply.text
+    assert "scans (NIfTI) go to POST /segment" in reply.text
+
+
+def test_a_patients_fields_reach_no_log_and_no_metric(tmp_path: Any) -> None:
+    """Text of the header comes back in the reply that carried it in, and stands nowhere else."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    scan_artifact(folder / "levels.onnx")
+    secret = b"DOE JANE 1971-03-04"
+    good = scan(descrip=secret, intent_name=b"DOE JANE", aux_file=b"DOE JANE", db_name=b"DOE JANE", compressed=False)
+    with live_process(tmp_path, {"models_dir": folder}) as server:
+        reply = httpx.post(f"{server.base_url}/segment", content=good, timeout=60)
+        assert secret in reply.content
+        broken = bytearray(good)
+        broken[70:72] = b"\xff\x7f"
+        problem = httpx.post(f"{server.base_url}/segment", content=bytes(broken), timeout=60)
+        assert problem.status_code == 422
+        metrics = httpx.get(f"{server.base_url}/metrics", timeout=60).text
+        for text in (problem.text, metrics, server.log.read_text()):
+            assert "DOE" not in text
+        assert "20x24x22" in server.log.read_text()
