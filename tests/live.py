@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from service.api.app import create_app
 from service.api.transport.bounds import Bounds
 from service.api.transport.connection import Connection, StreamConnection
 from service.settings import Settings
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -90,14 +90,11 @@ def live_process(folder: Path, settings: dict[str, Any]) -> Iterator[LiveProcess
                 process.kill()
 
 
-def _await_ready(base_url: str, alive: Callable[[], bool], patience_s: float = 120.0) -> None:
-    deadline = time.monotonic() + patience_s
-    while time.monotonic() < deadline:
-        assert alive(), "the server ended before it was ready"
+def _await_ready(base_url: str, alive: Callable[[], bool]) -> None:
+    def ready() -> bool:
         try:
-            if httpx.get(f"{base_url}/readyz", timeout=30.0).status_code == 200:
-                return
+            return httpx.get(f"{base_url}/readyz", timeout=30.0).status_code == 200
         except httpx.TransportError:
-            pass
-        time.sleep(0.02)
-    raise AssertionError(f"not ready within {patience_s} s")
+            return False
+
+    wait_until(ready, "the server to be ready", deadline_s=120.0, alive=alive)

@@ -28,6 +28,7 @@ from service.batch.records import NAME as RECORD
 from service.extras import needs
 from tests.conftest import encode_image, make_image, make_labels, make_manifest, write_artifact
 from tests.test_video import COMMAND, ROOT, run
+from tests.waiting import wait_until
 
 TYPES = get_typestore(Stores.ROS2_HUMBLE)
 IMAGE, COMPRESSED, TEXT = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "std_msgs/msg/String"
@@ -155,12 +156,12 @@ def test_ctrl_c_and_then_the_same_again_makes_what_one_run_makes(tmp_path: Path,
     assert run(artifact_dir, bag, "--out", whole, "--copy").returncode == 1
     environment = {**os.environ, "FCN_MODELS_DIR": str(artifact_dir)}
     command = [*COMMAND, str(bag), "--copy"]
-    journal = tmp_path / "none yet"
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        while not (journal.exists() and journal.read_bytes().count(b"\n") >= 4):
-            assert process.poll() is None
-            time.sleep(0.005)
-            journal = next(tmp_path.glob(".drive.masks.*.part"), journal)
+        (journal,) = wait_until(
+            lambda: [part for part in tmp_path.glob(".drive.masks.*.part") if part.read_bytes().count(b"\n") >= 4],
+            "a journal of four lines",
+            alive=lambda: process.poll() is None,
+        )
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said

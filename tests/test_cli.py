@@ -34,6 +34,7 @@ from service.pipeline.manifest import Parity, SplitScores
 from service.settings import Settings
 from tests.conftest import encode_image, make_graph, make_image, make_labels, make_manifest, write_artifact
 from tests.live import live_server
+from tests.waiting import wait_until
 
 COMMAND = [sys.executable, "-m", "service"]
 ROOT = Path(__file__).resolve().parent.parent
@@ -427,9 +428,7 @@ def test_ctrl_c_leaves_whole_files_only(tmp_path: Path, artifact_dir: Path) -> N
         cwd=ROOT,
         env=environment,
     ) as process:
-        while not (tmp_path / "002.mask.png").exists():
-            assert process.poll() is None
-            time.sleep(0.01)
+        wait_until((tmp_path / "002.mask.png").exists, "the third mask", alive=lambda: process.poll() is None)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
     assert process.returncode == 130
@@ -650,8 +649,7 @@ def test_serve_says_where_and_ends_well(number: signal.Signals, artifact_dir: Pa
     """The address in its log answers; Ctrl-C and SIGTERM end it with exit code 0, and without a trace."""
     with serving(artifact_dir) as process:
         with Client(address_of(process)) as client:
-            while not client.ready():
-                time.sleep(0.02)
+            wait_until(client.ready, "the service to be ready")
             assert client.segment(make_image()).labels.shape == (96, 128)
         process.send_signal(number)
         _, err = process.communicate(timeout=120)

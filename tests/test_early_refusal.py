@@ -25,6 +25,7 @@ from service.serving.scheduler import Scheduler
 from service.settings import Settings
 from tests.conftest import encode_image, make_image
 from tests.live import live_server
+from tests.waiting import wait_until
 
 NOISE = encode_image(np.random.default_rng(0).integers(0, 256, (400, 500, 3), dtype=np.uint8))
 """0.2 megapixels, 600 kB."""
@@ -48,9 +49,11 @@ def full_server(
         with ThreadPoolExecutor(1) as caller:
             key = {"X-API-Key": "secret"}
             inside = caller.submit(httpx.post, f"{url}/segment", content=NOISE, headers=key, timeout=60)
-            while "fcn_queue_depth 1.0" not in httpx.get(f"{url}/metrics").text:
-                assert not inside.done()
-                time.sleep(0.01)
+            wait_until(
+                lambda: "fcn_queue_depth 1.0" in httpx.get(f"{url}/metrics").text,
+                "an image in work",
+                alive=lambda: not inside.done(),
+            )
             try:
                 yield url
             finally:
@@ -297,8 +300,10 @@ def test_an_accepted_request_is_probed_and_authorised_once(artifact_dir: Path, m
             checked.clear()
             png, key = encode_image(make_image()), {"X-API-Key": "secret"}
             reply = caller.submit(httpx.post, f"{url}/segment", content=png, headers=key, timeout=60)
-            while "fcn_queue_depth 2.0" not in httpx.get(f"{url}/metrics").text:
-                assert not reply.done()
-                time.sleep(0.01)
+            wait_until(
+                lambda: "fcn_queue_depth 2.0" in httpx.get(f"{url}/metrics").text,
+                "two images inside",
+                alive=lambda: not reply.done(),
+            )
         assert reply.result().status_code == 200
     assert (len(probed), len(checked)) == (1, 1)

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from service.batch.records import NAME as RECORD
 from service.client import Client
 from service.pipeline.engine import CUDA
 from tests.conftest import encode_image, make_image, make_labels, make_manifest, write_artifact
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 FULL = Path("/dev/full")
@@ -212,7 +212,7 @@ def serving(port: int, log: Any, **settings: object) -> Iterator[tuple[subproces
     process = start(port, log, **settings)
     try:
         with Client(f"http://127.0.0.1:{port}") as client:
-            await_ready(client)
+            wait_until(client.ready, "the service to be ready")
             yield process, client
     finally:
         process.kill()
@@ -224,14 +224,6 @@ def start(port: int, log: Any, **settings: object) -> subprocess.Popen[bytes]:
     environment = {**os.environ, **{f"FCN_{name.upper()}": str(value) for name, value in settings.items()}}
     line = [sys.executable, "-m", "service", "serve", "--port", str(port)]
     return subprocess.Popen(line, cwd=ROOT, env=environment, stderr=log)
-
-
-def await_ready(client: Client, patience_s: float = 60.0) -> None:
-    """Ask again and again, but not for ever."""
-    deadline = time.monotonic() + patience_s
-    while not client.ready():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_the_client_hides_a_process_that_is_killed_and_started_again(artifact_dir: Path, png: bytes, tmp_path: Path) -> None:
@@ -249,11 +241,10 @@ def test_the_client_hides_a_process_that_is_killed_and_started_again(artifact_di
     supervisor.start()
     try:
         with Client(f"http://127.0.0.1:{port}", retries=30) as client:
-            await_ready(client)
+            wait_until(client.ready, "the service to be ready")
             for round_ in range(2):
                 born[-1].send_signal(signal.SIGKILL)
-                while len(born) < round_ + 2:
-                    time.sleep(0.001)
+                wait_until(lambda count=round_ + 2: len(born) >= count, "a new process")  # type: ignore[misc]
                 for _ in range(5):
                     assert np.mean(client.segment(png).labels == make_labels()) > 0.9
     finally:

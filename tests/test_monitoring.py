@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from service.errors import LEAVES
 from service.settings import Settings
 from tests.conftest import encode_image, make_image, write_artifact
 from tests.live import ROOT, live_server
+from tests.waiting import wait_until
 
 PAGE = ROOT / "docs" / "metrics.md"
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboards" / "fcn-serve.json"
@@ -265,9 +265,11 @@ def test_a_real_prometheus_scrapes_the_service_and_answers_the_dashboard(artifac
         ):
             try:
                 with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=60) as ask:
-                    while not asked(ask, 'fcn_requests_total{job="fcn-serve"}'):
-                        assert prometheus.poll() is None, (tmp_path / "log").read_text("utf-8")
-                        time.sleep(0.1)
+                    wait_until(
+                        lambda: asked(ask, 'fcn_requests_total{job="fcn-serve"}'),
+                        f"a scrape; {tmp_path}/log",
+                        alive=lambda: prometheus.poll() is None,
+                    )
                     ((_, up),) = (found["value"] for found in asked(ask, "up"))
                     assert up == "1"
                     for where, expression in expressions():

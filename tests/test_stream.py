@@ -27,6 +27,7 @@ from service.pipeline.engine import Engine
 from service.settings import Settings
 from tests.conftest import encode_image, make_image
 from tests.live import live_process, live_server
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -365,10 +366,7 @@ def test_no_more_streams_than_allowed(artifact_dir: Path) -> None:
 
 def await_metric(base_url: str, name: str, value: float) -> None:
     """Wait until a metric has a value."""
-    deadline = time.monotonic() + 60
-    while metrics(base_url)[name] != value:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: metrics(base_url)[name] == value, f"{name} {value}")
 
 
 def test_the_frames_of_a_caller_that_leaves_are_dropped(server: str, png: bytes, gate: threading.Event) -> None:

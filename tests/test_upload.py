@@ -316,12 +316,7 @@ def test_senders_who_never_finish_cannot_fill_the_memory(artifact_dir: Path, png
         assert len(answers) == 20 - UPLOADS_AT_ONCE
         assert all(answer.startswith(b"HTTP/1.1 429 ") for answer in answers)
         stack.close()
-        for _ in range(1000):
-            if httpx.post(f"{url}/segment", content=png).status_code == 200:
-                break
-            time.sleep(0.02)
-        else:
-            raise AssertionError("the memory was not given back")
+        wait_until(lambda: httpx.post(f"{url}/segment", content=png).status_code == 200, "the memory to be given back")
 
 
 def test_a_reader_who_does_not_read_is_cut_off(artifact_dir: Path) -> None:

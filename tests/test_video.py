@@ -26,6 +26,7 @@ from service.batch.sources.video import Video
 from service.encodings import png, rle
 from service.extras import needs
 from tests.conftest import make_image
+from tests.waiting import wait_until
 
 COMMAND = [sys.executable, "-m", "service", "segment"]
 ROOT = Path(__file__).resolve().parent.parent
@@ -124,12 +125,12 @@ def test_ctrl_c_and_then_the_same_again_makes_what_one_run_makes(tmp_path: Path,
     whole = tmp_path / "whole"
     assert run(artifact_dir, path, "--out", whole).returncode == 0
     environment = {**os.environ, "FCN_MODELS_DIR": str(artifact_dir)}
-    journal = tmp_path / "none yet"
     with subprocess.Popen([*COMMAND, str(path)], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        while not (journal.exists() and journal.stat().st_size):
-            assert process.poll() is None
-            time.sleep(0.01)
-            journal = next(tmp_path.glob(".drive.masks.jsonl.*.part"), journal)
+        (journal,) = wait_until(
+            lambda: [part for part in tmp_path.glob(".drive.masks.jsonl.*.part") if part.stat().st_size],
+            "a journal",
+            alive=lambda: process.poll() is None,
+        )
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said

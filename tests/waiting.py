@@ -15,17 +15,25 @@ PAUSE_S = 0.005
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], what: str = "", deadline_s: float = DEADLINE_S) -> T:
+def wait_until(
+    condition: Callable[[], T],
+    what: str = "",
+    *,
+    deadline_s: float = DEADLINE_S,
+    alive: Callable[[], bool] = lambda: True,
+) -> T:
     """Call a condition until it is true, and return what it returned.
 
     Takes:
         condition: called again and again, 5 ms apart
         what: what is waited for, for the message
+        alive: whether it can still come true; a process that has ended makes nothing true
     Raises:
-        AssertionError: if it is still false after ``deadline_s`` seconds
+        AssertionError: if it is still false after ``deadline_s`` seconds, or can no longer come true
     """
     end = time.monotonic() + deadline_s
     while not (found := condition()):
+        assert alive(), f"it can no longer come true: {what or condition}"
         assert time.monotonic() < end, f"not within {deadline_s:g} s: {what or condition}"
         time.sleep(PAUSE_S)
     return found
