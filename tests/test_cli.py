@@ -842,3 +842,16 @@ def test_a_run_may_have_more_folders_than_descriptors(tmp_path: Path, artifact_d
     command = [sys.executable, "-c", limited, "segment", str(tmp_path), "--write", "masks"]
     told = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert (told.returncode, told.stderr, told.stdout[:10]) == (0, "", "150 of 150")
+
+
+def test_the_native_resolution_is_another_result(run: Run, tmp_path: Path) -> None:
+    """The option reaches the network, and a mask of the other resolution is done again."""
+    stripes = np.repeat(np.where(np.arange(64) % 2 == 0, 0, 2), 8)
+    image = np.broadcast_to(np.eye(3, dtype=np.uint8)[stripes] * 255, (384, 512, 3))
+    (tmp_path / "stripes.png").write_bytes(encode_image(np.ascontiguousarray(image)))
+    command = ("segment", tmp_path / "stripes.png", "--out", tmp_path / "out", "--write", "masks")
+    run(*command)
+    working = np.asarray(Image.open(tmp_path / "out" / "stripes.mask.png"))
+    assert "done again" in run(*command, "--resolution", "native").out
+    native = np.asarray(Image.open(tmp_path / "out" / "stripes.mask.png"))
+    assert (native == stripes).mean() > 0.99 > (working == stripes).mean()

@@ -24,6 +24,7 @@ from service.errors import BadSetting, ServiceError
 from service.pipeline.codecs.decoding import Limits
 from service.pipeline.engine import Engine
 from service.pipeline.predictor import Predictor
+from service.pipeline.tiling import Resolution
 
 
 class Progress(Protocol):
@@ -72,11 +73,21 @@ class Plan:
         engine: the model
         options: by the name of each format that is written
         limits: on image files
+        resolution: at which the network sees the frames
         overwrite: whether finished results are done again
     """
 
-    def __init__(self, engine: Engine, options: Mapping[str, Options], limits: Limits, *, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        options: Mapping[str, Options],
+        limits: Limits,
+        *,
+        resolution: Resolution = "working",
+        overwrite: bool = False,
+    ) -> None:
         self.engine, self.options, self.limits, self.overwrite = engine, options, limits, overwrite
+        self.resolution = resolution
         self.targets = Targets()
         self.report = Report()
         self._records: dict[Path, Records] = {}
@@ -96,7 +107,8 @@ class Plan:
             more: what else it depends on, for JSON
         """
         manifest = self.engine.manifest
-        options = {**options_of(self.options[name]), **more}
+        native = {"resolution": self.resolution} if self.resolution == "native" else {}
+        options = {**options_of(self.options[name]), **native, **more}
         return Recipe(f"{manifest.name}@{manifest.version}", self.engine.sha256, name, options)
 
     def hold(self, folders: Iterable[Path]) -> None:
@@ -221,7 +233,8 @@ def _segmenting(predictor: Predictor, plan: Plan) -> Callable[[F], Done[F]]:
         if frame.image is None:
             return Done(frame, None, frame.failure)
         try:
-            return Done(frame, predictor.segment(frame.image, plan.engine, instances=instances), None)
+            made = predictor.segment(frame.image, plan.engine, instances=instances, resolution=plan.resolution)
+            return Done(frame, made, None)
         except ServiceError as error:
             return Done(frame, None, error.message)
 

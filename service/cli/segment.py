@@ -26,6 +26,7 @@ from service.cli.progress import progress
 from service.encodings import DEFAULT_FORMAT, FORMATS, understood_together
 from service.encodings.tables import TABLES
 from service.errors import BadSetting
+from service.pipeline.tiling import Resolution
 from service.settings import Settings
 
 OFFLINE_FORMATS = ("png", "overlay", "rle", BAG_FORMAT)
@@ -85,6 +86,10 @@ def segment(
         float,
         typer.Option(min=0, max=100, help="polygons: how far outlines may stray, in pixels; 0 is exact.", show_default=False),
     ] = 0.0,
+    resolution: Annotated[
+        Resolution,
+        typer.Option(help="The size that the network sees: that of its training, or the picture's own, in exact tiles."),
+    ] = "working",
     write: Annotated[
         list[Write] | None,
         typer.Option(help="What to write; may be repeated. Left out: masks and overlays, of videos rle and overlays."),
@@ -108,7 +113,7 @@ def segment(
         options = understood_together(OFFLINE_FORMATS, table, **query)
         options |= understood_together(sorted(_written(found, write, name)), table, **query, **more)
         begun = time.monotonic()
-        with Plan(engine, options, predictor.limits, overwrite=overwrite) as plan:
+        with Plan(engine, options, predictor.limits, resolution=resolution, overwrite=overwrite) as plan:
             plan.report.failures += found.failures
             plan.report.total += len(found.failures)
             plan.targets.spare(entry.path for entry in (*found.videos, *found.bags))
