@@ -1,8 +1,8 @@
-"""How an image of H x W is brought to the network's size. Serving, training and evaluation all resize with this file.
+"""The size at which the network sees an image, and the way to it. Serving, training and evaluation resize with this file.
 
-There is no letterbox and no offset: an image is stretched to a size whose sides are multiples of the network's stride, at
-most half a multiple away from its own aspect ratio. The way back is the same linear map, so no mask can be shifted by
-rounding (``labels.py`` samples the scores at the pixel centres of the original image).
+An image is stretched, without a border or an offset, to a size whose sides are multiples of the network's stride. Each side is
+at most half a multiple away from the image's own aspect ratio. The way back is the same linear map. Scores are sampled at the
+pixel centres of the original image, so rounding shifts no mask.
 
 May import: numpy, cv2, ``service.pipeline.manifest`` (for the policy's type).
 """
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from service.pipeline.manifest import InputPolicy
 
 MAX_ELONGATION = 4.0
-"""With ``fit="area"`` a long image's aspect ratio is followed up to this; beyond it the network's cost would only buy blur."""
+"""The largest aspect ratio with ``fit="area"``. A longer image is squeezed to it: the network would see more pixels of blur."""
 
 
 def fit_size(height: int, width: int, policy: InputPolicy) -> tuple[int, int]:
-    """The size at which the network sees an image.
+    """Return the size at which the network sees an image.
 
     Takes:
         height, width: the upright image's size in pixels, each at least 1
@@ -43,7 +43,7 @@ def fit_size(height: int, width: int, policy: InputPolicy) -> tuple[int, int]:
 
 
 def native_size(height: int, width: int, policy: InputPolicy) -> tuple[int, int]:
-    """The size at which the network sees an image at the image's own resolution.
+    """Return the size at which the network sees an image at the image's own resolution.
 
     Gives:
         (h, w), the image's size rounded to multiples of ``policy.multiple``
@@ -52,12 +52,12 @@ def native_size(height: int, width: int, policy: InputPolicy) -> tuple[int, int]
 
 
 def least_size(policy: InputPolicy) -> tuple[int, int]:
-    """A size of as many pixels as the network sees of any image at the least.
+    """Return the smallest network input, in pixels, that :func:`fit_size` can return.
 
     Takes:
         policy: the manifest's input policy
     Gives:
-        (h, w): for no image does :func:`fit_size` give one of fewer pixels
+        (h, w)
     """
     target_h, target_w = policy.working_size
     m = policy.multiple
@@ -65,7 +65,7 @@ def least_size(policy: InputPolicy) -> tuple[int, int]:
         return m, m
     if policy.fit == "stretch":
         return _round_to(target_h, m), _round_to(target_w, m)
-    # Of the sizes that are rounded to one height, the tallest has the smallest width; a little less, for rounding's own sake.
+    # Of the heights that round to one multiple the largest has the smallest width. 1e-9 covers rounding errors.
     pixels = target_h * target_w
     lowest, tallest = math.sqrt(pixels / MAX_ELONGATION), math.sqrt(pixels * MAX_ELONGATION)
     heights = range(_round_to(lowest, m), _round_to(tallest, m) + 1, m)
@@ -90,7 +90,7 @@ def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
         image = _resized(image, image.shape[0] // 2, image.shape[1] // 2, cv2.INTER_AREA)
     if image.shape[:2] == (h, w):
         return image
-    # What could not be halved evenly is still averaged when a bilinear tap would skip whole pixels.
+    # An image that cannot be halved evenly is averaged where bilinear sampling would skip whole pixels.
     skips = image.shape[0] >= 2 * h or image.shape[1] >= 2 * w
     return _resized(image, h, w, cv2.INTER_AREA if skips else cv2.INTER_LINEAR)
 

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 DEPTHS = (8, 10, 12, 14, 16)
 """Bits of samples that are stored as uint16."""
+AT_A_TIME = 1 << 18
+"""Samples that are converted at a time."""
 
 
 def significant_bits(largest: int) -> int:
@@ -40,7 +42,23 @@ def to_8_bits(samples: NDArray[np.uint16], bits: int = 16) -> NDArray[np.uint8]:
     Gives:
         uint8 of the same shape
     """
-    return np.asarray(_table(bits)[samples], np.uint8)
+    return scaled(samples, (1 << bits) - 1)
+
+
+def scaled(samples: NDArray[np.uint8 | np.uint16], white: int) -> NDArray[np.uint8]:
+    """Scale samples so that ``white`` becomes 255; larger ones are 255, too.
+
+    Takes:
+        samples: uint8 or uint16 of any shape
+        white: 1..65535
+    Gives:
+        uint8 of the same shape
+    """
+    table, result = _table(white), np.empty(samples.shape, np.uint8)
+    rows = max(1, AT_A_TIME * len(samples) // max(1, samples.size))
+    for start in range(0, len(samples), rows):  # an index takes 8 bytes a sample
+        result[start : start + rows] = table[samples[start : start + rows]]
+    return result
 
 
 def to_uint16(samples: NDArray[Any]) -> NDArray[np.uint16]:
@@ -48,8 +66,7 @@ def to_uint16(samples: NDArray[Any]) -> NDArray[np.uint16]:
     return np.asarray(np.clip(samples, 0, 65535), np.uint16)
 
 
-@functools.cache
-def _table(bits: int) -> NDArray[np.uint8]:
-    white = (1 << bits) - 1
+@functools.lru_cache(maxsize=16)
+def _table(white: int) -> NDArray[np.uint8]:
     numbers = np.minimum(np.arange(65536), white)
     return ((numbers * 255 + white // 2) // white).astype(np.uint8)

@@ -22,6 +22,8 @@ from service.pipeline.codecs.profiles import to_srgb
 
 MAX_CHUNKS = 1 << 16
 """Walked through, where that is needed."""
+BAND_PIXELS = 1 << 18
+"""Pixels that are converted at a time."""
 MAX_DARK = 63
 """Largest 8-bit value of a 16-bit picture whose samples have 14 bits or fewer."""
 
@@ -59,36 +61,38 @@ def decode(data: bytes, limits: Limits) -> NDArray[np.uint8]:
             raise
         data = sound
         picture = pillow.load(data, "PNG", limits)
-    pixels = pillow.decode(picture)
     bits, color = data[24], data[25]
-    if bits == 16 and color & 6 and max(pillow.largest(picture)[: 3 if color & 2 else 1]) <= MAX_DARK:
-        turn, profile = orientation.of_exif(picture.info.get("exif") or b""), picture.info.get("icc_profile") or b""
-        return _wide(data, pixels, turn, profile if color & 2 else b"")
-    return pixels
+    if not (bits == 16 and color & 6 and max(pillow.largest(picture)[: 3 if color & 2 else 1]) <= MAX_DARK):
+        return pillow.decode(picture)
+    info = picture.info
+    del picture  # OpenCV's copy is as large
+    pixels = to_srgb(_wide(data), (info.get("icc_profile") or b"") if color & 2 else b"")
+    return orientation.upright(pixels, orientation.of_exif(info.get("exif") or b""))
 
 
-def _wide(data: bytes, pixels: NDArray[np.uint8], turn: int, profile: bytes) -> NDArray[np.uint8]:
+def _wide(data: bytes) -> NDArray[np.uint8]:
     """Scale a 16-bit colour picture by its depth: of its samples Pillow keeps the upper 8 bits alone.
 
-    Takes:
-        pixels: as Pillow decodes them
-        turn: the picture's orientation
-        profile: of its colours; may be empty
     Gives:
-        ``pixels``, where all 16 bits count
+        H x W x 3 uint8 RGB, as stored
+    Raises:
+        UnsupportedImage: if OpenCV does not decode it
     """
     samples = cv2.imdecode(np.frombuffer(_pixels_alone(data), np.uint8), cv2.IMREAD_UNCHANGED)
-    if samples is None or samples.dtype != np.uint16 or samples.ndim != 3:
-        return pixels
-    colors = samples[..., :3].astype(np.uint16, copy=False)
-    bits = depth.significant_bits(int(colors.max()))
-    if bits == 16:
-        return pixels
-    rgb = depth.to_8_bits(np.ascontiguousarray(colors[..., ::-1]), bits)
-    if samples.shape[2] == 4:
-        alpha = depth.to_8_bits(samples[..., 3:].astype(np.uint16, copy=False)).astype(np.uint16)
-        rgb = ((rgb * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-    return orientation.upright(to_srgb(rgb, profile), turn)
+    if samples is None or samples.dtype != np.uint16 or samples.ndim != 3 or samples.shape[2] not in (3, 4):
+        raise UnsupportedImage("a dark PNG image of 16 bits that cannot be scaled; send it with 8 bits")
+    bits = depth.significant_bits(int(samples[..., :3].max()))
+    has_alpha = samples.shape[2] == 4 and bool(samples[..., 3].any())
+    rgb = np.empty((*samples.shape[:2], 3), np.uint8)
+    rows = max(1, BAND_PIXELS // samples.shape[1])
+    for top in range(0, len(samples), rows):
+        band = samples[top : top + rows].astype(np.uint16, copy=False)
+        narrow = depth.to_8_bits(band[..., 2::-1], bits)
+        if has_alpha:
+            alpha = depth.to_8_bits(band[..., 3:]).astype(np.uint16)
+            narrow = ((narrow * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+        rgb[top : top + rows] = narrow
+    return rgb
 
 
 def _sound(data: bytes) -> Iterator[bytes]:

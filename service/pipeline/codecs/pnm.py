@@ -101,7 +101,7 @@ def decode(data: bytes) -> NDArray[np.uint8]:
             numbers = _numbers(data, found, count, np.dtype(np.uint8 if found.maximum < 256 else ">u2"))
         else:
             numbers = _text(data[found.body - 1 :], found.kind == 1, count)
-        pixels = _scaled(numbers, found).reshape(shape)
+        pixels = _to_8_bits(numbers.reshape(shape), found.maximum)
     return np.array(np.broadcast_to(pixels, (*shape[:2], 3)), order="C")
 
 
@@ -129,12 +129,10 @@ def _text(body: bytes, is_bitmap: bool, count: int) -> NDArray[np.uint16]:
     return np.asarray(numbers, np.uint16)
 
 
-def _scaled(numbers: NDArray[np.uint8 | np.uint16], found: Outline) -> NDArray[np.uint8]:
+def _to_8_bits(numbers: NDArray[np.uint8 | np.uint16], maximum: int) -> NDArray[np.uint8]:
     """Bring numbers to 8 bits: the maximum becomes 255. A maximum of 65535 says no more than 16 bits do."""
-    if found.maximum == 255 and numbers.dtype == np.uint8:
+    if maximum == 255 and numbers.dtype == np.uint8:
         return np.asarray(numbers, np.uint8)
-    if found.maximum == 65535:
+    if maximum == 65535:
         return depth.to_8_bits(depth.to_uint16(numbers), depth.significant_bits(int(numbers.max())))
-    white = found.maximum
-    table = ((np.minimum(np.arange(65536), white) * 255 + white // 2) // white).astype(np.uint8)
-    return np.asarray(table[numbers], np.uint8)
+    return depth.scaled(numbers, maximum)

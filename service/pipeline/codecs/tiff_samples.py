@@ -193,7 +193,7 @@ class _Reader:
             if layout.white_is_zero:
                 band = ~band
             if layout.colors == 4:
-                band = np.asarray(Image.fromarray(np.ascontiguousarray(band), "CMYK").convert("RGB"))
+                band = np.asarray(Image.frombytes("CMYK", band.shape[1::-1], band.tobytes()).convert("RGB"))
             if layout.alpha:
                 opaque = _Read(read.pixels)
                 alpha = _narrowed(samples[..., layout.colors :], layout, scale.alpha, opaque).astype(np.uint32)
