@@ -282,8 +282,8 @@ def test_a_head_that_does_not_come_to_its_end_is_cut_off(artifact_dir: Path, dri
 
 
 def test_a_connection_that_was_served_must_complete_its_next_head_in_time(artifact_dir: Path) -> None:
-    """The idle time and the time of a head, counted from the last reply."""
-    bounds = Bounds(head_s=0.2, keep_alive_s=0.2, sweep_s=0.05)
+    """The time of a head counts from its first byte, however long an idle connection may be kept."""
+    bounds = Bounds(head_s=0.2, keep_alive_s=600.0, sweep_s=0.05)
     with live_server(Settings(models_dir=artifact_dir), bounds) as url, connected(url) as link:
         link.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         assert_ok(link)

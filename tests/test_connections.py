@@ -72,15 +72,15 @@ class Table:
 
     def serve(self, caller: Caller) -> None:
         """Complete a head."""
-        self.connections.first_head.end(caller)
-        self.connections.next_head.end(caller)
+        self.connections.head.end(caller)
+        self.connections.idle.end(caller)
 
 
 @pytest.mark.parametrize(
     ("waits", "reason", "patience_s"),
     [
-        ("first_head", "head_too_slow", 10.0),
-        ("next_head", "head_too_slow", 15.0),
+        ("head", "head_too_slow", 10.0),
+        ("idle", "head_too_slow", 15.0),
         ("body", "body_too_slow", 30.0),
         ("reader", "reply_not_read", 30.0),
     ],
@@ -113,7 +113,7 @@ def test_a_wait_that_ended_closes_nothing() -> None:
     """A body that was complete in time, a reader who reads on, a head that came."""
     table = Table()
     caller = table.caller()
-    for waits in (table.connections.next_head, table.connections.body, table.connections.reader):
+    for waits in (table.connections.idle, table.connections.body, table.connections.reader):
         waits.begin(caller)
         waits.end(caller)
     table.serve(caller)
@@ -159,7 +159,7 @@ def test_a_new_connection_takes_the_place_of_the_one_without_a_request_for_longe
     for caller in (served, busy):
         table.serve(caller)
     table.clock.now = 1.0
-    table.connections.next_head.begin(served)
+    table.connections.idle.begin(served)
     table.clock.now = 2.0
     assert table.caller().closed == []
     assert all(table.places)

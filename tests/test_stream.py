@@ -382,6 +382,15 @@ def test_the_frames_of_a_caller_that_leaves_are_dropped(server: str, png: bytes,
     await_metric(server, "fcn_queue_depth", 0)
 
 
+def test_a_stream_is_bound_by_its_own_times_alone(artifact_dir: Path, png: bytes) -> None:
+    """The times of heads, bodies and idle connections end with its opening."""
+    bounds = Bounds(head_s=0.2, keep_alive_s=0.2, body_s=0.2, reply_s=60.0, sweep_s=0.05)
+    with live_server(Settings(models_dir=artifact_dir), bounds) as base_url, opened(base_url) as socket:
+        time.sleep(1.0)
+        socket.send(png)
+        assert answer(socket)[0]["outcome"] == "mask"
+
+
 def test_a_stream_without_frames_is_closed(artifact_dir: Path) -> None:
     """It would take the place of another."""
     with (

@@ -123,6 +123,9 @@ class Connection(HttpToolsProtocol):
                     self.send_400_response("")
             elif self._within_body and self._body.add_read(len(data), self._body.body_bytes - body_before):
                 self.send_400_response("")
+        if self._within_head and self in self._all.idle.since:
+            self._all.idle.end(self)
+            self._all.head.begin(self)
         if self._within_body and not self._awaits_body:
             self._awaits_body = True
             self._all.body.begin(self)
@@ -185,8 +188,8 @@ class Connection(HttpToolsProtocol):
         self._within_head, self._within_body, self._turns = False, True, True
         self._head.end()
         self._body.begin()
-        self._all.first_head.end(self)
-        self._all.next_head.end(self)
+        self._all.head.end(self)
+        self._all.idle.end(self)
         if self._prefix and self.url.startswith(self._prefix):
             self.url = self.url[len(self._prefix) - 1 :]
         self.scope["state"][TRANSPORT] = self.transport
@@ -230,7 +233,7 @@ class Connection(HttpToolsProtocol):
         self._stop_awaiting_first_bytes()
         self._opening = None
         self._write(reply)
-        self._all.next_head.begin(self)
+        self._all.idle.begin(self)
         return True
 
     def _accept(self) -> None:
@@ -281,7 +284,7 @@ class Connection(HttpToolsProtocol):
             self._earlier.popleft()
         super().on_response_complete()
         if self.cycle.response_complete and not self.transport.is_closing():
-            self._all.next_head.begin(self)
+            (self._all.head if self._within_head else self._all.idle).begin(self)
 
     def pause_writing(self) -> None:
         """The buffers of both ends are full. Begin to wait for the other end to read."""
@@ -357,7 +360,7 @@ class Connection(HttpToolsProtocol):
         Takes:
             reason: the code to count it by; that an idle connection is closed does not count
         """
-        is_idle = reason == self._all.next_head.reason and not self._within_head
+        is_idle = reason == self._all.idle.reason and not self._within_head
         if not is_idle:
             self._all.on_refusal(reason)
         if self._within_body or reason == self._all.reader.reason:

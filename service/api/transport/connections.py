@@ -82,10 +82,10 @@ class Connections:
         """Set once the models are open; before that no request is rejected early."""
         self.open: Collection[object] = ()
         """Every open connection, streams too."""
-        self.first_head = Waits("head_too_slow", self.bounds.head_s)
-        """From the opening until a head is complete."""
-        self.next_head = Waits("head_too_slow", self.bounds.keep_alive_s + self.bounds.head_s)
-        """From a reply until the next head is complete."""
+        self.head = Waits("head_too_slow", self.bounds.head_s)
+        """From the opening, or from the first read of a later head, until that head is complete."""
+        self.idle = Waits("head_too_slow", self.bounds.keep_alive_s + self.bounds.head_s)
+        """From a reply until the next head. uvicorn closes idle connections earlier, but empty lines keep them open."""
         self.body = Waits("body_too_slow", self.bounds.body_s)
         """From a head until its body is complete. The application has a shorter time; this one holds whatever it does."""
         self.reader = Waits("reply_not_read", self.bounds.reply_s)
@@ -104,7 +104,7 @@ class Connections:
             whether there is a place for it
         """
         has_place = not self.is_full or self._evict_one()
-        self.first_head.begin(connection)
+        self.head.begin(connection)
         if self._sweep is None:
             self._sweep = connection.loop.call_later(self.bounds.sweep_s, self._sweep_again, connection.loop)
         return has_place
@@ -126,10 +126,10 @@ class Connections:
 
     @property
     def _all(self) -> tuple[Waits, ...]:
-        return self.first_head, self.next_head, self.body, self.reader
+        return self.head, self.idle, self.body, self.reader
 
     def _evict_one(self) -> bool:
-        oldest = [next(iter(waits.since.items()), None) for waits in (self.first_head, self.next_head)]
+        oldest = [next(iter(waits.since.items()), None) for waits in (self.head, self.idle)]
         candidates = [found for found in oldest if found is not None]
         if not candidates:
             return False
