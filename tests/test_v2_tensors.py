@@ -268,12 +268,11 @@ def test_nothing_at_all_is_an_empty_body(sent: tuple[bytes, int | None]) -> None
 @given(st.lists(st.integers(0, 255)), st.sampled_from([None, 1, 2]), st.integers(1, 40))
 def test_numbers_in_json_are_what_json_says(numbers: list[int], indent: int | None, block: int) -> None:
     """Whatever the spacing, and wherever the blocks in which they are read begin."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tensors, "BLOCK", max(block, 8 + 4 * (indent or 0)))
-        text = json.dumps({"x": 1, "data": numbers, "y": [2]}, indent=indent).encode()
-        rest, data = tensors._take_data(text)
-        assert json.loads(rest) == {"x": 1, "data": [], "y": [2]}
-        assert tensors._numbers(data or b"").tolist() == numbers
+    block = max(block, 8 + 4 * (indent or 0))
+    text = json.dumps({"x": 1, "data": numbers, "y": [2]}, indent=indent).encode()
+    rest, data = tensors._take_data(text, block)
+    assert json.loads(rest) == {"x": 1, "data": [], "y": [2]}
+    assert tensors._numbers(data or b"", block).tolist() == numbers
 
 
 def test_tensors_of_many_blocks_are_read_whole() -> None:
@@ -344,8 +343,8 @@ def parts(artifact_dir: Path) -> Callable[..., list[list[tensors.Part]]]:
     """Makes the parts of real results, of images of the sizes given."""
     predictor = Predictor(Repository(artifact_dir), Limits())
 
-    def make(outputs: tuple[Wanted, ...], *sizes: tuple[int, int]) -> list[list[tensors.Part]]:
-        return [tensors.make_parts(predictor.segment(make_image(*size)), outputs) for size in sizes]
+    def make(outputs: tuple[Wanted, ...], *sizes: tuple[int, int], **limits: int) -> list[list[tensors.Part]]:
+        return [tensors.make_parts(predictor.segment(make_image(*size)), outputs, **limits) for size in sizes]
 
     return make
 
@@ -406,11 +405,10 @@ def elements(data: bytes) -> list[bytes]:
     return found
 
 
-def test_json_of_many_numbers_is_refused(parts: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_of_many_numbers_is_refused(parts: Callable[..., Any]) -> None:
     """It would take a multiple of the memory that the queue counts with."""
-    monkeypatch.setattr(tensors, "MAX_JSON_VALUES", 599)
     with pytest.raises(BadParameter, match=r"'labels' has 600 values, and at most 599 come back as JSON; ask for it as binary"):
-        parts((Wanted("labels", binary=False),), (20, 30))
+        parts((Wanted("labels", binary=False),), (20, 30), max_json_values=599)
 
 
 def test_the_metadata_describe_what_comes(parts: Callable[..., Any]) -> None:

@@ -152,13 +152,13 @@ def read(body: bytes, json_size: int | None) -> Order:
     )
 
 
-def make_parts(result: Segmentation, outputs: Sequence[Wanted]) -> list[Part]:
+def make_parts(result: Segmentation, outputs: Sequence[Wanted], max_json_values: int = MAX_JSON_VALUES) -> list[Part]:
     """The outputs of one image; for a thread that may compute.
 
     Raises:
         BadParameter: if one is too large for JSON
     """
-    return [_part(wanted, OUTPUTS[wanted.name].make(result)) for wanted in outputs]
+    return [_part(wanted, OUTPUTS[wanted.name].make(result), max_json_values) for wanted in outputs]
 
 
 def write(order: Order, made: Sequence[Sequence[Part]], model: tuple[str, str]) -> tuple[bytes, int | None]:
@@ -193,7 +193,7 @@ def write(order: Order, made: Sequence[Sequence[Part]], model: tuple[str, str]) 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _take_data(text: bytes) -> tuple[bytes, bytes | None]:
+def _take_data(text: bytes, block: int = BLOCK) -> tuple[bytes, bytes | None]:
     """Take the data of a tensor out of JSON.
 
     Gives:
@@ -207,7 +207,7 @@ def _take_data(text: bytes) -> tuple[bytes, bytes | None]:
         return text, None
     start = ends = begins.end()
     while ends < len(text):
-        foreign = _FOREIGN[np.frombuffer(text, np.uint8, min(BLOCK, len(text) - ends), ends)]
+        foreign = _FOREIGN[np.frombuffer(text, np.uint8, min(block, len(text) - ends), ends)]
         if foreign.any():
             ends += int(foreign.argmax())
             break
@@ -308,12 +308,12 @@ def _base64(text: bytes) -> list[bytes]:
     raise _bad("data", "BYTES in JSON are image files in Base64, one string an element")
 
 
-def _numbers(text: bytes) -> NDArray[np.uint8]:
+def _numbers(text: bytes, block: int = BLOCK) -> NDArray[np.uint8]:
     """The numbers of ``UINT8`` in JSON, in lists or not, in the order in which they stand."""
     found = []
     at = 0
     while at < len(text):
-        ends = text.rfind(b",", at, at + BLOCK) if at + BLOCK < len(text) else len(text)
+        ends = text.rfind(b",", at, at + block) if at + block < len(text) else len(text)
         if ends < at:
             raise _no_number()
         found.append(_block_of_numbers(text[at:ends]))
@@ -365,13 +365,13 @@ def _wanted(request: InferRequest) -> tuple[Wanted, ...]:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def _part(wanted: Wanted, made: Array | bytes) -> Part:
+def _part(wanted: Wanted, made: Array | bytes, max_json_values: int) -> Part:
     if isinstance(made, bytes):
         return Part((), len(made).to_bytes(4, "little") + made if wanted.binary else b'"' + b64encode(made) + b'"')
     if wanted.binary:
         return Part(made.shape, made.tobytes())
-    if made.size > MAX_JSON_VALUES:
-        reason = f"'{wanted.name}' has {made.size} values, and at most {MAX_JSON_VALUES} come back as JSON"
+    if made.size > max_json_values:
+        reason = f"'{wanted.name}' has {made.size} values, and at most {max_json_values} come back as JSON"
         raise _bad("binary_data", f"{reason}; ask for it as binary data")
     return Part(made.shape, b",".join(_texts(made.reshape(-1))))
 
