@@ -9,8 +9,9 @@
 - ``models``       ``GET /models`` and the probes; ``admin``: what operators call
 - ``pages``        the web page and the documentation, static files in ``page/``
 - ``parameters``   queries and headers, parsed; ``negotiation``: the format of a reply
-- ``upload``       the body of a request as images, rejected while it streams if it is too large; ``compression``
+- ``upload``       the body of a request as images, rejected while it streams if it is too large; ``form``, ``compression``
 - ``schemas``      the query, the replies, and their OpenAPI
-- ``problems``     errors as RFC 9457 problem documents: one table from error to status
-- ``telemetry``    around every request: ids, ``Server-Timing``, a count, a log line; ``record``, ``metrics``, ``readiness``
+- ``problems``     errors as RFC 9457 problem documents: one table from error to status; ``unmatched``: paths without a route
+- ``telemetry``    every request: ids, ``Server-Timing``, a count, a log line; ``record``, ``metrics``, ``in_flight``,
+  ``readiness``
 """
