@@ -186,7 +186,10 @@ class FormatRow(BaseModel):
 class Palettes(BaseModel):
     """Colours that can be told apart."""
 
-    bright: list[tuple[int, int, int]]
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    bright: list[list[int]]
+    """RGB, 0..255."""
 
 
 class Alive(BaseModel):

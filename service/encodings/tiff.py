@@ -16,9 +16,13 @@ from numpy.typing import NDArray
 
 from service.encodings.format import Format
 from service.encodings.geo import Geo
-from service.encodings.png import compress
 from service.encodings.runs import UNLABELLED
 from service.encodings.several import zipped
+
+try:
+    from isal.isal_zlib import compress
+except ImportError:  # the same files, more slowly
+    from zlib import compress
 
 _ASCII, _SHORT, _LONG, _DOUBLE = 2, 3, 4, 12
 _CODES = {_SHORT: "H", _LONG: "I", _DOUBLE: "d"}
