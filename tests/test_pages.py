@@ -29,8 +29,9 @@ from service.encodings import FORMATS
 from service.encodings.palettes import bright
 from service.errors import BY_CODE
 from service.settings import Settings
-from tests.conftest import encode_image, make_image, make_manifest, write_artifact
+from tests.conftest import BLUE, GREEN, RED, encode_image, make_image, make_manifest, write_artifact
 from tests.live import live_server
+from tests.test_predictor import make_panoptic, two_things
 
 FOLDER = Path(__file__).resolve().parent.parent / "service" / "api" / "page"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -525,6 +526,35 @@ def test_two_models_are_shown_side_by_side(browser: Browser, tmp_path: Path, png
         assert {tuple(color) for color in pixels(page, "second-mask").reshape(-1, 4)} == {(0, 255, 0, 255)}
         page.get_by_label("Beside it").select_option("")
         expect(page.locator("#second")).to_be_hidden()
+
+
+@in_a_browser
+def test_a_panoptic_model_tells_things_apart(browser: Browser, tmp_path: Path) -> None:
+    """The pointer names the thing and its score, as ``format=panoptic`` has them."""
+    classes = [
+        {"id": 0, "name": "red", "color": RED},
+        {"id": 1, "name": "green", "color": GREEN},
+        {"id": 2, "name": "blue", "color": BLUE, "countable": True},
+    ]
+    outputs = [{"name": name, "kind": name, "stride": 8} for name in ("scores", "centers", "offsets")]
+    write_artifact(tmp_path / "a.onnx", make_manifest(task="panoptic", classes=classes, outputs=outputs), make_panoptic())
+    data = encode_image(two_things(), "PNG")
+    with live_server(Settings(models_dir=tmp_path)) as url, visit(browser, url) as page:
+        choose(page, data, "two.png")
+        segments = segmented(url, data, format="panoptic").json()["segments_info"]
+        scores = {one["instance"]: one["score"] for one in segments if "instance" in one}
+        assert set(scores) == {1, 2}
+        frame = page.locator("#frame").bounding_box()
+        assert frame is not None
+        told = set()
+        for x, y in ((28, 36), (92, 36)):
+            page.mouse.move(frame["x"] + (x + 0.5) / 128 * frame["width"], frame["y"] + (y + 0.5) / 96 * frame["height"])
+            expect(page.locator("#probe b")).to_have_text(re.compile(r"^blue [12], \d+(\.\d)? %$"))
+            told.add(page.locator("#probe b").inner_text())
+        assert {text.split(",")[0] for text in told} == {"blue 1", "blue 2"}
+        for text in told:
+            number, share = text.removeprefix("blue ").removesuffix(" %").split(", ")
+            assert float(share) / 100 == pytest.approx(scores[int(number)], abs=0.006)
 
 
 @in_a_browser

@@ -3,7 +3,8 @@
 export const UNLABELLED = 255;
 
 // A mask: { height, width, labels, shown, found, pixels, confidence }. labels are class ids, shown is what a filter leaves of them;
-// found and pixels count the pixels of each id in either. confidence is how sure the network is (0..255), once it was fetched.
+// found and pixels count the pixels of each id in either. confidence is how sure the network is (0..255), once it was fetched; things are the
+// single objects (see things.js), once they were.
 
 // The document of format=rle: labels[i] fills the next lengths[i] pixels, row by row.
 export function fromRuns({ size: [height, width], labels: values, lengths }) {
@@ -37,37 +38,45 @@ function count(labels) {
 
 // An 8-bit grey PNG, exactly: { height, width, pixels }.
 export async function readGrayPng(blob) {
+  const picture = await readPng(blob);
+  if (picture.channels !== 1) throw new Error("not a grey PNG");
+  return picture;
+}
+
+// An 8-bit grey or RGB PNG, exactly: { height, width, channels, pixels }.
+export async function readPng(blob) {
   const bytes = new Uint8Array(await blob.arrayBuffer());
   const data = new DataView(bytes.buffer);
   const parts = [];
-  let width = 0;
-  let height = 0;
+  let [width, height, channels] = [0, 0, 0];
   for (let at = 8; at < bytes.length;) {
     const length = data.getUint32(at);
     const type = String.fromCharCode(...bytes.subarray(at + 4, at + 8));
     if (type === "IHDR") {
       [width, height] = [data.getUint32(at + 8), data.getUint32(at + 12)];
       const [depth, color, , , interlace] = bytes.subarray(at + 16, at + 21);
-      if (depth !== 8 || color !== 0 || interlace !== 0) throw new Error("not an 8-bit grey PNG");
+      channels = { 0: 1, 2: 3 }[color];
+      if (depth !== 8 || !channels || interlace !== 0) throw new Error("not an 8-bit grey or RGB PNG");
     }
     if (type === "IDAT") parts.push(bytes.subarray(at + 8, at + 8 + length));
     at += length + 12;
   }
   const inflated = new Response(new Blob(parts).stream().pipeThrough(new DecompressionStream("deflate")));
-  return { height, width, pixels: unfiltered(new Uint8Array(await inflated.arrayBuffer()), height, width) };
+  const pixels = unfiltered(new Uint8Array(await inflated.arrayBuffer()), height, width * channels, channels);
+  return { height, width, channels, pixels };
 }
 
-// PNG's five filters undone (PNG 1.2, section 6), for one byte a pixel.
-function unfiltered(lines, height, width) {
-  const pixels = new Uint8Array(height * width);
+// Undoes PNG's five filters (PNG 1.2, section 6). across: bytes a row; back: bytes a pixel.
+function unfiltered(lines, height, across, back) {
+  const pixels = new Uint8Array(height * across);
   for (let y = 0; y < height; y += 1) {
-    const from = y * (width + 1);
+    const from = y * (across + 1);
     const filter = lines[from];
-    const to = y * width;
-    for (let x = 0; x < width; x += 1) {
-      const left = x ? pixels[to + x - 1] : 0;
-      const up = y ? pixels[to + x - width] : 0;
-      const corner = x && y ? pixels[to + x - width - 1] : 0;
+    const to = y * across;
+    for (let x = 0; x < across; x += 1) {
+      const left = x >= back ? pixels[to + x - back] : 0;
+      const up = y ? pixels[to + x - across] : 0;
+      const corner = x >= back && y ? pixels[to + x - across - back] : 0;
       let guess = 0;
       if (filter === 1) guess = left;
       else if (filter === 2) guess = up;

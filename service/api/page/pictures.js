@@ -14,8 +14,8 @@ const VIDEO = /\.(mp4|m4v|mov|mkv|webm|avi|mts|m2ts|ts|3gp|flv|asf|wmv|h264|hevc
 const IMAGE = /\.(jpe?g|png|webp|tiff?|bmp|gif|avif|hei[cf]|p[gpn]m|dng|nii(\.gz)?)$/i;
 const UNSURE = 0.2; // share of uncertain pixels from which on the page says so
 
-// A picture: { file, origin, status: waiting | done | failed, answer, problem, mask, unsure, asking, row }.
-const picture = (file, origin) => ({ file, origin, status: "waiting", answer: null, problem: null, mask: null, unsure: null, asking: null });
+// A picture: { file, origin, status: waiting | done | failed, answer, problem, mask, unsure, asking, askingThings, row }.
+const picture = (file, origin) => ({ file, origin, status: "waiting", answer: null, problem: null, mask: null, unsure: null, asking: null, askingThings: null });
 
 // origin: file | clipboard | sample | camera.
 export function choose(s, files, origin) {
@@ -100,8 +100,8 @@ export async function show(s, one) {
     createImageBitmap(one.file, { imageOrientation: "from-image" }).catch(() => null),
   ]);
   if (s.wanted !== one) return;
-  if (s.picture && s.picture !== one) Object.assign(s.picture, { mask: null, asking: null }); // memory: one mask at a time
-  Object.assign(one, { mask: fromRuns(runs), asking: null, unsure: one.answer.unsure });
+  if (s.picture && s.picture !== one) Object.assign(s.picture, { mask: null, asking: null, askingThings: null }); // memory: one mask at a time
+  Object.assign(one, { mask: fromRuns(runs), asking: null, askingThings: null, unsure: one.answer.unsure });
   s.picture = one;
   showMask(s, source, unsureNote(one.unsure));
   showTiming(one.answer.timing, one.answer.spent);

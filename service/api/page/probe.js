@@ -4,6 +4,7 @@ import { $, percent, rgb } from "./dom.js";
 import { readGrayPng } from "./mask.js";
 import { segment } from "./service.js";
 import { note } from "./stage.js";
+import { askThings, thingAt } from "./things.js";
 
 // at: { x, y } in image pixels, or null. by: "pointer" | "keys".
 export function tellProbe(s, at, by) {
@@ -13,6 +14,7 @@ export function tellProbe(s, at, by) {
     return;
   }
   askConfidence(s);
+  askThings(s)?.then(() => { if (s.mask === mask && view.probe === at) tellThing(s, at); });
   const row = classes.find(({ id }) => id === view.id(at));
   const name = row?.name ?? "unlabelled";
   const sure = mask.confidence ? ` ${percent(mask.confidence[at.y * mask.width + at.x] / 255)}` : "";
@@ -21,8 +23,16 @@ export function tellProbe(s, at, by) {
   label.textContent = `${name}${sure}`;
   place.textContent = `${at.x}, ${at.y}`;
   $("probe").hidden = $("cross").hidden = false;
+  if (mask.things) tellThing(s, at);
   placeProbe(s);
-  if (by === "keys") $("spoken").textContent = `${name}${sure}, x ${at.x}, y ${at.y}`;
+  if (by === "keys") $("spoken").textContent = `${label.textContent}, x ${at.x}, y ${at.y}`;
+}
+
+// The thing under the probe in place of its class alone: "car 3, 92 %".
+function tellThing({ mask, view, classes }, at) {
+  const thing = thingAt(mask, at);
+  const name = thing && classes.find(({ id }) => id === view.id(at))?.name;
+  if (name) $("probe").children[1].textContent = `${name} ${thing.instance}, ${percent(thing.score)}`;
 }
 
 export function placeProbe({ view }) {

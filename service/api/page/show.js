@@ -7,6 +7,7 @@ import { showLegend } from "./legend.js";
 import { dropUncertain } from "./mask.js";
 import { paintSecond } from "./second.js";
 import { note } from "./stage.js";
+import { askThings } from "./things.js";
 
 const FAINT = 0.12; // what is left of the other classes while one is pointed at
 
@@ -37,6 +38,7 @@ export function refresh(s) {
   const strong = (id) => (s.pointed === null || s.pointed === id ? 1 : FAINT);
   s.view.outlines = $("outlines").checked;
   s.view.paint(s.classes.filter(({ id }) => !s.hidden.has(id)).map(({ id, color }) => [id, color, strong(id)]));
+  if (s.view.outlines && !s.mask.things) askThings(s)?.then(() => s.view.drawMask());
   paintSecond(s);
   showLegend(s, () => refresh(s));
   showCode(s);

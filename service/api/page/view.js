@@ -82,13 +82,15 @@ export class View {
     if (!mask || !layer.width) return;
     const { width, height } = layer;
     const columns = Uint32Array.from({ length: width }, (_, x) => Math.min(this.left + (x + 0.5) / this.scaleX, mask.width - 1));
-    const ids = new Uint8Array(width * height);
+    const ids = new Uint32Array(width * height); // what outlines separate: things where they are known, otherwise classes
+    const things = mask.things?.ids;
     const pixels = new Uint32Array(width * height);
     for (let y = 0, at = 0; y < height; y += 1) {
       const row = Math.min(Math.floor(this.top + (y + 0.5) / this.scaleY), mask.height - 1) * mask.width;
       for (let x = 0; x < width; x += 1, at += 1) {
-        ids[at] = mask.shown[row + columns[x]];
-        pixels[at] = colors[ids[at]];
+        const id = mask.shown[row + columns[x]];
+        ids[at] = things && id !== UNLABELLED ? 256 + things[row + columns[x]] : id;
+        pixels[at] = colors[id];
       }
     }
     if (this.outlines) keepOutlines(pixels, ids, width);
