@@ -167,7 +167,12 @@ def video_packets(frames: int, codec: str = "libx264") -> list[bytes]:
     context: Any = av.CodecContext.create(codec, "w")
     context.width, context.height, context.pix_fmt, context.framerate = 128, 96, "yuv420p", 10
     context.time_base = Fraction(1, 10)
-    context.options = {"tune": "zerolatency", "preset": "ultrafast"}
+    context.options = {
+        "libx264": {"tune": "zerolatency", "preset": "ultrafast"},
+        "libx265": {"preset": "ultrafast", "tune": "zerolatency", "x265-params": "bframes=0:log-level=none"},
+        "libvpx-vp9": {"lag-in-frames": "0", "deadline": "realtime", "cpu-used": "8"},
+        "libsvtav1": {"preset": "11", "svtav1-params": "pred-struct=1:lookahead=0"},
+    }[codec]
     packets = []
     for number in range(frames):
         frame = av.VideoFrame.from_ndarray(make_image(), format="rgb24").reformat(format="yuv420p")

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import zstandard
@@ -282,6 +283,26 @@ def test_foxglove_s_images_are_segmented_in_every_encoding(tmp_path: Path, artif
     assert [(head.stamp.nanosec, head.frame_id) for head in heads] == [(0, "fox"), (1, "fox"), (2, "fox")]
 
 
+@pytest.mark.parametrize(
+    ("codec", "told"), [("libx264", "h264"), ("libx265", "h265"), ("libvpx-vp9", "vp9"), ("libsvtav1", "av1")]
+)
+def test_every_codec_of_foxglove_s_video_is_read(
+    tmp_path: Path, artifact_dir: Path, codec: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One mask a message, at once."""
+    monkeypatch.setenv("SVT_LOG", "0")  # the encoder writes to the terminal otherwise
+    if codec not in av.codecs_available:
+        pytest.skip(f"this FFmpeg has no {codec}")
+    drawn = Drawn()
+    kind = Protobuf("CompressedVideo")
+    channel = drawn.channel("/fox", kind.name, "protobuf", kind.definition, "protobuf")
+    for number, packet in enumerate(video_packets(4, codec)):
+        drawn.add(channel, kind.encode(number, data=packet, format=told))
+    outcome = run(artifact_dir, drawn.save(tmp_path / "drive.mcap"))
+    assert (outcome.returncode, outcome.stderr, outcome.stdout[:6]) == (0, "", "4 of 4")
+    assert all(right(mask) for mask in masks_of(tmp_path / "drive.masks.mcap")["/fox/mask"])
+
+
 def test_a_video_that_begins_without_its_key_frame_is_told(tmp_path: Path, artifact_dir: Path) -> None:
     """Frames that nothing can be built upon have no mask; those after the next key frame have one."""
     drawn = Drawn()
@@ -396,6 +417,22 @@ def test_a_sensor_of_fewer_bits_is_scaled_and_told(tmp_path: Path, artifact_dir:
     for ours, wanted in zip(masks["/wide/mask"], masks["/narrow/mask"], strict=True):
         assert np.mean(ours == wanted) > 0.98
         assert right(ours)
+
+
+def test_a_dark_beginning_does_not_tell_the_depth(tmp_path: Path, artifact_dir: Path) -> None:
+    """A lens cap before the drive: the first images are as dark as they are, not noise as bright as day."""
+    drawn = Drawn()
+    wide, narrow = drawn.channel("/wide", IMAGE), drawn.channel("/narrow", IMAGE)
+    for number in range(4):
+        eight = mosaic_of(make_image() // (4 if number < 3 else 1), "rggb")
+        drawn.add(wide, raw(number, (eight.astype(np.uint32) * 1023 // 255).astype(np.uint16), "bayer_rggb16"))
+        drawn.add(narrow, raw(number, eight, "bayer_rggb8"))
+    outcome = run(artifact_dir, drawn.save(tmp_path / "drive.mcap"), "--min-confidence", "0.45")
+    assert "/wide holds 10 bits in 16: scaled" in outcome.stdout
+    masks = masks_of(tmp_path / "drive.masks.mcap")
+    for ours, wanted in zip(masks["/wide/mask"], masks["/narrow/mask"], strict=True):
+        assert np.mean(ours == wanted) > 0.97
+    assert [bool(np.all(mask == 255)) for mask in masks["/wide/mask"]] == [True, True, True, False]
 
 
 # SQLite ----------------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ May import: ``service.errors``; its readers also what they name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -64,7 +64,7 @@ class Recording(Protocol):
         """Find the channels. Of a file without an index this reads all of it; what lies behind a damaged part is not found."""
         ...
 
-    def messages(self) -> Iterator[Message]:
+    def messages(self) -> Generator[Message, None, None]:
         """Give every message that is whole, in the order of the file.
 
         Raises:

@@ -13,7 +13,7 @@ import io
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class McapRecording:
         """Find the channels in the index, or in the whole file where it has none."""
         return self._indexed() or self._counted()
 
-    def messages(self) -> Iterator[Message]:
+    def messages(self) -> Generator[Message, None, None]:
         """Give every message that is whole, in the order of the file; messages of channels without a record are left out."""
         schemas: dict[int, Any] = {}
         channels: dict[int, Channel] = {}

@@ -34,7 +34,7 @@ _KINDS = {
 }
 """What a type holds; ``sensor_msgs/msg/Image``, ``foxglove.RawImage`` and their like are the same types."""
 
-VIDEO_CODECS = {"h264": "h264", "h265": "hevc", "hevc": "hevc", "vp9": "vp9", "av1": "av1"}
+VIDEO_CODECS = {"h264": "h264", "h265": "hevc", "hevc": "hevc", "vp9": "vp9", "av1": "libdav1d"}
 """What a compressed video says of itself, and FFmpeg's name of it."""
 _FILES = ("jpeg", "jpg", "mjpeg", "png")
 """Encodings that some drivers give an ``Image`` whose data is a whole file."""
@@ -122,6 +122,13 @@ class PictureReader:
         self._decoder: Any = None
         self._codec = ""
         self._largest = 0
+        self.is_wide = False
+        """Whether there were images of 16 bits."""
+
+    @property
+    def is_raw(self) -> bool:
+        """Say whether images come as plain pixels."""
+        return self._kind == _RAW
 
     @property
     def bits(self) -> int:
@@ -152,6 +159,7 @@ class PictureReader:
         sizes = (int(found.height), int(found.width), int(found.step))
         image = RawImage(data, encoding, *sizes, big_endian=big)
         if raw.is_wide(encoding):
+            self.is_wide = True
             self._largest = max(self._largest, raw.largest(image))
         return Picture(_head(found), _RAW, raw=image)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import bz2
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +58,7 @@ class Ros1Recording:
                 raise UnsupportedImage(f"not a bag that can be read: {error or type(error).__name__}") from error
         return Contents(tuple(channels.values()), dict(counts))
 
-    def messages(self) -> Iterator[Message]:
+    def messages(self) -> Generator[Message, None, None]:
         """Give every message that is whole, in the order of the file."""
         channels: dict[int, Channel] = {}
         self.damage, strays = [], 0

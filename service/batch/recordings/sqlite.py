@@ -11,7 +11,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -48,7 +48,7 @@ class SqliteRecording:
             counts = dict(self._database.execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id"))
         return Contents(tuple(self._channels.values()), counts)
 
-    def messages(self) -> Iterator[Message]:
+    def messages(self) -> Generator[Message, None, None]:
         """Give every message in the order in which it was recorded."""
         self.damage, strays = [], 0
         try:

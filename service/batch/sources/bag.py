@@ -17,6 +17,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,10 @@ from service.errors import BadParameter, CorruptImage, ServiceError, Unsupported
 
 BAG_FORMAT = "gray"
 """The masks of a bag: one byte a pixel, and nothing that is said beside it."""
+
+
+DEPTH_FRAMES, DEPTH_MESSAGES = 30, 3000
+"""Images of a topic, and messages of a bag, that are read beforehand to learn how many bits a sensor has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +126,7 @@ class BagSource:
         self._opened()
         channels = [channel for contents in self._contents for channel in contents.channels]
         chosen = self._chosen(channels)
+        self._learn_depths()
         self._state = state_of(self.path)
         options = plan.options[BAG_FORMAT]
         run = {"model": plan.engine.sha256, "topics": sorted(chosen), **options.selection()}
@@ -207,6 +213,21 @@ class BagSource:
             raise UnsupportedImage("; ".join(self._unread))
         readable = {topic for topic, _, _ in self._readers}
         return [topic for topic in chosen if topic in readable]
+
+    def _learn_depths(self) -> None:
+        """Read the first images of 16 bits beforehand: a dark beginning does not tell the depth of a sensor."""
+        waiting = {kind: DEPTH_FRAMES for kind, reader in self._readers.items() if reader.is_raw}
+        with contextlib.suppress(Exception), contextlib.closing(self._files[0].messages()) as messages:
+            for message in islice(messages, DEPTH_MESSAGES):
+                kind = _kind_of(message.channel)
+                if kind in waiting:
+                    with contextlib.suppress(ServiceError):
+                        self._readers[kind].picture(message)
+                    waiting[kind] -= 1 if self._readers[kind].is_wide else DEPTH_FRAMES
+                    if waiting[kind] <= 0:
+                        del waiting[kind]
+                if not waiting:
+                    return
 
     def frames(self) -> Iterator[BagFrame]:
         """Give every message: pictures decoded, others if they are copied."""
