@@ -19,8 +19,11 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from models import adopt
-from models.adopt import AdoptionError, Normalisation
 from models.exporting import artifact as on_disk
+from models.exporting import wrapping
+from models.exporting.adoption import Told, observe
+from models.exporting.foreign import AdoptionError, Foreign, Normalisation
+from models.exporting.parity import SCORE_TOLERANCE
 from models.exporting.quiet import quiet
 from service.errors import BadArtifact
 from service.pipeline.codecs.decoding import Limits
@@ -52,6 +55,7 @@ def foreign_graph(
     dtype: int = TensorProto.FLOAT,
     names: tuple[str, str] = ("pixels", "logits"),
     opset: int = 18,
+    channels: int = 3,
 ) -> onnx.ModelProto:
     """float N x 3 x H x W -> the mean red, green and blue of each cell of 8 x 8 pixels, as scores or in another form."""
     source, target = names
@@ -77,7 +81,7 @@ def foreign_graph(
     graph = helper.make_graph(
         nodes,
         "stranger",
-        [helper.make_tensor_value_info(source, dtype, [batch, 3, *sides])],
+        [helper.make_tensor_value_info(source, dtype, [batch, channels, *sides])],
         [helper.make_tensor_value_info(target, kind, shape)],
         [numpy_helper.from_array(kernel, "kernel")],
     )
@@ -147,7 +151,7 @@ def test_probabilities_come_out_of_the_services_softmax_as_they_went_in(classes:
     network = saved(foreign_graph("probabilities"), tmp_path)
     engine = Engine.open(run(network, classes, *IMAGENET, "--order", "rgb", "--input-size", "96x128"))
     batch = np.random.default_rng(1).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
-    planes = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))(batch)
+    planes = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))(batch).transpose(0, 3, 1, 2)
     (expected,) = ort.InferenceSession(network, providers=["CPUExecutionProvider"]).run(None, {"pixels": planes})
     exponents = np.exp(engine.run(batch)["scores"])
     assert np.allclose(exponents / exponents.sum(1, keepdims=True), expected, atol=1e-5)
@@ -160,7 +164,7 @@ def test_the_report_is_in_the_manifest_and_on_the_screen(
     artifact = run(saved(foreign_graph(), tmp_path), classes, *IMAGENET, "--order", "rgb", "--input-size", "96x128")
     parity = Engine.open(artifact).manifest.parity
     assert parity is not None
-    assert parity.max_score_difference <= adopt.SCORE_TOLERANCE
+    assert parity.max_score_difference <= SCORE_TOLERANCE
     assert parity.argmax_agreement == 1
     assert len(set(parity.shapes)) >= 5
     assert max(n for n, _, _ in parity.shapes) > 1
@@ -364,6 +368,220 @@ def test_what_torch_exports_is_served_as_torch_would_have_it(form: str, order: s
     assert result.manifest.stride == 1
 
 
+# Independent probabilities, other layouts, volumes ---------------------------------------------------------------------------
+
+
+def sigmoid_graph(
+    planes: int, *, ends: str = "Sigmoid", axis: int | None = 1, opset: int = 18, gain: float = 12.0
+) -> onnx.ModelProto:
+    """float N x 3 x H x W -> for each cell a number of its own for red, green, blue: far above 0 where the colour is.
+
+    Takes:
+        planes: the first so many of the three colours
+        ends: ``Sigmoid``; ``arithmetic``, the same by other operators; or ``nothing``: the logits
+        axis: of the classes: 1, 3, or None for no such axis
+    """
+    kernel = np.eye(3, dtype=np.float32)[:planes].reshape(planes, 3, 1, 1) * gain
+    bias = np.full(planes, -gain / 2, np.float32)
+    nodes = [
+        helper.make_node("AveragePool", ["pixels"], ["cells"], kernel_shape=[STRIDE] * 2, strides=[STRIDE] * 2),
+        helper.make_node("Conv", ["cells", "kernel", "bias"], ["raw"]),
+    ]
+    weights = [numpy_helper.from_array(kernel, "kernel"), numpy_helper.from_array(bias, "bias")]
+    value = "raw"
+    if ends == "Sigmoid":
+        nodes.append(helper.make_node("Sigmoid", [value], ["shares"]))
+        value = "shares"
+    if ends == "arithmetic":
+        weights.append(numpy_helper.from_array(np.array(1, np.float32), "one"))
+        steps = [("Neg", ["raw"]), ("Exp", ["step0"]), ("Add", ["step1", "one"]), ("Reciprocal", ["step2"])]
+        nodes += [helper.make_node(operator, read, [f"step{at}"]) for at, (operator, read) in enumerate(steps)]
+        value = "step3"
+    shape: list[int | str] = ["N", planes, "h", "w"]
+    if axis == 3:
+        nodes.append(helper.make_node("Transpose", [value], ["answer"], perm=[0, 2, 3, 1]))
+        shape = ["N", "h", "w", planes]
+    elif axis is None:
+        weights.append(numpy_helper.from_array(np.array([1], np.int64), "axes"))
+        squeeze = helper.make_node("Squeeze", [value, "axes"], ["answer"])
+        nodes.append(squeeze if opset >= 13 else helper.make_node("Squeeze", [value], ["answer"], axes=[1]))
+        shape = ["N", "h", "w"]
+    else:
+        nodes.append(helper.make_node("Identity", [value], ["answer"]))
+    graph = helper.make_graph(
+        nodes,
+        "sigmoids",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["N", 3, "H", "W"])],
+        [helper.make_tensor_value_info("answer", TensorProto.FLOAT, shape)],
+        weights,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+PLAIN = ["--mean", "0", "--std", "1", "--input-size", "96x128"]
+
+
+def named(tmp_path: Path, *names: str) -> Path:
+    """A class table of these names."""
+    path = tmp_path / "named.json"
+    path.write_text(json.dumps({"classes": [{"name": name} for name in names]}))
+    return path
+
+
+@pytest.mark.parametrize("names", [("red",), ("other", "red")])
+@pytest.mark.parametrize(
+    ("ends", "axis", "opset", "more"),
+    [
+        ("Sigmoid", 1, 18, []),
+        ("Sigmoid", 1, 10, []),
+        ("Sigmoid", None, 18, []),
+        ("Sigmoid", None, 11, []),
+        ("Sigmoid", 3, 18, []),
+        ("nothing", 1, 18, []),
+        ("arithmetic", 1, 18, ["--answer", "sigmoids"]),
+    ],
+)
+def test_a_binary_network_splits_at_one_half(
+    names: tuple[str, ...], ends: str, axis: int | None, opset: int, more: list[str], tmp_path: Path
+) -> None:
+    """One plane becomes two classes: the mask is red where its probability is 0.5 or more, and the confidence is that
+    probability, or of the background what is left of 1.
+    """
+    network = saved(sigmoid_graph(1, ends=ends, axis=axis, opset=opset), tmp_path)
+    artifact = run(network, named(tmp_path, *names), *PLAIN, *more)
+    image = np.zeros((96, 128, 3), np.uint8)
+    image[..., 0] = np.linspace(0, 255, 16).round().astype(np.uint8).repeat(8)[None]
+    result = segment(artifact, image)
+    background = "background" if len(names) == 1 else names[0]
+    assert [entry.name for entry in result.manifest.classes] == [background, "red"]
+    assert [entry.id for entry in result.manifest.classes] == [0, 1]
+    logits = 12.0 * image[0, 4::8, 0] / 255 - 6  # the middle of each cell, where no resizing mixes two
+    share = 1 / (1 + np.exp(-logits))
+    middle = result.labels[44, 4::8], result.confidence()[44, 4::8] / 255
+    assert np.array_equal(middle[0], share >= 0.5)
+    np.testing.assert_allclose(middle[1], np.maximum(share, 1 - share), atol=0.03)
+
+
+@pytest.mark.parametrize("ends", ["Sigmoid", "nothing"])
+def test_independent_classes_leave_a_background(ends: str, tmp_path: Path) -> None:
+    """A pixel whose classes are all below 0.5 is background; of several above it the most probable one wins."""
+    more = ["--answer", "logits"] if ends == "nothing" else []
+    artifact = run(saved(sigmoid_graph(3, ends=ends), tmp_path), named(tmp_path, "red", "green", "blue"), *PLAIN, *more)
+    image = np.zeros((96, 128, 3), np.uint8)
+    image[:, 32:64, 0] = 255
+    image[:, 64:96, 1:] = (180, 220)  # green and blue both, blue more
+    image[:, 96:, 2] = 100
+    result = segment(artifact, image)
+    assert [entry.name for entry in result.manifest.classes] == ["background", "red", "green", "blue"]
+    assert result.labels[40, [12, 44, 76, 116]].tolist() == [0, 1, 3, 0]
+    confidence = result.confidence()[40, [12, 44]] / 255
+    assert confidence.min() > 0.97
+
+
+def test_a_background_of_the_network_s_own_stays_as_it_is(tmp_path: Path) -> None:
+    """Where one of the planes is the background, none is added."""
+    artifact = run(saved(sigmoid_graph(3), tmp_path), named(tmp_path, "background", "green", "blue"), *PLAIN)
+    assert len(Engine.open(artifact).manifest.classes) == 3
+
+
+@pytest.mark.parametrize("planes", [1, 3])
+def test_numbers_of_an_unknown_form_are_refused_with_what_to_say(
+    planes: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Numbers of 0..1 that do not add up to 1, from no sigmoid that can be seen, may be either."""
+    network = saved(sigmoid_graph(planes, ends="arithmetic"), tmp_path)
+    names = ("red", "green", "blue")[:planes]
+    line = refusal(network, named(tmp_path, *names), *PLAIN, capsys=capsys)
+    assert "say --answer sigmoids" in line
+    assert f"--answer {'logits' if planes == 1 else 'scores'} if not" in line
+
+
+@pytest.mark.parametrize(("answer", "planes"), [("scores", 1), ("probabilities", 3), ("labels", 3)])
+def test_an_answer_that_contradicts_the_numbers_is_refused(
+    answer: str, planes: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One plane of scores has no winner, and sigmoids are not a softmax."""
+    names = ("red", "green", "blue")[:planes]
+    line = refusal(saved(sigmoid_graph(planes), tmp_path), named(tmp_path, *names), *PLAIN, "--answer", answer, capsys=capsys)
+    assert f"--answer {answer} contradicts" in line
+
+
+def channels_last(answer: str, sides: Sides = ("H", "W")) -> onnx.ModelProto:
+    """The colour network as TensorFlow's exporter writes it: N x H x W x 3 in; its planes last, first, or as labels."""
+    model = foreign_graph("labels" if answer == "labels" else "scores", sides=sides)
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["N", *sides, 3]))
+    model.graph.node.insert(0, helper.make_node("Transpose", ["pixels"], ["planes"], perm=[0, 3, 1, 2]))
+    model.graph.node[1].input[0] = "planes"
+    if answer == "last":
+        model.graph.node[-1].output[0] = "first"
+        model.graph.node.append(helper.make_node("Transpose", ["first"], ["logits"], perm=[0, 2, 3, 1]))
+        model.graph.output[0].CopyFrom(helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", "h", "w", 3]))
+    return model
+
+
+@pytest.mark.parametrize("answer", ["last", "first", "labels"])
+@pytest.mark.parametrize("sides", [(96, 120), (24, 24)])
+@pytest.mark.parametrize(("order", "normalisation"), [("rgb", IMAGENET), ("bgr", CAFFE)], ids=["rgb", "bgr"])
+def test_a_network_with_channels_last_is_transposed_around(
+    answer: str,
+    sides: tuple[int, int],
+    order: str,
+    normalisation: list[str],
+    classes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever the place of the classes. Of 3 x 3 cells in three classes only the user knows it."""
+    model = channels_last(answer, sides)
+    if order == "bgr":
+        kernel = np.eye(3, dtype=np.float32)[::-1].reshape(3, 3, 1, 1)
+        model.graph.initializer[0].CopyFrom(numpy_helper.from_array(kernel, "kernel"))
+    network, more = saved(model, tmp_path), [*normalisation, "--order", order]
+    if answer != "labels" and sides == (24, 24):
+        assert "say which with --class-axis" in refusal(network, classes, *more, capsys=capsys)
+        more += ["--class-axis", answer]
+    capsys.readouterr()
+    artifact = run(network, classes, *more)
+    result = segment(artifact, make_image(*sides))
+    assert np.array_equal(result.labels[:, ::8], make_labels(*sides)[:, ::8])
+
+
+def volume_network(*, last: bool) -> onnx.ModelProto:
+    """N x 1 x D x H x W (or channels last) -> N x 2 x D x H x W: class 1 where a voxel's normalised value is above 0."""
+    kernel = np.array([-1, 1], np.float32).reshape(2, 1, 1, 1, 1)
+    nodes = [helper.make_node("Conv", ["planes" if last else "scan", "kernel"], ["mixed"])]
+    sides = ["D", "H", "W"]
+    shape: list[int | str] = ["N", *sides, 1] if last else ["N", 1, *sides]
+    if last:
+        nodes.insert(0, helper.make_node("Transpose", ["scan"], ["planes"], perm=[0, 4, 1, 2, 3]))
+        nodes.append(helper.make_node("Transpose", ["mixed"], ["answer"], perm=[0, 2, 3, 4, 1]))
+    else:
+        nodes.append(helper.make_node("Identity", ["mixed"], ["answer"]))
+    graph = helper.make_graph(
+        nodes,
+        "volumes",
+        [helper.make_tensor_value_info("scan", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("answer", TensorProto.FLOAT, ["N", *sides, 2] if last else ["N", 2, *sides])],
+        [numpy_helper.from_array(kernel, "kernel")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_network_of_volumes_is_adopted(last: bool, tmp_path: Path) -> None:
+    """Five dimensions: the manifest says so, with the intensity policy that was told, and no axis is exchanged."""
+    more = ["--mean", "0.5", "--std", "0.25", "--input-size", "12x16x20", "--intensity", "1,99"]
+    artifact = run(saved(volume_network(last=last), tmp_path), named(tmp_path, "air", "tissue"), *more)
+    engine = Engine.open(artifact)
+    policy = engine.manifest.input
+    assert (policy.dimensions, policy.channels, policy.dtype, policy.sides) == (3, 1, "float32", (12, 16, 20))
+    assert policy.intensity is not None
+    assert (policy.intensity.lower, policy.intensity.upper, policy.fit) == (1, 99, "native")
+    scan = np.random.default_rng(3).random((2, 4, 6, 5, 1), np.float32)
+    scores = engine.run(scan)["scores"]
+    np.testing.assert_allclose(scores[:, 1], (scan[..., 0] - 0.5) / 0.25, atol=1e-5)
+
+
 # Refusals --------------------------------------------------------------------------------------------------------------------
 
 
@@ -403,16 +621,6 @@ def test_a_mean_of_the_other_habit_is_found_out(classes: Path, tmp_path: Path, c
     assert "--scale 1" in line
 
 
-def nhwc() -> onnx.ModelProto:
-    """A network that takes its channels last."""
-    model = foreign_graph()
-    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["N", "H", "W", 3]))
-    model.graph.node.insert(0, helper.make_node("Transpose", ["pixels"], ["planes"], perm=[0, 3, 1, 2]))
-    model.graph.node[1].input[0] = "planes"
-    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 64
-    return model
-
-
 def classifier() -> onnx.ModelProto:
     """A network that gives N x K."""
     model = foreign_graph()
@@ -432,14 +640,14 @@ def uneven() -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (nhwc, "takes pixels float32 N x 64 x W x 3"),
+        (lambda: foreign_graph(sides=(5, 5), channels=4), "takes pixels float32 N x 4 x 5 x 5"),
         (classifier, "it is not a segmentation network"),
         (uneven, "no whole number of pixels a score"),
         (lambda: foreign_graph(batch=4), "batches of exactly 4"),
         (lambda: foreign_graph(opset=8), "opset 9 or later, has 8"),
         (lambda: foreign_graph(sides=(64, "W")), "64 x W only, not of 96 x 128"),
     ],
-    ids=["channels last", "classifier", "no stride", "batch", "opset", "size"],
+    ids=["four channels", "classifier", "no stride", "batch", "opset", "size"],
 )
 def test_what_cannot_be_adopted_is_refused_with_the_reason(
     model: Any, reason: str, classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -492,14 +700,10 @@ def test_an_artifact_that_disagrees_with_its_network_is_not_written(
     classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Here the operators in the graph are made to forget the mean."""
-    steps = Normalisation.steps
-
-    def forgetful(self: Normalisation, dtype: str) -> Any:
-        return (step for step in steps(self, dtype) if step.operator != "Sub")
-
-    monkeypatch.setattr(Normalisation, "steps", forgetful)
+    steps = wrapping.image_steps
+    monkeypatch.setattr(wrapping, "image_steps", lambda *given: (step for step in steps(*given) if step.operator != "Sub"))
     more = [*IMAGENET, "--order", "rgb", "--input-size", "96x128"]
-    assert "scores are not stranger.onnx's" in refusal(saved(foreign_graph(), tmp_path), classes, *more, capsys=capsys)
+    assert "stranger.onnx gives" in refusal(saved(foreign_graph(), tmp_path), classes, *more, capsys=capsys)
 
 
 def test_numbers_that_are_none_are_refused(classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -507,7 +711,7 @@ def test_numbers_that_are_none_are_refused(classes: Path, tmp_path: Path, capsys
     model = foreign_graph()
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full((3, 3, 1, 1), np.nan, np.float32), "kernel"))
     more = [*IMAGENET, "--order", "rgb", "--input-size", "96x128"]
-    assert "nan" in refusal(saved(model, tmp_path), classes, *more, capsys=capsys)
+    assert "not finite" in refusal(saved(model, tmp_path), classes, *more, capsys=capsys)
 
 
 def test_what_is_not_an_onnx_file_is_refused(classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -527,8 +731,8 @@ def test_a_normalisation_that_can_only_be_a_mistake_is_refused(wrong: dict[str, 
 
 def test_a_network_that_does_not_run_at_its_size_is_refused(classes: Path, tmp_path: Path) -> None:
     """With what ONNX Runtime says."""
-    foreign = adopt.Foreign(saved(only_at(48, 96), tmp_path), Normalisation((0, 0, 0), (1, 1, 1)))
+    foreign = Foreign(saved(only_at(48, 96), tmp_path), Normalisation((0, 0, 0), (1, 1, 1)))
     with pytest.raises(AdoptionError, match=r"does not run on 1 x 3 x 64 x 64"):
-        adopt.observe(foreign, (64, 64))
+        observe(foreign, Told((64, 64)), 3)
     with pytest.raises(BadArtifact, match=r"gone\.onnx"):
-        adopt.Foreign(tmp_path / "gone.onnx", Normalisation((0, 0, 0), (1, 1, 1)))
+        Foreign(tmp_path / "gone.onnx", Normalisation((0, 0, 0), (1, 1, 1)))

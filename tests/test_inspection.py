@@ -98,6 +98,14 @@ def test_the_command_works_once_its_blanks_are_filled(outputs: list[str], sides:
     assert inspect(tmp_path / "mine.onnx").missing == ()
 
 
+def test_the_command_survives_a_shell(tmp_path: Path) -> None:
+    """A path with blanks and quotes stays one word."""
+    folder = tmp_path / "it's a net; rm"
+    folder.mkdir()
+    path = network({"x": PIXELS}, {"out": (TensorProto.FLOAT, ["N", 21, "H", "W"])}, folder / "my net.onnx", planes=21)
+    assert shlex.split(inspect(path).command or "")[3] == str(path)
+
+
 def test_a_label_output_suggests_no_class_table(tmp_path: Path) -> None:
     """It does not say how many classes it has."""
     path = network({"x": PIXELS}, {"out": (TensorProto.INT64, ["N", "H", "W"])}, tmp_path / "net.onnx")

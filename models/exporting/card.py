@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from service.pipeline import onnx_file
-from service.pipeline.manifest import Manifest, SplitScores
+from service.pipeline.manifest import InputPolicy, Manifest, Output, Parity, Reduced, SplitScores
 
 
 def write_card(manifest: Manifest, artifact: Path, out: Path) -> None:
@@ -18,8 +18,7 @@ def write_card(manifest: Manifest, artifact: Path, out: Path) -> None:
 
 def card(manifest: Manifest, artifact: Path) -> str:
     """The card's text."""
-    policy, training = manifest.input, manifest.training
-    height, width = policy.working_size
+    training = manifest.training
     file = onnx_file.read(artifact)
     names = ", ".join(f"`{path.name}`" for path in (file.path, *file.data_files))
     lines = [f"# {manifest.name} {manifest.version}", ""]
@@ -28,35 +27,70 @@ def card(manifest: Manifest, artifact: Path) -> str:
         "| | |",
         "|---|---|",
         f"| architecture | {manifest.architecture} |",
+        f"| task | {manifest.task} |",
         f"| file | {names}, {file.size_bytes / 1e6:.1f} MB, sha256 `{file.sha256()}` |",
-        f"| input | uint8 N x H x W x 3, RGB, `{policy.fit}` of {height} x {width}, sides multiples of {policy.multiple} |",
-        f"| output | float32 N x {len(manifest.classes)} x H/{manifest.stride} x W/{manifest.stride} scores |",
+        f"| input | {_input(manifest.input)} |",
+        *(f"| output | {_output(manifest, output)} |" for output in manifest.outputs),
         f"| receptive field, halo | {manifest.receptive_field}, {manifest.halo} pixels |",
         f"| precision | {manifest.precision} |",
         f"| trained on | {training.data}{f', {training.epochs} epochs' if training.epochs else ''} |",
         f"| licence of the data | {training.licence} |",
     ]
-    if manifest.parity:
-        parity = manifest.parity
-        versions = ", ".join(f"{name} {version}" for name, version in parity.versions.items())
-        shapes = ", ".join("x".join(map(str, shape)) for shape in parity.shapes)
-        ties = (
-            f"{parity.moved_switches} of {parity.switches} recorded maxima are others, by a tie each; "
-            if parity.switches
-            else ""
-        )
+    if manifest.calibration:
+        found = manifest.calibration
         lines.append(
-            f"| ONNX Runtime against PyTorch | {ties}scores differ by at most {parity.max_score_difference:.1e}, "
-            f"winners agree on {parity.argmax_agreement:.4%} of the cells, over N x H x W = {shapes}; opset {parity.opset}; "
-            f"{versions} |"
+            f"| calibration | temperature {found.temperature:.3f}, fitted on {found.fitted_on}; expected calibration error "
+            f"{found.ece_before:.3f} before, {found.ece_after:.3f} after, on another split |"
         )
+    if manifest.parity:
+        lines.append(f"| ONNX Runtime against PyTorch | {_parity(manifest.parity)} |")
     if training.notes:
         lines += ["", training.notes]
     if manifest.scores:
         lines += ["", "## Scores", "", *_score_table(manifest.scores)]
-    lines += ["", "## Classes", "", "| id | name | colour (RGB) |", "|---|---|---|"]
-    lines += [f"| {entry.id} | {entry.name} | {' '.join(map(str, entry.color))} |" for entry in manifest.classes]
+    if manifest.reduced:
+        lines += ["", f"## Cost of {manifest.precision}", "", *_losses(manifest.reduced)]
+    lines += ["", "## Classes", "", "| id | name | colour (RGB) | countable |", "|---|---|---|---|"]
+    lines += [
+        f"| {entry.id} | {entry.name} | {' '.join(map(str, entry.color))} | {'yes' if entry.countable else 'no'} |"
+        for entry in manifest.classes
+    ]
     return "\n".join(lines) + "\n"
+
+
+def _input(policy: InputPolicy) -> str:
+    axes = "H x W" if policy.dimensions == 2 else "D x H x W"
+    order = ", RGB" if policy.color_order else ""
+    size = " x ".join(map(str, policy.sides))
+    text = (
+        f"{policy.dtype} N x {axes} x {policy.channels}{order}, `{policy.fit}` of {size}, sides multiples of {policy.multiple}"
+    )
+    if policy.intensity:
+        scaled = policy.intensity
+        text += f"; percentiles {scaled.lower:g} and {scaled.upper:g} of the {scaled.scope} become 0 and 1"
+    if policy.orientation:
+        text += f"; axes {policy.orientation}"
+    if policy.spacing_mm:
+        text += f"; voxels of {' x '.join(f'{side:g}' for side in policy.spacing_mm)} mm"
+    return text + (f"; slices: {', '.join(policy.planes)}" if policy.planes else "")
+
+
+def _output(manifest: Manifest, output: Output) -> str:
+    axes = ("H", "W") if manifest.input.dimensions == 2 else ("D", "H", "W")
+    cells = " x ".join(f"{axis}/{output.stride}" for axis in axes)
+    return f"`{output.name}`: float32 N x {manifest.planes(output)} x {cells} {output.kind}"
+
+
+def _parity(parity: Parity) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in parity.versions.items())
+    shapes = ", ".join("x".join(map(str, shape)) for shape in parity.shapes)
+    ties = (
+        f"{parity.moved_switches} of {parity.switches} recorded maxima are others, by a tie each; " if parity.switches else ""
+    )
+    return (
+        f"{ties}scores differ by at most {parity.max_score_difference:.1e}, winners agree on {parity.argmax_agreement:.4%} of "
+        f"the cells, over N x H x W = {shapes}; opset {parity.opset}; {versions}"
+    )
 
 
 def _score_table(scores: dict[str, SplitScores]) -> list[str]:
@@ -71,5 +105,30 @@ def _score_table(scores: dict[str, SplitScores]) -> list[str]:
     for name in names:
         values = [scores[s].iou.get(name) for s in splits]
         rows.append((f"IoU {name}", ["-" if value is None else f"{value:.3f}" for value in values]))
-    header = [f"| | {' | '.join(splits)} |", "|---" * (len(splits) + 1) + "|"]
+    return _table(splits, rows)
+
+
+def _losses(reduced: Reduced) -> list[str]:
+    """The loss against float32, split by split and class by class."""
+    lines = [f"Against `{reduced.float32}`, the same weights in float32."]
+    if reduced.frames:
+        lines.append(f"Calibrated on {reduced.frames} frames of {reduced.calibrated_on}.")
+    if not reduced.losses:
+        return [*lines, "The loss was not measured."]
+    splits = list(reduced.losses)
+    found = [reduced.losses[split] for split in splits]
+    rows = [
+        ("**points of mean IoU lost**", [f"**{loss.points:+.2f}**" for loss in found]),
+        ("pixels changed", [f"{loss.changed:.2%}" for loss in found]),
+        ("frames", [str(loss.frames) for loss in found]),
+    ]
+    rows += [
+        (f"points lost, {name}", [f"{loss.iou[name]:+.2f}" if name in loss.iou else "-" for loss in found])
+        for name in dict.fromkeys(name for loss in found for name in loss.iou)
+    ]
+    return [*lines, "", *_table(splits, rows)]
+
+
+def _table(columns: list[str], rows: list[tuple[str, list[str]]]) -> list[str]:
+    header = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     return header + [f"| {label} | {' | '.join(values)} |" for label, values in rows]

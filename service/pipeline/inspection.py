@@ -1,14 +1,15 @@
 """What an ONNX file is, and what it lacks to be served: any file, ours or foreign.
 
-An artifact of ours needs three things: its layout (uint8 N x H x W x 3 ``image`` in, float32 N x K x h x w ``scores`` out), a
-manifest, and a graph that does what the manifest says. A segmentation network from elsewhere (float N x 3 x H x W in, scores or
-labels out) lacks the first two, and one command adds them.
+An artifact of ours needs three things: its layout (``image`` with channels last in, ``scores`` out), a manifest, and a graph
+that does what the manifest says. A segmentation network from elsewhere (float pixels or voxels in, scores or labels out) lacks
+the first two, and one command adds them.
 
 May import: onnxruntime, ``service.errors``, and the pipeline's ``engine``, ``manifest`` and ``onnx_file``.
 """
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,9 @@ from service.pipeline.onnx_file import OnnxFile
 
 FLOATS = ("float32", "float16")
 INTEGERS = ("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8")
+
+CHANNELS = {4: (1, 3), 5: (1, 2, 3, 4)}
+"""Channels of a picture and of a volume, by the rank of the input."""
 
 KNOWN_TABLES = {11: "camvid", 19: "cityscapes", 21: "voc", 150: "ade20k"}
 """The class table that a number of score planes suggests."""
@@ -41,14 +45,32 @@ class Port:
         return f"{self.name} {self.dtype} {' x '.join(map(str, self.shape)) or 'scalar'}"
 
     @property
-    def is_planes(self) -> bool:
-        """Whether it may be N x C x H x W numbers."""
-        return self.dtype in FLOATS and len(self.shape) == 4
+    def is_integer(self) -> bool:
+        """Whether its numbers are integers."""
+        return self.dtype in INTEGERS
 
     @property
-    def is_labels(self) -> bool:
-        """Whether it may be N x H x W, or N x 1 x H x W, class ids."""
-        return self.dtype in INTEGERS and (len(self.shape) == 3 or (len(self.shape) == 4 and self.shape[1] == 1))
+    def channel_axis(self) -> int:
+        """The axis of an input's channels: the one whose number is fixed as that of channels; 1 where both are, or neither."""
+        first, last = self.shape[1], self.shape[-1]
+        known = CHANNELS[len(self.shape)]
+        return len(self.shape) - 1 if first not in known and last in known else 1
+
+    @property
+    def is_pixels(self) -> bool:
+        """Whether it may be float N x C x sides or N x sides x C: pictures of 1 or 3 channels, or volumes of up to 4."""
+        return self.dtype in FLOATS and len(self.shape) in CHANNELS and (self._may_be_channels(1) or self._may_be_channels(-1))
+
+    def _may_be_channels(self, axis: int) -> bool:
+        return isinstance(self.shape[axis], str) or self.shape[axis] in CHANNELS[len(self.shape)]
+
+    def is_answer(self, source: Port) -> bool:
+        """Whether it may be the scores or the labels of this input: a class axis first or last, or none."""
+        rank = len(source.shape)
+        if self.dtype in FLOATS:
+            return len(self.shape) in (rank, rank - 1)
+        single = len(self.shape) == rank and 1 in (self.shape[1], self.shape[-1])
+        return self.is_integer and (single or len(self.shape) == rank - 1)
 
 
 @dataclass(frozen=True)
@@ -98,23 +120,24 @@ def network_input(inputs: tuple[Port, ...]) -> Port:
     Raises:
         BadArtifact: if it takes anything else, or anything beside it
     """
-    if len(inputs) != 1 or not inputs[0].is_planes or not _may_be(3, inputs[0].shape[1]):
-        raise BadArtifact(
-            f"it takes {_listed(inputs)}; a network that can be adopted takes float N x 3 x H x W and nothing else"
-        )
+    if len(inputs) != 1 or not inputs[0].is_pixels:
+        wanted = "float N x 3 x H x W, N x H x W x 3, or a volume with its channels"
+        raise BadArtifact(f"it takes {_listed(inputs)}; a network that can be adopted takes {wanted} and nothing else")
     return inputs[0]
 
 
-def network_outputs(outputs: tuple[Port, ...]) -> list[Port]:
+def network_outputs(outputs: tuple[Port, ...], source: Port) -> list[Port]:
     """The outputs of a foreign network that may be its scores or its labels.
 
+    Takes:
+        source: its input
     Raises:
         BadArtifact: if there is none
     """
-    found = [port for port in outputs if port.is_planes or port.is_labels]
+    found = [port for port in outputs if port.is_answer(source)]
     if not found:
         wanted = "N x K x H x W float scores or N x H x W integer labels"
-        raise BadArtifact(f"it gives {_listed(outputs)}, and no {wanted}: it is not a segmentation network")
+        raise BadArtifact(f"it gives {_listed(outputs)}, not {wanted}: it is not a segmentation network")
     return found
 
 
@@ -124,26 +147,30 @@ def _missing(path: Path, inputs: tuple[Port, ...], outputs: tuple[Port, ...]) ->
     if [port.name for port in inputs] == [INPUT] and inputs[0].dtype == "uint8" and OUTPUT in [port.name for port in outputs]:
         return (manifest,), "python -m models.export ARCHITECTURE --weights FILE --classes TABLE --name NAME --out FILE.onnx"
     try:
-        source, found = network_input(inputs), network_outputs(outputs)
+        source = network_input(inputs)
+        found = network_outputs(outputs, source)
     except BadArtifact as error:
         return (manifest, error.message), None
+    volumes = len(source.shape) == 5
+    ours = "float32 N x D x H x W x C" if volumes else "uint8 N x H x W x 3"
     missing = (
-        f"an input '{INPUT}' of uint8 N x H x W x 3, normalised inside the graph: it takes {source}",
-        f"an output '{OUTPUT}' of float32 N x K x h x w: it gives {_listed(tuple(found))}",
+        f"an input '{INPUT}' of {ours}, normalised inside the graph: it takes {source}",
+        f"an output '{OUTPUT}' of float32 N x K x {'d x ' if volumes else ''}h x w: it gives {_listed(tuple(found))}",
         manifest,
     )
-    planes = found[0].shape[1] if found[0].is_planes else None
+    planes = None if found[0].is_integer or len(found[0].shape) < len(source.shape) else found[0].shape[1]
     classes = "TABLE" if not isinstance(planes, int) else KNOWN_TABLES.get(planes, "FILE.json")
-    words = [f"python -m models.adopt {path} --classes {classes} --mean R,G,B --std R,G,B --order rgb|bgr"]
-    if not all(isinstance(side, int) for side in source.shape[2:]):
-        words.append("--input-size HxW")
+    words = ["python -m models.adopt", shlex.quote(str(path)), f"--classes {classes}"]
+    if 3 in (source.shape[1], source.shape[-1]) or not volumes:
+        words.append("--mean R,G,B --std R,G,B --order rgb|bgr")
+    else:
+        words.append("--mean M --std S")
+    sides = [side for at, side in enumerate(source.shape) if at not in (0, source.channel_axis)]
+    if not all(isinstance(side, int) for side in sides):
+        words.append("--input-size DxHxW" if volumes else "--input-size HxW")
     if len(found) > 1:
         words.append("--output NAME")
     return missing, " ".join([*words, "--name NAME --out OUT.onnx"])
-
-
-def _may_be(number: int, side: int | str) -> bool:
-    return isinstance(side, str) or side == number
 
 
 def _listed(ports: tuple[Port, ...]) -> str:
