@@ -130,11 +130,11 @@ class Engine:
 
     @classmethod
     def _open(cls, file: OnnxFile, sha256: str, options: EngineOptions, *, on_cuda: bool) -> Self:
-        """Compiled-in providers say nothing of what runs here: only the session itself does, and only once it has run."""
+        """Open sessions and prove them: a compiled-in provider says nothing; only a session that has run does."""
         if on_cuda and CUDA not in ort.get_available_providers():
             raise ProviderUnavailable("CUDA was asked for, but this ONNX Runtime has none; install onnxruntime-gpu")
         if on_cuda:
-            ort.preload_dlls()  # the wheels bring CUDA's libraries where the dynamic linker does not look
+            ort.preload_dlls()  # the wheels keep CUDA's libraries outside of the dynamic linker's paths
         path = file.path
         session = _session(file, options.threads_alone, on_cuda=on_cuda)
         if on_cuda and session.get_providers()[0] != CUDA:
@@ -144,7 +144,7 @@ class Engine:
         arena = on_cuda or manifest.input.fit != "native"
         if not arena:
             session = _session(file, options.threads_alone, arena=False)
-        process.give_back()  # what loading took, before the next load takes as much
+        process.give_back()  # release the memory of loading before the next load needs as much
         pruned = len(manifest.outputs) > 1 and not file.data_files
         scores = _session(file, options.threads_alone, on_cuda=on_cuda, arena=arena, pruned=True) if pruned else session
         whole = lane = Sessions(session, scores)
@@ -156,7 +156,7 @@ class Engine:
         engine = cls(whole, lane, manifest, path, sha256)
         try:
             engine._check_multiple(options.lanes if in_lanes else 0)
-            if on_cuda:  # which looks for its algorithms anew for every shape
+            if on_cuda:  # CUDA chooses its algorithms for each shape
                 engine.warm_up()
         except InferenceFailed as error:
             raise _refusal(path, error.message, on_cuda=on_cuda) from error
@@ -267,10 +267,10 @@ class Engine:
         self._sessions.clear()
 
     def when_released(self, tell: Callable[[Callable[[], None]], None]) -> None:
-        """Have somebody else give the memory back, once nobody holds this engine any more.
+        """Call ``tell`` when the last reference to this engine is gone.
 
         Takes:
-            tell: called then, on the thread of the last holder, with what gives the memory back
+            tell: called on the thread of the last holder, with a function that releases the memory
         """
         weakref.finalize(self, tell, self._sessions.clear).atexit = False
 
@@ -326,7 +326,7 @@ def _arena_is_shared() -> bool:
 
 
 def load(path: Path) -> ort.InferenceSession:
-    """Load any ONNX file on the CPU, as it is, to look at or to compare with.
+    """Load any ONNX file on the CPU, as it is, to inspect or to compare with.
 
     Raises:
         BadArtifact: if ONNX Runtime cannot

@@ -93,7 +93,7 @@ def probabilities(values: Values, manifest: Manifest, run: Run) -> Values:
     Gives:
         K x working shape float32, 0..1: of a network of slices the mean of its planes
     Raises:
-        InferenceFailed: if a score is no finite number
+        InferenceFailed: if a score is not a finite number
         whatever ``run`` raises
     """
     if manifest.input.dimensions == 3:
