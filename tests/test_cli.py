@@ -29,7 +29,9 @@ from service.batch.records import Records
 from service.batch.sources.images import Lines
 from service.cli.check import _manifest_rows
 from service.client import Client
-from service.encodings import decode, overlay, rle
+from service.encodings import decode, overlay, rle, tiff
+from service.pipeline.codecs import georeference
+from service.pipeline.codecs.georeference import Georeference
 from service.pipeline.manifest import Parity, SplitScores
 from service.settings import Settings
 from tests.conftest import encode_image, make_graph, make_image, make_labels, make_manifest, write_artifact
@@ -150,6 +152,8 @@ def test_masks_are_those_that_the_service_would_send(run: Run, folder: Path, tmp
             ),
             (["--format", "rle", "--statistics"], {"format": "rle", "statistics": True}, "json"),
             (["--format", "polygons", "--tolerance", 2], {"format": "polygons", "tolerance": 2}, "json"),
+            (["--palette", "bright"], {"palette": "bright"}, "png"),
+            (["--format", "panoptic", "--min-area", 9], {"format": "panoptic", "min_area": 9}, "json"),
         )
         for words, query, suffix in cases:
             outcome = run("segment", image, "--overwrite", "--write", "masks", *words, FCN_MODELS_DIR=models)
@@ -160,6 +164,25 @@ def test_masks_are_those_that_the_service_would_send(run: Run, folder: Path, tmp
         overlaid: dict[str, Any] = {"format": "overlay", "legend": True, "ids": "cityscapes-train"}
         sent = httpx.post(f"{url}/segment", params=overlaid, content=image.read_bytes()).raise_for_status()
         assert (folder / "b.overlay.png").read_bytes() == sent.content
+
+
+def test_documents_name_their_image_and_its_place(run: Run, tmp_path: Path) -> None:
+    """A dataset points to its image's file, and polygons of a GeoTIFF lie on the map."""
+    place = Georeference((500_000.0, 10.0, 0.0, 5_400_000.0, 0.0, -20.0), 32632, projected=True)
+    (tmp_path / "field.tif").write_bytes(tiff.encode(make_labels(), make_manifest().palette(), place))
+    for form, suffix in (("coco-dataset", "json"), ("labelme", "json"), ("geojson", "geojson"), ("tiff", "tif")):
+        assert run("segment", tmp_path / "field.tif", "--overwrite", "--write", "masks", "--format", form).code == 0
+        body = (tmp_path / f"field.mask.{suffix}").read_bytes()
+        if form == "tiff":
+            assert georeference.of(body) == place
+            continue
+        document = json.loads(body)
+        if form == "coco-dataset":
+            assert document["images"][0]["file_name"] == "field.tif"
+        elif form == "labelme":
+            assert document["imagePath"] == "field.tif"
+        else:
+            assert document["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32632"
 
 
 def test_lines_say_what_the_options_ask_for(run: Run, folder: Path, tmp_path: Path) -> None:

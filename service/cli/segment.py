@@ -24,6 +24,7 @@ from service.cli import FAILED, INTERRUPTED
 from service.cli.opened import opened
 from service.cli.progress import progress
 from service.encodings import DEFAULT_FORMAT, FORMATS, understood_together
+from service.encodings.palettes import MODEL, PALETTES
 from service.encodings.tables import TABLES
 from service.errors import BadSetting
 from service.pipeline.tiling import Resolution
@@ -77,15 +78,27 @@ def segment(
     legend: Annotated[bool, typer.Option("--legend", help="Overlays: names and colours of the classes present.")] = False,
     instances: Annotated[
         bool,
-        typer.Option("--instances", help=f"{_able('instances')}: a mask for each component of classes that can be counted."),
+        typer.Option("--instances", help=f"{_able('instances')}: a mask for each thing of the countable classes."),
     ] = False,
     min_area: Annotated[
-        int, typer.Option(min=0, help="With --instances: smaller components, in pixels, are dropped.", show_default=False)
+        int, typer.Option(min=0, help="With --instances: smaller things, in pixels, are dropped.", show_default=False)
     ] = 0,
     tolerance: Annotated[
         float,
-        typer.Option(min=0, max=100, help="polygons: how far outlines may stray, in pixels; 0 is exact.", show_default=False),
+        typer.Option(
+            min=0,
+            max=100,
+            help=f"{_able('tolerance')}: how far outlines may stray, in pixels; 0 is exact.",
+            show_default=False,
+        ),
     ] = 0.0,
+    palette: Annotated[
+        str,
+        typer.Option(
+            help=f"{_able('palette')}: the class table's own colours, or bright ones that can be told apart.",
+            autocompletion=lambda incomplete: [each for each in PALETTES if each.startswith(incomplete)],
+        ),
+    ] = MODEL,
     resolution: Annotated[
         Resolution,
         typer.Option(help="The size that the network sees: that of its training, or the picture's own, in exact tiles."),
@@ -106,7 +119,14 @@ def segment(
     found = gather(paths, out)
     _check(found, out=out, name=name, write=write, topic=topic, copy=copy)
     query = {"classes": classes or (), "min_confidence": min_confidence, "ids": ids}
-    more = {"statistics": statistics, "legend": legend, "instances": instances, "min_area": min_area, "tolerance": tolerance}
+    more = {
+        "statistics": statistics,
+        "legend": legend,
+        "instances": instances,
+        "min_area": min_area,
+        "tolerance": tolerance,
+        "palette": palette,
+    }
     with opened(settings) as predictor:
         engine = predictor.repository.get(model)
         table = engine.manifest.classes

@@ -12,7 +12,7 @@ import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +27,7 @@ from service.batch.targets import ALL_LINES, MASK, OVERLAY, Write, spoken, unfin
 from service.encodings import FORMATS, MaskView, encode, to_json
 from service.errors import BodyTooLarge
 from service.pipeline.codecs import decoding
+from service.pipeline.codecs.georeference import Georeference
 from service.pipeline.segmentation import Segmentation
 
 DECODERS = 2
@@ -116,6 +117,8 @@ class ImageFrame(Frame):
     """Of the file when it was read."""
     modified_s: float = 0.0
     pages: int = 1
+    geo: Georeference | None = None
+    """Where the image lies on the earth, if its file is a GeoTIFF."""
 
     @property
     def file(self) -> Path:
@@ -202,7 +205,7 @@ class Images:
             image = decoding.decode(data, self._plan.limits)
         except Exception as error:  # noqa: BLE001 - whatever a decoder raises belongs to its file
             return ImageFrame(None, reason(job.source, error), job)
-        return ImageFrame(image, None, job, state, found.st_mtime, _pages(data))
+        return ImageFrame(image, None, job, state, found.st_mtime, _pages(data), decoding.georeference(data))
 
     def write(self, done: Done[ImageFrame]) -> Done[ImageFrame]:
         """Write the results of an image."""
@@ -221,8 +224,8 @@ class Images:
 
         def written(name: str) -> bytes:
             options = plan.options[name]
-            view = MaskView.of(made, options)
-            return encode(name, view).body
+            view = MaskView.of(made, options, job.source.name)
+            return encode(name, replace(view, geo=frame.geo)).body  # the network was given pixels, which say no place
 
         for path, name in ((job.mask, self._format), (job.overlay, "overlay")):
             if path is None:
