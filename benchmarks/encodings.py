@@ -22,6 +22,7 @@ from service.pipeline.engine import EngineOptions  # noqa: E402
 from service.pipeline.predictor import Predictor  # noqa: E402
 from service.pipeline.repository import Repository  # noqa: E402
 from service.pipeline.tasks.semantic import confidence_map  # noqa: E402
+from service.process import configure_process  # noqa: E402
 
 SIZE = (720, 1280)
 ROUNDS = 15
@@ -39,6 +40,7 @@ ROWS: list[tuple[str, dict[str, object]]] = [
 
 def main() -> None:
     """Print the table that docs/formats.md shows."""
+    configure_process()
     predictor = Predictor(Repository(ROOT / "models" / "artifacts", EngineOptions("cpu", 1)), Limits(1 << 26, 1 << 26, 1 << 13))
     image, _ = street_scene(*SIZE, seed=3)
     result = predictor.segment(image)

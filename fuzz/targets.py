@@ -73,6 +73,7 @@ def _images() -> list[bytes]:
         ("JPEG", "L", {"exif": b"Exif\0\0II*\0\x08\0\0\0\0\0"}),
     ]
     ways += [("WEBP", "RGBA", {"lossless": True}), ("TIFF", "RGB", {"compression": "tiff_lzw"})]
+    ways += [("TIFF", "RGB", {"compression": "jpeg"}), ("AVIF", "RGBA", {})]
     for kind, mode, options in ways:
         buffer = io.BytesIO()
         converted = Image.fromarray(np.uint16(PICTURE[..., 0]) << 8) if mode == "I;16" else picture.convert(mode)

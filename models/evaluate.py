@@ -49,6 +49,7 @@ from service.pipeline.predictor import Predictor
 from service.pipeline.repository import Repository
 from service.pipeline.tasks.panoptic import Instance, Instances, group
 from service.pipeline.tasks.semantic import confidence_map, label_map
+from service.process import configure_process
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,6 +312,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Evaluate; give the exit status."""
     args = parse(arguments)
+    configure_process()
     try:
         with ExitStack() as resources:
             table = class_table(args.classes)

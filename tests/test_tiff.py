@@ -403,6 +403,21 @@ def test_damaged_deflated_data_is_corrupt() -> None:
         decode(bytes(data), LIMITS)
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "YCbCr", "CMYK"])
+@pytest.mark.parametrize("filler", [b"\0", b"\xff\xd9"])
+def test_a_strip_of_jpeg_that_ends_early_is_corrupt(mode: str, filler: bytes) -> None:
+    """libtiff would fill the rest with grey and say nothing."""
+    picture = Image.fromarray(np.kron(PICTURE, np.ones((2, 2, 1), np.uint8))).convert(mode)
+    data = bytearray(encode_image(picture, "TIFF", compression="jpeg"))
+    assert decode(bytes(data), LIMITS).shape == (128, 192, 3)
+    with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
+        start, length = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
+    half = length // 2
+    data[start + half : start + length] = (filler * length)[: length - half]
+    with pytest.raises(CorruptImage):
+        decode(bytes(data), LIMITS)
+
+
 def test_a_strip_too_large_to_be_decompressed_is_refused() -> None:
     """64-bit numbers in one deflated strip would take 24 bytes a pixel; 6 are given."""
     data = written(np.zeros((100, 100, 3), np.float64), photometric="rgb", compression="zlib", rowsperstrip=100)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from service.errors import CorruptImage, UnsupportedImage
 from service.pipeline.codecs import jpeg_repair, orientation
+from service.pipeline.codecs.limits import Limits, check_size
 from service.pipeline.codecs.orientation import upright
 from service.pipeline.codecs.profiles import of_chunks, to_srgb
 
@@ -140,16 +141,34 @@ def decode(data: bytes) -> NDArray[np.uint8]:
         ValueError, OSError: of the decoders, if it is damaged
     """
     found = outline(data)
-    if found.frame.marker in _PROGRESSIVE and data.count(b"\xff\xda") > MAX_SCANS:
-        raise CorruptImage(f"the JPEG image has more than {MAX_SCANS} scans")
-    try:
-        if found.frame.components == 4:  # CMYK or YCCK; Pillow knows about Adobe's inversion
-            raise ValueError("not for simplejpeg")  # noqa: TRY301
-        pixels = np.asarray(simplejpeg.decode_jpeg(data, strict=True), np.uint8)
-        if found.scanned < found.frame.components:  # otherwise the first scan has the mean of every block of every component
-            jpeg_repair.check_scans(data, found.frame.components)
-    except ValueError:
-        pixels = jpeg_repair.decode(data, found.frame.components)
+    pixels = _stored(data, found)
     if found.frame.components == 3:
         pixels = to_srgb(pixels, found.profile)
     return upright(pixels, orientation.of_exif(found.exif))
+
+
+def check(data: bytes, limits: Limits) -> None:
+    """Check that a JPEG stream inside another file has all its pixels.
+
+    Raises:
+        ImageTooLarge: if it is larger than the limits
+        UnsupportedImage, CorruptImage, ValueError, OSError: as :func:`decode`
+    """
+    found = outline(data)
+    check_size("JPEG", found.frame.width, found.frame.height, limits)
+    _stored(data, found)
+
+
+def _stored(data: bytes, found: Outline) -> NDArray[np.uint8]:
+    """Decode to H x W x 3 uint8 RGB, as stored."""
+    if found.frame.marker in _PROGRESSIVE and data.count(b"\xff\xda") > MAX_SCANS:
+        raise CorruptImage(f"the JPEG image has more than {MAX_SCANS} scans")
+    if found.frame.components == 4:  # CMYK or YCCK; Pillow knows about Adobe's inversion
+        return jpeg_repair.decode(data, 4)
+    try:
+        pixels = np.asarray(simplejpeg.decode_jpeg(data, strict=True), np.uint8)
+    except ValueError:
+        return jpeg_repair.decode(data, found.frame.components)
+    if found.scanned < found.frame.components:  # otherwise the first scan has the mean of every block of every component
+        jpeg_repair.check_scans(data, found.frame.components)
+    return pixels

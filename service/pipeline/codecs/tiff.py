@@ -14,7 +14,7 @@ from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from service.errors import CorruptImage, UnsupportedImage
-from service.pipeline.codecs import pillow, tiff_samples
+from service.pipeline.codecs import jpeg, pillow, tiff_samples
 from service.pipeline.codecs.limits import Limits, check_size
 from service.pipeline.codecs.orientation import upright
 from service.pipeline.codecs.profiles import to_srgb
@@ -22,6 +22,7 @@ from service.pipeline.codecs.tiff_pages import WHOLE, Page, Tag, find_page
 
 _RGB = (2, 3, 6)
 """Photometric interpretations whose colour profile is one of RGB: RGB itself, palettes, YCbCr."""
+_JPEG = 7
 _FOREIGN = {
     34712: "JPEG 2000",
     33003: "JPEG 2000",
@@ -82,9 +83,26 @@ def decode(data: bytes, limits: Limits) -> NDArray[np.uint8]:
 
 
 def _by_pillow(page: Page, limits: Limits) -> NDArray[np.uint8]:
+    if page.number(Tag.COMPRESSION, 1) == _JPEG:
+        _check_jpegs(page, limits)
     picture = pillow.load(page.first_and_upright(), "TIFF", limits)
     _mend_palette(picture)
     return pillow.to_rgb(picture)
+
+
+def _check_jpegs(page: Page, limits: Limits) -> None:
+    """Check that no strip or tile of JPEG ends early: libtiff fills the rest with grey in silence.
+
+    Source: TIFF Technical Note 2 (1995): the tables stand in a tag, the rest in each strip or tile.
+
+    Raises:
+        CorruptImage: if pixels are missing
+    """
+    tables = bytes(page.numbers(Tag.JPEG_TABLES))
+    offsets, lengths = page.pieces()
+    for offset, length in zip(offsets, lengths, strict=False):
+        strip = page.data[offset : offset + length]
+        jpeg.check(tables.removesuffix(b"\xff\xd9") + strip[2:] if tables else strip, limits)
 
 
 def _mend_palette(picture: ImageFile) -> None:

@@ -55,6 +55,7 @@ class Tag(IntEnum):
     SUB_DIRECTORIES = 330
     EXTRA = 338
     FORMAT = 339
+    JPEG_TABLES = 347
     PROFILE = 34675
 
 
@@ -113,6 +114,11 @@ class Page:
     def is_reduced(self) -> bool:
         """Whether the file marks this page as a thumbnail or a mask of another page."""
         return bool(self.number(Tag.NEW_SUBFILE, 0) & 5) or self.number(Tag.SUBFILE, 1) == 2
+
+    def pieces(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Read the offsets and the lengths in bytes of the tiles or strips."""
+        tags = (Tag.TILE_OFFSETS, Tag.TILE_BYTES) if self.is_tiled else (Tag.STRIP_OFFSETS, Tag.STRIP_BYTES)
+        return self.numbers(tags[0]), self.numbers(tags[1])
 
     @property
     def is_tiled(self) -> bool:

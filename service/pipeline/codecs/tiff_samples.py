@@ -131,10 +131,9 @@ class _Reader:
         self._planes = layout.bands if page.number(Tag.PLANAR, 1) == 2 else 1
         if page.is_tiled:
             self._piece_width, self._piece_height = page.number(Tag.TILE_WIDTH, 0), page.number(Tag.TILE_LENGTH, 0)
-            self._offsets, self._lengths = page.numbers(Tag.TILE_OFFSETS), page.numbers(Tag.TILE_BYTES)
         else:
             self._piece_width, self._piece_height = self.width, min(page.number(Tag.ROWS, self.height), self.height)
-            self._offsets, self._lengths = page.numbers(Tag.STRIP_OFFSETS), page.numbers(Tag.STRIP_BYTES)
+        self._offsets, self._lengths = page.pieces()
         if min(self._piece_width, self._piece_height) < 1:
             raise CorruptImage("the TIFF image's strips or tiles have no pixels")
         self._across = -(-self.width // self._piece_width)
