@@ -186,7 +186,7 @@ def test_transparency_lies_over_white(kind: str) -> None:
 def test_an_alpha_of_zeros_says_nothing(kind: str) -> None:
     """Screenshots of game engines have one: their picture is the colours, and not a white sheet."""
     clear = np.dstack([SMOOTH, np.zeros((40, 60), np.uint8)])
-    options = {"WEBP": {"lossless": True, "exact": True}, "AVIF": {"quality": 95}}.get(kind, {})
+    options: dict[str, Any] = {"WEBP": {"lossless": True, "exact": True}, "AVIF": {"quality": 95}}.get(kind, {})
     difference = np.abs(decode(encode_image(clear, kind, **options), LIMITS).astype(int) - SMOOTH)
     assert difference.mean() < (8 if kind == "AVIF" else 0.01)
 
@@ -198,7 +198,7 @@ def test_a_bmp_with_an_alpha_of_zeros_or_ones_is_opaque(header_bytes: int, alpha
     """Versions 3, 4 and 5 of the header, with the bands in both orders."""
     shifts = [mask.bit_length() - 8 for mask in masks]
     bands = np.dstack([NOISE, np.full((40, 60), alpha, np.uint8)]).astype(np.uint32)
-    pixels = sum(bands[..., band] << shift for band, shift in enumerate(shifts)).astype("<u4")[::-1].tobytes()
+    pixels = np.sum(bands << np.array(shifts, np.uint32), axis=2).astype("<u4")[::-1].tobytes()
     head = struct.pack("<IiiHHIIiiII", header_bytes, 60, 40, 1, 32, 3, len(pixels), 2835, 2835, 0, 0)
     head = (head + struct.pack("<IIII", *masks)).ljust(header_bytes, b"\0")
     data = b"BM" + struct.pack("<IHHI", 14 + len(head) + len(pixels), 0, 0, 14 + len(head)) + head + pixels

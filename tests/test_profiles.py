@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,8 @@ def expected(pixels: NDArray[np.uint8], name: str) -> NDArray[np.float64]:
     linear = (pixels / 255) ** GAMMA @ np.array(PRIMARIES[name])
     red_green_blue = np.clip(linear @ np.linalg.inv(np.array(PRIMARIES["sRGB"])), 0, 1)
     low = red_green_blue * 12.92
-    return np.where(red_green_blue <= 0.0031308, low, 1.055 * np.maximum(red_green_blue, 1e-9) ** (1 / 2.4) - 0.055) * 255
+    high = 1.055 * np.maximum(red_green_blue, 1e-9) ** (1 / 2.4) - 0.055
+    return np.asarray(np.where(red_green_blue <= 0.0031308, low, high) * 255, np.float64)
 
 
 COLORS = np.random.default_rng(0).integers(40, 216, (16, 16, 3), dtype=np.uint8)
@@ -59,7 +61,7 @@ PICTURE = np.repeat(np.repeat(COLORS, 8, axis=0), 8, axis=1)
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "JPEG"])
 def test_colours_of_another_profile_become_those_of_srgb(kind: str, name: str) -> None:
     """As the definition of the profile says, within what the format itself loses."""
-    options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}.get(kind, {})
+    options: dict[str, Any] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}.get(kind, {})
     pixels = decode(encode_image(PICTURE, kind, icc_profile=profile(name), **options), LIMITS)
     difference = np.abs(pixels - expected(PICTURE, name))
     assert difference.mean() < 1.5
