@@ -228,7 +228,7 @@ def test_livez_answers_while_every_core_segments(slow_dir: Path, tmp_path: Path)
 def test_a_caller_who_goes_away_leaves_nothing_behind(slow_dir: Path) -> None:
     """Its image leaves the queue, and the next caller is served."""
     body = encode_image(make_image(360, 480), "JPEG")
-    with live_server(Settings(models_dir=slow_dir)) as base_url:
+    with live_server(Settings(models_dir=slow_dir, deadline_ms=600_000)) as base_url:
 
         async def impatient() -> None:
             async with httpx.AsyncClient(base_url=base_url) as client:

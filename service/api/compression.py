@@ -135,8 +135,6 @@ class _Compressing:
         headers = MutableHeaders(raw=list(start["headers"]))
         headers["Content-Encoding"], headers["Content-Length"] = self._coding, str(len(body))
         headers.add_vary_header("Accept-Encoding")
-        if etag := headers.get("etag"):
-            headers["ETag"] = f"W/{etag.removeprefix('W/')}"  # the same content, other bytes
         await self._send({**start, "headers": headers.raw})
         for at in range(0, len(body), PIECE_BYTES):  # as fast as it is read
             end = at + PIECE_BYTES
