@@ -25,7 +25,7 @@ from models.exporting.parity import TOLERANCES, ParityError, describe
 from models.exporting.precision import calibration_frames
 from models.exporting.receptive_field import measure_reach
 from models.exporting.source import Source, load_source
-from models.nets.architectures import ARCHITECTURES
+from models.nets.architectures import ARCHITECTURES, FOR_SCANS, architecture
 from models.training import checkpoint
 from models.training.classes import TABLES
 from service.errors import BadArtifact
@@ -36,7 +36,9 @@ from service.pipeline.manifest import Loss, Manifest, Output, Reduced, SplitScor
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m models.export", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("architecture", choices=sorted(ARCHITECTURES), metavar="ARCH", help=", ".join(ARCHITECTURES))
+    parser.add_argument(
+        "architecture", choices=sorted(ARCHITECTURES | FOR_SCANS), metavar="ARCH", help=", ".join(ARCHITECTURES | FOR_SCANS)
+    )
     parser.add_argument(
         "--weights", type=Path, required=True, metavar="FILE", help="checkpoint of models.train, or published weights"
     )
@@ -126,7 +128,7 @@ def build_manifest(args: argparse.Namespace, source: Source, frames: int = 0) ->
     for item in args.scores:
         split, _, file = item.partition("=")
         splits[split] = SplitScores.model_validate(json.loads(Path(file).read_text()))
-    net, architecture = source.net, ARCHITECTURES[args.architecture]
+    net, known = source.net, architecture(args.architecture)
     reach = measure_reach(net)
     told = {"data": args.data_name, "licence": args.licence, "notes": args.notes}
     outputs = [{"name": name, "kind": name, "stride": stride} for name, stride in zip(net.outputs, reach.strides, strict=True)]
@@ -137,7 +139,7 @@ def build_manifest(args: argparse.Namespace, source: Source, frames: int = 0) ->
         architecture=args.architecture,
         description=args.description,
         classes=source.table.entries,
-        input=architecture.policy(args.input_size) if args.input_size else source.policy,
+        input=known.policy(args.input_size) if args.input_size else source.policy,
         stride=reach.strides[0],
         outputs=tuple(map(Output.model_validate, outputs)),
         receptive_field=reach.receptive_field,

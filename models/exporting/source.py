@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from models.exporting.weights import load_weights, read_weights
-from models.nets.architectures import ARCHITECTURES, build
+from models.nets.architectures import architecture as architecture_named
+from models.nets.architectures import build
 from models.nets.network import Network
 from models.training import checkpoint
 from models.training.classes import ClassTable, table
@@ -59,7 +60,7 @@ def load_source(architecture: str, weights: Path, classes: str | None) -> Source
     return Source(
         load_weights(net, architecture, weights),
         known,
-        ARCHITECTURES[architecture].policy(),
+        architecture_named(architecture).policy(),
         Training(data=UNNAMED, licence=UNKNOWN),
     )
 
@@ -68,7 +69,7 @@ def _policy(content: dict[str, Any]) -> InputPolicy:
     """The input that the network was trained for: the checkpoint's own, else the architecture's at the working size."""
     if "input" in content:
         return InputPolicy.model_validate(content["input"])
-    return ARCHITECTURES[content["architecture"]].policy(tuple(content["working_size"]))
+    return architecture_named(content["architecture"]).policy(tuple(content["working_size"]))
 
 
 def _training(content: dict[str, Any]) -> Training:

@@ -5,8 +5,8 @@ May import: torch, the networks of ``models``, ``service.pipeline.manifest``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from models.nets.deconvnet import DeconvNet
@@ -15,7 +15,9 @@ from models.nets.fcn import FCN, FCNConfig
 from models.nets.network import Network
 from models.nets.panoptic import PanopticFCN
 from models.nets.resnet import FCNResNet
+from models.nets.slices import SliceFCN
 from models.nets.vgg import FCNVGG16
+from models.nets.vnet import LIGHT, PAPER, VNet, VNetConfig
 from service.pipeline.manifest import InputPolicy
 
 LONG = "Long, Shelhamer, Darrell: Fully Convolutional Networks for Semantic Segmentation, CVPR 2015"
@@ -24,6 +26,9 @@ NOH = "Noh, Hong, Han: Learning Deconvolution Network for Semantic Segmentation,
 CHENG = (
     "Cheng, Collins, Zhu, Liu, Huang, Adam, Chen: Panoptic-DeepLab: A Simple, Strong, and Fast Baseline for Bottom-Up "
     "Panoptic Segmentation, CVPR 2020"
+)
+MILLETARI = (
+    "Milletari, Navab, Ahmadi: V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image Segmentation, 3DV 2016"
 )
 TAN = "Tan, Le: EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, ICML 2019"
 
@@ -46,12 +51,14 @@ class Architecture:
     papers: tuple[str, ...]
     smallest: int = 1
     """The shortest side of the input."""
-    fit: Literal["area", "stretch"] = "area"
+    fit: Literal["area", "stretch", "native"] = "area"
     """How images are brought to the working size: see ``service.pipeline.manifest.InputPolicy``."""
     auxiliary: bool = False
     """Whether there is a second head, for training."""
     objects: bool = False
     """Whether it tells the objects of countable classes apart (outputs ``centers`` and ``offsets``)."""
+    scans: Mapping[str, object] = field(default_factory=dict)
+    """Of a network for scans: how they are brought to it, as further fields of the input policy."""
 
     def policy(self, working_size: tuple[int, int] | None = None) -> InputPolicy:
         """How images are brought to the network.
@@ -64,7 +71,8 @@ class Architecture:
         size = working_size or self.working_size
         if min(size) < self.smallest:
             raise ValueError(f"{self.name} takes sides of {self.smallest} and more, not {size[0]} x {size[1]}")
-        return InputPolicy(working_size=size, fit=self.fit, multiple=self.multiple)
+        known = {"working_size": size, "fit": self.fit, "multiple": self.multiple}
+        return InputPolicy.model_validate({**known, **self.scans})
 
 
 def _vgg(name: str, finest: int, *, at_once: bool = False) -> Architecture:
@@ -137,8 +145,47 @@ _FAMILY = (
     ),
 )
 
+TISSUE = {"lower": 1, "upper": 50, "scope": "volume", "foreground": True, "ceiling": 3}
+"""Intensities of T1 scans: half of the tissue, which is above the mean, is below 1 (see ``service.pipeline.intensity``)."""
+
+_RAS_1MM = {"color_order": None, "dtype": "float32", "intensity": TISSUE, "spacing_mm": (1, 1, 1), "orientation": "RAS"}
+
+
+def _vnet(config: VNetConfig, sides: tuple[int, int, int]) -> Architecture:
+    return Architecture(
+        name=config.name,
+        make=lambda classes, width, _: VNet(classes, config=config, width=width),
+        stride=1,
+        coarsest=2**config.depth,
+        multiple=2**config.depth,
+        working_size=sides[1:],
+        papers=(MILLETARI,),
+        fit="native",
+        scans={**_RAS_1MM, "dimensions": 3, "channels": 1, "working_depth": sides[0]},
+    )
+
+
+_FOR_SCANS = (
+    Architecture(
+        name="fcn1s-slices",
+        make=lambda classes, width, _: SliceFCN(classes, width=width),
+        stride=1,
+        coarsest=16,
+        multiple=16,
+        working_size=(192, 192),
+        papers=(LONG,),
+        fit="native",
+        scans={**_RAS_1MM, "channels": 3, "planes": ("axial", "coronal", "sagittal")},
+    ),
+    _vnet(PAPER, (64, 128, 128)),
+    _vnet(LIGHT, (40, 56, 40)),
+)
+
+FOR_SCANS = {architecture.name: architecture for architecture in _FOR_SCANS}
+"""Networks of slices and volumes, by name."""
+
 ARCHITECTURES = {architecture.name: architecture for architecture in _FAMILY}
-"""By name, in the order of the family's table."""
+"""Networks of pictures by name, in the order of the family's table."""
 
 
 def build(name: str, classes: int, *, width: float = 1.0, auxiliary: bool = False) -> Network:
@@ -150,6 +197,16 @@ def build(name: str, classes: int, *, width: float = 1.0, auxiliary: bool = Fals
     Raises:
         ValueError: if there is no such network, naming those there are, or it has one width
     """
-    if name not in ARCHITECTURES:
-        raise ValueError(f"no architecture '{name}'; there are: {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[name].make(classes, width, auxiliary)
+    return architecture(name).make(classes, width, auxiliary)
+
+
+def architecture(name: str) -> Architecture:
+    """Return the row of a network for pictures or for scans.
+
+    Raises:
+        ValueError: if there is no such network, naming those there are
+    """
+    found = ARCHITECTURES.get(name) or FOR_SCANS.get(name)
+    if found is None:
+        raise ValueError(f"no architecture '{name}'; there are: {', '.join((*ARCHITECTURES, *FOR_SCANS))}")
+    return found
