@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 import json
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +18,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from service.__main__ import main
+from service.client import AsyncClient, Client, LabelVolume
 from service.encodings import decode, rle
+from service.errors import ImageTooLarge
 from service.settings import Settings
 from tests.conftest import write_artifact
 from tests.live import live_process, live_server
@@ -248,3 +254,57 @@ def test_a_patients_fields_reach_no_log_and_no_metric(tmp_path: Any) -> None:
         for text in (problem.text, metrics, server.log.read_text()):
             assert "DOE" not in text
         assert "20x24x22" in server.log.read_text()
+
+
+def test_the_client_gives_a_label_volume(base_url: str, tmp_path: Path) -> None:
+    """``segment_volume`` gives the labels, the file and the model; ``save`` writes it compressed or not, as its name says."""
+    path = tmp_path / "scan.nii.gz"
+    path.write_bytes(scan())
+    with Client(base_url) as client:
+        volume = client.segment_volume(path)
+        named = client.segment_volume(scan(compressed=False), "others", classes=["white"])
+        with pytest.raises(ImageTooLarge):
+            client.segment_volume(nifti_bytes(np.zeros((60, 60, 60), np.uint8)))
+    np.testing.assert_array_equal(volume.labels, levels())
+    assert (volume.model, named.model) == ("levels@1.0.0", "others@1.0.0")
+    np.testing.assert_array_equal(named.labels, np.where(levels() == 2, 2, 255))
+    assert volume.timing["infer"] > 0
+    for name in ("labels.nii", "labels.nii.gz"):
+        volume.save(tmp_path / name)
+        written = nibabel.load(tmp_path / name)
+        np.testing.assert_array_equal(np.asarray(written.dataobj), levels())
+        np.testing.assert_allclose(written.affine, OBLIQUE, atol=1e-6)
+
+
+def test_the_asynchronous_client_does_the_same(base_url: str) -> None:
+    """The twin of the call above."""
+
+    async def call() -> LabelVolume:
+        async with AsyncClient(base_url) as client:
+            return await client.segment_volume(scan())
+
+    np.testing.assert_array_equal(asyncio.run(call()).labels, levels())
+
+
+def test_the_command_line_segments_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``fcn-serve segment`` takes scans without a model's name, writes label volumes and mosaics, and skips finished ones."""
+    models = tmp_path / "models"
+    models.mkdir()
+    write_artifact(models / "colours.onnx")
+    scan_artifact(models / "levels.onnx")
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    (folder / "one.nii.gz").write_bytes(scan())
+    (folder / "two.nii").write_bytes(scan(compressed=False, version=2))
+    (folder / "bad.nii.gz").write_bytes(scan()[:-40])
+    monkeypatch.setenv("FCN_MODELS_DIR", str(models))
+    monkeypatch.setattr(sys, "argv", ["fcn-serve", "segment", str(folder)])
+    for _ in range(2):
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 1  # the damaged one is told
+    written = {path.name for path in folder.iterdir()}
+    assert {"one.mask.nii.gz", "two.mask.nii", "one.overlay.png", "two.overlay.png"} <= written
+    assert "bad.mask.nii.gz" not in written
+    for name in ("one.mask.nii.gz", "two.mask.nii"):
+        np.testing.assert_array_equal(np.asarray(nibabel.load(folder / name).dataobj), levels())

@@ -20,6 +20,7 @@ from service.batch.targets import is_result, spoken
 from service.errors import BadSetting
 
 IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
+SCAN_SUFFIXES = (".nii.gz", ".nii")
 VIDEO_SUFFIXES = frozenset(
     (
         *(".264", ".265", ".360", ".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".h264", ".h265", ".hevc", ".insv"),
@@ -44,6 +45,9 @@ class Input:
     @property
     def stem(self) -> str:
         """What its results are called after."""
+        for suffix in SCAN_SUFFIXES:
+            if not self.whole and self.path.name.lower().endswith(suffix):
+                return self.path.name[: -len(suffix)]
         return self.path.name if self.whole or self.path.is_dir() else Path(plain_name(self.path)).stem
 
 
@@ -107,6 +111,11 @@ def gather(paths: Sequence[Path], out: Path | None) -> Inputs:
     return found
 
 
+def is_scan(path: Path) -> bool:
+    """Say whether a file is named as a scan is."""
+    return path.name.lower().endswith(SCAN_SUFFIXES)
+
+
 def is_bag_folder(path: Path) -> bool:
     """Say whether a folder is a bag of rosbag2: its metadata lie beside recordings, or name them."""
     metadata = path / METADATA
@@ -158,7 +167,7 @@ def _within(folder: Path, failures: list[tuple[Path, str]]) -> list[Path]:
         folders[:] = kept
         for name in files:
             path = here / name
-            known = path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES or is_recording(path)
+            known = path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES or is_recording(path) or is_scan(path)
             if known and not is_result(path) and not _is_litter(name) and path.is_file():
                 found.append(path)
     return sorted(found)

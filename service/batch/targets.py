@@ -26,7 +26,7 @@ class Write(enum.StrEnum):
     RLE = "rle"
 
 
-_ENDINGS = (*sorted({f"{MASK}{form.suffix}" for form in FORMATS.values()}), OVERLAY, FILM, LINES, MASKS, BAG)
+_ENDINGS = (*sorted({f"{MASK}{form.suffix}" for form in FORMATS.values()}), f"{MASK}.nii", OVERLAY, FILM, LINES, MASKS, BAG)
 
 
 def is_result(path: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.batch.inputs import Inputs, gather
+from service.batch.inputs import Inputs, gather, is_scan
 from service.batch.run import Plan, Report, run
 from service.batch.sources import Source
 from service.batch.sources.bag import BAG_FORMAT, is_mcap, plan_bags
@@ -23,7 +23,7 @@ from service.batch.targets import Write, spoken
 from service.cli import FAILED, INTERRUPTED
 from service.cli.opened import opened
 from service.cli.progress import progress
-from service.encodings import DEFAULT_FORMAT, FORMATS, understood_together
+from service.encodings import DEFAULT_FORMAT, FORMATS, VOLUME_FORMAT, understood_together
 from service.encodings.palettes import MODEL, PALETTES
 from service.encodings.tables import TABLES
 from service.errors import BadSetting
@@ -43,7 +43,9 @@ def _able(option: str) -> str:
 def segment(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH...", help="Images, videos, bags of ROS 2 or 1, folders of them; or patterns of such."),
+        typer.Argument(
+            metavar="PATH...", help="Images, scans, videos, bags of ROS 2 or 1, folders, or patterns."
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="Folder for the results, or the .mcap of a bag; beside each file by default.")
@@ -117,7 +119,12 @@ def segment(
     """
     settings = Settings.load()
     found = gather(paths, out)
+    scans = [entry for entry in found.images if is_scan(entry.path)]
+    if scans and name == DEFAULT_FORMAT:
+        name = VOLUME_FORMAT
     _check(found, out=out, name=name, write=write, topic=topic, copy=copy)
+    if scans and (len(scans) < len(found.images) or found.videos or found.bags):
+        raise BadSetting("scans and pictures need different models: segment them one after the other")
     query = {"classes": classes or (), "min_confidence": min_confidence, "ids": ids}
     more = {
         "statistics": statistics,
@@ -128,7 +135,7 @@ def segment(
         "palette": palette,
     }
     with opened(settings) as predictor:
-        engine = predictor.repository.get(model)
+        engine = (predictor.scan_engine() if scans and model is None else None) or predictor.repository.get(model)
         table = engine.manifest.classes
         options = understood_together(OFFLINE_FORMATS, table, **query)
         options |= understood_together(sorted(_written(found, write, name)), table, **query, **more)

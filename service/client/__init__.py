@@ -12,6 +12,8 @@
     for thing in mask.instances:
         print(thing.name, thing.number, thing.score, thing.bbox, thing.mask.sum())
 
+    client.segment_volume("scan.nii.gz").save("labels.nii.gz")
+
     overlay = client.segment_as("street.jpg", "overlay", legend=True).body
 
     for mask in client.stream(camera):  # frames as they come: the newest wins
@@ -40,6 +42,7 @@ from service.client.results import (
     ClassPresent,
     FrameWithoutMask,
     Instance,
+    LabelVolume,
     Mask,
     ModelIdentity,
     ServedModel,
@@ -57,6 +60,7 @@ __all__ = [
     "Encoded",
     "FrameWithoutMask",
     "Instance",
+    "LabelVolume",
     "Mask",
     "ModelIdentity",
     "ServedModel",

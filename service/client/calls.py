@@ -6,16 +6,19 @@ May import: httpx, ``service``, ``service.client.budget``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
 
 from service import __version__
-from service.client.budget import Budget
+from service.client.budget import Budget, Timeouts
 
 _KEEP_ALIVE_S = 4.0
 """Idle connections are dropped a second before the server (uvicorn: 5 s) would, so that no request meets a closing one."""
+
+VOLUME_DEADLINE_MS = 120_000.0
+"""Of a scan."""
 
 USER_AGENT = f"fcn-serve-client/{__version__}"
 
@@ -30,6 +33,15 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     content: bytes = field(default=b"", repr=False)
     deadline_ms: float | None = None
+    patient: bool = False
+    """Whether the whole call may take until its deadline, whatever the timeouts say: a scan takes longer than a frame."""
+
+    def timeouts(self, usual: Timeouts) -> Timeouts:
+        """Return the timeouts of this call."""
+        if not self.patient or self.deadline_ms is None:
+            return usual
+        limit_s = self.deadline_ms / 1000 + 1
+        return replace(usual, read_s=max(usual.read_s, limit_s), total_s=max(usual.total_s, limit_s))
 
     def to_request(self, http: httpx.Client | httpx.AsyncClient, budget: Budget) -> httpx.Request:
         """The next attempt, with what is left of the call's time."""
@@ -100,6 +112,19 @@ def encoded_call(body: bytes, form: str, query: Mapping[str, object], deadline_m
         values = value if isinstance(value, list | tuple | set | frozenset) else [value]
         params += [(name, _text(one)) for one in values if one is not None]
     return Call("POST", "/segment", tuple(params), {"Content-Type": "application/octet-stream"}, body, deadline_ms)
+
+
+def volume_call(
+    body: bytes,
+    model: str | None,
+    classes: Iterable[str | int] | None,
+    min_confidence: float | None,
+    deadline_ms: float,
+) -> Call:
+    """Describe ``POST /segment`` for one scan."""
+    kept = None if classes is None else [classes] if isinstance(classes, str) else list(classes)
+    query = {"model": model, "classes": kept, "min_confidence": min_confidence}
+    return replace(encoded_call(body, "nifti", query, deadline_ms), patient=True)
 
 
 def _text(value: object) -> str:

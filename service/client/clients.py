@@ -6,6 +6,7 @@ May import: httpx, the rest of ``service.client``, ``service.errors``.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from types import TracebackType
@@ -14,10 +15,27 @@ from typing import TYPE_CHECKING, Self
 import httpx
 
 from service.client.budget import DEFAULT_TIMEOUTS, OUT_OF_TIME, Budget, ConnectionFailed, TimedOut, Timeouts
-from service.client.calls import ApiKey, Call, MaskQuery, encoded_call, http_options, segment_call
+from service.client.calls import (
+    VOLUME_DEADLINE_MS,
+    ApiKey,
+    Call,
+    MaskQuery,
+    encoded_call,
+    http_options,
+    segment_call,
+    volume_call,
+)
 from service.client.images import image_bytes
-from service.client.replies import Reply, parse_catalogue, parse_encoded, parse_mask, raise_for_problem, wire_error
-from service.client.results import Catalogue, FrameWithoutMask, Mask
+from service.client.replies import (
+    Reply,
+    parse_catalogue,
+    parse_encoded,
+    parse_mask,
+    parse_volume,
+    raise_for_problem,
+    wire_error,
+)
+from service.client.results import Catalogue, FrameWithoutMask, LabelVolume, Mask
 from service.client.stream import stream_call, streamed, streamed_async
 from service.encodings import Encoded
 from service.errors import ServiceError
@@ -110,6 +128,29 @@ class Client:
         """
         return parse_encoded(self._exchange(encoded_call(image_bytes(image), format, query, deadline_ms)))
 
+    def segment_volume(
+        self,
+        scan: str | os.PathLike[str] | bytes,
+        model: str | None = None,
+        *,
+        classes: Iterable[str | int] | None = None,
+        min_confidence: float | None = None,
+        deadline_ms: float = VOLUME_DEADLINE_MS,
+    ) -> LabelVolume:
+        """Segment one scan.
+
+        Takes:
+            scan: a NIfTI file's path or bytes, ``.nii`` or ``.nii.gz``
+            model: the server's first model for scans by default
+            classes, min_confidence: as for :meth:`segment`
+            deadline_ms: when the labels are of no use any more, counted from now
+        Gives:
+            the label volume in the scan's own grid
+        Raises:
+            as :meth:`segment`
+        """
+        return parse_volume(self._exchange(volume_call(image_bytes(scan), model, classes, min_confidence, deadline_ms)))
+
     def stream(
         self,
         frames: Iterable[ImageLike | StampedFrame],
@@ -168,7 +209,7 @@ class Client:
         self._http.close()
 
     def _exchange(self, call: Call) -> Reply:
-        budget = Budget(self._timeouts, self._retries, call.deadline_ms)
+        budget = Budget(call.timeouts(self._timeouts), self._retries, call.deadline_ms)
         while True:
             try:
                 reply = self._attempt(budget, call)
@@ -251,6 +292,20 @@ class AsyncClient:
         body = await asyncio.to_thread(image_bytes, image)
         return parse_encoded(await self._exchange(encoded_call(body, format, query, deadline_ms)))
 
+    async def segment_volume(
+        self,
+        scan: str | os.PathLike[str] | bytes,
+        model: str | None = None,
+        *,
+        classes: Iterable[str | int] | None = None,
+        min_confidence: float | None = None,
+        deadline_ms: float = VOLUME_DEADLINE_MS,
+    ) -> LabelVolume:
+        """Segment one scan: see :meth:`Client.segment_volume`."""
+        body = await asyncio.to_thread(image_bytes, scan)
+        reply = await self._exchange(volume_call(body, model, classes, min_confidence, deadline_ms))
+        return await asyncio.to_thread(parse_volume, reply)
+
     def stream(
         self,
         frames: Iterable[ImageLike | StampedFrame] | AsyncIterable[ImageLike | StampedFrame],
@@ -291,7 +346,7 @@ class AsyncClient:
         await self._http.aclose()
 
     async def _exchange(self, call: Call) -> Reply:
-        budget = Budget(self._timeouts, self._retries, call.deadline_ms)
+        budget = Budget(call.timeouts(self._timeouts), self._retries, call.deadline_ms)
         while True:
             try:
                 reply = await self._attempt(budget, call)

@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 
 from service.client.budget import OUT_OF_TIME, ConnectionFailed, TimedOut
-from service.client.results import Catalogue, ClassEntry, ClassPresent, Instance, Mask, ModelIdentity, ServedModel
-from service.encodings import Encoded, coco, rle
+from service.client.results import Catalogue, ClassEntry, ClassPresent, Instance, LabelVolume, Mask, ModelIdentity, ServedModel
+from service.encodings import Encoded, coco, nifti, rle
 from service.errors import BY_CODE, ServiceError
 
 _PROSE = frozenset(("type", "title", "detail", "error"))
@@ -110,6 +110,24 @@ def _instance(entry: dict[str, Any]) -> Instance:
         size=(height, width),
         counts=entry["segmentation"]["counts"],
     )
+
+
+def parse_volume(reply: Reply) -> LabelVolume:
+    """Read a label volume from a good reply.
+
+    Raises:
+        ServiceError: if the reply holds none
+    """
+    try:
+        return LabelVolume(
+            labels=nifti.decode(reply.content),
+            nifti=reply.content,
+            model=reply.headers["X-Model"],
+            timing=parse_server_timing(reply.headers.get("Server-Timing", "")),
+            request_id=reply.headers.get("X-Request-ID", ""),
+        )
+    except (ValueError, LookupError) as error:
+        raise _misunderstood(reply) from error
 
 
 def parse_encoded(reply: Reply) -> Encoded:

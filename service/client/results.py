@@ -5,9 +5,12 @@ May import: numpy, ``service.encodings``, ``service.errors``.
 
 from __future__ import annotations
 
+import gzip
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -101,6 +104,30 @@ class Mask:
     """As they were given to ``segment``, to match the mask with its frame."""
     instances: tuple[Instance, ...] = ()
     """The things of countable classes, where they were asked for: class by class, the largest first."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelVolume:
+    """The result of one scan."""
+
+    labels: NDArray[np.uint8]
+    """X x Y x Z uint8, in the scan's own grid: the class id of every voxel; 255 is unlabelled."""
+    nifti: bytes = field(repr=False)
+    """The label volume as a NIfTI file with the scan's header: ``.nii.gz`` if the scan was compressed, else ``.nii``."""
+    model: str
+    """name@version of the model that made it."""
+    timing: dict[str, float]
+    """Milliseconds that the server spent, by stage."""
+    request_id: str
+    """Names the request in the server's log."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the NIfTI file; a name that ends with ``.gz`` is compressed, another one is not."""
+        packed = self.nifti.startswith(b"\x1f\x8b")
+        data = self.nifti
+        if packed != os.fspath(path).endswith(".gz"):
+            data = gzip.decompress(data) if packed else gzip.compress(data, 6)
+        Path(path).write_bytes(data)
 
 
 @dataclass(frozen=True)

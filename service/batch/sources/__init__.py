@@ -22,8 +22,9 @@ from service.pipeline.segmentation import Segmentation
 class Frame:
     """One picture of a source; each kind of source adds what it needs for writing."""
 
-    image: NDArray[np.uint8] | None
-    """H x W x 3 uint8 RGB; None if the network has nothing to do: the mask is known, the frame failed, or it is only copied."""
+    image: NDArray[np.uint8] | bytes | None
+    """H x W x 3 uint8 RGB, or a scan's file; None if the network has nothing to do: the mask is known, the frame failed, or it
+    is only copied."""
     failure: str | None
     """Why the frame cannot be segmented."""
 

@@ -19,12 +19,12 @@ from typing import IO, Any
 
 from PIL import Image
 
-from service.batch.inputs import Input
+from service.batch.inputs import Input, is_scan
 from service.batch.records import Recipe, state_of
 from service.batch.run import Plan, reason
 from service.batch.sources import Done, Frame
 from service.batch.targets import ALL_LINES, MASK, OVERLAY, Write, spoken, unfinished
-from service.encodings import FORMATS, MaskView, encode, to_json
+from service.encodings import FORMATS, VOLUME_FORMAT, MaskView, encode, to_json
 from service.errors import BodyTooLarge
 from service.pipeline.codecs import decoding
 from service.pipeline.codecs.georeference import Georeference
@@ -162,7 +162,9 @@ class Images:
 
     def _add(self, entry: Input, write: Sequence[Write]) -> None:
         """Plan one image."""
-        mask = entry.folder / f"{entry.stem}{MASK}{FORMATS[self._format].suffix}" if Write.MASKS in write else None
+        plain = self._format == VOLUME_FORMAT and entry.path.suffix.lower() == ".nii"
+        suffix = ".nii" if plain else FORMATS[self._format].suffix
+        mask = entry.folder / f"{entry.stem}{MASK}{suffix}" if Write.MASKS in write else None
         overlay = entry.folder / f"{entry.stem}{OVERLAY}" if Write.OVERLAYS in write else None
         results = {}
         if mask is not None:
@@ -193,15 +195,18 @@ class Images:
     def _load(self, job: Job) -> ImageFrame:
         try:
             found, state = job.source.stat(), state_of(job.source)
-            limit = self._plan.limits.max_bytes
+            scan, limits = is_scan(job.source), self._plan.limits
+            limit = limits.max_scan_bytes if scan else limits.max_bytes
             if found.st_size > limit:  # told before a film called .jpg fills the memory
                 raise BodyTooLarge(  # noqa: TRY301 - one place says what is wrong with a file
-                    f"{found.st_size} bytes; FCN_MAX_IMAGE_BYTES allows {limit}",
+                    f"{found.st_size} bytes; FCN_MAX_{'SCAN' if scan else 'IMAGE'}_BYTES allows {limit}",
                     limit=limit,
                     actual=found.st_size,
                     unit="bytes",
                 )
             data = job.source.read_bytes()
+            if scan:
+                return ImageFrame(data, None, job, state, found.st_mtime)
             image = decoding.decode(data, self._plan.limits)
         except Exception as error:  # noqa: BLE001 - whatever a decoder raises belongs to its file
             return ImageFrame(None, reason(job.source, error), job)
@@ -222,9 +227,10 @@ class Images:
     def _save(self, frame: ImageFrame, made: Segmentation) -> None:
         job, plan = frame.job, self._plan
 
-        def written(name: str) -> bytes:
-            options = plan.options[name]
-            view = MaskView.of(made, options, job.source.name)
+        def written(name: str, path: Path | None = None) -> bytes:
+            view = MaskView.of(made, plan.options[name], job.source.name)
+            if view.volume is not None and path is not None:  # the name says whether it is compressed
+                view = replace(view, volume=replace(view.volume, compressed=path.name.endswith(".gz")))
             return encode(name, replace(view, geo=frame.geo)).body  # the network was given pixels, which say no place
 
         for path, name in ((job.mask, self._format), (job.overlay, "overlay")):
@@ -232,7 +238,7 @@ class Images:
                 continue
             part = unfinished(path)
             try:
-                part.write_bytes(written(name))
+                part.write_bytes(written(name, path))
                 part.replace(path)
             except BaseException:
                 part.unlink(missing_ok=True)
