@@ -43,9 +43,7 @@ def _able(option: str) -> str:
 def segment(
     paths: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="PATH...", help="Images, scans, videos, bags of ROS 2 or 1, folders, or patterns."
-        ),
+        typer.Argument(metavar="PATH...", help="Images, scans, videos, bags of ROS 2 or 1, folders, or patterns."),
     ],
     out: Annotated[
         Path | None, typer.Option(help="Folder for the results, or the .mcap of a bag; beside each file by default.")
