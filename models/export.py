@@ -146,6 +146,7 @@ def build_manifest(args: argparse.Namespace, source: Source, frames: int = 0) ->
         halo=reach.halo,
         training=source.training.model_copy(update={name: text for name, text in told.items() if text is not None}),
         scores=splits,
+        calibration=source.calibration,
         precision=args.precision,
         reduced=None if args.precision == "fp32" else _reduced(args, frames),
     )

@@ -15,7 +15,7 @@ from models.nets.architectures import build
 from models.nets.network import Network
 from models.training import checkpoint
 from models.training.classes import ClassTable, table
-from service.pipeline.manifest import InputPolicy, SplitScores, Training
+from service.pipeline.manifest import Calibration, InputPolicy, SplitScores, Training
 
 UNNAMED, UNKNOWN = "unnamed", "unknown"
 """Data and licence where neither the file nor the command line tells them."""
@@ -31,6 +31,8 @@ class Source:
     training: Training
     scores: dict[str, SplitScores] = field(default_factory=dict)
     """By split; empty where the file has none."""
+    calibration: Calibration | None = None
+    """As ``models.calibrate`` fitted it."""
 
 
 def load_source(architecture: str, weights: Path, classes: str | None) -> Source:
@@ -49,7 +51,9 @@ def load_source(architecture: str, weights: Path, classes: str | None) -> Source
         trained = checkpoint.network(content)
         known = table(classes) if classes else checkpoint.class_table(content)
         known.check_planes(trained.classes)
-        return Source(trained, known, _policy(content), _training(content), _scores(content))
+        told = content.get("calibration")
+        calibration = Calibration.model_validate(told) if told else None
+        return Source(trained, known, _policy(content), _training(content), _scores(content), calibration)
     if classes is None:
         read_weights(weights)  # a damaged file is told first
         raise checkpoint.CheckpointError(

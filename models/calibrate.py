@@ -1,0 +1,110 @@
+"""``python -m models.calibrate CHECKPOINT``: fit the temperature that makes probabilities mean what they say.
+
+Every other frame of a folder fits it, the rest judge it. The network must not have been trained on the folder, since it is
+surer of such frames. The result goes into the checkpoint, and by ``models.export`` into the artifact's manifest.
+
+May import: torch, numpy, rich, ``service.pipeline``, the rest of ``models``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from models.evaluate import Predict, predictor_of
+from models.training import checkpoint
+from models.training.calibration import CalibrationError, fit_temperature
+from models.training.classes import ClassTable, ClassTableError
+from models.training.data import DataError, frame_pairs, read_labels
+from models.training.losses import IGNORED
+from service.pipeline.manifest import Calibration
+from service.pipeline.tasks.semantic import confidence_map
+
+CELLS_A_FRAME = 2000
+"""Score cells that a frame contributes to the fit; neighbouring ones tell little more."""
+
+
+def calibrate(predict: Predict, folder: Path, table: ClassTable, split: str) -> Calibration:
+    """Fit a temperature on the even frames of a folder; measure the calibration error on the odd ones, before and after.
+
+    Takes:
+        split: the folder's name in the manifest
+    Raises:
+        DataError: if the folder can't be used, or has fewer than two frames
+    """
+    pairs = frame_pairs(folder)
+    if len(pairs) < 2:
+        raise DataError(f"{folder}: one frame can't both fit and judge; at least two are needed")
+    rng = np.random.default_rng(0)
+    fitting: list[NDArray[np.float32]] = []
+    wanted: list[NDArray[np.uint8]] = []
+    judged: list[tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]]] = []
+    for index, (image, label) in enumerate(track(pairs, description=split, console=Console(stderr=True))):
+        found, truth = predict(image), read_labels(label, table)
+        if found.scores is None:
+            raise DataError("a service does not tell its scores; give its checkpoint or artifact")
+        if index % 2:
+            judged.append((found.scores, found.labels, truth))
+            continue
+        _, h, w = found.scores.shape
+        rows = ((np.arange(h) + 0.5) * (truth.shape[0] / h)).astype(np.intp)
+        columns = ((np.arange(w) + 0.5) * (truth.shape[1] / w)).astype(np.intp)
+        at_cells = truth[np.ix_(rows, columns)].ravel()
+        labelled = np.flatnonzero(at_cells != IGNORED)
+        chosen = rng.choice(labelled, min(CELLS_A_FRAME, len(labelled)), replace=False)
+        fitting.append(found.scores.reshape(len(found.scores), -1)[:, chosen].T)
+        wanted.append(at_cells[chosen])
+    temperature = fit_temperature(torch.from_numpy(np.concatenate(fitting)), torch.from_numpy(np.concatenate(wanted)).long())
+    errors = {1.0: CalibrationError(), temperature: CalibrationError()}
+    for plane, labels, truth in judged:
+        known = truth != IGNORED
+        right = (labels == truth)[known]
+        for divisor, error in errors.items():
+            error.add(confidence_map(plane, labels, divisor)[known] / 255, right)
+    return Calibration(
+        temperature=temperature,
+        fitted_on=split,
+        ece_before=round(errors[1.0].value(), 4),
+        ece_after=round(errors[temperature].value(), 4),
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Calibrate; give the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m models.calibrate", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("checkpoint", type=Path, help="checkpoint (.pt); the temperature is written into it")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="FOLDER", help="images/ and labels/ that were not trained on"
+    )
+    parser.add_argument("--split", metavar="NAME", help="the folder's name in the manifest; its last two parts where absent")
+    args = parser.parse_args(arguments)
+    console = Console(stderr=True, soft_wrap=True)
+    try:
+        content = checkpoint.load(args.checkpoint)
+        table = checkpoint.class_table(content)
+        split = args.split or "-".join(args.data.resolve().parts[-2:])
+        with ExitStack() as resources:
+            predict = predictor_of(str(args.checkpoint), table, resources)
+            found = calibrate(predict, args.data, table, split)
+    except (DataError, ClassTableError, checkpoint.CheckpointError, ValueError, OSError) as error:
+        console.print(str(error), style="red", markup=False, highlight=False)
+        return 2
+    kept = {key: value for key, value in content.items() if key != "format"}
+    checkpoint.save(args.checkpoint, {**kept, "calibration": found.model_dump()})
+    print(
+        f"temperature {found.temperature:g}, fitted on {split}; expected calibration error {found.ece_before:.4f} before, "
+        f"{found.ece_after:.4f} after"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
