@@ -195,12 +195,14 @@ def evaluate(
     picture: Path | None = None,
     shown: int = 4,
     by_components: bool = False,
+    occurring: bool = False,
 ) -> Evaluation:
     """Score every frame of a folder, unlabelled pixels left out.
 
     Takes:
         picture: where to draw ``shown`` frames, evenly spread, each beside its truth and its prediction
         by_components: whether connected components stand for the objects, for comparison
+        occurring: whether only classes that occur in the labels count, as where labels hold some classes only
     Raises:
         DataError: if the folder can't be used
         ValueError: if a prediction has not the size of its image
@@ -235,9 +237,11 @@ def evaluate(
     if picture is not None:
         narrowest = min(row.shape[1] for row in rows)
         Image.fromarray(np.vstack([row[:, :narrowest] for row in rows])).save(picture)
-    found_scores = scores(confusion, table.names, frames=len(pairs))
+    found_scores = scores(confusion, table.names, frames=len(pairs), occurring=occurring)
     if countable:
-        found_scores = found_scores.model_copy(update={"objects": _object_scores(table, quality, precision)})
+        objects = _object_scores(table, quality, precision)
+        kept = {name: scored for name, scored in objects.items() if found_scores.iou[name] is not None}
+        found_scores = found_scores.model_copy(update={"objects": kept})
     return Evaluation(found_scores, before.value() if probable else None, after.value() if probable else None)
 
 
@@ -304,6 +308,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     tables = f"{', '.join(TABLES)} or a JSON file"
     parser.add_argument("--classes", default=CAMVID.name, metavar="TABLE", help=f"class table of the labels: {tables}")
     parser.add_argument("--components", action="store_true", help="score connected components as objects, for comparison")
+    parser.add_argument("--occurring", action="store_true", help="count only classes that occur in the labels")
     parser.add_argument("--picture", type=Path, metavar="FILE.png", help="draw a few frames beside their truth")
     parser.add_argument("--json", type=Path, metavar="FILE.json", help="write the scores, for models.export --scores")
     return parser.parse_args(arguments)
@@ -317,7 +322,14 @@ def main(arguments: list[str] | None = None) -> int:
         with ExitStack() as resources:
             table = class_table(args.classes)
             predict = predictor_of(args.model, table, resources)
-            found = evaluate(predict, args.data, table, picture=args.picture, by_components=args.components)
+            found = evaluate(
+                predict,
+                args.data,
+                table,
+                picture=args.picture,
+                by_components=args.components,
+                occurring=args.occurring,
+            )
     except (ServiceError, checkpoint.CheckpointError, DataError, ValueError, OSError) as error:
         Console(stderr=True, soft_wrap=True).print(str(error), style="red", markup=False, highlight=False)
         return 2

@@ -76,6 +76,9 @@ def train_heads(
     """
     generator = torch.Generator().manual_seed(seed)
     heads.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for module in heads.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1  # a short run has no hundreds of steps for the statistics to follow
     averaged = WeightAverage(heads, average)
     optimizer = torch.optim.AdamW(heads.parameters(), rate, weight_decay=0.01)
     for step in track(range(steps), description="heads", console=Console(stderr=True)):
