@@ -24,6 +24,9 @@ from service.encodings.runs import UNLABELLED, Thing, facts_of, find_runs, masks
 from service.encodings.several import LISTED
 from service.encodings.view import MaskView
 
+_MISSING = -1
+"""A segment that the list lacks."""
+
 
 def encode(view: MaskView) -> dict[str, Any]:
     """Encode a view of things.
@@ -110,16 +113,18 @@ def decode(document: Mapping[str, Any]) -> NDArray[np.uint8]:
     """
     with reading("a panoptic segmentation"):
         ids = segment_ids(document)
-        known = {0: UNLABELLED} | {segment["id"]: segment["category_id"] for segment in document["segments_info"]}
-        found, places = np.unique(ids, return_inverse=True)
-        missing = [number for number in found.tolist() if number not in known]
-        if missing:
-            raise ValueError(f"segment {missing[0]} is not in segments_info")
-        classes = np.array([known[number] for number in found.tolist()])
-        if classes.min() < 0 or classes.max() > UNLABELLED:
-            raise ValueError("a category_id is not a class id, 0..255")
-        labels: NDArray[np.uint8] = classes.astype(np.uint8)[places].reshape(ids.shape)
-        return labels
+        table = np.full(int(ids.max()) + 1, _MISSING, np.int32)
+        table[0] = UNLABELLED
+        for segment in document["segments_info"]:
+            number, owner = int(segment["id"]), int(segment["category_id"])
+            if not 0 <= owner <= UNLABELLED or number < 1:
+                raise ValueError(f"segment {number} has the category {owner}, which is not a class id, 0..255")
+            if number < len(table):
+                table[number] = owner
+        classes = table[ids]
+        if classes.min() == _MISSING:
+            raise ValueError(f"segment {int(ids[classes == _MISSING][0])} is not in segments_info")
+        return classes.astype(np.uint8)
 
 
 FORMAT = Format(
