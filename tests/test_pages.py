@@ -185,8 +185,11 @@ def test_the_list_of_formats_is_the_registry(base_url: str) -> None:
         assert (row["media_type"], row["suffix"], row["about"]) == (form.media_type, form.suffix, form.about)
         assert set(row["takes"]) == form.takes
         assert row["about"].endswith(".")
-    again = httpx.get(f"{base_url}/formats", headers={"If-None-Match": first.headers["etag"]})
-    assert (again.status_code, again.content) == (304, b"")
+    for path in ("formats", "palettes"):
+        for coding in ("gzip", "identity"):
+            first = httpx.get(f"{base_url}/{path}", headers={"Accept-Encoding": coding})
+            again = httpx.get(f"{base_url}/{path}", headers={"If-None-Match": first.headers["etag"]})
+            assert (again.status_code, again.content) == (304, b"")
 
 
 @pytest.mark.parametrize("name", sorted(PAGE))

@@ -63,25 +63,26 @@ async def page_file(name: str, request: Request) -> Response:
 
 
 _ROWS = to_json([schemas.FormatRow.of(form).model_dump() for form in FORMATS.values()])
-_FORMATS_HEADERS = {
-    "Cache-Control": "no-cache",
-    "ETag": f'"{hashlib.sha256(_ROWS).hexdigest()[:32]}"',
-    "X-Content-Type-Options": "nosniff",
-}
-
-
 _BRIGHT = to_json({"bright": bright(MOST_CLASSES)})
 
 
+def _headers(body: bytes) -> dict[str, str]:
+    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    return {"Cache-Control": "no-cache", "ETag": etag, "X-Content-Type-Options": "nosniff"}
+
+
+def _unless_known(request: Request, reply: Response) -> Response:
+    """Return the reply, or 304 if the caller has it, compressed or not."""
+    return NotModifiedResponse(reply.headers) if _files.is_not_modified(reply.headers, request.headers) else reply
+
+
 @router.get("/palettes", response_model=schemas.Palettes)
-async def palettes() -> Response:
+async def palettes(request: Request) -> Response:
     """The colours of `palette=bright`: the class in row k of a class table has colour k."""
-    return Response(_BRIGHT, media_type="application/json", headers={"Cache-Control": "no-cache"})
+    return _unless_known(request, Response(_BRIGHT, media_type="application/json", headers=_headers(_BRIGHT)))
 
 
 @router.get("/formats", response_model=list[schemas.FormatRow])
 async def formats(request: Request) -> Response:
     """Every format of a mask, in the order in which `Accept` chooses: what it is, and which options it takes."""
-    if request.headers.get("if-none-match") == _FORMATS_HEADERS["ETag"]:
-        return NotModifiedResponse(Response(headers=_FORMATS_HEADERS).headers)
-    return Response(_ROWS, media_type="application/json", headers=_FORMATS_HEADERS)
+    return _unless_known(request, Response(_ROWS, media_type="application/json", headers=_headers(_ROWS)))
