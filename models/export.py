@@ -165,7 +165,7 @@ def _reduced(args: argparse.Namespace, frames: int) -> Reduced:
             raise ValueError(f"--losses-of {args.losses_of}: it loses more than {args.max_loss} points on {', '.join(beyond)}")
     return Reduced(
         float32=args.float32 or args.name.removesuffix(f"-{args.precision}"),
-        calibrated_on=str(args.calibrate.name) if args.calibrate else "",
+        calibrated_on="-".join(args.calibrate.resolve().parts[-2:]) if args.calibrate else "",
         frames=frames,
         losses=losses,
     )

@@ -1,4 +1,4 @@
-"""What every rewriting of an ONNX graph needs: who reads what, and a copy with other nodes.
+"""The tools of every rewriting of an ONNX graph: the readers of each value, and a copy with other nodes.
 
 May import: onnx.
 """
@@ -22,12 +22,12 @@ def readers(graph: onnx.GraphProto) -> defaultdict[str, list[NodeProto]]:
 
 
 def with_nodes(model: onnx.ModelProto, nodes: Iterable[NodeProto], added: Iterable[TensorProto]) -> onnx.ModelProto:
-    """A copy of a model with other nodes, and with the weights alone that they read.
+    """Return a copy of a model with other nodes, and with the weights alone that they read.
 
     Takes:
         model: is left as it is
         nodes: all of them, in the order in which they run
-        added: weights that the model does not have
+        added: further weights; they replace weights of the same name
     """
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
@@ -36,5 +36,6 @@ def with_nodes(model: onnx.ModelProto, nodes: Iterable[NodeProto], added: Iterab
     graph.node.extend(nodes)
     read = {name for node in graph.node for name in node.input}
     del graph.initializer[:]
-    graph.initializer.extend(tensor for tensor in (*model.graph.initializer, *added) if tensor.name in read)
+    weights = {tensor.name: tensor for tensor in (*model.graph.initializer, *added) if tensor.name in read}
+    graph.initializer.extend(weights.values())
     return changed
