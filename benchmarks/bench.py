@@ -80,7 +80,7 @@ class Tail:
 
     @property
     def note(self) -> str:
-        """What else there is to say."""
+        """A remark beside the figure."""
         p50, p99 = (statistics.median(values) for values in zip(*self.served, strict=True))
         bare = self.ratio(self.bare)
         return f"{p50:.0f} and {p99:.0f} ms at {self.rate:.1f} frames/s; the bare network behind a queue: {bare:.2f}"

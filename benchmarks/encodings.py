@@ -1,4 +1,4 @@
-"""What each format costs: ``python benchmarks/encodings.py``. Half a minute.
+"""Measure the cost of each format: ``python benchmarks/encodings.py``. Half a minute.
 
 Segments a drawn street at 1280 x 720 with the shipped network, then writes its mask in every format and reads it back.
 Milliseconds are medians of CPU time on one thread, so that other work on the machine counts for little.

@@ -1,9 +1,9 @@
-"""What a stream is worth beside requests, and a video beside the bare network: ``python benchmarks/streams.py``, three minutes.
+"""Compare a stream with requests, and a video beside the bare network: ``python benchmarks/streams.py``, three minutes.
 
 Serves the shipped model as users do and asks it through the public client: frame after frame by ``POST /segment`` and by
 ``WS /stream``, then without waiting, then a camera that is faster than the service. Segments a drawn video as ``fcn-serve
-segment`` does, beside the bare network (``bare.py``). What is compared is taken in turn, round after round: a machine's speed
-drifts, so that only the ratios of one round count, and the medians of those are shown.
+segment`` does, beside the bare network (``bare.py``). Both sides of a comparison are measured in turn,
+round after round. A machine's speed drifts, so only the ratios within a round count, and their medians are shown.
 
 May import: numpy, av, ``benchmarks.bench`` and ``harness``, ``models.scenes``, ``service.client``, the pipeline, ``batch``.
 """

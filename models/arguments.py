@@ -1,4 +1,4 @@
-"""What the commands of this package read from their command lines alike.
+"""Arguments that the commands of this package share.
 
 May import: ``service.pipeline.manifest``.
 """

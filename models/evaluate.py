@@ -54,7 +54,7 @@ from service.process import configure_process
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a model says of an image."""
+    """A model's result for an image."""
 
     labels: NDArray[np.uint8]
     """H x W class ids."""
@@ -63,7 +63,7 @@ class Prediction:
     instances: Instances | None = None
     """None if the model does not tell objects apart."""
     temperature: float = 1.0
-    """What scores are divided by before they are served as probabilities."""
+    """The temperature: scores are divided by it before they become probabilities."""
 
 
 Predict = Callable[[Path], Prediction]

@@ -4,7 +4,7 @@ The light networks need nothing but the data: their encoder starts from the Imag
 others start from ``--start FILE``, or from nothing. Writes into ``--out``: ``last.pt`` (everything that ``--resume`` needs),
 ``best.pt`` (the weights with the best validation score), ``log.csv`` and ``curves.png``. Ctrl-C ends after a checkpoint.
 
-What training does is in ``models.training.trainer``; every setting with its default in ``models.training.config``.
+``models.training.trainer`` does the training; every setting with its default in ``models.training.config``.
 
 May import: torch, rich, the rest of ``models``.
 """

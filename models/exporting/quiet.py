@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 
 LOGGERS = ("", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")
-"""Who is silenced; the first is the root, which the quantiser writes to."""
+"""Loggers that are silenced; the first is the root, which the quantiser writes to."""
 
 
 @contextlib.contextmanager

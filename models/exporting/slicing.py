@@ -5,8 +5,8 @@ narrows it again. At the first of them the widened map is by far the network's l
 less than 4, and comes from main memory instead of the cache. No channel meets another before the narrowing, which is a sum: so
 a slice of them can go all the way before the next begins.
 
-FCN-4s on Lite0: 0.92 of the time on one thread, and 22 MB less for each lane (docs/adr/0009-slices.md). What the further
-kernels cost on a GPU has not been measured.
+FCN-4s on Lite0: 0.92 of the time on one thread, and 22 MB less for each lane (docs/adr/0009-slices.md). The cost of
+the further kernels on a GPU has not been measured.
 
 May import: onnx, numpy, ``models.exporting.graph``, ``service.pipeline.manifest``.
 """
@@ -101,7 +101,7 @@ def _expansions(graph: onnx.GraphProto, weights: dict[str, TensorProto]) -> Iter
     outputs = {value.name for value in graph.output}
 
     def reader(node: NodeProto) -> NodeProto | None:
-        """Who alone reads what a node makes."""
+        """Return the only reader of a node's output, or None."""
         found = read_by[node.output[0]]
         return found[0] if len(found) == 1 and node.output[0] not in outputs else None
 

@@ -56,7 +56,7 @@ pytorch-fcn's best score as a numpy number."""
 REFUSALS = ("GLOBAL", "Can only create", "Can only build", "unrecognized function")
 """How torch's unpickler says that a file holds something other than that; what else it says is damage."""
 NAMES_CODE = {"GLOBAL", "STACK_GLOBAL", "INST"}
-"""What a pickle names functions and classes with."""
+"""Operators by which a pickle names functions and classes."""
 
 OPTIONAL = ".num_batches_tracked"
 """Counters of batch normalisation, which no score depends on; files from before 2018 have none."""
@@ -136,7 +136,7 @@ def start_from(net: Network, path: Path) -> list[str]:
 
 
 def _in_network(published: str, net: Network) -> str:
-    """What an image classifier's tensor is called in a network; the name itself where it is not a classifier's."""
+    """Return the name of an image classifier's tensor in a network; the name itself where it is not a classifier's."""
     if published in _VGG16:
         return _VGG16[published]
     if isinstance(net, FCN):
@@ -203,7 +203,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _faults(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """What keeps weights from a network, one phrase a kind; none where they fit."""
+    """Return the differences between weights and a network, one phrase a kind; none where they fit."""
     missing = [name for name in wanted if name not in weights and not name.endswith(OPTIONAL)]
     extra = [name for name in weights if name not in wanted]
     misshapen = [

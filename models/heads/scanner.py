@@ -1,4 +1,4 @@
-"""What a scanner does to a head: partial volume, thick slices, an uneven field, noise, and how it writes numbers.
+"""The effects of a scanner on a head: partial volume, thick slices, an uneven field, noise, and how it writes numbers.
 
 May import: numpy, torch.
 """

@@ -1,4 +1,4 @@
-"""What lies outside the brain: scalp, face and neck of many kinds, and objects in the air.
+"""Everything outside the brain: scalp, face and neck of many kinds, and objects in the air.
 
 The maps' own skulls are sixteen; a network that has seen these alone paints tissue into other faces. So the outside is cut into
 random patches, and shapes that no map has are put around it. All of it is background.

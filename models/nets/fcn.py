@@ -26,7 +26,7 @@ from models.nets.network import Network
 
 @dataclass(frozen=True)
 class FCNConfig:
-    """What distinguishes one network of this file from another."""
+    """The sizes that distinguish the networks of this file."""
 
     classes: int = 11
     encoder: str = "lite0"

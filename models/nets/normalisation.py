@@ -19,7 +19,7 @@ from service.pipeline.manifest import INPUT
 
 CHANNELS = 3
 FIRST = ("Transpose", "Cast")
-"""What becomes of the image before it is normalised."""
+"""The steps between the image and the normalisation."""
 
 
 def by_rows(model: onnx.ModelProto) -> onnx.ModelProto:

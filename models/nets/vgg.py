@@ -5,8 +5,8 @@ layer as in its authors' reference: the 13 convolutions of VGG16 (Simonyan and Z
 connected layers as convolutions of 7x7 and 1x1, class scores from there (32s), from pool4 too (16s) and from pool3 too (8s),
 learned 2x upsamplings between, and one last upsampling to pixels. The scores therefore have stride 1.
 
-The first layer pads by 100, so that fc6, which has none, still finds 7 x 7 cells on an image of one pixel. What this moves
-is moved back by the crops. They follow from where each cell's centre lies in the image:
+The first layer pads by 100, so that fc6, which has none, still finds 7 x 7 cells on an image of one pixel. The crops
+undo that shift. They follow from where each cell's centre lies in the image:
 
 ====================  ==========================================  =======================================================
 map                   centre of cell i, in pixels                 because
@@ -53,7 +53,7 @@ class Fusion(NamedTuple):
     crop: int
     """Cells of the finer map above and left of the coarser one."""
     scale: float
-    """What the at-once form multiplies the finer map by, because activations grow towards the input."""
+    """Factors of the finer maps in the at-once form, because activations grow towards the input."""
 
 
 FUSIONS = (Fusion("upscore2", 4, 5, 1e-2), Fusion("upscore_pool4", 3, 9, 1e-4))

@@ -43,7 +43,7 @@ CONVOLUTIONS = (1, 2, 3, 3, 3)
 
 @dataclass(frozen=True)
 class VNetConfig:
-    """What distinguishes one V-Net from another."""
+    """The sizes of a V-Net."""
 
     name: str = "vnet"
     depth: int = 4

@@ -1,4 +1,4 @@
-"""What a dashboard camera does to a scene: lens, exposure, noise, sharpening, JPEG. Geometry stays, so labels do too.
+"""The effects of a dashboard camera on a scene: lens, exposure, noise, sharpening, JPEG. Geometry stays, so labels do too.
 
 Imports numpy and cv2 only.
 """

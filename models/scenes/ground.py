@@ -23,7 +23,7 @@ Stroke = tuple[Points, int]
 
 @dataclass(frozen=True)
 class Side:
-    """What lies to one side of the carriageway, in metres from the camera's path (left is negative)."""
+    """The strips on one side of the carriageway, in metres from the camera's path (left is negative)."""
 
     sign: int
     kerb: float
@@ -83,7 +83,7 @@ def paint_ground(
             cv2.fillConvexPoly(marked, np.rint(painted).astype(np.int32), (kind,), cv2.LINE_8, SUBPIXEL_BITS)
     shown = np.where(bare == ROAD, marked, bare)
 
-    # What is soft is computed once a pixel and spread over its samples.
+    # Soft things are computed once a pixel and spread over its samples.
     coarse_z, coarse_x = _places(view, rows[:: view.samples], columns[:: view.samples])
     patches = noise.at(coarse_x * 9.0, np.broadcast_to(coarse_z * 4.0, coarse_x.shape).astype(np.float32))
     lane = np.cos((coarse_x - (left.kerb + right.kerb) / 4) * np.float32(2 * np.pi / 1.7)) * np.float32(0.025)

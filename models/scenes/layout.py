@@ -146,7 +146,7 @@ def _in_junction(street: Street, sign: int, near: float, far: float) -> Junction
 
 
 def _place_distance(street: Street, trees: list[Species], rng: np.random.Generator) -> None:
-    """What closes the view at the street's end: roofs and crowns in the haze."""
+    """Draw the end of the view down the street: roofs and crowns in the haze."""
     x = -110.0
     while x < 110:
         width = rng.uniform(8, 18)

@@ -18,7 +18,7 @@ class Light:
     direction: Color
     """Towards the sun: x, y, z of length 1 in the street's frame."""
     tint: Color
-    """What the sky's light does to each channel."""
+    """Factors of the sky's light for each channel."""
     zenith: Color
     horizon: Color
     clouds: float

@@ -19,12 +19,12 @@ from models.training.losses import IGNORED
 from models.training.objects import UNSURE
 
 DONOR = 256
-"""What the numbers of pasted objects are raised by, so that they differ from those of the frame that takes them."""
+"""Added to the numbers of pasted objects, so that they differ from those of the frame that takes them."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step trains on."""
+    """The tensors of a training step."""
 
     images: Tensor
     """N x 3 x h x w float32 RGB, 0..255."""
@@ -150,7 +150,7 @@ class Augmentation:
         return (x * 255).clamp(0, 255)
 
     def _filmed(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """What another camera changes: the hue of all, the sharpness of a third, JPEG blocks in a third."""
+        """Changes by another camera: the hue of all, the sharpness of a third, JPEG blocks in a third."""
         n, device = len(images), images.device
         chance = torch.rand(5, n, generator=generator)
         turn = ((chance[0] * 2 - 1) * math.radians(18) * self.camera).to(device).view(n, 1, 1, 1)

@@ -22,7 +22,7 @@ from models.training.classes import TABLES, ClassTable, ClassTableError, from_js
 
 FORMAT, OLDER_FORMAT = "fcn-serve-checkpoint-2", "fcn-serve-checkpoint-1"
 _HELD = {FORMAT: {"architecture", "width", "classes", "weights"}, OLDER_FORMAT: {"config", "classes", "weights"}}
-"""What a file of each format holds at least."""
+"""Keys that a file of each format must hold."""
 
 
 class CheckpointError(ValueError):

@@ -29,7 +29,7 @@ from service.pipeline.manifest import InputPolicy
 from service.pipeline.plan import fit_size, resize_image
 
 GREY = 127
-"""What lies outside an image."""
+"""The label outside of an image."""
 
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))

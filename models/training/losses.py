@@ -1,4 +1,4 @@
-"""What training minimises.
+"""The losses that training minimises.
 
 May import: torch, ``models.training.objects``.
 """

@@ -28,7 +28,7 @@ SIGMA_PX = 6.0
 
 @dataclass(frozen=True)
 class Shape:
-    """What a component of a class must be like to be one thing. Sizes are shares of the frame's height."""
+    """Conditions for a component of a class to count as one thing. Sizes are shares of the frame's height."""
 
     height: tuple[float, float]
     aspect: tuple[float, float]
@@ -98,7 +98,7 @@ def _fits(mask: NDArray[np.uint8], wide: int, tall: int, frame: int, shape: Shap
 
 @dataclass(frozen=True)
 class Targets:
-    """What the heads should give, at h x w cells."""
+    """The targets of the heads, at h x w cells."""
 
     centers: Tensor
     """N x h x w float32, 0..1: a Gaussian around each object's centre of mass; the largest where they overlap."""
@@ -111,7 +111,7 @@ class Targets:
 
 
 def targets(objects: Tensor, labels: Tensor, stride: int, ignored: int) -> Targets:
-    """What the heads should say of a batch.
+    """Return the targets of the heads for a batch.
 
     Takes:
         objects: N x H x W int64 object map; numbers above 255 are objects too

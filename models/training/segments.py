@@ -1,4 +1,4 @@
-"""Segments of an image: its things one by one, its stuff class by class. What panoptic quality and average precision compare.
+"""Segments of an image: its things one by one, its stuff class by class. Panoptic quality and average precision compare them.
 
 May import: numpy, ``models.training``, ``service.pipeline.tasks.panoptic``.
 """

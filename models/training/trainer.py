@@ -64,7 +64,7 @@ class WeightAverage(Generic[Averaged]):
 
 @dataclass(frozen=True)
 class Data:
-    """What a run trains on and is scored on."""
+    """The data that a run trains on and is scored on."""
 
     table: ClassTable
     policy: InputPolicy
@@ -261,7 +261,7 @@ class Trainer:
         }
 
     def weights_only(self) -> dict[str, Any]:
-        """What evaluation and export need."""
+        """Return the fields that evaluation and export need."""
         weights = self.average.net.state_dict()
         return {
             "architecture": self.config.architecture,

@@ -84,7 +84,7 @@ def create_app(settings: Settings, opening: Callable[[], Repository] | None = No
     app.router.routes.append(segment.segment_route)  # before all others, because most requests are for it
     operators = app
     if settings.admin_port is not None:
-        operators = _Application("What operators call.", [telemetry, compression])
+        operators = _Application("Calls for operators.", [telemetry, compression])
         operators.include_router(models.probes)
         app.add_middleware(_ByPort, port=settings.admin_port, other=operators)
     operators.include_router(admin.router)

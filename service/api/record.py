@@ -34,7 +34,7 @@ _tracer = trace.get_tracer("fcn-serve")
 
 @dataclass(eq=False)
 class RequestRecord:
-    """What is known of one request so far."""
+    """Facts about one request, collected while it is answered."""
 
     request_id: str
     started_s: float = field(default_factory=time.monotonic)

@@ -1,4 +1,4 @@
-"""What travels: the query of ``POST /segment``, the replies in JSON, and what OpenAPI says of bodies, headers and statuses.
+"""Types on the wire: the query of ``POST /segment``, JSON replies, and OpenAPI's text on bodies, headers and statuses.
 
 May import: pydantic, ``service.encodings``, ``service.pipeline``, ``service.api.problems``, ``telemetry`` and ``upload``.
 """
@@ -158,7 +158,7 @@ class FormatRow(BaseModel):
     suffix: str
     """The ending of a file."""
     about: str
-    """What it is, in one sentence."""
+    """One sentence about the format."""
     takes: list[str]
     """The options that only some formats understand, this one among them."""
     several: str | None

@@ -336,7 +336,7 @@ _NOTHING_SAID: dict[str, str | None] = {"frame_id": None, "stamp": None}
 
 
 def _parse_metadata(text: str) -> tuple[dict[str, str | None], BadParameter | None]:
-    """What the text before a frame says; where it cannot be understood, why."""
+    """Return the text before a frame, or the reason why it cannot be read."""
     try:
         about = json.loads(text) if len(text) <= MAX_METADATA else None
     except (ValueError, RecursionError):

@@ -98,7 +98,7 @@ def _explain(path: Path, settings: Settings) -> None:
 
 
 def _manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
-    """What an artifact says of itself, by name."""
+    """Return an artifact's manifest as pairs of name and text."""
     policy, parity = manifest.input, manifest.parity
     height, width = policy.working_size
     field, halo = ("unknown" if side is None else f"{side} pixels" for side in (manifest.receptive_field, manifest.halo))

@@ -55,7 +55,7 @@ DEFAULT_TIMEOUTS = Timeouts()
 
 
 class Budget:
-    """What is left of one call: time, and attempts."""
+    """The time and the attempts that one call has left."""
 
     def __init__(self, timeouts: Timeouts, retries: int, deadline_ms: float | None = None) -> None:
         started = time.monotonic()

@@ -152,7 +152,7 @@ class ApiKey(httpx.Auth):
 
 
 def http_options(url: str, auth: ApiKey | None, connections: int) -> dict[str, Any]:
-    """What both kinds of httpx clients are made with.
+    """Return the arguments of both kinds of httpx clients.
 
     Raises:
         ValueError: if the address is none

@@ -1,4 +1,4 @@
-"""What may be sent: an image file's path or bytes, an array, or a Pillow image; and how it becomes a file.
+"""Images that can be sent: an image file's path or bytes, an array, or a Pillow image; and how it becomes a file.
 
 May import: numpy, ``service.encodings``; Pillow only where the caller has already done so.
 """

@@ -137,7 +137,7 @@ class FrameWithoutMask:
     frame_id: str | None
     frame_stamp: str | None
     error: ServiceError | None
-    """What went wrong with it; None if it was superseded by a newer one."""
+    """The error of the frame; None if a newer one superseded it."""
 
 
 @dataclass(frozen=True)

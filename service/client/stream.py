@@ -80,7 +80,7 @@ def stream_call(
 
 
 class _Dialogue:
-    """What was said on a stream so far, and what that means."""
+    """Read the messages of a stream and keep its state."""
 
     def __init__(self, request_id: str, without_mask: Callable[[FrameWithoutMask], object] | None) -> None:
         self._request_id, self._without_mask = request_id, without_mask
@@ -306,7 +306,7 @@ async def _opened_async(call: StreamCall, until: contextlib.AsyncExitStack) -> A
 
 @contextlib.contextmanager
 def _as_ours(url: str) -> Iterator[None]:
-    """What goes wrong with the opening of a stream, as errors of ours."""
+    """Raise the service's errors for a failed opening of a stream."""
     exceptions = _websockets("websockets.exceptions")
     try:
         yield
@@ -338,7 +338,7 @@ def _closed() -> type[Exception]:
 
 
 def _broken(error: Any) -> ServiceError:
-    """What the other end said when it closed the connection."""
+    """Return the reason that the other end gave when it closed the connection."""
     code, reason = (error.rcvd.code, error.rcvd.reason) if error.rcvd is not None else (1006, "the connection broke")
     kinds: dict[int, type[ServiceError]] = {1009: BodyTooLarge, 1012: NotReady}
     return kinds.get(code, ConnectionFailed)(f"the stream was closed: {reason or 'no reason given'} ({code})", close_code=code)

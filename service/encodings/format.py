@@ -1,4 +1,4 @@
-"""What a format is: one object a file, read by everything that offers formats.
+"""The type of a format: one object a file, read by everything that offers formats.
 
 May import: numpy, ``service.encodings``' views, documents and shares.
 """

@@ -20,7 +20,7 @@ ValueMap = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int32]
 
 
 class ClassRow(Protocol):
-    """What an encoding asks of a row of the class table."""
+    """The fields of a class table's row that an encoding reads."""
 
     @property
     def id(self) -> int:
@@ -47,7 +47,7 @@ class Thing:
     """How sure the network is of a learned object, 0..1; None for a connected component."""
 
     def facts(self) -> dict[str, Any]:
-        """What an entry of a document says of it: ``instance`` and ``score``, or ``component``."""
+        """Fields of an entry of a document: ``instance`` and ``score``, or ``component``."""
         return {"component": self.number} if self.score is None else {"instance": self.number, "score": self.score}
 
 
@@ -96,7 +96,7 @@ def value_of(row: ClassRow) -> int:
 
 
 def facts_of(row: ClassRow) -> dict[str, Any]:
-    """What an entry of a document says of a row beyond its class: nothing, unless it is a thing."""
+    """Return the fields of an entry beyond its class: nothing, unless it is a thing."""
     return row.facts() if isinstance(row, Thing) else {}
 
 

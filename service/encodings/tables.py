@@ -1,7 +1,7 @@
 """Class ids of other tables, and the way there by name: ``ids=cityscapes-train | cityscapes-label | autoware``.
 
 A class is found by its name, whatever table it comes from: CamVid's, VOC's, Cityscapes', ADE20K's or the user's own. First
-the target's own names count, then :data:`SENSES`. What no row mentions becomes 255, unlabelled: nothing is guessed.
+the target's own names count, then :data:`SENSES`. A class without a row becomes 255, unlabelled: nothing is guessed.
 
 May import: numpy, ``service.errors``.
 """
@@ -30,7 +30,7 @@ class Row(NamedTuple):
 
 
 class Sense(NamedTuple):
-    """What class names of various tables mean in the target tables."""
+    """The meaning of class names of various tables in the target tables."""
 
     names: tuple[str, ...]
     """Lower case, words apart by spaces."""

@@ -1,4 +1,4 @@
-"""What a format may know of a mask.
+"""A mask as formats see it.
 
 May import: numpy, and the files of ``service.encodings`` that are not formats; ``components``, and with it OpenCV, only where
 things are asked of a model that has not learned them.
@@ -23,7 +23,7 @@ from service.encodings.volume import SegmentedScan, VolumeFacts, mosaic
 
 
 class ModelFacts(Protocol):
-    """What a format asks of the model that made a mask; an artifact's manifest has it."""
+    """The fields of a model that formats read; an artifact's manifest has it."""
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""What a format may know of a scan, and pictures of it.
+"""A scan as formats see it, and pictures of it.
 
 May import: numpy.
 """

@@ -19,9 +19,9 @@ class Block:
     """One part, along every axis; in input pixels, which a network of stride 1 shares with its scores."""
 
     read: tuple[slice, ...]
-    """What the network sees, in the whole."""
+    """The region that the network sees, in the whole."""
     keep: tuple[slice, ...]
-    """What is kept of its scores, in the block."""
+    """The region of its scores that is kept, in the block."""
     place: tuple[slice, ...]
     """Where that goes, in the whole."""
 

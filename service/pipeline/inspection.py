@@ -1,4 +1,4 @@
-"""What an ONNX file is, and what it lacks to be served: any file, ours or foreign.
+"""Describe an ONNX file, and what it lacks to be served: any file, ours or foreign.
 
 An artifact of ours needs three things: its layout (``image`` with channels last in, ``scores`` out), a manifest, and a graph
 that does what the manifest says. A segmentation network from elsewhere (float pixels or voxels in, scores or labels out) lacks
@@ -75,18 +75,18 @@ class Port:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What an ONNX file is, and what it lacks."""
+    """A description of an ONNX file."""
 
     file: OnnxFile
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     manifest: Manifest | None
     missing: tuple[str, ...]
-    """What it lacks to be served, a sentence each; nothing if it can be."""
+    """Reasons why it cannot be served, a sentence each; empty if it can."""
     command: str | None
-    """What would add all of that; None where nothing is missing, or no command can help."""
+    """The command that would remedy all of them; None where nothing is missing, or no command can help."""
     providers: tuple[str, ...]
-    """What this ONNX Runtime was built for, in its order of preference."""
+    """The providers that this ONNX Runtime was built for, in its order of preference."""
 
 
 def inspect(path: Path) -> Inspection:
@@ -142,7 +142,7 @@ def network_outputs(outputs: tuple[Port, ...], source: Port) -> list[Port]:
 
 
 def _missing(path: Path, inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> tuple[tuple[str, ...], str | None]:
-    """What a file without a manifest lacks, and the command that adds it."""
+    """Return what a file without a manifest lacks, and the command that adds it."""
     manifest = "a manifest: the names and colours of its classes, the size at which it was trained"
     if [port.name for port in inputs] == [INPUT] and inputs[0].dtype == "uint8" and OUTPUT in [port.name for port in outputs]:
         return (manifest,), "python -m models.export ARCHITECTURE --weights FILE --classes TABLE --name NAME --out FILE.onnx"

@@ -38,7 +38,7 @@ Source = bytes | Image
 """A file's bytes, or a decoded image: H x W x 3 uint8 RGB."""
 
 PROBABILITIES = "probabilities"
-"""What a scan's inference gives in the place of the network's outputs: K x its working shape float32."""
+"""The result of a scan's inference, in the place of the network's outputs: K x its working shape float32."""
 
 _NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 

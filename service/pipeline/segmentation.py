@@ -56,7 +56,7 @@ class Timing:
 
 @dataclass(frozen=True, eq=False)
 class ScanResult:
-    """What a result has of a scan in the place of an image."""
+    """The parts of a result that only a scan has."""
 
     grid: Grid
     """Where the voxels lie."""

@@ -1,4 +1,4 @@
-"""What an image will cost, told by its header alone: admission counts it before anything is decoded.
+"""The cost of an image, from its header alone: admission counts it before anything is decoded.
 
 May import: the pipeline's ``manifest``, ``plan``, ``tiling`` and ``volume``.
 """

@@ -1,4 +1,4 @@
-"""What calibration frames show: values of the kept maps, and second moments of what each convolution reads.
+"""Statistics of calibration frames: values of the kept maps, and second moments of what each convolution reads.
 
 May import: numpy, onnx, onnxruntime, ``models.exporting`` (quantisation.maps), ``service.pipeline.manifest``.
 """
@@ -80,7 +80,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the frames showed."""
+    """The statistics of all frames."""
 
     values: dict[str, Values]
     """By kept map."""

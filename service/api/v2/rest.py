@@ -1,7 +1,7 @@
 """The Open Inference Protocol, version 2, over REST: what Triton's and KServe's clients speak.
 
-The same images take the same way as through ``POST /segment``: the same limits, the same admission, the same keys. What tensors
-there are is said in ``service/api/v2/tensors.py`` and docs/triton-clients.md.
+The same images take the same way as through ``POST /segment``: the same limits, the same admission, the same keys. The tensors
+are described in ``service/api/v2/tensors.py`` and docs/triton-clients.md.
 
 May import: fastapi, ``service``, ``service.errors``, ``service.pipeline``, the rest of ``service.api`` but ``app``.
 """
@@ -35,7 +35,7 @@ from service.serving.deadline import Deadline
 from service.serving.timings import Duration, Steps
 
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "schedule_policy", "statistics"]
-"""What is spoken beyond the protocol's core."""
+"""Extensions of the protocol that are supported."""
 
 PLATFORM = "onnx_onnxv1"
 JSON_SIZE = "Inference-Header-Content-Length"
@@ -67,7 +67,7 @@ class InferHeaders(BaseModel):
 
 @router.get("", responses=schemas.refusals(401))
 async def server() -> wire.Server:
-    """What serves."""
+    """Metadata of the server."""
     return wire.Server(name="fcn-serve", version=__version__, extensions=EXTENSIONS)
 
 
@@ -87,14 +87,14 @@ async def ready(services: ServicesNow) -> wire.Ready:
 
 @router.get("/models/stats", responses=schemas.refusals(401))
 async def all_statistics(services: ServicesNow) -> wire.Statistics:
-    """What every model has served."""
+    """Statistics of every model."""
     return wire.Statistics(model_stats=[_statistics(services, engine) for engine in services.repository.engines()])
 
 
 @router.get("/models/{name}/stats", responses=schemas.refusals(401, 404, 422))
 @router.get("/models/{name}/versions/{version}/stats", responses=schemas.refusals(401, 404, 422))
 async def statistics(services: ServicesNow, name: Name, version: str | None = None) -> wire.Statistics:
-    """What a model has served."""
+    """Statistics of a model."""
     return wire.Statistics(model_stats=[_statistics(services, _find(services, name, version))])
 
 

@@ -88,7 +88,7 @@ class InputParameters(_Strict):
     binary_data_size: SizeInt | None = None
     """Bytes of the tensor behind the JSON; left out, it is all that follows."""
     content_type: ContentType | None = None
-    """What the elements are, as some clients say: `base64`, `np`, `image/png` and the like."""
+    """The kind of the elements, as some clients name it: `base64`, `np`, `image/png` and the like."""
 
 
 class OutputParameters(_Strict):

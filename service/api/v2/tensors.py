@@ -227,7 +227,7 @@ def _take_data(text: bytes, block: int = BLOCK) -> tuple[bytes, bytes | None]:
 
 
 def _tensor_bytes(tensor: InputTensor, tail: memoryview | None, data: bytes | None) -> memoryview | list[bytes]:
-    """What an input consists of: the elements of ``BYTES`` where they came as JSON, else its bytes."""
+    """The parts of an input: the elements of ``BYTES`` where they came as JSON, else its bytes."""
     size = tensor.parameters.binary_data_size
     if tensor.data is not None:
         if size is not None or tail:
@@ -394,7 +394,7 @@ def _common_shape(name: str, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ..
 
 
 def different_sizes(name: str, sizes: str) -> BadParameter:
-    """What is said where images of different sizes were to be one tensor."""
+    """Return the error of images of different sizes in one tensor."""
     remedy = "ask for 'labels_png' (BYTES, an indexed PNG an image), or send a request for each size"
     return _bad("outputs", f"'{name}' of images of different sizes ({sizes}) is not a tensor; {remedy}")
 

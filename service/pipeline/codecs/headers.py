@@ -26,7 +26,7 @@ class Header(NamedTuple):
     height: int
     """Of a scan: the slices below one another."""
     scan: nifti.Header | None = None
-    """What else is known of a scan; None for a picture."""
+    """Further properties of a scan; None for a picture."""
 
     @property
     def megapixels(self) -> float:

@@ -54,7 +54,7 @@ class Frame(NamedTuple):
 
 
 class Outline(NamedTuple):
-    """What stands before the first scan."""
+    """The segments before the first scan."""
 
     frame: Frame
     scanned: int

@@ -198,7 +198,7 @@ def _leaders(scores: Scores) -> Labels:
 
 
 def _find_rivals(scores: Scores, y: Indices, x: Indices) -> _Cells:
-    """Who can win in each of M cells."""
+    """Return the classes that can win in each of M cells."""
     _, h, w = scores.shape
     at = y * w + x
     around = np.array([0, 1, w, w + 1])[:, None]  # the four corners, in reading order
