@@ -62,7 +62,7 @@ format: $(VENV)/.dev ## format the code and sort its imports
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.dev ## build the documentation site into site/, with warnings as errors
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build $(ARGS)
 
 bench: $(VENV)/.dev ## how much of a request is the network itself, less than five minutes; needs wrk
 	$(BIN)/python benchmarks/bench.py $(ARGS)

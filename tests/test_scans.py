@@ -277,7 +277,7 @@ def test_the_client_gives_a_label_volume(base_url: str, tmp_path: Path) -> None:
 
 
 def test_the_asynchronous_client_does_the_same(base_url: str) -> None:
-    """The twin of the call above."""
+    """The same call by the asyncio client."""
 
     async def call() -> LabelVolume:
         async with AsyncClient(base_url) as client:

@@ -231,11 +231,13 @@ def test_every_link_leads_somewhere(path: Path) -> None:
 
 
 def test_every_page_is_in_the_index() -> None:
-    """docs/README.md leads to each."""
+    """docs/README.md and the site's navigation lead to each."""
     index = (ROOT / "docs" / "README.md").read_text("utf-8")
     listed = {target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", index)}
     pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
     assert pages - listed == set()
+    navigation = (ROOT / "mkdocs.yml").read_text("utf-8")
+    assert [page for page in sorted(pages) if f": {page}\n" not in navigation] == []
 
 
 @dataclass(frozen=True)
