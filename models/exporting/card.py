@@ -105,6 +105,9 @@ def _score_table(scores: dict[str, SplitScores]) -> list[str]:
     for name in names:
         values = [scores[s].iou.get(name) for s in splits]
         rows.append((f"IoU {name}", ["-" if value is None else f"{value:.3f}" for value in values]))
+    for name in dict.fromkeys(name for s in splits for name in scores[s].dice):
+        values = [scores[s].dice.get(name) for s in splits]
+        rows.append((f"Dice {name}", ["-" if value is None else f"{value:.3f}" for value in values]))
     return _table(splits, rows)
 
 

@@ -196,6 +196,8 @@ class SplitScores(_Frozen):
     frequency_weighted_iou: float
     iou: dict[str, float | None] = Field(default_factory=dict)
     """Per class name; null where the class occurs neither in truth nor in prediction."""
+    dice: dict[str, float | None] = Field(default_factory=dict)
+    """Of networks for scans, per class name: the mean of the volumes' Dice coefficients, 0..1."""
     frames: int | None = None
     objects: dict[str, ObjectScores] = Field(default_factory=dict)
     """Per class name, of networks that tell objects apart."""
