@@ -141,7 +141,7 @@ class Engine:
             raise ProviderUnavailable("CUDA was asked for, but ONNX Runtime left it out; check driver, CUDA and cuDNN")
         manifest = read_manifest(session.get_modelmeta().custom_metadata_map, source=path.name)
         check_graph(session, manifest, path.name)
-        arena = on_cuda or manifest.input.fit != "native"
+        arena = on_cuda or manifest.input.fit != "native" or manifest.input.takes_scans  # their batches are bounded
         if not arena:
             session = _session(file, options.threads_alone, arena=False)
         process.give_back()  # release the memory of loading before the next load needs as much
