@@ -26,7 +26,6 @@ from models.exporting.quantisation.rounding import Rounded, round_weights
 from models.exporting.quantisation.statistics import Moments, Statistics, collect
 
 Array = NDArray[np.float32]
-RNG = np.random.default_rng(7)
 
 
 def graph(nodes: Sequence[NodeProto], weights: dict[str, Array], planes: int = 4) -> onnx.ModelProto:
@@ -50,8 +49,9 @@ def graph(nodes: Sequence[NodeProto], weights: dict[str, Array], planes: int = 4
 
 def convolution(read: str, made: str, weights: dict[str, Array], shape: tuple[int, ...], **attributes: Any) -> NodeProto:
     """A convolution of random weights, which are added to ``weights``."""
-    weights[f"{made}_w"] = RNG.normal(0, 1 / np.sqrt(np.prod(shape[1:])), shape).astype(np.float32)
-    weights[f"{made}_b"] = RNG.normal(0, 0.1, shape[0]).astype(np.float32)
+    rng = np.random.default_rng(len(weights))
+    weights[f"{made}_w"] = rng.normal(0, 1 / np.sqrt(np.prod(shape[1:])), shape).astype(np.float32)
+    weights[f"{made}_b"] = rng.normal(0, 0.1, shape[0]).astype(np.float32)
     return helper.make_node("Conv", [read, f"{made}_w", f"{made}_b"], [made], made, **attributes)
 
 
