@@ -781,6 +781,30 @@ def test_results_that_no_record_names_are_done_again(run: Run, folder: Path) -> 
     assert "1 were finished before" in outcome.out
 
 
+@pytest.mark.parametrize("name", ["b.mask.png", "b.overlay.png"])
+@pytest.mark.parametrize("bytes_left", [0, 20])
+def test_a_result_that_was_emptied_or_cut_is_done_again(run: Run, folder: Path, name: str, bytes_left: int) -> None:
+    """A file that a full disk or a slip has shortened is written again, and a line says why."""
+    assert run("segment", folder).code == 0
+    whole = (folder / name).read_bytes()
+    os.truncate(folder / name, bytes_left)
+    outcome = run("segment", folder)
+    assert "1 done again: the result is of another size than the one that was written" in outcome.out
+    assert "1 of 1 segmented with colours@1.0.0" in outcome.out
+    assert "2 were finished before" in outcome.out
+    assert (folder / name).read_bytes() == whole
+    assert "3 were finished before" in run("segment", folder).out
+
+
+def test_a_file_of_lines_that_was_emptied_is_made_again(run: Run, folder: Path, tmp_path: Path) -> None:
+    """Every image whose line is gone is segmented again."""
+    words = ("segment", folder, "--write", "rle", "--out", tmp_path / "out")
+    assert run(*words).code == 0
+    os.truncate(tmp_path / "out" / "masks.jsonl", 0)
+    assert "3 of 3 segmented" in run(*words).out
+    assert len((tmp_path / "out" / "masks.jsonl").read_bytes().splitlines()) == 3
+
+
 def test_a_second_run_into_one_folder_is_told(folder: Path, tmp_path: Path, run: Run) -> None:
     """One line and exit code 2; the first goes on, and afterwards everything is finished."""
     out = tmp_path / "out"

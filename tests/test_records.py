@@ -57,12 +57,29 @@ def touched(path: Path) -> None:
     [
         (lambda result, source: None, State.FINISHED),
         (lambda result, source: result.unlink(), State.MISSING),
+        (lambda result, source: result.write_bytes(b""), State.RESIZED),
+        (lambda result, source: result.write_bytes(b"mas"), State.RESIZED),
+        (lambda result, source: result.write_bytes(b"mask and more"), State.RESIZED),
+        (lambda result, source: (result.unlink(), result.mkdir()), State.RESIZED),
+        (lambda result, source: (result.unlink(), result.symlink_to("gone")), State.MISSING),
         (lambda result, source: source.write_bytes(b"another picture"), State.CHANGED),
         (lambda result, source: touched(source), State.CHANGED),
         (lambda result, source: (result.parent / NAME).unlink(), State.UNKNOWN),
         (lambda result, source: (result.parent / NAME).write_text("dear reader\n[]\n{}\n"), State.UNKNOWN),
     ],
-    ids=["nothing", "removed", "content", "older", "no record", "no lines"],
+    ids=[
+        "nothing",
+        "removed",
+        "emptied",
+        "cut",
+        "longer",
+        "a folder",
+        "a link to nothing",
+        "content",
+        "older",
+        "no record",
+        "no lines",
+    ],
 )
 def test_a_result_is_finished_for_the_source_as_it_is(
     source: Path, change: Callable[[Path, Path], object], wanted: State
@@ -90,6 +107,40 @@ def test_another_model_or_other_options_are_told_apart(source: Path, recipe: Rec
     records.close()
     assert finding.state is wanted
     assert words in finding.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        (lambda folder: None, State.FINISHED),
+        (lambda folder: (folder / "0.png").write_bytes(b""), State.RESIZED),
+        (lambda folder: (folder / "0.png").unlink(), State.RESIZED),
+        (lambda folder: (folder / "0.png").rename(folder / "2.png"), State.RESIZED),
+    ],
+    ids=["nothing", "emptied", "removed", "renamed"],
+)
+def test_every_file_of_a_folder_counts_for_its_size(source: Path, change: Callable[[Path], object], wanted: State) -> None:
+    """A folder of masks is finished only while each of its files has its name and its size."""
+    result = source.parent.parent / "out" / "a.masks"
+    result.mkdir(parents=True)
+    for name in ("0.png", "1.png"):
+        (result / name).write_bytes(b"mask")
+    records = Records(result.parent)
+    records.add(result, source, RECIPE, state_of(source))
+    records.close()
+    change(result)
+    assert state(result, source) is wanted
+
+
+def test_a_record_without_sizes_still_counts(source: Path) -> None:
+    """Results that an earlier version recorded are not all done again."""
+    result = finished(source)
+    record = result.parent / NAME
+    rows = [json.loads(line) for line in record.read_bytes().splitlines()]
+    for row in rows:
+        del row["size"]
+    record.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert state(result, source) is State.FINISHED
 
 
 def test_a_result_of_another_source_is_not_this_one_s(source: Path) -> None:

@@ -2,8 +2,8 @@
 
 A run holds the folder that it was given for its results. Another run is refused there, below it, and above it.
 
-A result is finished if it is there and its record names this source as it is now, this model's file and these options. The
-record is ``.fcn-serve.jsonl``, a line of JSON a result, of which the last one counts.
+A result is finished if it has the size that its record says, and the record names this source as it is now, this model's file
+and these options. The record is ``.fcn-serve.jsonl``, a line of JSON a result, of which the last one counts.
 
 May import: the standard library, ``service.errors``.
 """
@@ -35,11 +35,13 @@ class State(enum.IntEnum):
     MISSING = 1
     CHANGED = 2
     """The source has changed since."""
-    UNKNOWN = 3
+    RESIZED = 3
+    """The result itself is of another size than the one that was written."""
+    UNKNOWN = 4
     """It is there, and no record says of what it was made."""
-    OPTIONS = 4
-    MODEL = 5
-    OTHERS = 6
+    OPTIONS = 5
+    MODEL = 6
+    OTHERS = 7
     """It was made of another source."""
 
 
@@ -109,7 +111,8 @@ class Records:
         Takes:
             of_many: whether the file holds results of many sources
         """
-        if not result.exists():
+        size = None if of_many else _size_of(result)
+        if size is None and not result.exists():
             return Finding(State.MISSING)
         row = self._rows.get(self._key(result, source, of_many=of_many))
         if row is None:
@@ -122,6 +125,8 @@ class Records:
             return Finding(State.MODEL, f"made by {'another artifact called ' if same_name else ''}{other}")
         if row.get("options") != recipe.digest:
             return Finding(State.OPTIONS, "made with other options")
+        if row.get("size", size) != size:  # records of earlier versions say no size
+            return Finding(State.RESIZED, "the result is of another size than the one that was written")
         if row.get("state") != state_of(source):
             return Finding(State.CHANGED, "made before the file was changed")
         return Finding(State.FINISHED, damage=str(row.get("damage", "")))
@@ -129,7 +134,7 @@ class Records:
     def add(
         self, result: Path, source: Path, recipe: Recipe, state: str, *, of_many: bool = False, damage: str | None = None
     ) -> None:
-        """Record that a result is finished.
+        """Record that a result is finished: it has its name and its content.
 
         Takes:
             state: of the source when it was read: see :func:`state_of`
@@ -142,6 +147,7 @@ class Records:
             "model": recipe.model,
             "sha256": recipe.sha256,
             "options": recipe.digest,
+            **({} if of_many else {"size": _size_of(result)}),
             **({"damage": damage} if damage else {}),
         }
         key = self._key(result, source, of_many=of_many)
@@ -261,6 +267,21 @@ def state_of(source: Path) -> str:
         OSError: if it is not there
     """
     return _digest(sorted(_files(source)))
+
+
+def _size_of(result: Path) -> int | str | None:
+    """Return how large a result is.
+
+    Gives:
+        bytes of a file; of a folder, a text that changes with the names and sizes of its files; None if it is missing
+    """
+    try:
+        if not result.is_dir():
+            return result.stat().st_size
+        files = (path for path in result.rglob("*") if path.is_file())
+        return _digest(sorted((os.fsencode(path.relative_to(result)).hex(), path.stat().st_size) for path in files))
+    except FileNotFoundError:
+        return None
 
 
 def _files(source: Path) -> Iterator[tuple[str, int, int]]:
