@@ -220,8 +220,6 @@ def test_a_file_of_countless_strips_is_refused() -> None:
 @pytest.mark.parametrize("bands", [1, 3])
 def test_packed_numbers_of_any_bits_are_scaled(bits: int, bands: int) -> None:
     """The largest number is white, every other is rounded to the nearest."""
-    if bits < 8 and bands == 3:
-        pytest.skip("Pillow reads no such colours, and neither do we")
     numbers = np.random.default_rng(bits).integers(0, 1 << bits, (8, 13, bands))
     digits = (numbers[..., None] >> np.arange(bits - 1, -1, -1) & 1).astype(np.uint8).reshape(8, -1)
     strip = np.packbits(digits, axis=1).tobytes()
@@ -362,7 +360,17 @@ def retagged(tag: int, number: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("compression", "name"), [(50001, "WebP"), (34712, "JPEG 2000"), (34887, "LERC"), (50002, "JPEG XL"), (7, "compression 7")]
+    ("compression", "name"),
+    [
+        (50001, "WebP"),
+        (34712, "JPEG 2000"),
+        (34887, "LERC"),
+        (50002, "JPEG XL"),
+        (34933, "PNG"),
+        (22610, "JPEG XR"),
+        (60000, "60000"),
+        (7, "compression 7"),
+    ],
 )
 def test_a_foreign_compression_is_unsupported_by_name(compression: int, name: str) -> None:
     """An intact file is not called damaged."""
@@ -436,3 +444,108 @@ def test_what_pillow_writes_is_read_as_pillow_reads_it(mode: str, compression: s
     with Image.open(io.BytesIO(data)) as picture:
         expected = np.asarray(picture.convert("RGB"))
     assert np.array_equal(decode(data, LIMITS), expected)
+
+
+def with_holes(data: bytes, *places: int) -> bytes:
+    """The file without some of its strips or tiles, as GDAL's SPARSE_OK writes it: offset 0, length 0."""
+    changed = bytearray(data)
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        tags = file.pages[0].tags
+        for name in ("TileOffsets", "TileByteCounts") if "TileOffsets" in tags else ("StripOffsets", "StripByteCounts"):
+            tag = tags[name]
+            size = {3: 2, 4: 4, 16: 8}[int(tag.dtype)]
+            for place in places:
+                changed[tag.valueoffset + place * size : tag.valueoffset + (place + 1) * size] = bytes(size)
+    return bytes(changed)
+
+
+def nodata(text: str) -> dict[str, Any]:
+    """GDAL's tag for the number of pixels without a value."""
+    return {"extratags": [(42113, 2, 0, text, True)]}
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("bands", [1, 3])
+@pytest.mark.parametrize("kind", ["u1", "u2", "f4"])
+@pytest.mark.parametrize("layout", ["tiles", "deflated tiles"])
+@pytest.mark.parametrize("value", [None, 200])
+def test_tiles_that_are_not_stored_are_nodata(value: int | None, layout: str, kind: str, bands: int, order: str) -> None:
+    """A hole is GDAL_NODATA, or 0 without that tag, and never the bytes of the file's header."""
+    number = wide(np.full(1, value or 0, np.uint8), kind)[0]
+    options = LAYOUTS[layout] | (nodata(repr(number.item())) if value else {})
+    options |= {"photometric": "rgb" if bands == 3 else "minisblack", "byteorder": order, "metadata": None}
+    array = wide(PICTURE if bands == 3 else GREY, kind)
+    expected = PICTURE.copy() if bands == 3 else np.repeat(GREY[..., None], 3, axis=2)
+    height, width = options["tile"]
+    expected[:height, :width] = expected[:height, width : 2 * width] = value or 0
+    assert np.array_equal(decode(with_holes(written(array, **options), 0, 1), LIMITS), expected)
+
+
+def test_a_sparse_palette_is_unsupported_and_an_offset_of_0_with_a_length_is_corrupt() -> None:
+    """Neither shows the header of the file as pixels."""
+    table = np.zeros((3, 256), np.uint16)
+    sparse = with_holes(written(GREY, photometric="palette", colormap=table, tile=(32, 48), metadata=None), 0)
+    with pytest.raises(UnsupportedImage, match="sparse"):
+        decode(sparse, LIMITS)
+    whole = bytearray(written(PICTURE, photometric="rgb", metadata=None))
+    with tifffile.TiffFile(io.BytesIO(bytes(whole))) as file:
+        tag = file.pages[0].tags["StripOffsets"]
+        whole[tag.valueoffset : tag.valueoffset + 4] = bytes(4)
+    with pytest.raises(CorruptImage, match="offset 0"):
+        decode(bytes(whole), LIMITS)
+
+
+def test_white_is_the_largest_number_of_16_signed_bits() -> None:
+    """32767 is white, as 127 is with 8 bits; fewer bits keep their own depth."""
+    for white in (32767, 4095):
+        numbers = (GREY.astype(np.int32) * white // 255).astype(np.int16)
+        numbers[0, 0] = white
+        expected = np.rint(numbers / white * 255)
+        assert np.abs(decode(written(numbers), LIMITS)[..., 0] - expected).max() == 0
+
+
+@pytest.mark.parametrize(("kind", "hole"), [("u2", 65535), ("u2", 20000), ("i2", 32767), ("i4", 65535)])
+@pytest.mark.parametrize("bits", [10, 12])
+def test_pixels_without_a_value_do_not_decide_the_depth(bits: int, kind: str, hole: int) -> None:
+    """A picture of 12 bits is not black where GDAL_NODATA is 65535."""
+    few = (GREY.astype(np.uint32) * ((1 << bits) - 1) // 255).astype(kind)
+    few[1, 1] = (1 << bits) - 1
+    expected = decode(written(few), LIMITS)
+    few[:1] = hole
+    found = decode(written(few, metadata=None, **nodata(str(hole))), LIMITS)
+    assert np.array_equal(found[1:], expected[1:])
+    assert (found[0] == 255).all()
+
+
+@pytest.mark.parametrize("hole", ["-9999", "-1.7976931348623157e+308", "nan"])
+@pytest.mark.parametrize("kind", ["f2", "f4", "f8"])
+def test_most_pixels_may_be_without_a_value(kind: str, hole: str) -> None:
+    """A flight strip is a small part of its raster; numbers beyond a type's range raise no warning."""
+    array = wide(GREY, kind)
+    array[:50] = np.clip(float(hole), np.finfo(kind).min, np.finfo(kind).max)
+    found = decode(written(array, metadata=None, **nodata(hole)), LIMITS)
+    assert np.array_equal(found[50:, :, 0], GREY[50:])
+    assert not found[:50].any()
+
+
+@pytest.mark.parametrize("layout", ["one strip", "tiles", "deflated tiles"])
+@pytest.mark.parametrize("extra", ["unspecified", "assocalpha", "unassalpha"])
+def test_four_planes_of_8_bits_are_read(extra: str, layout: str) -> None:
+    """Near infrared is left out, and transparency lies over white."""
+    fourth = np.full((64, 96, 1), 128 if extra == "unspecified" else 255, np.uint8)
+    stored = planes(np.concatenate([PICTURE, fourth], axis=2))
+    data = written(stored, photometric="rgb", planarconfig="separate", extrasamples=(extra,), **LAYOUTS[layout])
+    assert np.array_equal(decode(data, LIMITS), PICTURE)
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+@pytest.mark.parametrize("writer", ["imagej", "ome"])
+def test_channels_in_pages_of_their_own_are_unsupported(writer: str, kind: str) -> None:
+    """The first channel is not the picture; a stack of slices and a picture of colours are still read."""
+    three = planes(wide(PICTURE, kind))
+    with pytest.raises(UnsupportedImage, match=r"3 channels.*RGB"):
+        decode(written(three, **{writer: True}, photometric="minisblack", metadata={"axes": "CYX"}), LIMITS)
+    slices = written(three, **{writer: True}, photometric="minisblack", metadata={"axes": "ZYX"})
+    assert np.array_equal(decode(slices, LIMITS)[..., 0], PICTURE[..., 0])
+    colours = written(wide(PICTURE, "u1"), **{writer: True}, photometric="rgb", metadata={"axes": "YXS"})
+    assert np.array_equal(decode(colours, LIMITS), PICTURE)

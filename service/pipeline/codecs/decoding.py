@@ -4,7 +4,7 @@ Reads JPEG, PNG, WebP, AVIF, BMP, TIFF, GIF, PNM and, with an extra, HEIC: the f
 viewer shows it:
 
 - grey and colours of 9 to 16 bits: scaled to 8 by their depth (``depth``), never clipped; 32 and 64-bit integers count as
-  16-bit, floats as 0..1; a TIFF in which 0 is white is inverted
+  16-bit, floats as 0..1; a TIFF in which 0 is white is inverted; GDAL's nodata does not count for the depth
 - palette and transparency: laid over white
 - CMYK: to RGB, with Adobe's inversion undone
 - EXIF orientation: applied; a mask fits the image as people see it

@@ -24,19 +24,24 @@ _RGB = (2, 3, 6)
 """Photometric interpretations whose colour profile is one of RGB: RGB itself, palettes, YCbCr."""
 _JPEG = 7
 _FOREIGN = {
+    22610: "JPEG XR",
     34712: "JPEG 2000",
     33003: "JPEG 2000",
     33004: "JPEG 2000",
     33005: "JPEG 2000",
     34887: "LERC",
     34892: "lossy DNG JPEG",
+    34933: "PNG",
+    34934: "JPEG XR",
     34926: "Zstandard",
     34927: "WebP",
     50001: "WebP",
     50002: "JPEG XL",
     52546: "JPEG XL",
 }
-"""Compressions that neither reader knows."""
+"""Names of compressions that neither reader knows."""
+_KNOWN = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 32771, 32773, 32809, 32946, 34676, 34677, 34925, 50000))
+"""Compressions of libtiff."""
 
 
 def size(data: bytes) -> tuple[int, int]:
@@ -70,9 +75,15 @@ def decode(data: bytes, limits: Limits) -> NDArray[np.uint8]:
     page = find_page(data)
     check_size("TIFF", page.number(Tag.WIDTH, 0), page.number(Tag.LENGTH, 0), limits)
     compression = page.number(Tag.COMPRESSION, 1)
-    if compression in _FOREIGN:
-        name = _FOREIGN[compression]
+    if compression not in _KNOWN:
+        name = _FOREIGN.get(compression, f"method {compression}")
         raise UnsupportedImage(f"a TIFF image compressed with {name}; send it uncompressed, or with LZW, Deflate or JPEG")
+    channels, bands = page.channels, page.number(Tag.SAMPLES, 1)
+    if channels > bands:
+        raise UnsupportedImage(
+            f"a TIFF image of {channels} channels, each a page of its own (ImageJ or OME); send them as one RGB image "
+            "(in ImageJ: Image > Type > RGB Color), or one channel as a grey image"
+        )
     layout = tiff_samples.layout_of(page)
     pixels = _by_pillow(page, limits) if layout is None else tiff_samples.read(page, layout, limits)
     if pixels.shape[2] == 1:

@@ -7,6 +7,7 @@ May import: ``service.errors``.
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -19,6 +20,11 @@ MAX_ENTRIES = 4096
 MAX_SUB_DIRECTORIES = 64
 """Read of one directory; a raw picture has up to five, a pyramid some ten."""
 
+MAX_DESCRIPTION = 1 << 16
+"""Bytes of a description that are searched for the number of channels."""
+
+_IMAGEJ_CHANNELS = re.compile(rb"^channels=(\d{1,6})\s*$", re.MULTILINE)
+_OME_CHANNELS = re.compile(rb"""\bSizeC=["'](\d{1,6})["']""")
 _FORMATS = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", 16: "Q", 17: "q"}
 """Formats of ``struct`` by TIFF's types; rational numbers (5, 10) are read nowhere."""
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8}
@@ -40,6 +46,7 @@ class Tag(IntEnum):
     COMPRESSION = 259
     PHOTOMETRIC = 262
     FILL_ORDER = 266
+    DESCRIPTION = 270
     STRIP_OFFSETS = 273
     ORIENTATION = 274
     SAMPLES = 277
@@ -57,6 +64,7 @@ class Tag(IntEnum):
     FORMAT = 339
     JPEG_TABLES = 347
     PROFILE = 34675
+    NODATA = 42113
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,23 @@ class Page:
     def orientation(self) -> int:
         """As in EXIF, of whatever integer type; 1 where it says nothing."""
         return self.number(Tag.ORIENTATION, 1)
+
+    @property
+    def nodata(self) -> float | None:
+        """GDAL's number of pixels without a value; None where the file names none."""
+        text = bytes(self.numbers(Tag.NODATA)[:64]).partition(b"\0")[0]
+        try:
+            return float(text)
+        except ValueError:
+            return None
+
+    @property
+    def channels(self) -> int:
+        """Channels of the picture that ImageJ or OME store as pages of their own; 1 where the description names none."""
+        text = bytes(self.numbers(Tag.DESCRIPTION)[:MAX_DESCRIPTION])
+        pattern = _IMAGEJ_CHANNELS if text.startswith(b"ImageJ=") else _OME_CHANNELS if b"<OME" in text else None
+        found = pattern.search(text) if pattern else None
+        return int(found[1]) if found else 1
 
     @property
     def is_reduced(self) -> bool:

@@ -36,6 +36,7 @@ BAND_PIXELS = 1 << 18
 
 _UNSIGNED, _SIGNED, _FLOAT, _UNDEFINED = 1, 2, 3, 4
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK = 0, 1, 2, 3, 5
+_KINDS = {_UNSIGNED: "u", _SIGNED: "i", _FLOAT: "f"}
 _PREMULTIPLIED, _ALPHA = 1, 2
 
 _PLAIN, _LZW, _DEFLATE, _OLD_DEFLATE, _PACKBITS = 1, 5, 8, 32946, 32773
@@ -66,11 +67,20 @@ def layout_of(page: Page) -> Layout | None:
     formats = page.numbers(Tag.FORMAT) or (_UNSIGNED,)
     photometric = page.number(Tag.PHOTOMETRIC, -1)
     compression = page.number(Tag.COMPRESSION, _PLAIN)
-    plain = bits <= 8 and set(formats) <= {_UNSIGNED, _UNDEFINED}
+    holes = 0 in page.pieces()[0]
+    plain = bits <= 8 and set(formats) <= {_UNSIGNED, _UNDEFINED} and not holes
     known = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _CMYK: 4}.get(photometric, 0)
     extra = page.numbers(Tag.EXTRA)
-    if plain and not (page.big and page.order == ">") and not (known == 1 and bands > 1) and bands <= 4:
+    apart = page.number(Tag.PLANAR, 1) == 2 and bands > 1 and bits == 8 and known and compression in _READ_HERE
+    packed = known > 1 and bits < 8
+    of_pillow = not (apart or packed or (page.big and page.order == ">") or (known == 1 and bands > 1))
+    if plain and of_pillow and bands <= 4:
         return None  # also palettes, YCbCr, L*a*b*, and what only libtiff decompresses
+    if holes and (not known or compression not in _READ_HERE):
+        raise UnsupportedImage(
+            "a sparse TIFF image (strips or tiles that are not stored) with a palette, YCbCr or JPEG compression; "
+            "write it in full (gdal_translate -co SPARSE_OK=FALSE), or as RGB with Deflate"
+        )
     what = f"a TIFF image of {bands} x {bits}-bit samples"
     if not known:
         raise UnsupportedImage(f"{what} in colour space {photometric} of TIFF's; send it as RGB")
@@ -134,6 +144,7 @@ class _Reader:
         else:
             self._piece_width, self._piece_height = self.width, min(page.number(Tag.ROWS, self.height), self.height)
         self._offsets, self._lengths = page.pieces()
+        self._nodata = page.nodata
         if min(self._piece_width, self._piece_height) < 1:
             raise CorruptImage("the TIFF image's strips or tiles have no pixels")
         self._across = -(-self.width // self._piece_width)
@@ -148,7 +159,8 @@ class _Reader:
             )
         if len(self._offsets) < pieces:
             raise CorruptImage(f"the TIFF image has {len(self._offsets)} strips or tiles of {pieces}")
-        if len(self._lengths) < pieces:
+        self._has_lengths = len(self._lengths) >= pieces
+        if not self._has_lengths:
             if self._compression != _PLAIN:
                 raise CorruptImage(f"the TIFF image has the lengths of {len(self._lengths)} strips or tiles of {pieces}")
             self._lengths = (self._row_bytes * self._piece_height,) * pieces
@@ -186,7 +198,9 @@ class _Reader:
     def _read(self, scale: _Scale) -> _Read:
         layout = self._layout
         colors = slice(0, layout.colors)
-        read = _Read(np.empty((self.height, self.width, 1 if layout.colors == 1 else 3), np.uint8))
+        pixels = np.empty((self.height, self.width, 1 if layout.colors == 1 else 3), np.uint8)
+        nodata = _stored_number(self._nodata, layout) if layout.sample_format == _FLOAT else self._nodata
+        read = _Read(pixels, None if self._nodata is None else nodata)
         for top, left, samples in self._bands():
             band = _narrowed(samples[..., colors], layout, scale.colors, read)
             if layout.white_is_zero:
@@ -218,10 +232,14 @@ class _Reader:
                 samples = bands[0][..., self._among] if len(bands) == 1 else np.concatenate(bands, axis=2)
                 yield top + first, left, samples[:, : self.width - left]
 
-    def _piece(self, number: int, rows: int) -> memoryview | bytes:
-        """Decompress a strip or a tile."""
+    def _piece(self, number: int, rows: int) -> memoryview | bytes | None:
+        """Decompress a strip or a tile. None stands for one that is not stored, as GDAL's SPARSE_OK leaves them out."""
         expected = self._row_bytes * rows
         offset, length = int(self._offsets[number]), int(self._lengths[number])
+        if not offset:
+            if length and self._has_lengths:
+                raise CorruptImage("the TIFF image has a strip or tile at offset 0, which is the file's header")
+            return None
         stored = memoryview(self._page.data)[offset : offset + length]
         if self._compression == _PLAIN:
             piece: memoryview | bytes = stored[:expected]
@@ -235,16 +253,18 @@ class _Reader:
             raise CorruptImage(f"the TIFF image is truncated: a strip or tile has {len(piece)} bytes of {expected}")
         return piece
 
-    def _samples(self, piece: memoryview | bytes, first: int, last: int) -> NDArray[Any]:
+    def _samples(self, piece: memoryview | bytes | None, first: int, last: int) -> NDArray[Any]:
         """Read the numbers of some rows of a piece: rows x columns x bands, in the machine's byte order."""
         bits, count = self._layout.bits, self._piece_width * self._stored
         shape = (last - first, self._piece_width, self._stored)
+        if piece is None:
+            return np.full(shape, _stored_number(self._nodata, self._layout), _type(self._layout))
         raw = np.frombuffer(piece, np.uint8, (last - first) * self._row_bytes, first * self._row_bytes)
         raw = raw.reshape(last - first, self._row_bytes)
         if bits % 8:
             each = np.unpackbits(raw, axis=1)[:, : count * bits].reshape(last - first, count, bits)
             return (each @ (1 << np.arange(bits - 1, -1, -1, dtype=np.uint16))).reshape(shape)
-        kind = {_UNSIGNED: "u", _SIGNED: "i", _FLOAT: "f"}[self._layout.sample_format]
+        kind = _KINDS[self._layout.sample_format]
         if self._predictor == 3:
             summed = np.add.accumulate(raw.reshape(last - first, -1, self._stored), axis=1, dtype=np.uint8)
             planes = summed.reshape(last - first, bits // 8, count)
@@ -271,6 +291,8 @@ class _Read:
     """Pixels, and what their numbers were."""
 
     pixels: NDArray[np.uint8]
+    nodata: float | None = None
+    """The number of a pixel without a value, which says nothing of range and depth."""
     largest: int = 0
     largest_alpha: int = 0
     is_visible: bool = False
@@ -283,11 +305,16 @@ class _Read:
 
     def note(self, numbers: NDArray[Any], white: float) -> None:
         """Count what lies outside 0..white."""
+        numbers = self.valid(numbers)
         self.count += numbers.size
         self.above += int(np.count_nonzero(numbers > white))
         self.below += int(np.count_nonzero(numbers < 0))
         if numbers.size:
             self.most, self.least = max(self.most, float(numbers.max())), min(self.least, float(numbers.min()))
+
+    def valid(self, numbers: NDArray[Any]) -> NDArray[Any]:
+        """Return the numbers that are not nodata."""
+        return numbers if self.nodata is None else numbers[numbers != self.nodata]
 
     def scale(self, layout: Layout) -> _Scale:
         """Decide how many bits count.
@@ -300,7 +327,7 @@ class _Read:
             raise UnsupportedImage(f"a TIFF image of numbers from {self.least:g} to {self.most:g}; {what}: scale them")
         if layout.sample_format == _FLOAT or layout.bits < 16:
             return _Scale()
-        alpha = depth.significant_bits(self.largest_alpha) if layout.alpha else 16
+        alpha = depth.significant_bits(max(self.largest, self.largest_alpha)) if layout.alpha else 16
         return _Scale(depth.significant_bits(self.largest), alpha)
 
 
@@ -309,8 +336,8 @@ def _narrowed(samples: NDArray[Any], layout: Layout, bits: int, read: _Read) -> 
     if layout.sample_format == _FLOAT:
         finite = samples[np.isfinite(samples)]
         read.note(finite, 1.0)
-        share = np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=1.0, neginf=0.0)
-        return np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
+        share = np.nan_to_num(np.clip(samples, 0, 1).astype(np.float32))
+        return np.rint(share * 255).astype(np.uint8)
     if layout.bits == 8 and layout.sample_format == _UNSIGNED:
         return np.asarray(samples, np.uint8)
     if layout.bits < 16 and layout.sample_format == _UNSIGNED:
@@ -320,9 +347,28 @@ def _narrowed(samples: NDArray[Any], layout: Layout, bits: int, read: _Read) -> 
         return np.asarray(np.clip(samples, 0, 127).astype(np.uint16) * 2, np.uint8)
     if layout.bits > 16 or layout.sample_format == _SIGNED:
         read.note(samples, 65535)
+    read.largest = max(read.largest, int(depth.to_uint16(read.valid(samples)).max(initial=0)))
     wide = depth.to_uint16(samples)
-    read.largest = max(read.largest, int(wide.max(initial=0)))
+    if layout.bits == bits == 16 and layout.sample_format == _SIGNED:
+        return depth.scaled(wide, 32767)
     return depth.to_8_bits(wide, bits)
+
+
+def _type(layout: Layout) -> np.dtype[Any]:
+    """Return the type of the numbers that are read: packed ones become uint16."""
+    return np.dtype("u2" if layout.bits % 8 else f"{_KINDS[layout.sample_format]}{layout.bits // 8}")
+
+
+def _stored_number(nodata: float | None, layout: Layout) -> float | int:
+    """Return the number of a pixel that is not stored: nodata within the type's range, or 0."""
+    if nodata is None:
+        return 0
+    if layout.sample_format == _FLOAT:
+        return float(np.clip(nodata, np.finfo(_type(layout)).min, np.finfo(_type(layout)).max))
+    if not np.isfinite(nodata):
+        return 0
+    low = -(1 << layout.bits - 1) if layout.sample_format == _SIGNED else 0
+    return min(max(int(nodata), low), low + (1 << layout.bits) - 1)
 
 
 def _by_libtiff(stored: bytes, compression: int, row_bytes: int, rows: int) -> bytes:
