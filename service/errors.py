@@ -8,8 +8,8 @@
     ├── ImageTooLarge          more pixels or a longer side than allowed     limit, actual, unit
     ├── UnsupportedImage       not an image of a format that we read
     ├── CorruptImage           such an image, but it cannot be decoded
-    ├── BadParameter           a field or query parameter makes no sense     parameter
-    ├── UnsupportedFormat      an output format that does not exist          allowed
+    ├── BadParameter           a field or query parameter makes no sense     parameter, allowed
+    ├── UnsupportedFormat      no such output format, or not for this image  allowed
     ├── UnknownModel           no artifact of that name                      allowed
     ├── UnknownClass           no class of that name or id                   allowed
     ├── Unauthorized           keys are set, and the caller has none of them
@@ -99,14 +99,16 @@ class CorruptImage(ServiceError):
 
 
 class BadParameter(ServiceError):
-    """A field or a query parameter is missing, unknown or out of range."""
+    """A field or a query parameter is missing, unknown, out of range or not for the format."""
 
     code = "bad_parameter"
     parameter: str
+    allowed: list[str]
+    """The formats that take it; absent where the format is not the reason."""
 
 
 class UnsupportedFormat(ServiceError):
-    """An output format that does not exist."""
+    """An output format that does not exist, or that does not hold what was sent or what Accept allows."""
 
     code = "unsupported_format"
     allowed: list[str]

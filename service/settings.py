@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from service.errors import BadSetting
@@ -23,8 +24,8 @@ SHIPPED_MODELS = Path(__file__).resolve().parent.parent / "models" / "artifacts"
 
 
 class Settings(BaseSettings):
-    """Hold every setting; ``FCN_PORT=9000`` sets ``port``. Command line flags override the environment. ``serve`` logs a
-    warning for a variable with the prefix that sets nothing, such as ``FCN_PROT``.
+    """Each setting is an environment variable, as in ``FCN_PORT=9000``. Command line flags override the environment. ``serve``
+    logs a warning for a variable with the prefix that sets nothing, such as ``FCN_PROT``.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -45,7 +46,7 @@ class Settings(BaseSettings):
     """Seconds that a connection may be idle after a reply. Behind a load balancer that reuses connections, set more than its
     own idle time, which is often 60 s."""
 
-    admin_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    admin_port: Annotated[int | None, Field(ge=1, le=65535, examples=[9000])] = None
     """A second port for `/metrics` and for loading and unloading models, which then leave the public port."""
     admin_host: str = "127.0.0.1"
     """The address of that port."""
@@ -93,11 +94,11 @@ class Settings(BaseSettings):
 
     max_scan_bytes: Annotated[int, Field(gt=0)] = 256 * 2**20
     """The largest scan as sent, in bytes, of a request that names a model for scans or `format=nifti`. A scan of any other
-    request may have `max_image_bytes`."""
+    request may have `FCN_MAX_IMAGE_BYTES`."""
     max_voxels: Annotated[int, Field(gt=0)] = 2**26
     """The largest scan in voxels, read from its header before it is unpacked, and at the spacing of the network."""
     scan_deadline_ms: Annotated[float, Field(gt=0)] = 120_000.0
-    """As `deadline_ms`, for a scan."""
+    """As `FCN_DEADLINE_MS`, for a scan."""
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     """Keys, separated by commas. If any is set, a request needs one of them; health checks and metrics do not."""
@@ -161,12 +162,33 @@ class Settings(BaseSettings):
         try:
             return cls(**{name: value for name, value in flags.items() if value is not None})
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            reason = first["msg"].removeprefix("Value error, ")
-            name = f"{PREFIX}{'.'.join(map(str, first['loc'])).upper()}: " if first["loc"] else ""
-            raise BadSetting(f"{name}{reason}") from error
+            raise BadSetting(_reason(error.errors(include_url=False)[0])) from error
         except SettingsError as error:
             raise BadSetting(str(error)) from error
+
+
+def _reason(fault: ErrorDetails) -> str:
+    """Return a sentence that names the variable, what is wrong with its value, and a value that would do."""
+    field = str(fault["loc"][0]) if fault["loc"] else ""
+    problem = fault["msg"].removeprefix("Value error, ")
+    if field not in Settings.model_fields:
+        return f"{PREFIX}{field.upper()}: there is no such setting" if field else problem
+    context = fault.get("ctx", {})
+    found = f"{str(fault['input'])[:64]!r}"
+    match fault["type"]:
+        case "int_parsing" | "int_from_float" | "int_type":
+            problem = f"{found} is not a whole number"
+        case "float_parsing" | "float_type":
+            problem = f"{found} is not a number"
+        case "greater_than_equal" | "greater_than" | "less_than_equal":
+            limit = {"greater_than_equal": "at least", "greater_than": "more than", "less_than_equal": "at most"}[fault["type"]]
+            problem = f"{found} is out of range: it has to be {limit} {next(iter(context.values()))}"
+        case "literal_error":
+            return f"{PREFIX}{field.upper()}: {found} is not known; there are {context['expected'].replace(chr(39), '')}"
+    described = Settings.model_fields[field]
+    good = next(iter(described.examples or ()), described.default)
+    remedy = "" if good in (None, (), "") else f"; a good value is {PREFIX}{field.upper()}={good}"
+    return f"{PREFIX}{field.upper()}: {problem}{remedy}"
 
 
 def without_effect(names: Iterable[str]) -> list[str]:

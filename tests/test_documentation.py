@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
 
@@ -24,10 +25,11 @@ def settings_page() -> str:
     lines = ["# Settings", "", " ".join((Settings.__doc__ or "").split()), "", "| variable | default | what |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         default = "shipped `models/artifacts`" if name == "models_dir" else f"`{field.default}`"
-        default = "" if field.default in (None, ()) else default
-        lines.append(
-            f"| `{PREFIX}{name.upper()}` | {default} | {' '.join((field.description or '').replace('``', '`').split())} |"
-        )
+        default = "" if field.default in (None, (), "") else default
+        allowed = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        choice = f" One of {', '.join(f'`{word}`' for word in allowed)}." if allowed else ""
+        what = " ".join((field.description or "").replace("``", "`").split())
+        lines.append(f"| `{PREFIX}{name.upper()}` | {default} | {what}{choice} |")
     return "\n".join(lines) + "\n"
 
 

@@ -460,7 +460,7 @@ BAD = {
     "an unknown class": Bad(422, "unknown_class", GOOD, "/segment?classes=road", facts={"allowed": ["red", "green", "blue"]}),
     "ids of no table": Bad(422, "bad_parameter", GOOD, "/segment?ids=kitti&model=street", facts={"parameter": "ids"}),
     "ids for other classes": Bad(422, "bad_parameter", GOOD, "/segment?ids=autoware", facts={"parameter": "ids"}),
-    "instances in a picture": Bad(422, "unsupported_format", GOOD, "/segment?instances=true&model=street"),
+    "instances in a picture": Bad(422, "bad_parameter", GOOD, "/segment?instances=true&model=street"),
     "instances of colours": Bad(
         422, "bad_parameter", GOOD, "/segment?instances=true&format=coco", facts={"parameter": "instances"}
     ),
@@ -470,13 +470,13 @@ BAD = {
     "an area without instances": Bad(
         422, "bad_parameter", GOOD, "/segment?format=coco&min_area=5", facts={"parameter": "min_area"}
     ),
-    "statistics in a picture": Bad(422, "unsupported_format", GOOD, "/segment?statistics=true"),
+    "statistics in a picture": Bad(422, "bad_parameter", GOOD, "/segment?statistics=true"),
     "a legend in a document": Bad(
-        422, "unsupported_format", GOOD, "/segment?legend=1&format=rle", facts={"allowed": ["overlay"]}
+        422, "bad_parameter", GOOD, "/segment?legend=1&format=rle", facts={"parameter": "legend", "allowed": ["overlay"]}
     ),
     "a tolerance for runs": Bad(
         422,
-        "unsupported_format",
+        "bad_parameter",
         GOOD,
         "/segment?tolerance=1&format=rle",
         facts={"allowed": ["labelme", "yolo", "polygons", "geojson"]},
@@ -495,6 +495,25 @@ BAD = {
     "a model that is absent": Bad(404, "unknown_model", raw(lambda _: b""), "/models/absent", "GET"),
     "a path upwards": Bad(404, "not_found", raw(lambda _: b""), "/page/%2e%2e%2fapp.py", "GET"),
 }
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "words"),
+    [
+        ("POST", "/segment?colour=red", "there is no parameter 'colour'; there are model, format, classes, "),
+        ("GET", "/stream?colour=red", "there is no parameter 'colour'; there are model, format, classes, "),
+        ("GET", "/segment", "POST an image here"),
+        ("DELETE", "/models", "this path takes GET"),
+        ("GET", "/segments", "/docs"),
+    ],
+)
+def test_what_the_framework_rejects_names_the_remedy(
+    client: httpx.Client, png: bytes, method: str, path: str, words: str
+) -> None:
+    """A mistyped name, a wrong method and a wrong path are told what would work."""
+    reply = client.request(method, path, content=png if method == "POST" else None)
+    assert reply.status_code in (404, 405, 422)
+    assert words in reply.json()["detail"]
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())

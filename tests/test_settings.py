@@ -54,6 +54,27 @@ def test_nonsense_is_refused_by_the_name_of_its_variable(name: str, value: str, 
         Settings.load()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("FCN_PORT", "http", "'http' is not a whole number; a good value is FCN_PORT=8000"),
+        ("FCN_PORT", "70000", "'70000' is out of range: it has to be at most 65535; a good value is FCN_PORT=8000"),
+        ("FCN_ADMIN_PORT", "0", "'0' is out of range: it has to be at least 1; a good value is FCN_ADMIN_PORT=9000"),
+        ("FCN_RELOAD_S", "soon", "'soon' is not a number; a good value is FCN_RELOAD_S=1.0"),
+        ("FCN_PROVIDER", "gpu", "'gpu' is not known; there are cpu, cuda or auto"),
+        ("FCN_UDS_MODE", "rw", "String should match pattern '^[0-7]{3,4}$'; a good value is FCN_UDS_MODE=660"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_told_a_good_one(
+    name: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the variable, the fault and a value that works."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(BadSetting) as caught:
+        Settings.load()
+    assert caught.value.message == f"{name}: {words}"
+
+
 def test_an_unknown_flag_is_refused() -> None:
     """A setting that does not exist cannot be set in vain."""
     with pytest.raises(BadSetting, match="FCN_PROT"):

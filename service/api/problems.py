@@ -51,6 +51,9 @@ MEDIA_TYPE = "application/problem+json"
 
 log = logging.getLogger("service.request")
 
+UNKNOWN_PARAMETER = "unknown_parameter"
+"""The type of a validation error whose message is whole, and whose context has the parameter's name."""
+
 CLIENT_GONE = 499
 """The status of a caller who has hung up. The number is nginx's; it is for the log and the metrics alone."""
 
@@ -167,7 +170,10 @@ def _reply_to(record: RequestRecord, error: Exception, asked: Mapping[str, str])
         case HTTPException():
             title = phrase(error.status_code)
             record.code = title.lower().replace(" ", "_")
-            return _reply(error.status_code, title, error.detail, record.code, record.request_id, headers=error.headers)
+            detail = error.detail
+            if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and detail == title and error.headers:
+                detail = f"this path takes {error.headers['Allow']} only"
+            return _reply(error.status_code, title, detail, record.code, record.request_id, headers=error.headers)
         case _:  # ClientDisconnect
             record.code = "client_gone"
             return Response(status_code=CLIENT_GONE)
@@ -200,6 +206,8 @@ def _bad_parameter(error: RequestValidationError | WebSocketRequestValidationErr
     names = [str(reason["loc"][:2][-1])[:64] for reason in reasons]
     name, others = names[0], len(set(names)) - 1
     more = f" (and {others} more)" if others else ""
+    if reasons[0]["type"] == UNKNOWN_PARAMETER:
+        return BadParameter(reasons[0]["msg"], parameter=reasons[0]["ctx"]["name"])
     return BadParameter(f"{name!r}: {reasons[0]['msg']}{more}", parameter=name)
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import functools
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.json_schema import JsonSchemaMode, SkipJsonSchema, models_json_schema
+from pydantic_core import PydanticCustomError
 
 from service.api import problems
 from service.api.form import FIELD, MAX_PARTS
@@ -80,6 +81,15 @@ class SegmentQuery(BaseModel):
             json_schema_extra={"enum": [*PALETTES]},
         ),
     ] = MODEL
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_names(cls, query: Any) -> Any:
+        unknown = [name for name in query if name not in cls.model_fields] if isinstance(query, dict) else []
+        if unknown:
+            facts = {"name": unknown[0][:64], "known": ", ".join(cls.model_fields)}
+            raise PydanticCustomError(problems.UNKNOWN_PARAMETER, "there is no parameter '{name}'; there are {known}", facts)
+        return query
 
 
 class SegmentHeaders(BaseModel):

@@ -14,6 +14,8 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request, Response
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from service.api import schemas
 from service.api.form import ImageFile
@@ -197,9 +199,19 @@ async def segment(
 
 
 class _SegmentRoute(APIRoute):
-    """The busiest route. It takes FastAPI's steps by hand, the cheapest refusal first: 0.6 of the event loop's time for a
-    request. The endpoint's signature remains what the OpenAPI document shows.
+    """The busiest route. It takes FastAPI's steps by hand, the cheapest rejection first, which saves 0.4 of the event loop's
+    time for a request. The OpenAPI document still shows the endpoint's signature.
     """
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Reply to a request for this path.
+
+        Raises:
+            HTTPException: 405, for any method but POST
+        """
+        if scope["method"] != "POST":
+            raise HTTPException(405, "POST an image here", headers={"Allow": "POST"})
+        await super().handle(scope, receive, send)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler."""

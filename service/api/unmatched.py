@@ -32,7 +32,7 @@ class Unmatched:
         """
         location = self._location(scope) if scope["type"] == "http" else None
         if location is None:
-            raise HTTPException(404)
+            raise HTTPException(404, "there is no such path; /docs lists the paths of this service")
         await Response(status_code=307, headers={"Location": location})(scope, receive, send)
 
     def _location(self, scope: Scope) -> str | None:

@@ -31,7 +31,9 @@ def check(
         Path | None, typer.Argument(help="Any ONNX file; every artifact of the models folder if left out.")
     ] = None,
 ) -> None:
-    """Open every artifact, prove that it runs where it should, time a frame. Exit code 1 if any is broken.
+    """Open every artifact, run it and time a frame.
+
+    The command proves that each runs where it should. Exit code 1 if any is broken.
 
     With ARTIFACT, explain that file, ours or foreign: what it takes and gives, and what it lacks to be served.
     """

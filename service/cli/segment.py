@@ -157,7 +157,7 @@ def segment(
                 raise typer.Exit(INTERRUPTED) from None
     if plan.report.missing and not (plan.report.done or plan.report.skipped):
         raise BadSetting(plan.report.missing)
-    _summarise(plan.report, f"{engine.manifest.name}@{engine.manifest.version}", time.monotonic() - begun)
+    _summarise(plan.report, f"{engine.manifest.name}@{engine.manifest.version}", time.monotonic() - begun, found.roots)
 
 
 def _check(
@@ -214,11 +214,14 @@ def _sources(
     yield from plan_bags(plan, found.bags, out, topics, copy=copy)
 
 
-def _summarise(report: Report, model: str, seconds: float) -> None:
+def _summarise(report: Report, model: str, seconds: float, roots: Sequence[Path]) -> None:
     """Print what came of a run, and end with its exit code."""
     rate = f" in {seconds:.1f} s, {report.done / seconds:.1f} frames/s" if report.done else ""
     skipped = f"; {report.skipped} were finished before" if report.skipped else ""
     typer.echo(f"{report.done} of {report.total} segmented with {model}{rate}{skipped}")
+    if report.done or report.skipped:
+        more = f" and {len(roots) - 3} more" if len(roots) > 3 else ""
+        typer.echo(f"  the results are in {', '.join(spoken(root) for root in roots[:3])}{more}")
     for note in report.notes:
         typer.echo(f"  {note}")
     for path, why in report.failures:

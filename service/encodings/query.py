@@ -12,7 +12,7 @@ from service.encodings import palettes, selection, tables, things
 from service.encodings.options import Options
 from service.encodings.registry import FORMATS, format_named
 from service.encodings.runs import ClassRow
-from service.errors import BadParameter, UnsupportedFormat
+from service.errors import BadParameter
 
 
 def understood(
@@ -36,8 +36,9 @@ def understood(
         table: the model's class table
         the others: as the query of ``POST /segment`` has them
     Raises:
-        UnsupportedFormat: if there is no such format, or if it cannot do what is asked for; naming those that can
-        UnknownClass, BadParameter: if a class, a table or a number makes no sense
+        UnsupportedFormat: if there is no such format
+        BadParameter: if the format does not take an option, naming the formats that do; if a table or a number makes no sense
+        UnknownClass: if the model has no such class
     """
     wanted = {
         "statistics": statistics,
@@ -51,7 +52,8 @@ def understood(
     for option, asked in wanted.items():
         if asked and option not in chosen.takes:
             able = [other for other, form in FORMATS.items() if option in form.takes]
-            raise UnsupportedFormat(f"{option} means nothing to {name}; it is for format={', '.join(able)}", allowed=able)
+            reason = f"{option} means nothing to {name}; it is for format={', '.join(able)}"
+            raise BadParameter(reason, parameter=option, allowed=able)
     instances = instances or chosen.things
     if min_area and not instances:
         raise BadParameter("min_area is for the components of instances=true", parameter="min_area")
@@ -84,7 +86,7 @@ def understood_together(names: Sequence[str], table: Sequence[ClassRow], **query
     Gives:
         the options of each format
     Raises:
-        as :func:`understood`; UnsupportedFormat, too, if none of the formats can do what is asked for
+        as :func:`understood`; BadParameter, too, if none of the formats takes an option
     """
     taken = frozenset().union(*(format_named(name).takes for name in names))
     made = {}

@@ -130,6 +130,7 @@ def frame(grid: Grid, *, orientation: str | None, spacing_mm: Spacing | None, ma
     if count > max_voxels:
         spacing = " x ".join(f"{step:g}" for step in spacing_mm or grid.spacing_mm)
         text = f"the scan has {count} voxels at the network's {spacing} mm; at most {max_voxels} are taken"
+        text += ": crop it, or raise FCN_MAX_VOXELS on the server"
         raise ImageTooLarge(text, limit=max_voxels, actual=count, unit="voxels")
     return Frame(turn, (turned[0], turned[1], turned[2]), (working[0], working[1], working[2]))
 

@@ -18,11 +18,11 @@ class Limits:
     max_pixels: int = 52_000_000
     """Height times width."""
     max_side: int = 16_384
-    """Of the longer side, in pixels."""
+    """The longer side, in pixels."""
     max_scan_bytes: int = 256 * 2**20
-    """Of the file of a scan, as it comes: 256 x 256 x 256 voxels of 16 bits are 32 MiB and a header."""
+    """The bytes of a scan's file, as it comes: 256 x 256 x 256 voxels of 16 bits are 32 MiB and a header."""
     max_voxels: int = 2**26
-    """Of a scan, at its own spacing and at the network's: 512 x 512 x 256."""
+    """The voxels of a scan, at its own spacing and at the network's: 512 x 512 x 256."""
 
 
 def check_bytes(count: int, limits: Limits) -> None:
@@ -38,6 +38,7 @@ def check_bytes(count: int, limits: Limits) -> None:
         raise EmptyBody("the image is empty: 0 bytes")
     if count > limits.max_bytes:
         message = f"the image has {count} bytes; at most {limits.max_bytes} are taken"
+        message += ": scale it down, or raise FCN_MAX_IMAGE_BYTES on the server"
         raise BodyTooLarge(message, limit=limits.max_bytes, actual=count, unit="bytes")
 
 
@@ -55,7 +56,9 @@ def check_size(kind: str, width: int, height: int, limits: Limits) -> None:
         raise CorruptImage(f"the {kind} image has no pixels: it is {width} x {height}")
     if width * height > limits.max_pixels:
         message = f"the image is {width} x {height} = {width * height} pixels; at most {limits.max_pixels} are taken"
+        message += ": scale it down, or raise FCN_MAX_IMAGE_PIXELS on the server"
         raise ImageTooLarge(message, limit=limits.max_pixels, actual=width * height, unit="pixels")
     if max(width, height) > limits.max_side:
         message = f"the image is {width} x {height}; a side has at most {limits.max_side} pixels"
+        message += ": scale it down, or raise FCN_MAX_IMAGE_SIDE on the server"
         raise ImageTooLarge(message, limit=limits.max_side, actual=max(width, height), unit="pixels a side")

@@ -213,9 +213,11 @@ def _shape(fields: Any, limits: Limits) -> Shape:
     x, y, z = (*sides, 1, 1)[:3]
     if x * y * z > limits.max_voxels:
         text = f"the scan is {x} x {y} x {z} = {x * y * z} voxels; at most {limits.max_voxels} are taken"
+        text += ": crop it, or raise FCN_MAX_VOXELS on the server"
         raise ImageTooLarge(text, limit=limits.max_voxels, actual=x * y * z, unit="voxels")
     if max(x, y, z) > limits.max_side:
         text = f"the scan is {x} x {y} x {z}; a side has at most {limits.max_side} voxels"
+        text += ": crop it, or raise FCN_MAX_IMAGE_SIDE on the server"
         raise ImageTooLarge(text, limit=limits.max_side, actual=max(x, y, z), unit="voxels a side")
     return x, y, z
 
