@@ -694,3 +694,93 @@ def test_whatever_bytes_come_the_answer_is_a_picture_or_an_error_of_ours(data: b
 def test_twenty_thousand_damaged_files_are_a_picture_or_an_error_of_ours(data: bytes) -> None:
     """The same, for longer."""
     survives(data)
+
+
+def png_of(samples: NDArray[Any], bits: int, color: int, *chunks: bytes) -> bytes:
+    """A PNG file of samples (H x W x bands), with further chunks before the pixels."""
+    height, width = samples.shape[:2]
+    flat = samples.reshape(height, -1)
+    if bits < 8:
+        digits = (flat[..., None] >> np.arange(bits - 1, -1, -1) & 1).astype(np.uint8)
+        lines = [line.tobytes() for line in np.packbits(digits.reshape(height, -1), axis=1)]
+    else:
+        lines = [line.tobytes() for line in flat.astype(">u2" if bits == 16 else "u1")]
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0))
+    pixels = png_chunk(b"IDAT", zlib.compress(b"".join(b"\0" + line for line in lines)))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + pixels + png_chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("opaque", ["own depth", "16 bits"])
+@pytest.mark.parametrize("color", [4, 6])
+def test_transparency_of_a_png_has_the_depth_of_its_colours(color: int, opaque: str, bits: int) -> None:
+    """The largest number of the depth is opaque, as is 65535; half of it shows half of the paper."""
+    white = (1 << bits) - 1
+    colors = SMOOTH.astype(np.uint32)[..., : 3 if color == 6 else 1] * white // 255
+    colors[0, 0] = white
+    most = white if opaque == "own depth" else 65535
+    alpha = np.full((*SMOOTH.shape[:2], 1), most)
+    alpha[10:20] = most // 2
+    share = alpha / most
+    expected = colors / white * 255 * share + 255 * (1 - share)
+    data = png_of(np.concatenate([colors, alpha], axis=2), 16, color)
+    assert np.abs(decode(data, LIMITS) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 10, 12, 14, 16])
+@pytest.mark.parametrize("bands", [1, 3])
+@pytest.mark.parametrize("key", ["dark", "brightest"])
+def test_a_transparent_colour_of_a_png_of_any_depth_is_white(key: str, bands: int, bits: int) -> None:
+    """The pixels of that colour show the paper; others, also those that differ in the lowest bit, stay."""
+    if bits < 8 and bands == 3:
+        pytest.skip("PNG has no such pictures")
+    white = (1 << bits) - 1
+    samples = SMOOTH.astype(np.uint32)[..., :bands] * white // 255
+    samples[0, 0], samples[5:9, 5:30] = white, white // 3
+    color = np.full(bands, white // 3)
+    if key == "brightest":
+        color = np.full(bands, 65535 if bits > 8 else white)
+        samples[5:9, 5:30] = color
+    near = color.copy()
+    near[-1] ^= 1
+    samples[20, :10] = np.minimum(near, white)
+    expected = np.broadcast_to(np.rint(np.minimum(samples / white, 1) * 255), SMOOTH.shape).copy()
+    expected[(samples == color).all(axis=2)] = 255
+    words = png_chunk(b"tRNS", color.astype(">u2").tobytes())
+    found = decode(png_of(samples, max(bits, 16) if bits > 8 else bits, 0 if bands == 1 else 2, words), LIMITS)
+    assert np.abs(found - expected).max() <= 1
+
+
+ODD = {
+    "short pHYs": png_chunk(b"pHYs", b"12"),
+    "short gAMA": png_chunk(b"gAMA", b"1"),
+    "short cHRM": png_chunk(b"cHRM", b"12"),
+    "empty sRGB": png_chunk(b"sRGB", b""),
+    "short acTL": png_chunk(b"acTL", b"1"),
+    "short fcTL": png_chunk(b"acTL", bytes((0, 0, 0, 2, 0, 0, 0, 0))) + png_chunk(b"fcTL", b"1"),
+    "short tRNS": png_chunk(b"tRNS", b"1"),
+    "huge zTXt": png_chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(2_000_000))),
+    "huge iTXt": png_chunk(b"iTXt", b"x\0\1\0\0\0" + zlib.compress(bytes(2_000_000))),
+    "huge iCCP": png_chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(2_000_000))),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_chunks_of_a_png_do_not_refuse_its_pixels(odd: str) -> None:
+    """Their checksums are right and their contents are not; orientation and transparency still count."""
+    exif = Image.Exif()
+    exif[274] = 3
+    turn = png_chunk(b"eXIf", exif.tobytes()[6:])
+    assert np.array_equal(decode(png_of(NOISE, 8, 2, ODD[odd], turn), LIMITS), NOISE[::-1, ::-1])
+    assert np.array_equal(decode(png_of(NOISE, 8, 2, turn, ODD[odd]), LIMITS), NOISE[::-1, ::-1])
+    if odd != "short tRNS":
+        clear = png_chunk(b"tRNS", NOISE[3, 4].astype(">u2").tobytes())
+        assert decode(png_of(NOISE, 8, 2, ODD[odd], clear), LIMITS)[3, 4].tolist() == [255, 255, 255]
+
+
+def test_a_png_of_12_bits_is_unsupported_by_name() -> None:
+    """PNG has 1, 2, 4, 8 and 16 bits alone."""
+    data = bytearray(png_of(NOISE, 8, 2))
+    data[24] = 12
+    with pytest.raises(UnsupportedImage, match="12 bits"):
+        decode(bytes(data), LIMITS)

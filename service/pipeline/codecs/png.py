@@ -27,6 +27,14 @@ BAND_PIXELS = 1 << 18
 MAX_DARK = 63
 """Largest 8-bit value of a 16-bit picture whose samples have 14 bits or fewer."""
 
+_GREY, _RGB = 0, 2
+_DEPTHS = {_GREY: (1, 2, 4, 8, 16), _RGB: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+"""Bits by colour type."""
+_FOR_PIXELS = (b"tRNS", b"iCCP", b"eXIf")
+"""Ancillary chunks on which the pixels depend."""
+_REJECTED = (CorruptImage, ValueError, OSError, SyntaxError, EOFError, struct.error, IndexError, zlib.error)
+"""Errors of Pillow for a file that it rejects."""
+
 
 def size(data: bytes) -> tuple[int, int]:
     """Read (width, height) from the first chunk.
@@ -48,62 +56,106 @@ def size(data: bytes) -> tuple[int, int]:
 
 
 def decode(data: bytes, limits: Limits) -> NDArray[np.uint8]:
-    """Decode a PNG file. Damaged ancillary chunks (text, time, profiles, ...) are left out, as libpng does.
+    """Decode a PNG file. Ancillary chunks (text, time, profiles, ...) that are damaged are left out, as libpng does.
 
     Gives:
         H x W x 3 uint8 RGB, upright
+    Raises:
+        UnsupportedImage: if PNG has no pixels of that depth
+        CorruptImage, ValueError, OSError, SyntaxError: if the file is truncated or damaged
     """
+    if len(data) > 25 and data[24] not in _DEPTHS.get(data[25], ()):
+        raise UnsupportedImage(
+            f"a PNG image of {data[24]} bits and colour type {data[25]}, which PNG does not have; send it with 8 or 16 bits"
+        )
     try:
         picture = pillow.load(data, "PNG", limits)
-    except (CorruptImage, ValueError, OSError, SyntaxError):
+    except _REJECTED:
         sound = b"".join(_sound(data))
         if sound == data:
             raise
         data = sound
         picture = pillow.load(data, "PNG", limits)
     bits, color = data[24], data[25]
-    if not (bits == 16 and color & 6 and max(pillow.largest(picture)[: 3 if color & 2 else 1]) <= MAX_DARK):
+    key = picture.info.get("transparency") if color in (_GREY, _RGB) else None
+    if bits < 8 and color == _GREY and isinstance(key, int) and picture.mode == "L":
+        picture.info["transparency"] = (key & (1 << bits) - 1) * (255 // ((1 << bits) - 1))  # Pillow expands the pixels alone
+    is_keyed = bits == 16 and key is not None
+    is_dark = bits == 16 and color & 6 and max(pillow.largest(picture)[: 3 if color & 2 else 1]) <= MAX_DARK
+    if not (is_keyed or is_dark):
         return pillow.decode(picture)
     info = picture.info
     del picture  # OpenCV's copy is as large
-    pixels = to_srgb(_wide(data), (info.get("icc_profile") or b"") if color & 2 else b"")
+    pixels = to_srgb(_wide(data, key), (info.get("icc_profile") or b"") if color & 2 else b"")
     return orientation.upright(pixels, orientation.of_exif(info.get("exif") or b""))
 
 
-def _wide(data: bytes) -> NDArray[np.uint8]:
-    """Scale a 16-bit colour picture by its depth: of its samples Pillow keeps the upper 8 bits alone.
+def _wide(data: bytes, key: int | tuple[int, int, int] | None) -> NDArray[np.uint8]:
+    """Scale a 16-bit picture by its depth: of coloured samples Pillow keeps the upper 8 bits alone.
 
+    Takes:
+        key: grey or (red, green, blue) of transparent pixels, 0..65535. They are white, and do not count for the depth
     Gives:
         H x W x 3 uint8 RGB, as stored
     Raises:
         UnsupportedImage: if OpenCV does not decode it
     """
     samples = cv2.imdecode(np.frombuffer(_pixels_alone(data), np.uint8), cv2.IMREAD_UNCHANGED)
-    if samples is None or samples.dtype != np.uint16 or samples.ndim != 3 or samples.shape[2] not in (3, 4):
-        raise UnsupportedImage("a dark PNG image of 16 bits that cannot be scaled; send it with 8 bits")
-    bits = depth.significant_bits(int(samples[..., :3].max()))
-    has_alpha = samples.shape[2] == 4 and bool(samples[..., 3].any())
-    rgb = np.empty((*samples.shape[:2], 3), np.uint8)
+    if samples is not None and samples.ndim == 2:
+        samples = samples[..., None]
+    if samples is None or samples.dtype != np.uint16 or samples.shape[2] not in (1, 3, 4):
+        raise UnsupportedImage("a PNG image of 16 bits that cannot be scaled; send it with 8 bits")
     rows = max(1, BAND_PIXELS // samples.shape[1])
-    for top in range(0, len(samples), rows):
-        band = samples[top : top + rows].astype(np.uint16, copy=False)
+    bands = [samples[top : top + rows].astype(np.uint16, copy=False) for top in range(0, len(samples), rows)]
+    largest = max(int(band[..., :3].max(initial=0, where=~_is_key(band, key))) for band in bands)
+    largest_alpha = int(samples[..., 3].max()) if samples.shape[2] == 4 else 0
+    bits, alpha_bits = depth.significant_bits(largest), depth.significant_bits(max(largest, largest_alpha))
+    rgb = np.empty((*samples.shape[:2], 3), np.uint8)
+    for number, band in enumerate(bands):
         narrow = depth.to_8_bits(band[..., 2::-1], bits)
-        if has_alpha:
-            alpha = depth.to_8_bits(band[..., 3:]).astype(np.uint16)
+        if largest_alpha:
+            alpha = depth.to_8_bits(band[..., 3:], alpha_bits).astype(np.uint16)
             narrow = ((narrow * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-        rgb[top : top + rows] = narrow
+        if key is not None:
+            narrow = np.where(_is_key(band, key), np.uint8(255), narrow)
+        rgb[number * rows : number * rows + rows] = narrow
     return rgb
 
 
+def _is_key(band: NDArray[np.uint16], key: int | tuple[int, int, int] | None) -> NDArray[np.bool_]:
+    """Find the transparent pixels of some rows of blue, green, red samples, or of grey ones: rows x columns x 1."""
+    if key is None:
+        return np.zeros((1, 1, 1), np.bool_)
+    color = np.array([key] if isinstance(key, int) else key[::-1], np.uint16)
+    return np.all(band == color, axis=2, keepdims=True)
+
+
 def _sound(data: bytes) -> Iterator[bytes]:
-    """Yield the file in pieces, without ancillary chunks whose checksum is wrong."""
+    """Yield the file in pieces: pixels, palette, and those ancillary chunks for pixels that are sound.
+
+    These are transparency, colour profile and orientation; the first of each. An unsound one has a wrong checksum, or Pillow
+    rejects it in a file of its own.
+    """
     yield data[:8]
-    end = 8
+    end, seen = 8, set()
     for start, end in _chunks(data):
-        is_ancillary = data[start + 4] & 0x20
-        if not is_ancillary or data[end - 4 : end] == struct.pack(">I", zlib.crc32(data[start + 4 : end - 4])):
-            yield data[start:end]
+        kind, chunk = data[start + 4 : start + 8], data[start:end]
+        if kind[0] & 0x20:
+            is_first = kind in _FOR_PIXELS and kind not in seen
+            seen.add(kind)
+            if not is_first or chunk[-4:] != struct.pack(">I", zlib.crc32(chunk[4:-4])) or not _is_taken(data[8:33], chunk):
+                continue
+        yield chunk
     yield data[end:]
+
+
+def _is_taken(header: bytes, chunk: bytes) -> bool:
+    """Return whether Pillow reads a file of this header and this chunk."""
+    try:
+        pillow.open_file(data=b"\x89PNG\r\n\x1a\n" + header + chunk + b"\0\0\0\0IDAT\x35\xaf\x06\x1e", kind="PNG")
+    except _REJECTED:
+        return False
+    return True
 
 
 def _pixels_alone(data: bytes) -> bytes:
