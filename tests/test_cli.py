@@ -371,7 +371,7 @@ def test_on_a_terminal_a_bar_shows_speed_and_time_left(folder: Path, artifact_di
     assert b"3/3" in drawn
     assert b"frames/s" in drawn
     assert re.search(rb"\d:\d\d", drawn)
-    assert printed.count(b"\n") == 1
+    assert printed.decode().splitlines()[1:] == [f"  the results are in {folder}"]
 
 
 def lines_of(folder: Path) -> dict[str, dict[str, Any]]:
