@@ -4,8 +4,6 @@
 ``lanes SECONDS``: one caller and one session a processor, one thread each. ``together``: one caller a processor, one session.
 Each gives a line of JSON: ``rate`` a second and ``median_ms``. ``evenly SECONDS RATE``: RATE frames a second that wait for
 the first free lane; ``median_ms`` and ``p99_ms`` from a frame's time to its scores.
-
-May import: numpy, onnxruntime.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 Serves the shipped model as users do, beside the bare network (``bare.py``) and a straightforward service (``naive.py``), and
 takes them in turn, round after round: only ratios of one round are compared, since a machine's speed drifts. The load comes
 from wrk, on the same processors. Writes ``benchmarks/results/bench.{md,json}``.
-
-May import: httpx, numpy, ``benchmarks.harness``, ``benchmarks.callers``, ``service.pipeline.plan``.
 """
 
 from __future__ import annotations

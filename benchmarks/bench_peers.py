@@ -5,8 +5,6 @@ writer (``benchmarks/peers``), each in an environment of its own with pinned ver
 (``naive.py``). First each one's mask is compared with fcn-serve's; then each is taken in turn, round after round: fcn-serve
 under load, and at once the peer, started for it and ended after it, because some of them compute while
 idle. The load comes from wrk, on the same processors. Writes ``benchmarks/results/peers.{md,json}``.
-
-May import: ``benchmarks.bench``, ``benchmarks.harness``, ``service.encodings.png``, httpx, numpy.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 ``callers.c`` makes the calls, because the callers' processor time is missing from the measured server: 0.13 ms an image, half
 of the same in Python. It is compiled when it is needed, with ``cc`` or the program that ``CC`` names.
-
-May import: the standard library.
 """
 
 from __future__ import annotations

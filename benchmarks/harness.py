@@ -1,7 +1,4 @@
-"""Parts that the benchmarks share: a server in its own process, load, and a line about the machine and the versions.
-
-May import: the standard library, numpy, simplejpeg, onnxruntime, ``models.scenes``.
-"""
+"""Parts that the benchmarks share: a server in its own process, load, and a line about the machine and the versions."""
 
 from __future__ import annotations
 

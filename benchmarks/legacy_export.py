@@ -1,8 +1,6 @@
 """The shipped weights as a straightforward service gets them: ``python benchmarks/legacy_export.py CHECKPOINT OUT.onnx``.
 
 PyTorch's legacy exporter, N x 3 x H x W float32 in, normalised outside.
-
-May import: torch, ``models``.
 """
 
 import sys

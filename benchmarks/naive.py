@@ -4,8 +4,6 @@ FastAPI, ``UploadFile``, Pillow, normalisation in numpy, an ONNX Runtime session
 image's size, numpy's argmax, Pillow's PNG. The same weights at the same working size, exported by the legacy exporter.
 
 ``python benchmarks/naive.py GRAPH.onnx PORT``; GRAPH takes N x 3 x h x w float32 and gives N x K x h/4 x w/4.
-
-May import: fastapi, numpy, cv2, onnxruntime, Pillow, uvicorn.
 """
 
 import io

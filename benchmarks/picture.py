@@ -2,8 +2,6 @@
 
 Left, throughput over other servers' with the same model; right, what a lone request consists of. Plain SVG with a background of
 its own, so that it reads on a light page and on a dark one.
-
-May import: the standard library.
 """
 
 from __future__ import annotations

@@ -4,8 +4,6 @@ Serves the shipped model as users do and asks it through the public client: fram
 ``WS /stream``, then without waiting, then a camera that is faster than the service. Segments a drawn video as ``fcn-serve
 segment`` does, beside the bare network (``bare.py``). Both sides of a comparison are measured in turn,
 round after round. A machine's speed drifts, so only the ratios within a round count, and their medians are shown.
-
-May import: numpy, av, ``benchmarks.bench`` and ``harness``, ``models.scenes``, ``service.client``, the pipeline, ``batch``.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 Runs in the repository, with the serving set alone. The service is a child in the same process group, so that Ctrl-C and a
 closed terminal reach both; this script ends only after it, and never leaves it behind.
-
-May import: httpx. It talks to the service as any caller does, over the wire, and with its key where keys are set.
 """
 
 from __future__ import annotations

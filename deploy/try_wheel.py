@@ -6,8 +6,6 @@
 
 The base environment prints help and names the missing extra. The served one answers a request of the base environment's client
 and segments an image file. Packages come from the index that pip is configured with.
-
-May import: the standard library.
 """
 
 from __future__ import annotations

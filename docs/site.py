@@ -2,8 +2,6 @@
 
 The pages of ``docs`` link to files outside, such as ``../CONTRIBUTING.md``, as a forge shows them. mkdocs sees its own folder
 only. So each such file is added below ``repository/``, and the links are rewritten.
-
-May import: mkdocs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""One target under atheris, in a process of its own: libFuzzer ends it. ``python -m fuzz.guided TARGET CORPUS [FLAG...]``.
-
-May import: atheris, ``fuzz.targets``.
-"""
+"""One target under atheris, in a process of its own: libFuzzer ends it. ``python -m fuzz.guided TARGET CORPUS [FLAG...]``."""
 
 from __future__ import annotations
 

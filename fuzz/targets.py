@@ -1,7 +1,4 @@
-"""One function a parser, each with good inputs to begin with. A target raises an error that its parser must not raise.
-
-May import: numpy, cv2, Pillow, the parsers of ``service``.
-"""
+"""One function a parser, each with good inputs to begin with. A target raises an error that its parser must not raise."""
 
 from __future__ import annotations
 

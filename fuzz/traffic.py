@@ -3,8 +3,6 @@
 Most requests are good ones with a damaged image. A tenth have changed heads too, and another tenth use the Open Inference
 Protocol. Streams get damaged frames, with words before them. The network is the tests' tiny one, so that the time goes into the
 parsers.
-
-May import: numpy, websockets, ``fuzz.targets``, ``tests``.
 """
 
 from __future__ import annotations

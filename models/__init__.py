@@ -24,8 +24,8 @@ In the order in which a model is made:
 - :mod:`models.adopt`  ``python -m models.adopt``: a foreign ONNX file to an artifact
 - :mod:`models.exporting.card`  the model card beside the artifact
 
-May import the light half of ``service`` (errors, manifest, geometry, decode, labels, onnx_file); :mod:`models.evaluate` also
-imports the serving code, because it scores what is served. ``service`` never imports this package.
+These files import the light half of ``service``; :mod:`models.evaluate` also imports the serving code, because it scores what
+is served. ``service`` never imports this package.
 """
 
 import os

@@ -4,8 +4,6 @@ The network takes float N x 3 x H x W or N x H x W x 3 pixels that its users nor
 scores, probabilities, independent sigmoids or labels. The artifact takes the service's input and gives float32 ``scores``: the
 normalisation and the layout move into the graph, the manifest into the file; the network in between stays as it is. The new
 file runs beside the old one first: where they disagree, no artifact is written.
-
-May import: rich, ``service.pipeline``, ``models.exporting``, ``models.training.classes``. No torch.
 """
 
 from __future__ import annotations

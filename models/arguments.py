@@ -1,7 +1,4 @@
-"""Arguments that the commands of this package share.
-
-May import: ``service.pipeline.manifest``.
-"""
+"""Arguments that the commands of this package share."""
 
 from __future__ import annotations
 

@@ -3,8 +3,6 @@
 Weights that were fine-tuned from common ones can be averaged, with the common ones too. Most of the new skill stays, and less
 of the old is lost (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022; "Model
 soups", ICML 2022). Tensors that one checkpoint alone has, as new heads, are taken as they are.
-
-May import: torch, rich, ``models.training.checkpoint``.
 """
 
 from __future__ import annotations

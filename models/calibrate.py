@@ -2,8 +2,6 @@
 
 Every other frame of a folder fits it, the rest judge it. The network must not have been trained on the folder, since it is
 surer of such frames. The result goes into the checkpoint, and by ``models.export`` into the artifact's manifest.
-
-May import: torch, numpy, rich, ``service.pipeline``, the rest of ``models``.
 """
 
 from __future__ import annotations

@@ -6,8 +6,6 @@
 
 A model that tells objects apart is also scored on them: against the folder's ``objects/``, or where there is none against the
 components of its labels that are clearly single things (``models.training.objects``); the other things are a crowd.
-
-May import: torch, numpy, cv2, PIL, rich, ``service`` (client, pipeline, encodings), the rest of ``models``.
 """
 
 from __future__ import annotations

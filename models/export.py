@@ -3,8 +3,6 @@
 The artifact takes uint8 N x H x W x 3 RGB named ``image`` (the normalisation is in the graph) and gives float32
 N x K x H/stride x W/stride named ``scores``; batch, height and width are free. Its manifest is inside. ONNX Runtime and PyTorch
 run the same inputs over several shapes and batch sizes first: where they disagree, no artifact is written.
-
-May import: torch, numpy, rich, ``service.pipeline`` (manifest, onnx_file), the rest of ``models``.
 """
 
 from __future__ import annotations

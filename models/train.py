@@ -5,8 +5,6 @@ others start from ``--start FILE``, or from nothing. Writes into ``--out``: ``la
 ``best.pt`` (the weights with the best validation score), ``log.csv`` and ``curves.png``. Ctrl-C ends after a checkpoint.
 
 ``models.training.trainer`` does the training; every setting with its default in ``models.training.config``.
-
-May import: torch, rich, the rest of ``models``.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 Everything before the heads stays as it is, and with it every score. So features are computed once for each frame, varied once,
 and a step costs a small share of a step of ``models.train``: the way to object heads on a CPU.
-
-May import: torch, rich, the rest of ``models``.
 """
 
 from __future__ import annotations

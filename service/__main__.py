@@ -2,8 +2,6 @@
 
 The base installation is the client and the encodings: httpx and numpy, no typer. There ``--help`` and ``--version`` print plain
 text, and every command ends with one line and exit code 2.
-
-May import: ``service.cli``, ``service.extras``.
 """
 
 from __future__ import annotations

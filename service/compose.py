@@ -2,8 +2,6 @@
 
 ``open_repository`` imports nothing but what opens models: the server opens them while the web's libraries are being imported.
 The other functions import the image libraries when they are called.
-
-May import: ``service.errors``, ``service.settings``, the pipeline, ``service.serving``.
 """
 
 from __future__ import annotations

@@ -23,8 +23,6 @@
 
 ``code`` is stable and public: replies carry it, and the client finds the class by it (:data:`BY_CODE`).
 The message is for people and names the remedy; the facts are for programs. Nothing here knows HTTP.
-
-May import: the standard library.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """The optional parts of the distribution, and the sentence that names the one that is missing.
 
 ``pip install .`` installs the client and the encodings. Everything else is an extra of ``pyproject.toml``.
-
-May import: the standard library alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The log: lines for people or for machines on the standard error, written by a separate thread and limited in a flood.
-
-May import: the standard library.
-"""
+"""The log: lines for people or for machines on the standard error, written by a separate thread and limited in a flood."""
 
 from __future__ import annotations
 

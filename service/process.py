@@ -2,8 +2,6 @@
 
 Importing a module of ``service`` changes none of them: a program that embeds the service keeps its own. An entry point (a
 command, a worker of a cluster, a node) calls :func:`configure_process` once, before it imports ONNX Runtime.
-
-May import: the standard library, ``service.errors``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The application behind uvicorn, from the first request to the last signal.
-
-May import: uvicorn, fastapi, starlette, ``service.api``, ``errors`` and ``settings``, the pipeline's ``repository``.
-"""
+"""The application behind uvicorn, from the first request to the last signal."""
 
 from __future__ import annotations
 

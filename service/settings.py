@@ -1,7 +1,4 @@
-"""Settings, read once from the environment (prefix ``FCN_``) and passed on as plain values.
-
-May import: pydantic, pydantic-settings, ``service.errors``. Imported by ``cli``, ``opening``, ``server`` and ``api.app`` only.
-"""
+"""Settings, read once from the environment (prefix ``FCN_``) and passed on as plain values."""
 
 from __future__ import annotations
 

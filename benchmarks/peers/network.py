@@ -2,8 +2,6 @@
 
 A peer's file is then only what its framework asks for, and a difference in speed is the framework's alone. Each worker
 process of a peer makes one of these, with a plain ONNX Runtime session.
-
-May import: numpy, cv2, onnxruntime, ``service.pipeline.{decode,geometry,labels,manifest}``, ``service.encodings.png``.
 """
 
 from __future__ import annotations

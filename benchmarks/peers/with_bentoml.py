@@ -1,7 +1,4 @@
-"""The artifact behind BentoML: ``bentoml serve benchmarks.peers.with_bentoml:Segmenter --port PORT``.
-
-May import: bentoml, ``benchmarks.peers.network``.
-"""
+"""The artifact behind BentoML: ``bentoml serve benchmarks.peers.with_bentoml:Segmenter --port PORT``."""
 
 from pathlib import Path
 from typing import Annotated

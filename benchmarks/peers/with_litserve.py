@@ -1,7 +1,4 @@
-"""The artifact behind LitServe: ``python -m benchmarks.peers.with_litserve PORT``.
-
-May import: litserve, fastapi, ``benchmarks.peers.network``.
-"""
+"""The artifact behind LitServe: ``python -m benchmarks.peers.with_litserve PORT``."""
 
 import sys
 from typing import Annotated

@@ -1,8 +1,6 @@
 """The artifact behind MLServer: ``python -m benchmarks.peers.with_mlserver PORT``.
 
 By a custom handler: its standard endpoint takes an image only as base64 within JSON, which would cost it more.
-
-May import: mlserver, fastapi, ``benchmarks.peers.network``.
 """
 
 import asyncio

@@ -1,7 +1,4 @@
-"""The artifact behind Ray Serve: ``python -m benchmarks.peers.with_ray PORT``.
-
-May import: ray, starlette, ``benchmarks.peers.network``.
-"""
+"""The artifact behind Ray Serve: ``python -m benchmarks.peers.with_ray PORT``."""
 
 import signal
 import sys

@@ -2,8 +2,6 @@
 
 Stride, sides and batches are found by running the network, and so is the form of its answer. Receptive field and halo stay
 unknown: perturbing pixels gives a lower bound only, and a tile cut by that would be wrong at its seams without a sign.
-
-May import: numpy, onnx, ``service.pipeline``, ``models.exporting``, ``models.scenes``, ``models.training.classes``. No torch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""An artifact on disk: a graph with its manifest inside, in one file, or beyond 2 GiB with its weights in a second one.
-
-May import: onnx, ``service.pipeline.manifest``.
-"""
+"""An artifact on disk: a graph with its manifest inside, in one file, or beyond 2 GiB with its weights in a second one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The model card beside an artifact: its manifest, for people.
-
-May import: ``service.pipeline.manifest`` and ``onnx_file``.
-"""
+"""The model card beside an artifact: its manifest, for people."""
 
 from __future__ import annotations
 

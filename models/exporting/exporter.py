@@ -1,7 +1,4 @@
-"""From a network to its artifact: traced, compared with PyTorch, if wanted in a lower precision, written in one step.
-
-May import: torch, onnx, numpy, the rest of ``models``, ``service.pipeline`` (manifest, plan).
-"""
+"""From a network to its artifact: traced, compared with PyTorch, if wanted in a lower precision, written in one step."""
 
 from __future__ import annotations
 

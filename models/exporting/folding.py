@@ -4,8 +4,6 @@ Batch normalisation is folded into the convolution before it. At prediction it m
 as a convolution's kernel and bias do. ONNX Runtime would fold them too, but the tracer splits every normalisation into a dozen
 operators with symbolic shapes. It does the same to ReLU6, and is slow on ReLU; so the tracer sees the ONNX operators of both.
 FCN-4s on Lite0 is traced in 14 seconds of one CPU in the place of 33, FCN on ResNet-50 in 6 in the place of 12 (2026-11).
-
-May import: torch, ``models.nets.network``.
 """
 
 from __future__ import annotations

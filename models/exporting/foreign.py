@@ -2,8 +2,6 @@
 
 It takes float pixels or voxels that its users normalise, channels first or last. It gives scores, probabilities or labels, with
 the classes first or last, or without that axis.
-
-May import: numpy, onnxruntime, ``service.errors``, ``service.pipeline`` (engine, inspection, onnx_file).
 """
 
 from __future__ import annotations

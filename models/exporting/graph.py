@@ -1,7 +1,4 @@
-"""The tools of every rewriting of an ONNX graph: the readers of each value, and a copy with other nodes.
-
-May import: onnx.
-"""
+"""The tools of every rewriting of an ONNX graph: the readers of each value, and a copy with other nodes."""
 
 from __future__ import annotations
 

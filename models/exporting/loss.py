@@ -1,7 +1,4 @@
-"""The cost of a lower precision: the labels that it changes, and the accuracy that it loses, on labelled frames.
-
-May import: numpy, onnxruntime, the rest of ``models``, ``service.pipeline``.
-"""
+"""The cost of a lower precision: the labels that it changes, and the accuracy that it loses, on labelled frames."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 Both ways to an artifact ask it: the export, which compares with PyTorch, and the adoption, which compares with the graph that
 it wraps. Where scores differ beyond a rounding, or another class wins without a tie, no artifact is written.
-
-May import: numpy, onnx, onnxruntime, ``service.pipeline.manifest``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Frames to calibrate int8 with, and a graph in half precision for CUDA.
-
-May import: numpy, onnx, onnxruntime, ``models.training.data``, ``models.exporting.quiet``, ``service.pipeline.plan`` and
-``manifest``.
-"""
+"""Frames to calibrate int8 with, and a graph in half precision for CUDA."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Tools that talk: torch's exporter and ONNX Runtime's quantiser print advice for their programmers.
-
-May import: nothing of ours.
-"""
+"""Tools that talk: torch's exporter and ONNX Runtime's quantiser print advice for their programmers."""
 
 from __future__ import annotations
 

@@ -4,8 +4,6 @@ A pixel can change a score exactly where the score's derivative with respect to 
 kernels that are positive averages, average poolings, unpoolings that fill their whole cells, and no activations. There no
 derivative can cancel, so the non-zero ones are the receptive field, whatever the skips, dilations and crops. Channels behave
 alike, so every layer of the copy has one; all sides behave alike, so one long side is enough.
-
-May import: torch, ``models.exporting.folding``, ``models.nets.network``, ``models.nets.upsampling``.
 """
 
 from __future__ import annotations

@@ -7,8 +7,6 @@ a slice of them can go all the way before the next begins.
 
 FCN-4s on Lite0: 0.92 of the time on one thread, and 22 MB less for each lane (docs/adr/0009-slices.md). The cost of
 the further kernels on a GPU has not been measured.
-
-May import: onnx, numpy, ``models.exporting.graph``, ``service.pipeline.manifest``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""A network with its weights, from a checkpoint of ``models.train`` or from published weights.
-
-May import: torch, the rest of ``models``.
-"""
+"""A network with its weights, from a checkpoint of ``models.train`` or from published weights."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""An artifact beside the PyTorch network that it was traced from, over several shapes and batch sizes.
-
-May import: torch, numpy, onnxruntime, the rest of ``models``, ``service.pipeline`` (manifest, plan).
-"""
+"""An artifact beside the PyTorch network that it was traced from, over several shapes and batch sizes."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 The graph takes ``image``: N x H x W x channels, or N x D x H x W x channels, of the manifest's dtype. The normalisation is in
 the graph; batch and sides are free. It gives the network's outputs by their names.
-
-May import: torch, onnx, the rest of ``models``, ``service.pipeline.manifest``.
 """
 
 from __future__ import annotations

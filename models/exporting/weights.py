@@ -10,8 +10,6 @@ alone have the same, so that there the name that was asked for decides.
 
 Training may also begin with less: :func:`start_from` takes what fits, as long as that is the whole of the classifier that a
 network grew out of.
-
-May import: torch, numpy, safetensors, ``models.nets``, ``models.training.checkpoint``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""A foreign graph behind the service's input and output: operators before it and after it, in place.
-
-May import: numpy, onnx, ``models.exporting.foreign``, ``service.pipeline.manifest``.
-"""
+"""A foreign graph behind the service's input and output: operators before it and after it, in place."""
 
 from __future__ import annotations
 

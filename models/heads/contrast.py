@@ -1,7 +1,4 @@
-"""Intensities of a T1-weighted scan: dark fluid, grey cortex, bright white matter, and anything outside the brain.
-
-May import: numpy, torch.
-"""
+"""Intensities of a T1-weighted scan: dark fluid, grey cortex, bright white matter, and anything outside the brain."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Smooth random fields and blurs of volumes: what every step of the generation is made of.
-
-May import: numpy, torch.
-"""
+"""Smooth random fields and blurs of volumes: what every step of the generation is made of."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""One head, from a label map and a seed.
-
-May import: numpy, torch, the rest of ``models.heads``.
-"""
+"""One head, from a label map and a seed."""
 
 from __future__ import annotations
 

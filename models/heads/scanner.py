@@ -1,7 +1,4 @@
-"""The effects of a scanner on a head: partial volume, thick slices, an uneven field, noise, and how it writes numbers.
-
-May import: numpy, torch.
-"""
+"""The effects of a scanner on a head: partial volume, thick slices, an uneven field, noise, and how it writes numbers."""
 
 from __future__ import annotations
 

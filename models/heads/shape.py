@@ -1,7 +1,4 @@
-"""A head of another shape: a random affine map and a random smooth displacement of a label map.
-
-May import: numpy, torch.
-"""
+"""A head of another shape: a random affine map and a random smooth displacement of a label map."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A head without its skull, as programs for skull stripping leave it: closer or looser, seldom exact.
-
-May import: numpy, torch.
-"""
+"""A head without its skull, as programs for skull stripping leave it: closer or looser, seldom exact."""
 
 from __future__ import annotations
 

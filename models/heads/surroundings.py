@@ -2,8 +2,6 @@
 
 The maps' own skulls are sixteen; a network that has seen these alone paints tissue into other faces. So the outside is cut into
 random patches, and shapes that no map has are put around it. All of it is background.
-
-May import: numpy, torch.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 A map holds intensity classes 0..24: 1 cerebrospinal fluid, 2 and 3 cerebral white matter and cortex, 4 and 5 those of the
 cerebellum, 6 thalamus, 7 putamen, 8 pallidum, 9 ventral diencephalon, 10 lesion, 11 vessel, 12 other, 13 brain stem, 14 and up
 skull, fat, skin, eyes.
-
-May import: numpy, nibabel.
 """
 
 from __future__ import annotations

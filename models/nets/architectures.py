@@ -1,7 +1,4 @@
-"""The family: every network by its name, and what a user must know of it before choosing one.
-
-May import: torch, the networks of ``models``, ``service.pipeline.manifest``.
-"""
+"""The family: every network by its name, and what a user must know of it before choosing one."""
 
 from __future__ import annotations
 

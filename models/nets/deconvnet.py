@@ -7,8 +7,6 @@ stride 1. Layers are called as in its authors' Caffe file.
 
 As in the paper fc6 has no padding. An image of 224 x 224 comes out of it as one cell, which is how the network was trained;
 larger images, their sides multiples of 32, give more cells, smaller ones none.
-
-May import: torch, ``models.nets.network``, ``models.nets.upsampling``, ``models.nets.vgg``.
 """
 
 from __future__ import annotations

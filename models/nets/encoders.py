@@ -7,8 +7,6 @@ global, so the receptive field is finite and any image size goes. The ImageNet w
 
 Padding is k // 2 on every side, where the TensorFlow original pads stride-2 layers on one side only: the ONNX graph then needs
 no Pad nodes, and training absorbs the shift of half a pixel.
-
-May import: torch.
 """
 
 from __future__ import annotations

@@ -7,8 +7,6 @@ the scores from the sum: the same diagram, with the score layer after the fusion
 
 The last upsampling, from ``stride`` to pixels, belongs to the code that uses the scores (loss, evaluation,
 ``service.pipeline.tasks.semantic``).
-
-May import: torch, ``models.nets.encoders``, ``models.nets.network``.
 """
 
 from __future__ import annotations

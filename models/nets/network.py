@@ -1,7 +1,4 @@
-"""The interface of every network of the family, and the first step of most: the normalisation of pixels.
-
-May import: torch.
-"""
+"""The interface of every network of the family, and the first step of most: the normalisation of pixels."""
 
 from __future__ import annotations
 

@@ -3,8 +3,6 @@
 Cheng et al., "Panoptic-DeepLab", CVPR 2020, section 3.1: a heatmap of centres and an offset from every pixel to the centre of
 its object; ``service.pipeline.tasks.panoptic`` groups the pixels. The heads stand on the features that the scores are made
 of. They have depthwise 5x5 layers for reach, and no global operation.
-
-May import: torch, ``models.nets.encoders``, ``models.nets.fcn``.
 """
 
 from __future__ import annotations

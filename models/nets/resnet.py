@@ -7,8 +7,6 @@ form). An auxiliary head of the same kind reads the stage before, for a second l
 
 The scores have stride 8. torchvision's own forward ends with their bilinear upsampling to the image, ``align_corners=False``:
 exactly what ``service.pipeline.tasks.semantic`` does, so it is not done twice. Names of layers are torchvision's.
-
-May import: torch, ``models.nets.network``.
 """
 
 from __future__ import annotations

@@ -6,8 +6,6 @@ fusion goes on to stride 1, and what is fused are features (as with ``width`` in
 coarsest map widen the view without a global operation.
 
 A slice comes with its neighbours as further channels: they tell scalp from cortex where one slice alone does not.
-
-May import: torch, ``models.nets.encoders``, ``models.nets.fcn``, ``models.nets.network``.
 """
 
 from __future__ import annotations

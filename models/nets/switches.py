@@ -6,8 +6,6 @@ neither side is wrong: of DeconvNet's 1.5 million switches at 224 x 224 and full
 PyTorch, and as many between PyTorch with its batch normalisations and with these folded. So the graph's own switches are read
 out. Each must lie on a pixel of its cell that is the maximum but for a rounding, and PyTorch, given the graph's switches, must
 then give the graph's scores as any other network does.
-
-May import: torch, numpy, onnx, ``models.nets.network``, ``models.nets.upsampling``.
 """
 
 from __future__ import annotations

@@ -15,8 +15,6 @@ deep learning", 2016, chapter 4; why its results can show a checkerboard, Odena,
 Checkerboard Artifacts", Distill 2016; why it starts as bilinear interpolation, Long, Shelhamer and Darrell 2015, section 3.3.
 
 docs/upsampling.md has a picture of each. All maps are N x C x h x w float; a factor f makes them N x C x fh x fw.
-
-May import: torch.
 """
 
 from __future__ import annotations

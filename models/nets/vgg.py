@@ -22,8 +22,6 @@ cell 19 of upscore, 27 of upscore16 and 31 of upscore8.
 
 Names of layers are those of the reference, so that its published weights load as they are. They were trained on BGR images less
 the mean colour, and so is the image brought here.
-
-May import: torch, ``models.nets.network``, ``models.nets.upsampling``.
 """
 
 from __future__ import annotations

@@ -20,8 +20,6 @@ Departures: K classes in the place of two; batch normalisation after each convol
 instance normalisation, because that would make each score depend on the whole volume, and blocks would differ from the whole.
 ``vnet-light`` has 3 x 3 x 3 convolutions, two of them a stage, and one level less. Its right stages halve their channels,
 so their residual is a 1 x 1 x 1 convolution of the input.
-
-May import: torch, ``models.nets.network``.
 """
 
 from __future__ import annotations

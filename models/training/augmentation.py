@@ -1,7 +1,4 @@
-"""Random variations of a batch of frames: scale, crop, pasted objects, colour, and what another camera changes.
-
-May import: torch, numpy, cv2, ``models.training``.
-"""
+"""Random variations of a batch of frames: scale, crop, pasted objects, colour, and what another camera changes."""
 
 from __future__ import annotations
 

@@ -3,8 +3,6 @@
 Per image and class the 100 surest objects are matched, the surest first, each with the free true object of highest IoU. Per IoU
 threshold the precision at 101 recalls is averaged, made monotone first. AP is the mean over the thresholds 0.50, 0.55 ... 0.95,
 AP50 the first alone. An object that overlaps a crowd of its class by the threshold's share of its own area counts in nothing.
-
-May import: numpy, ``models.training.segments``.
 """
 
 from __future__ import annotations

@@ -4,8 +4,6 @@ Expected calibration error: pixels are sorted into bins by the winner's probabil
 distance between a bin's mean probability and its share of right pixels (Naeini et al. 2015; Guo, Pleiss, Sun, Weinberger, "On
 Calibration of Modern Neural Networks", ICML 2017, equation 3). The temperature that scores are divided by minimises the mean
 negative log-likelihood (section 4.2 there).
-
-May import: numpy, torch.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 Two forms are read. In the one that is written the network is told by its ``architecture``, a name of the family, and ``width``,
 its multiplier of channels, and ``classes`` is a class table in JSON. In the older one it is told by ``config``, the fields of
 FCNConfig, and ``classes`` is a table's name.
-
-May import: torch, ``models.nets.architectures``, ``models.training.classes``, ``models.nets.fcn``, ``models.nets.network``.
 """
 
 from __future__ import annotations

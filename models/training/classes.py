@@ -10,8 +10,6 @@ Classes stand in the order of the score planes. ``color`` is RGB, 0..255, and by
 plane's number; ``label_id`` is the class's pixel value in label files, by default the plane's number; ``ignored`` lists the
 pixel values that are neither trained on nor scored, by default 255. ``countable`` says whether a class consists of things, such
 as cars; by default its name decides, as for connected components.
-
-May import: numpy, pydantic, ``service.pipeline.manifest`` (for the row type), ``service.encodings.things``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""A training run in one frozen value: what it reads, what it trains, how, and where it writes.
-
-May import: torch.
-"""
+"""A training run in one frozen value: what it reads, what it trains, how, and where it writes."""
 
 from __future__ import annotations
 

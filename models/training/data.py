@@ -2,8 +2,6 @@
 
 A data set is a folder with ``images/`` and ``labels/``: files of one stem, labels as 8-bit PNG whose pixel value is the class
 id. Frames are decoded and resized by the service's own code, so that training sees what serving will see.
-
-May import: numpy, torch, cv2, PIL, ``service.errors``, ``service.pipeline`` , ``models.scenes``, ``models.training``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""``log.csv`` and ``curves.png`` of a training run.
-
-May import: matplotlib.
-"""
+"""``log.csv`` and ``curves.png`` of a training run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The losses that training minimises.
-
-May import: torch, ``models.training.objects``.
-"""
+"""The losses that training minimises."""
 
 from __future__ import annotations
 

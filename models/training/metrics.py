@@ -2,8 +2,6 @@
 
 With n_ij the pixels of class i predicted as j and t_i = sum_j n_ij: pixel accuracy sum_i n_ii / sum_i t_i, mean accuracy
 (1/K) sum_i n_ii / t_i, mean IU (1/K) sum_i n_ii / (t_i + sum_j n_ji - n_ii), frequency weighted IU its average weighted by t_i.
-
-May import: numpy, ``service.pipeline.manifest`` (for the form in which scores travel).
 """
 
 from __future__ import annotations

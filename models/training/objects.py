@@ -2,8 +2,6 @@
 
 Object maps are uint8: 0 where there is none, 1 .. 254 an object, :data:`UNSURE` where the objects of a countable class are not
 known.
-
-May import: numpy, torch, cv2.
 """
 
 from __future__ import annotations

@@ -4,8 +4,6 @@ A true and a found segment of one class match where their IoU is above one half;
 matches, FP found and FN true segments without one: RQ = TP / (TP + FP / 2 + FN / 2), which is the F1 of detection; SQ = the
 mean IoU of the matches; PQ = SQ * RQ. Pixels without truth leave the union. A found segment that lies on them, or on a crowd
 of its class, by more than half does not count as a false positive.
-
-May import: numpy, ``models.training.segments``.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 A data set without pedestrians in its class list labels them as what is behind them. A network that knows the missing classes
 finds such pixels; they are ignored.
-
-May import: torch, ``models.nets``, ``models.training``.
 """
 
 from __future__ import annotations

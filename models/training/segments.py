@@ -1,6 +1,6 @@
-"""Segments of an image: its things one by one, its stuff class by class. Panoptic quality and average precision compare them.
+"""Segments of an image: its things one by one, its stuff class by class.
 
-May import: numpy, ``models.training``, ``service.pipeline.tasks.panoptic``.
+Panoptic quality and average precision compare them.
 """
 
 from __future__ import annotations

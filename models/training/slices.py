@@ -2,8 +2,6 @@
 
 A volume costs a second or two, a slice of it next to nothing; so a pool of volumes is kept, one of them is replaced from time
 to time, and a batch takes slices of many.
-
-May import: numpy, torch, ``models.heads``, ``models.training.losses``, ``service.pipeline`` (intensity, manifest).
 """
 
 from __future__ import annotations

@@ -5,8 +5,6 @@ surrogate of mean IoU, on an auxiliary head's scores as well where there is one;
 and offsets. An exponential average of the weights is what is scored and kept.
 
 The weights that are kept as ``best.pt`` have the highest mean of the validation sets' mean IoU.
-
-May import: torch, rich, ``service.pipeline`` (geometry, manifest), the rest of ``models``.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 A data set is a folder with ``images/`` and ``labels/``: NIfTI files of one name. Intensities are normalised by the service's
 own code, from the whole volume.
-
-May import: numpy, torch, nibabel, ``models.training``, ``service.pipeline`` (intensity, manifest).
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Calls for operators: metrics, and which models are served. On the public port, or on one of its own (``FCN_ADMIN_PORT``).
-
-May import: fastapi, ``service.api.services``, ``schemas`` and ``telemetry``.
-"""
+"""Calls for operators: metrics, and which models are served. On the public port, or on one of its own (``FCN_ADMIN_PORT``)."""
 
 from __future__ import annotations
 

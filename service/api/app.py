@@ -4,8 +4,6 @@ Every model is opened and run once before the first connection is accepted. On S
 finish, and the models are closed.
 
 With ``FCN_ADMIN_PORT`` the operators' calls are an application on a port of its own: the same process, the same services.
-
-May import: everything of ``service`` but ``cli`` and ``client``.
 """
 
 from __future__ import annotations

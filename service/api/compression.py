@@ -2,8 +2,6 @@
 
 A body is inflated piece by piece, and the pieces are counted: a bomb is refused while it inflates. Replies are compressed at
 the fastest level. A label map becomes a fiftieth of its size in a millisecond, and a slower level gains little.
-
-May import: isal, starlette, ``service.errors``.
 """
 
 from __future__ import annotations

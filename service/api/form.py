@@ -1,7 +1,4 @@
-"""Forms: the parts of ``multipart/form-data`` named ``image``, read as they come.
-
-May import: python_multipart, ``service.errors``.
-"""
+"""Forms: the parts of ``multipart/form-data`` named ``image``, read as they come."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The requests that are being answered: counted for the metrics, waited for at the end.
-
-May import: ``service.api.record``.
-"""
+"""The requests that are being answered: counted for the metrics, waited for at the end."""
 
 from __future__ import annotations
 

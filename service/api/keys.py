@@ -1,7 +1,4 @@
-"""Access over HTTP: the header that holds a key, and the pages whose scripts may open a stream.
-
-May import: starlette.
-"""
+"""Access over HTTP: the header that holds a key, and the pages whose scripts may open a stream."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The service's metrics, in Prometheus' text format.
-
-May import: prometheus_client, ``service.errors``, ``service.log``, ``service.api.record``.
-"""
+"""The service's metrics, in Prometheus' text format."""
 
 from __future__ import annotations
 

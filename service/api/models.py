@@ -1,7 +1,4 @@
-"""``GET /models`` and the probes.
-
-May import: fastapi, ``service.api.schemas`` and ``services``.
-"""
+"""``GET /models`` and the probes."""
 
 from __future__ import annotations
 

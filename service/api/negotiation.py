@@ -1,7 +1,4 @@
-"""Which format a reply has: the query's, or else the best that ``Accept`` allows.
-
-May import: ``service.encodings``, ``service.errors``.
-"""
+"""Which format a reply has: the query's, or else the best that ``Accept`` allows."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The web pages: static files, with headers that keep them to themselves; and the list of formats, which the page reads.
-
-May import: fastapi, starlette, ``service.encodings``, ``service.api.schemas``.
-"""
+"""The web pages: static files, with headers that keep them to themselves; and the list of formats, which the page reads."""
 
 from __future__ import annotations
 

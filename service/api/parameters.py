@@ -1,8 +1,6 @@
 """Queries and headers, parsed by the models that describe them: the results of FastAPI's own solver, in a tenth of its time.
 
 For the one route where it counts. FastAPI resolves a route's dependencies again for each request.
-
-May import: pydantic, starlette, fastapi's exceptions.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 Every document has ``type title status detail code request_id``, the error's facts, and ``error``: the sentence once more, under
 the name that clients of the Open Inference Protocol read. An unforeseen exception tells its caller only the request id.
-
-May import: starlette, fastapi, ``service.errors``, ``service.api.record``, ``service.api.upload``.
 """
 
 from __future__ import annotations

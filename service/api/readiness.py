@@ -1,7 +1,4 @@
-"""Readiness: whether new requests are accepted.
-
-May import: ``service.errors``.
-"""
+"""Readiness: whether new requests are accepted."""
 
 from __future__ import annotations
 

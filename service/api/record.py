@@ -2,8 +2,6 @@
 
 The span of the request itself is FastAPI's, and so are its parent from ``traceparent`` and the exporter. The stages are spans
 below it. Without an SDK there are no spans.
-
-May import: starlette, opentelemetry's API.
 """
 
 from __future__ import annotations

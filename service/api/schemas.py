@@ -1,7 +1,4 @@
-"""Types on the wire: the query of ``POST /segment``, JSON replies, and OpenAPI's text on bodies, headers and statuses.
-
-May import: pydantic, ``service.encodings``, ``service.pipeline``, ``service.api.problems``, ``telemetry`` and ``upload``.
-"""
+"""Types on the wire: the query of ``POST /segment``, JSON replies, and OpenAPI's text on bodies, headers and statuses."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""``POST /segment``: parse, await the data plane, reply.
-
-May import: fastapi, ``service.encodings``, ``service.pipeline``, ``service.serving``, ``service.errors``, the rest of
-``service.api`` but ``app``.
-"""
+"""``POST /segment``: parse, await the data plane, reply."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The services that the routes work with, and the check of a caller's key.
-
-May import: fastapi, ``service.serving``, ``service.api.keys``, ``metrics``, ``readiness`` and ``upload``.
-"""
+"""The services that the routes work with, and the check of a caller's key."""
 
 from __future__ import annotations
 

@@ -12,8 +12,6 @@ delay builds up: the next frame in work is always the newest.
 
 The query is that of ``POST /segment``. A refused stream gets the problem document that a request would get. Browsers hide that
 from their pages, so ``GET /stream`` answers with the same document, or with 426 if the stream would be opened.
-
-May import: fastapi, ``service.encodings``, ``service.errors``, the rest of ``service.api`` but ``app``.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 :class:`Telemetry` wraps the whole application as plain ASGI. starlette's ``BaseHTTPMiddleware`` would run every request in a
 second task and copy its body through a queue.
-
-May import: starlette, ``service.api.metrics`` and ``record``.
 """
 
 from __future__ import annotations

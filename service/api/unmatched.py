@@ -1,7 +1,4 @@
-"""Paths that no route matches: 404, or a redirect where only a slash at the end is wrong.
-
-May import: starlette.
-"""
+"""Paths that no route matches: 404, or a redirect where only a slash at the end is wrong."""
 
 from __future__ import annotations
 

@@ -4,9 +4,6 @@ callers who are slower than they should be.
 The body of an image request is the image itself, whatever its Content-Type says: the bytes decide. Or it is a form,
 ``multipart/form-data``, with one or several parts named ``image``. Either may be compressed. Nothing is spooled to disk, and no
 more than the limit is ever held.
-
-May import: starlette, python_multipart, ``service.errors``, ``service.api.compression``, ``form``, ``record`` and
-``transport.bounds``.
 """
 
 from __future__ import annotations

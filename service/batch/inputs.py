@@ -1,7 +1,4 @@
-"""What a run is given, sorted out: images, videos and recordings, in folders however deep.
-
-May import: Pillow, ``service.errors``, ``service.batch.targets``, the names of ``service.batch.recordings``.
-"""
+"""What a run is given, sorted out: images, videos and recordings, in folders however deep."""
 
 from __future__ import annotations
 

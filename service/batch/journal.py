@@ -1,7 +1,4 @@
-"""What an interrupted run has made of a video or a bag so far: a line of JSON a frame, so that no mask is computed twice.
-
-May import: the standard library, ``service.batch.records``.
-"""
+"""What an interrupted run has made of a video or a bag so far: a line of JSON a frame, so that no mask is computed twice."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Packages of an extra, imported where a file needs them.
-
-May import: ``service.errors``, ``service.extras``.
-"""
+"""Packages of an extra, imported where a file needs them."""
 
 from __future__ import annotations
 

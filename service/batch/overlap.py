@@ -1,7 +1,4 @@
-"""Frame after frame: while the network works on one, the next ones are read and those before are written.
-
-May import: the standard library.
-"""
+"""Frame after frame: while the network works on one, the next ones are read and those before are written."""
 
 from __future__ import annotations
 

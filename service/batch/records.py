@@ -4,8 +4,6 @@ A run holds the folder that it was given for its results. Another run is refused
 
 A result is finished if it has the size that its record says, and the record names this source as it is now, this model's file
 and these options. The record is ``.fcn-serve.jsonl``, a line of JSON a result, of which the last one counts.
-
-May import: the standard library, ``service.errors``.
 """
 
 from __future__ import annotations

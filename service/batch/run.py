@@ -2,8 +2,6 @@
 
 The line is straight: a source's frames are read, the network segments them, the source writes what came of them. A failure
 belongs to the source or to the frame that caused it, and never ends the run.
-
-May import: the rest of ``service.batch``, ``service.errors``, the pipeline.
 """
 
 from __future__ import annotations

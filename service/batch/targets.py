@@ -1,7 +1,4 @@
-"""Names of results: no two of them the same file, none over an input, and none taken for an input the next time.
-
-May import: ``service.encodings``.
-"""
+"""Names of results: no two of them the same file, none over an input, and none taken for an input the next time."""
 
 from __future__ import annotations
 

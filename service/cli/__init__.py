@@ -4,9 +4,6 @@ Exit codes: 0 all went well; 1 a file or an artifact failed; 2 the command line 
 taken, a folder that is not there, a folder that another run writes into); 130 Ctrl-C in ``segment``; 130 or 143 a second Ctrl-C
 or SIGTERM in ``serve``. Each error is one line on the standard error, never a trace. ``--install-completion`` teaches the shell
 the commands, their options and the values of these.
-
-May import: typer, ``service`` itself, ``service.errors``; its files also ``service.settings``, and each what it says. Only
-``main`` is for others.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""``fcn-serve check``.
-
-May import: typer, numpy, ``service.errors``, ``settings`` and the pipeline; of ``service.cli``: ``opened``, ``tables``.
-"""
+"""``fcn-serve check``."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """Sockets that listen, of TCP and of this machine alone.
 
 They are bound and listen before anything else starts, so that callers who come while the models are being opened wait for them.
-
-May import: ``service.errors``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""``fcn-serve models``.
-
-May import: typer, ``service.settings``; of ``service.cli``: ``opened``, ``tables``.
-"""
+"""``fcn-serve models``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The models of a command without a server.
-
-May import: ``service.compose`` and ``settings``, the pipeline.
-"""
+"""The models of a command without a server."""
 
 from __future__ import annotations
 

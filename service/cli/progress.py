@@ -1,7 +1,4 @@
-"""A progress bar on the standard error, where that is a terminal.
-
-May import: rich.
-"""
+"""A progress bar on the standard error, where that is a terminal."""
 
 from __future__ import annotations
 

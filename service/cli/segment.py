@@ -1,8 +1,4 @@
-"""``fcn-serve segment``: reads the command line, has the run done, and prints what came of it.
-
-May import: typer, ``service.errors``, ``settings``, ``encodings``, ``batch`` and the pipeline; of ``service.cli``: ``opened``,
-``progress``.
-"""
+"""``fcn-serve segment``: reads the command line, has the run done, and prints what came of it."""
 
 from __future__ import annotations
 

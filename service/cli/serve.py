@@ -2,9 +2,6 @@
 
 A rolling update waits from start to ready. So before the models begin to open, only what opens them is imported. The web's
 libraries, which take as long, are imported beside the opening.
-
-May import: typer, ``service.compose``, ``errors`` and ``settings``, the pipeline's ``repository``; ``service.server`` once the
-models are being opened.
 """
 
 from __future__ import annotations

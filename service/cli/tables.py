@@ -1,7 +1,4 @@
-"""Tables on the standard output, and what is broken on the standard error.
-
-May import: typer, rich.
-"""
+"""Tables on the standard output, and what is broken on the standard error."""
 
 from __future__ import annotations
 

@@ -29,9 +29,6 @@ breaks, for as long as the call's time allows.
 ``clients`` holds both, the other files what they share: ``images`` what may be sent, ``calls`` requests before they are
 sent, ``budget`` the time that a call has, ``replies`` what answers say, ``results`` what the caller gets, ``stream`` the frames
 on a WebSocket. The names of this package are public, its files are not.
-
-May import: httpx, numpy, ``service.errors``, ``service.encodings``; Pillow only where the caller has already done so,
-websockets only for streams.
 """
 
 from service.client.budget import ConnectionFailed, TimedOut, Timeouts

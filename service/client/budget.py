@@ -1,7 +1,4 @@
-"""The time that a call has, with all its attempts: what the caller grants, what is left of it, and how its end is called.
-
-May import: httpx, ``service.errors``.
-"""
+"""The time that a call has, with all its attempts: what the caller grants, what is left of it, and how its end is called."""
 
 from __future__ import annotations
 

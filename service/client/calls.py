@@ -1,7 +1,4 @@
-"""Requests before they are sent. Nothing here touches the network.
-
-May import: httpx, ``service``, ``service.client.budget``.
-"""
+"""Requests before they are sent. Nothing here touches the network."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""``Client``, and ``AsyncClient`` for asyncio. The files beside this one hold what they share.
-
-May import: httpx, the rest of ``service.client``, ``service.errors``.
-"""
+"""``Client``, and ``AsyncClient`` for asyncio. The files beside this one hold what they share."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Images that can be sent: an image file's path or bytes, an array, or a Pillow image; and how it becomes a file.
-
-May import: numpy, ``service.encodings``; Pillow only where the caller has already done so.
-"""
+"""Images that can be sent: an image file's path or bytes, an array, or a Pillow image; and how it becomes a file."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Read replies: a mask, the models, or an error. No function here touches the network.
-
-May import: httpx, ``service.errors``, ``service.encodings``, ``service.client.budget`` and ``results``.
-"""
+"""Read replies: a mask, the models, or an error. No function here touches the network."""
 
 from __future__ import annotations
 

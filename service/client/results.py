@@ -1,7 +1,4 @@
-"""The results of calls: masks, frames without one, and the models of a server.
-
-May import: numpy, ``service.encodings``, ``service.errors``.
-"""
+"""The results of calls: masks, frames without one, and the models of a server."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Frames over a WebSocket: how both clients open ``WS /stream``, send on it and listen.
-
-May import: httpx, ``service.errors``, the rest of ``service.client`` but ``clients``; websockets only for streams.
-"""
+"""Frames over a WebSocket: how both clients open ``WS /stream``, send on it and listen."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 A format's file writes and reads label maps; its ``FORMAT`` object says its name, suffix, media type and options. OpenAPI, the
 negotiation of ``Accept``, the table in docs/formats.md, the client, the command line and the page all read the registry.
 
-May import: numpy and ``service.errors``. Where isal and orjson are missing, the standard library does their work. Legends need
-Pillow; components and polygons with a tolerance need OpenCV. Both are imported where they are used.
+numpy is enough for every format. Where isal and orjson are missing, the standard library does their work. Legends need Pillow;
+components and polygons with a tolerance need OpenCV. Both are imported where they are used.
 """
 
 from service.encodings.document import to_json

@@ -3,8 +3,6 @@
 Each run is the class id as one byte and the number of pixels as four, little-endian and signed, as ``perception_utils`` of
 Autoware writes and reads them in the ``data`` of a ``sensor_msgs/Image``, whose height and width say the size. Its reader
 checks next to nothing, so the runs add up to height times width exactly.
-
-May import: numpy.
 """
 
 from __future__ import annotations

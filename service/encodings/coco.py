@@ -6,8 +6,6 @@ COCO's runs go down the columns and alternate between outside and inside, beginn
 list of them, for ``pycocotools.mask.frPyObjects``. Compressed, for ``pycocotools.mask.decode``, it is a string: each run is
 written as its difference to the one two before (from the fourth on), in groups of five bits, low ones first: bit 5 says that
 more follow, the top bit of the last group is the sign, and 48 is added to make it printable.
-
-May import: numpy.
 """
 
 from __future__ import annotations

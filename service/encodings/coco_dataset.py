@@ -4,8 +4,6 @@ An annotation is the mask of a class, or with ``instances=true`` of a thing. Its
 encoding, exact and with holes. Category ids are the class ids, each one more where a class has the id 0: COCO and tools that
 read it keep 0 for the background. A category's ``class_id`` is the class id. Annotation ids begin at 1: COCO's evaluation reads
 0 as "unmatched". Several images in one request become one dataset.
-
-May import: numpy, ``service.encodings.coco``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""COCO's run-length encoding with its runs as numbers: ``format=coco-uncompressed``.
-
-May import: numpy, ``service.encodings.coco``.
-"""
+"""COCO's run-length encoding with its runs as numbers: ``format=coco-uncompressed``."""
 
 from __future__ import annotations
 

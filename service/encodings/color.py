@@ -1,7 +1,4 @@
-"""A label map in the colours of its classes: ``format=color``.
-
-May import: numpy, ``service.encodings``' PNG writer.
-"""
+"""A label map in the colours of its classes: ``format=color``."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 A component is a region of one class whose pixels touch by a side or a corner. A network without learned objects knows no more:
 two cars, one before the other, are one component, and a car behind a pole is two.
-
-May import: numpy, cv2, ``service.encodings.things``, ``service.extras``.
 """
 
 from __future__ import annotations

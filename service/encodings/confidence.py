@@ -1,7 +1,4 @@
-"""The winner's probability of every pixel as a grey PNG: ``format=confidence``.
-
-May import: numpy, ``service.encodings``' PNG writer.
-"""
+"""The winner's probability of every pixel as a grey PNG: ``format=confidence``."""
 
 from __future__ import annotations
 

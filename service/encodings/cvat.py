@@ -4,8 +4,6 @@
 
 ``points`` are the runs of the mask inside its bounding box, left to right and top to bottom, outside and inside in turn,
 beginning outside; then the bounding box: left, top, right, bottom, all inclusive. The XML export has the same runs in ``rle``.
-
-May import: numpy.
 """
 
 from __future__ import annotations

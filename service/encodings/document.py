@@ -1,7 +1,4 @@
-"""JSON documents: written without spaces, and read with every fault as a ``ValueError``.
-
-May import: numpy; orjson where it is installed.
-"""
+"""JSON documents: written without spaces, and read with every fault as a ``ValueError``."""
 
 from __future__ import annotations
 

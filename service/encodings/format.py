@@ -1,7 +1,4 @@
-"""The type of a format: one object a file, read by everything that offers formats.
-
-May import: numpy, ``service.encodings``' views, documents and shares.
-"""
+"""The type of a format: one object a file, read by everything that offers formats."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Where a picture lies on the earth.
-
-May import: nothing beyond the standard library.
-"""
+"""Where a picture lies on the earth."""
 
 from __future__ import annotations
 

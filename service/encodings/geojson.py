@@ -3,8 +3,6 @@
 A georeferenced picture gives coordinates in its own coordinate reference system. RFC 7946 knows longitude and latitude only;
 another system is named by the member ``crs`` of GeoJSON 2008, which GDAL and QGIS read. With y upwards, exteriors run
 counterclockwise and holes clockwise. Without a georeference, points are as in ``polygons``: x to the right, y down, in pixels.
-
-May import: numpy, ``service.encodings.polygons``.
 """
 
 from __future__ import annotations

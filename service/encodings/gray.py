@@ -1,7 +1,4 @@
-"""The class ids as a grey PNG: ``format=gray``, the one for OpenCV, imageio and libvips, which paint an indexed PNG's colours.
-
-May import: numpy, ``service.encodings``' PNG writer.
-"""
+"""The class ids as a grey PNG (``format=gray``), for OpenCV, imageio and libvips, which paint an indexed PNG's colours."""
 
 from __future__ import annotations
 

@@ -3,8 +3,6 @@
 k begins at 0 with the largest thing of its class. Pixels of a countable class that belong to no thing, and things beyond the
 thousandth, have the plain ``id``, as groups have in Cityscapes. Unlabelled pixels are 255, or 0 where no written class has the
 id 0: so with ``ids=cityscapes-label`` the file is what Cityscapes' scripts evaluate.
-
-May import: numpy, ``service.encodings``' PNG files.
 """
 
 from __future__ import annotations

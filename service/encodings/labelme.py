@@ -2,8 +2,6 @@
 
 A region of a class is a shape, holes included (see ``outlines``). With ``instances=true`` a thing is a shape, and its number is
 the ``group_id``. ``class_id`` is ours; labelme keeps keys that it does not know.
-
-May import: numpy, ``service.encodings``' outlines and polygons.
 """
 
 from __future__ import annotations

@@ -7,8 +7,6 @@
 significant bit first, as a list of bytes. A header says how many values there are (32 bits), how many bits a value has less
 one (5), and four sizes of a run's length in bits less one (4 each). Each run is a flag (1: repeated, 0: spelt out), which of
 the four sizes its length has (2), its length less one, and its value.
-
-May import: numpy.
 """
 
 from __future__ import annotations

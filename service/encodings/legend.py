@@ -1,7 +1,4 @@
-"""Names and colours of the classes, drawn into a picture.
-
-May import: numpy, Pillow, ``service.extras``.
-"""
+"""Names and colours of the classes, drawn into a picture."""
 
 from __future__ import annotations
 

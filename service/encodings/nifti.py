@@ -3,8 +3,6 @@
 The header is copied byte for byte, in its own byte order, except the fields that describe the values: data type, bits, slope 1,
 intercept 0, display range and offset. Readers that apply slope and intercept therefore read whole numbers. Extensions of the
 header are left out: they describe the scan.
-
-May import: numpy; isal where it is installed.
 """
 
 from __future__ import annotations

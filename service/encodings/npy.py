@@ -1,7 +1,4 @@
-"""The raw label map as a ``.npy`` file.
-
-May import: numpy.
-"""
+"""The raw label map as a ``.npy`` file."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The options of a mask beside its format, understood and checked.
-
-May import: numpy.
-"""
+"""The options of a mask beside its format, understood and checked."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 A hole becomes part of the ring that surrounds it: the ring goes to the hole, around it, and back the same way. By the even-odd
 rule the way there and back cancels, so that the ring covers exactly the pixels of the region.
-
-May import: numpy, ``service.encodings.polygons``.
 """
 
 from __future__ import annotations

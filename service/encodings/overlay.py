@@ -1,7 +1,4 @@
-"""The image with its mask laid over it, and perhaps a legend.
-
-May import: numpy; ``service.encodings.legend``, and with it Pillow, only where a legend is asked for.
-"""
+"""The image with its mask laid over it, and perhaps a legend."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The colour of every pixel value: the class table's own, or bright ones that can be told apart.
-
-May import: numpy, ``service.errors``, ``service.encodings.tables``.
-"""
+"""The colour of every pixel value: the class table's own, or bright ones that can be told apart."""
 
 from __future__ import annotations
 

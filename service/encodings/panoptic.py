@@ -3,8 +3,6 @@
 ``png_string`` is the base64 of an RGB PNG. A pixel's segment is R + 256 G + 65536 B; 0 is unlabelled. ``segments_info`` has
 the ``id``, ``category_id``, ``isthing``, ``area``, ``bbox`` and ``score`` of each segment. The score of a learned object is the
 network's; that of any other segment is the mean confidence of its pixels.
-
-May import: numpy, ``service.encodings``' PNG files.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 The writer is its own, because a general encoder spends longer on searching for a smaller file than the rest of the service on
 the whole frame. All rows carry one filter and are compressed at level 1, by ISA-L where it is installed, otherwise by zlib.
 The reader needs numpy and zlib alone, so that a client needs no image library. W3C, Portable Network Graphics (Third Edition).
-
-May import: numpy; isal where it is installed.
 """
 
 from __future__ import annotations

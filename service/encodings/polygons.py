@@ -13,8 +13,6 @@ With a tolerance of t pixels each ring keeps only so many of its corners that it
 (``cv2.approxPolyDP``; on streets by a tenth more); rings of which less than a triangle is left are dropped. Pixels change that
 near an edge of a mask alone, the border of the image included; rings may then touch or cross, and where features overlap the
 later one counts.
-
-May import: numpy, ``service.extras``; cv2 only where a tolerance is asked for.
 """
 
 from __future__ import annotations

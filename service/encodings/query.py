@@ -1,7 +1,4 @@
-"""The query of a request for a mask, understood and checked before anything is computed.
-
-May import: ``service.errors``, the rest of ``service.encodings``.
-"""
+"""The query of a request for a mask, understood and checked before anything is computed."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """The list of formats, and how one is written and read by its name.
 
 ``FORMATS`` holds every value of ``format=``. To add a format: write its file, add its line here, and write its test.
-
-May import: numpy, ``service.errors``, the rest of ``service.encodings``.
 """
 
 from __future__ import annotations

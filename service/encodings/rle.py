@@ -1,8 +1,6 @@
 """The contract's run-length encoding: all classes in one row-major sequence, as JSON.
 
 ``{"size": [H, W], "order": "row-major", "labels": [..], "lengths": [..], "classes": [{id, name, pixels, share}]}``
-
-May import: numpy.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Runs of equal values, found in one pass over all masks, and what they say of the masks present.
-
-May import: numpy.
-"""
+"""Runs of equal values, found in one pass over all masks, and what they say of the masks present."""
 
 from __future__ import annotations
 

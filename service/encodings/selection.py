@@ -1,7 +1,4 @@
-"""Which pixels keep their class: the filters by class and by confidence, applied before any format.
-
-May import: numpy, ``service.errors``.
-"""
+"""Which pixels keep their class: the filters by class and by confidence, applied before any format."""
 
 from __future__ import annotations
 

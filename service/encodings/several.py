@@ -1,7 +1,4 @@
-"""The masks of several images as one reply: a JSON list, or a zip of files.
-
-May import: nothing beyond the standard library.
-"""
+"""The masks of several images as one reply: a JSON list, or a zip of files."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Bounding box and mean confidence of each mask, and the share of uncertain pixels.
-
-May import: numpy.
-"""
+"""Bounding box and mean confidence of each mask, and the share of uncertain pixels."""
 
 from __future__ import annotations
 

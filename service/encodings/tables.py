@@ -2,8 +2,6 @@
 
 A class is found by its name, whatever table it comes from: CamVid's, VOC's, Cityscapes', ADE20K's or the user's own. First
 the target's own names count, then :data:`SENSES`. A class without a row becomes 255, unlabelled: nothing is guessed.
-
-May import: numpy, ``service.errors``.
 """
 
 from __future__ import annotations

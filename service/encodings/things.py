@@ -2,8 +2,6 @@
 
 A model with learned objects gives :class:`Instances`. For any other model, ``components`` cuts the masks of countable classes
 into connected components.
-
-May import: numpy, ``service.errors``.
 """
 
 from __future__ import annotations

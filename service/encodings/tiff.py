@@ -2,8 +2,6 @@
 
 One strip, deflated, little-endian, with the classes' colours as its colour map. The tag ``GDAL_NODATA`` names 255, unlabelled.
 Sources: TIFF 6.0 (Adobe 1992); OGC GeoTIFF 1.1 (19-008r4).
-
-May import: numpy; isal where it is installed.
 """
 
 from __future__ import annotations

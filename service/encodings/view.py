@@ -1,8 +1,4 @@
-"""A mask as formats see it.
-
-May import: numpy, and the files of ``service.encodings`` that are not formats; ``components``, and with it OpenCV, only where
-things are asked of a model that has not learned them.
-"""
+"""A mask as formats see it."""
 
 from __future__ import annotations
 

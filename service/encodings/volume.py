@@ -1,7 +1,4 @@
-"""A scan as formats see it, and pictures of it.
-
-May import: numpy.
-"""
+"""A scan as formats see it, and pictures of it."""
 
 from __future__ import annotations
 

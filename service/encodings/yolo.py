@@ -2,8 +2,6 @@
 
 A region of a class is a line, holes included (see ``outlines``). With ``instances=true`` a thing is a line. Class ids are those
 that are written elsewhere; YOLO's training wants them in the ``names`` of its dataset file.
-
-May import: numpy, ``service.encodings``' outlines and polygons.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 A score depends on a bounded part of the input: the receptive field. A block is read with a halo around the part that is kept,
 so every kept score sees all that it would see in the whole. At the borders of the whole a block ends where the whole ends, so
 the network's own padding is the same. Blocks begin at multiples of the network's coarsest stride, so its cells lie alike.
-
-May import: the standard library.
 """
 
 from __future__ import annotations

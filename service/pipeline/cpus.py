@@ -3,8 +3,6 @@
 In a container the host's count is wrong: a pool sized from the host under a quota of two CPUs is throttled most of the time.
 Three things bound the count: the affinity mask, the cgroup v2 quota (``cpu.max``, of the process's group and of every group
 above it) and the cgroup v1 quota (``cpu.cfs_quota_us`` / ``cpu.cfs_period_us``).
-
-May import: the standard library.
 """
 
 from __future__ import annotations

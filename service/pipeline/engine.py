@@ -1,8 +1,4 @@
-"""One network in ONNX Runtime: a batch of images or volumes in, named float32 outputs out.
-
-May import: numpy, onnxruntime, ``service.errors``, ``service.process``, and the pipeline's ``manifest``, ``onnx_file`` and
-``cpus``.
-"""
+"""One network in ONNX Runtime: a batch of images or volumes in, named float32 outputs out."""
 
 from __future__ import annotations
 

@@ -3,8 +3,6 @@
 An artifact of ours needs three things: its layout (``image`` with channels last in, ``scores`` out), a manifest, and a graph
 that does what the manifest says. A segmentation network from elsewhere (float pixels or voxels in, scores or labels out) lacks
 the first two, and one command adds them.
-
-May import: onnxruntime, ``service.errors``, and the pipeline's ``engine``, ``manifest`` and ``onnx_file``.
 """
 
 from __future__ import annotations

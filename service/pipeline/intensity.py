@@ -2,8 +2,6 @@
 
 The unit of an MRI scan is arbitrary: one scanner writes 0..255, another 0..40,000. A network therefore sees intensities
 relative to two robust percentiles of the whole volume. Training and serving both call this file.
-
-May import: numpy, ``service.pipeline.manifest``.
 """
 
 from __future__ import annotations

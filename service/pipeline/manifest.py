@@ -7,8 +7,6 @@ the field's name.
 Two versions of the schema are read. Version 1 describes colour images and one output, ``scores``. Version 2 adds the input's
 dimensions, channels, dtype and intensity policy, named outputs, countable classes, the task ``panoptic`` and calibration. A
 manifest of version 1 is converted while it is read, so all other code knows version 2 only.
-
-May import: pydantic, numpy, ``service.errors``.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 An ONNX file is a protobuf message. It may keep its tensors in files beside it (the external-data form, which weights beyond
 2 GiB need): then all files together are the artifact. ONNX Runtime does not name these files, and its errors about torn or
 incomplete files are unclear. So the few fields that matter are read here; weights are skipped.
-
-May import: the standard library, ``service.errors``.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 An image is stretched, without a border or an offset, to a size whose sides are multiples of the network's stride. Each side is
 at most half a multiple away from the image's own aspect ratio. The way back is the same linear map. Scores are sampled at the
 pixel centres of the original image, so rounding shifts no mask.
-
-May import: numpy, cv2, ``service.pipeline.manifest`` (for the policy's type).
 """
 
 from __future__ import annotations

@@ -6,8 +6,6 @@
 
 No queue, no threads, no settings: the command line, an evaluation, a ROS node or a Ray actor call :meth:`Predictor.segment`;
 the server calls the three steps on threads of its own.
-
-May import: numpy, ``service.errors``, the rest of the pipeline.
 """
 
 from __future__ import annotations

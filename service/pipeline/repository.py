@@ -6,8 +6,6 @@ one step, so that it is always served. A request holds the ``Engine`` that it fo
 and its memory goes back to the system when the last request has released it.
 
 A file that cannot be served is refused with its reason, and changes nothing else: the model that was served from it goes on.
-
-May import: the pipeline's ``cpus``, ``engine``, ``manifest``, ``onnx_file`` and ``variants``; ``service.errors``, ``process``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The result of one image, and the time of each step.
-
-May import: numpy, the pipeline's ``codecs``, ``manifest``, ``tasks`` and ``volume``.
-"""
+"""The result of one image, and the time of each step."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 A score depends on the receptive field alone. Each tile is read with a halo around it, so its scores are those of the whole
 picture (Long et al. 2015, section 3: a fully convolutional network is a filter). The memory is that of one tile.
-
-May import: numpy, ``service.errors``, the pipeline's ``blocks``, ``engine`` and ``manifest``.
 """
 
 from __future__ import annotations

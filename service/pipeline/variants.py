@@ -2,8 +2,6 @@
 
 int8 answers where the processor has instructions for it and the artifact proves that it loses next to nothing. Without these
 instructions it is right too (7-bit weights cannot overflow), but the gain is smaller.
-
-May import: the pipeline's ``engine``.
 """
 
 from __future__ import annotations

@@ -4,8 +4,6 @@ The network sees a grid of known orientation and spacing: axes to the right, ant
 has any orientation, any spacing, and often oblique axes. The way to the network is a permutation and mirroring of axes, then
 linear sampling along each axis; the way back is the same in reverse, for scores and never for labels. Oblique axes stay
 oblique: the nearest orientation is used, and nothing is rotated.
-
-May import: numpy, nibabel (only where a function needs it), ``service.errors``.
 """
 
 from __future__ import annotations

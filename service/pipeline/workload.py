@@ -1,7 +1,4 @@
-"""The cost of an image, from its header alone: admission counts it before anything is decoded.
-
-May import: the pipeline's ``manifest``, ``plan``, ``tiling`` and ``volume``.
-"""
+"""The cost of an image, from its header alone: admission counts it before anything is decoded."""
 
 from __future__ import annotations
 

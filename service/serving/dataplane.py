@@ -15,8 +15,6 @@ On a GPU, or with fewer lanes, the pixel pool prepares one image and finishes an
 
 Nothing computes on the event loop, and nothing large outlives the admission: an image's capacity is given back when its last
 thread is done, even if its caller left long before.
-
-May import: numpy, ``service.errors``, ``service.process``, the pipeline, the rest of ``service.serving``.
 """
 
 from __future__ import annotations

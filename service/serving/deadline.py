@@ -1,7 +1,4 @@
-"""The time limit of one request, and the one error that reports a miss.
-
-May import: the standard library, ``service.errors``.
-"""
+"""The time limit of one request, and the one error that reports a miss."""
 
 from __future__ import annotations
 

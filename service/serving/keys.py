@@ -1,7 +1,4 @@
-"""The keys of the service, for every transport.
-
-May import: the standard library, ``service.errors``.
-"""
+"""The keys of the service, for every transport."""
 
 from __future__ import annotations
 

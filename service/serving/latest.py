@@ -1,7 +1,4 @@
-"""The newest item wins: one is in work, one waits, and a newer one takes the place of the one that waits.
-
-May import: the standard library.
-"""
+"""The newest item wins: one is in work, one waits, and a newer one takes the place of the one that waits."""
 
 from __future__ import annotations
 

@@ -13,8 +13,6 @@ its own priority and of higher ones. Priority changes the order of waiting items
 The future travels with the item; no table of ids could lose one. A caller that is cancelled takes its item along if work has
 not begun, and does not disturb the batch if it has. An exception belongs to its item: a batch that fails is run again, one item
 at a time. If a worker itself fails, the scheduler is dead: ``alive`` turns False, and every waiting caller gets an error.
-
-May import: the standard library, ``service.errors``, ``service.serving.deadline``.
 """
 
 from __future__ import annotations

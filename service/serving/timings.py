@@ -1,7 +1,4 @@
-"""The counts and times of one model. They only grow, so that two readings tell what happened between them.
-
-May import: the standard library, the pipeline's ``segmentation``.
-"""
+"""The counts and times of one model. They only grow, so that two readings tell what happened between them."""
 
 from __future__ import annotations
 

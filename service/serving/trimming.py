@@ -1,7 +1,4 @@
-"""Freed memory goes back to the system when the service is idle.
-
-May import: the standard library.
-"""
+"""Freed memory goes back to the system when the service is idle."""
 
 from __future__ import annotations
 

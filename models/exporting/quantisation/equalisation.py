@@ -3,8 +3,6 @@
 All maps of a stream are added to each other, so they have the same channels. Dividing a channel of all of them by a factor,
 and multiplying the weights that read it by the same factor, changes no score. One range for all channels of a map then loses
 less: a channel of small values is no longer rounded with the step of the largest.
-
-May import: numpy, ``models.exporting.quantisation``.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 A *map* is a float tensor that depends on the image and has a batch, channels, and two or three sides. A convolution, a sum, a
 concatenation, a pooling or a resizing makes one. An activation or a crop that alone reads it belongs to the same operation, so
 the map after it is the one that is kept in 8 bits: the *carried* map.
-
-May import: numpy, onnx, ``models.exporting.graph``.
 """
 
 from __future__ import annotations

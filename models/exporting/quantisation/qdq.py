@@ -2,8 +2,6 @@
 
 ONNX Runtime turns such a group into one int8 operator. Every scale is a constant of the graph. An activation whose bounds are
 those of the 8 bits is left out: the quantiser cuts at the same values.
-
-May import: numpy, onnx, ``models.exporting`` (graph, quantisation), ``service.pipeline.manifest``.
 """
 
 from __future__ import annotations

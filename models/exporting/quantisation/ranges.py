@@ -3,8 +3,6 @@
 A range of 8 bits is a scale and the number that stands for zero (Jacob et al., CVPR 2018, equation 1). A wide range rounds all
 values coarsely, a narrow one cuts the largest off. The error is the mean of the absolute error to the power 2.4, which takes
 cut values more seriously than the mean square.
-
-May import: numpy, ``models.exporting.quantisation``.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 Weights have 7 of their 8 bits. On processors without VNNI the products of a full range overflow the 16-bit sums of
 ``vpmaddubsw``; on all others the shorter range costs neither labels nor time.
-
-May import: numpy, onnx, onnxruntime, ``models.exporting``, ``models.nets.normalisation``.
 """
 
 from __future__ import annotations

@@ -5,8 +5,6 @@ are multiplied with, the error of the channel is ``d' C d`` for ``d = s q - w``:
 not the best. One weight is rounded after the other, and its error is moved to those that are still free (Frantar et al., GPTQ,
 ICLR 2023, section 3); then single integers are changed as long as that helps. The mean error is taken off the bias (Nagel et
 al., ICCV 2019, section 4.2).
-
-May import: numpy, ``models.exporting.quantisation``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Statistics of calibration frames: values of the kept maps, and second moments of what each convolution reads.
-
-May import: numpy, onnx, onnxruntime, ``models.exporting`` (quantisation.maps), ``service.pipeline.manifest``.
-"""
+"""Statistics of calibration frames: values of the kept maps, and second moments of what each convolution reads."""
 
 from __future__ import annotations
 

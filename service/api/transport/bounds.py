@@ -2,8 +2,6 @@
 
 uvicorn's parser keeps a header, a trailer or a chunk extension in memory until it is complete, and some never are. So bytes are
 counted twice over: complete parts when the parser reports them, and reads that complete nothing by their length.
-
-May import: starlette.
 """
 
 from __future__ import annotations

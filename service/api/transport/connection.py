@@ -8,9 +8,6 @@ makes a request of it.
 
 The members of uvicorn that this file uses are those of one minor version. pyproject.toml pins it, and
 tests/test_uvicorn_contract.py names each member.
-
-May import: httptools, uvicorn, starlette, ``service.api.problems``, ``record`` and ``telemetry``, the rest of
-``service.api.transport``.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 Ten thousand silent connections would take every file descriptor of the process, and no caller could connect any more. When the
 limit is reached, a new connection replaces the one that has been without a request for longest. Only where every connection has
 a request is the new one rejected.
-
-May import: ``service.api.transport.bounds`` and ``early_refusal``.
 """
 
 from __future__ import annotations

@@ -3,9 +3,6 @@ image. That is before the rest is read and before there is a request for the app
 rejected, and that must not cost the masks of those that are accepted.
 
 What is decided here is not decided again: an accepted request takes its :class:`Opening` along.
-
-May import: ``service.errors``, ``service.serving``, the pipeline's ``codecs``, ``service.api.keys``, ``metrics``, ``problems``,
-``record``, ``schemas`` and ``telemetry``.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 The same images take the same way as through ``POST /segment``: the same limits, the same admission, the same keys. The tensors
 are described in ``service/api/v2/tensors.py`` and docs/triton-clients.md.
-
-May import: fastapi, ``service``, ``service.errors``, ``service.pipeline``, the rest of ``service.api`` but ``app``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The requests and replies of the Open Inference Protocol, and the schemas of its bodies for OpenAPI.
-
-May import: pydantic, ``service.errors``, ``service.pipeline``.
-"""
+"""The requests and replies of the Open Inference Protocol, and the schemas of its bodies for OpenAPI."""
 
 from __future__ import annotations
 

@@ -5,8 +5,6 @@ A body is JSON; or JSON and, behind it, the bytes of its tensors one after anoth
 
 The numbers of a JSON tensor never become Python objects: ten megabytes of them (1280 x 720) would keep the interpreter to
 themselves for a quarter of a second. Read with numpy they take half of that, in steps that let others in between.
-
-May import: numpy, ``service.errors``, ``service.encodings``, ``service.pipeline``, ``service.api.v2.schemas``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """Recordings of topics, read message by message in the order of the file: MCAP, the databases of rosbag2, bags of ROS 1.
 
 A reader gives every message that is whole, and passes over damaged parts where it can; then it raises.
-
-May import: ``service.errors``; its readers also what they name.
 """
 
 from __future__ import annotations

@@ -2,9 +2,6 @@
 
 Read record by record from the beginning: nothing depends on the index at the end. Where it is there, it tells which channels to
 expect. Format: https://mcap.dev/spec
-
-May import: the rest of the package, ``service.batch.optional``; mcap, lz4 and zstandard (the extra ``bags``) where a file is
-read.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Which reader a file of a recording gets.
-
-May import: the readers.
-"""
+"""Which reader a file of a recording gets."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Messages that hold pictures: ROS 2, ROS 1, Foxglove; as CDR, ROS 1's serialisation, protobuf or JSON.
-
-May import: numpy, ``service.errors``, the pipeline's ``codecs``, the rest of the package, ``service.batch.optional``; rosbags,
-av and protobuf where such a message is read.
-"""
+"""Messages that hold pictures: ROS 2, ROS 1, Foxglove; as CDR, ROS 1's serialisation, protobuf or JSON."""
 
 from __future__ import annotations
 

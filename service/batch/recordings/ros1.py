@@ -1,8 +1,6 @@
 """Bags of ROS 1 (``.bag``, version 2.0), read record by record: an index that was never written is not needed.
 
 Format: http://wiki.ros.org/Bags/Format/2.0
-
-May import: the rest of the package; lz4 (comes with mcap) only for bags that use it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """The SQLite databases of rosbag2 (``.db3``), of every version of its schema.
 
 A recorder that was killed leaves its last messages in a file beside the database (``-wal`` or ``-journal``); it is read too.
-
-May import: the rest of the package; zstandard only for compressed messages.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""A recording's bytes from the first to the last, decompressed where the file is compressed as a whole.
-
-May import: ``service.errors``, ``service.batch.optional``; zstandard (comes with mcap) only for compressed files.
-"""
+"""A recording's bytes from the first to the last, decompressed where the file is compressed as a whole."""
 
 from __future__ import annotations
 

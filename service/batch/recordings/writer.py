@@ -1,8 +1,6 @@
 """Masks as a recording: one MCAP file, or a folder of rosbag2 with one.
 
 Messages that are copied keep their bytes, their definition and their encoding, whatever they are.
-
-May import: numpy, the rest of the package, ``service.batch.optional``; mcap, rosbags and ruamel.yaml (the extra ``bags``).
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """Where frames come from, and where their masks go: images, videos, bags.
 
 A kind of source is a class that has what :class:`Source` names. The runner (``service.batch.run``) knows nothing else of it.
-
-May import: numpy, the pipeline's ``segmentation``.
 """
 
 from __future__ import annotations

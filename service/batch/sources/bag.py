@@ -6,8 +6,6 @@ class id and whose header is the image's, and ``/camera/image_raw/label_info``, 
 A bag is written under another name and renamed when it is complete: its index stands at its end, so that an unfinished one
 cannot be gone on with. An interrupted run leaves its journal: the next one takes the masks from it, writes the bag from its
 beginning, and goes on with the network where the journal ends.
-
-May import: numpy, ``service.encodings``, ``service.errors``, the rest of ``service.batch`` but the other sources.
 """
 
 from __future__ import annotations

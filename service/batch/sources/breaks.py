@@ -1,8 +1,6 @@
 """Whether a video file breaks off, told by its container: FFmpeg reads such a file to its end and mentions nothing.
 
 Each container names the size of its parts; a part that reaches beyond the end of the file was cut off.
-
-May import: the standard library.
 """
 
 from __future__ import annotations

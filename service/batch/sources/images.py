@@ -1,8 +1,4 @@
-"""Image files: each its mask, its overlay, its line of JSON.
-
-May import: numpy, Pillow, ``service.encodings``, ``service.errors``, the pipeline's ``codecs``, the rest of ``service.batch``
-but the other sources.
-"""
+"""Image files: each its mask, its overlay, its line of JSON."""
 
 from __future__ import annotations
 

@@ -2,9 +2,6 @@
 
 Everything that is being written has another name until it is finished. An interrupted run leaves its journal, the JSON Lines so
 far: the next run takes the masks of those frames from it, and goes on where it ends.
-
-May import: numpy, ``service.encodings``, ``service.errors``, the rest of ``service.batch`` but the other sources; av (the extra
-``video``) only where a video is opened.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""BMP: the bitmaps of Windows and OS/2.
-
-May import: the standard library.
-"""
+"""BMP: the bitmaps of Windows and OS/2."""
 
 from __future__ import annotations
 

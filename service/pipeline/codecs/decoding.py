@@ -10,8 +10,6 @@ viewer shows it:
 - EXIF orientation: applied; a mask fits the image as people see it
 
 The bytes are the only input: no path and no URL is ever opened. Thread-safe.
-
-May import: numpy, ``service.errors``, the other codecs.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 Cameras and instruments store 10, 12 or 14 bits in 16. Taken for 16 bits such a picture is nearly black, and its mask is worth
 nothing. Files rarely say how many bits count, so the largest sample decides, by steps of a whole depth. The maximum itself is
 never the scale: the brightness of a frame would depend on its highlights.
-
-May import: numpy.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Names of files that are not read, by their first bytes: a refusal says what was sent, and what to do.
-
-May import: the standard library.
-"""
+"""Names of files that are not read, by their first bytes: a refusal says what was sent, and what to do."""
 
 from __future__ import annotations
 

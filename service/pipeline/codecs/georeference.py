@@ -1,8 +1,6 @@
 """Where a GeoTIFF lies on the earth.
 
 Source: OGC GeoTIFF 1.1 (19-008r4), requirements classes Tags, GeoKeys, and annex C for raster space.
-
-May import: ``service.pipeline.codecs.tiff_pages``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Format and size of an image file, read from its first bytes.
-
-May import: ``service.errors``, the codecs.
-"""
+"""Format and size of an image file, read from its first bytes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """HEIF: AVIF, which Pillow decodes, and HEIC, which pillow-heif does where it is installed.
 
 Source: ISO/IEC 14496-12 (boxes), 23008-12 (HEIF), the AVIF specification 1.1 (AOMedia).
-
-May import: Pillow, pillow_heif (only where a file needs it), ``service.errors``, ``service.extras``, the other codecs.
 """
 
 from __future__ import annotations

@@ -4,8 +4,6 @@ Nearly every file passes the strict decoder of simplejpeg, which is 1.5 times as
 Other files go through ``jpeg_repair``, which tells complaints about metadata from missing pixels.
 
 Source: ITU-T T.81 (1992), annexes B and F.
-
-May import: numpy, simplejpeg, ``service.errors``, the other codecs.
 """
 
 from __future__ import annotations

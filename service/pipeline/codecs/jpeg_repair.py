@@ -11,8 +11,6 @@ broken ICC profile or no end marker, no pixel is missing. Where coded data ends 
    one value are junk. Before others the coded data must end as the standard says, with 1 bits up to a whole byte.
 
 Source: ITU-T T.81 (1992), annexes B and F; libjpeg-turbo's jdmarker.c and jdhuff.c for the warnings.
-
-May import: numpy, simplejpeg, ``service.errors``, the other codecs.
 """
 
 from __future__ import annotations

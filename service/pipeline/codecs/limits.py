@@ -1,7 +1,4 @@
-"""The largest image that is decoded, checked against a header before a pixel is decoded or a buffer allocated.
-
-May import: ``service.errors``.
-"""
+"""The largest image that is decoded, checked against a header before a pixel is decoded or a buffer allocated."""
 
 from __future__ import annotations
 

@@ -5,9 +5,6 @@ in pieces straight into the voxels that its header promises, so a file that infl
 
 The standard: https://nifti.nimh.nih.gov/nifti-1 and nifti-2. nibabel reads the header's fields and computes the affine (the
 sform where its code is above 0, otherwise the qform, otherwise the voxel sizes alone).
-
-May import: numpy, isal, nibabel (only where a function needs it), ``service.errors``, ``service.extras``, ``service.pipeline``
-(volume, limits).
 """
 
 from __future__ import annotations

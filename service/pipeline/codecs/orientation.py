@@ -1,7 +1,4 @@
-"""EXIF orientation: read from a block of EXIF, and applied to pixels.
-
-May import: numpy, cv2.
-"""
+"""EXIF orientation: read from a block of EXIF, and applied to pixels."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Every format that Pillow decodes, and every mode of Pillow's as RGB.
-
-May import: numpy, Pillow, ``service.errors``, the other codecs.
-"""
+"""Every format that Pillow decodes, and every mode of Pillow's as RGB."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """PNG.
 
 Source: Portable Network Graphics, third edition (W3C, 2025).
-
-May import: numpy, cv2, Pillow, ``service.errors``, the other codecs.
 """
 
 from __future__ import annotations

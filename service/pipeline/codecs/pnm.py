@@ -3,8 +3,6 @@
 Pillow reads them pixel by pixel in Python where the largest number is not 255: ten seconds for a photo.
 
 Source: the Netpbm manual, pages pbm, pgm and ppm (https://netpbm.sourceforge.net/doc).
-
-May import: numpy, ``service.errors``, the other codecs.
 """
 
 from __future__ import annotations

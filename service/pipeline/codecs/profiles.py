@@ -4,8 +4,6 @@ Networks are trained on sRGB. Phones store Display P3, cameras Adobe RGB: the sa
 change. Only profiles of a matrix and three curves are converted, as all cameras and phones write them.
 
 Source: ICC.1:2022, sections 7.2 and 7.3 for the header and the table of tags.
-
-May import: numpy, Pillow.
 """
 
 from __future__ import annotations

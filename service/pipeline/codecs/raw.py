@@ -2,8 +2,6 @@
 
 The names are those of ROS (``sensor_msgs/image_encodings.hpp``) and of Foxglove's ``RawImage``. Bags and live sources use the
 same table.
-
-May import: numpy, cv2, ``service.errors``, the codec ``depth``.
 """
 
 from __future__ import annotations

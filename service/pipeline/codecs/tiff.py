@@ -2,8 +2,6 @@
 
 Two readers share the work. Pillow, with libtiff, reads the pictures of at most 8 bits a sample that it knows. ``tiff_samples``
 reads the others, which Pillow refuses or gets wrong: 9 to 64 bits, floats, bands that no tag calls colours, big-endian BigTIFF.
-
-May import: numpy, Pillow, ``service.errors``, the other codecs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """The directories of a TIFF file: tags, and the page that holds the picture.
 
 Source: TIFF revision 6.0 (Adobe, 1992), sections 2 and 8; the BigTIFF proposal (2004); DNG 1.7 (Adobe, 2023) for camera raw.
-
-May import: ``service.errors``.
 """
 
 from __future__ import annotations

@@ -4,8 +4,6 @@ Strips and tiles are decompressed by zlib or by libtiff, and become 8 bits piece
 takes no more memory than one of 8 bits.
 
 Source: TIFF revision 6.0 (Adobe, 1992), sections 8, 14, 15; TIFF Technical Note 3 (Adobe, 2005) for the predictor of floats.
-
-May import: numpy, Pillow, ``service.errors``, the other codecs.
 """
 
 from __future__ import annotations

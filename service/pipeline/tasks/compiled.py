@@ -4,8 +4,6 @@ missing.
 Run as a script (``python -P``: beside it lies a ``queue.py``), this compiles it, with ``cc`` or what ``CC`` names; the build of
 the package does that, and so do the Makefile and the Dockerfile. A library is named after its source, so that an old one is
 never loaded.
-
-May import: the standard library, numpy.
 """
 
 from __future__ import annotations

@@ -8,8 +8,6 @@ Offsets are upsampled as scores are (``semantic``): bilinear, half-pixel centres
 A *cell* is the square between four neighbouring values. Inside it, the place that an offset points to is a convex mix of the
 places of its corners, and the places nearest to one peak form a convex set. So a cell whose corners all belong to one peak
 belongs to it whole; only the others are computed pixel by pixel. Exact in float64, up to ties that rounding decides.
-
-May import: numpy, cv2, ``service.pipeline.manifest``, ``service.pipeline.tasks.semantic``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """The tasks by name. A task turns a network's outputs into a result at the image's own size.
 
 To add one: write its file, give it a line in :data:`TASKS`, and its name in the manifest's ``task``.
-
-May import: numpy, the pipeline's ``manifest``, the files of ``tasks``.
 """
 
 from __future__ import annotations

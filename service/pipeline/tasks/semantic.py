@@ -22,8 +22,6 @@ scores          image        C       numpy
 
 Where nearly every class contests every cell (white noise) C costs 2.3 times the planes at 480 x 360 and half of them at the two
 larger sizes; no trained network comes near that.
-
-May import: numpy, cv2, the pipeline's ``compiled``.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 The steps: turn to the network's orientation, normalise by the percentiles of the whole, sample at the network's spacing, run,
 sample the probabilities on the scan's grid, take the best class, turn back. Probabilities are sampled, never labels, so no
 class appears between two others that it does not belong to.
-
-May import: numpy, ``service.errors``, ``service.pipeline`` (blocks, intensity, manifest, volume).
 """
 
 from __future__ import annotations
