@@ -21,6 +21,8 @@
     ├── ProviderUnavailable    the execution provider asked for does not run
     └── BadSetting             a setting that makes no sense
 
+An error of one of several images also has the facts ``image``, its number from 1, and ``file``, its name if it has one.
+
 ``code`` is stable and public: replies carry it, and the client finds the class by it (:data:`BY_CODE`).
 The message is for people and names the remedy; the facts are for programs. Nothing here knows HTTP.
 """
@@ -31,6 +33,9 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 Fact = int | float | str | list[str]
 """Types of facts: what JSON represents without loss."""
+
+_LONGEST_NAME = 100
+"""Characters of a file's name that a message repeats."""
 
 
 class ServiceError(Exception):
@@ -49,6 +54,20 @@ class ServiceError(Exception):
         super().__init__(message)
         self.message = message
         self.facts = {name: value for name, value in facts.items() if value is not None}
+
+    def of_image(self, number: int, count: int, name: str | None = None) -> Self:
+        """Return the same error, told of one of several images.
+
+        Takes:
+            number: of the image, from 1
+            count: of the images
+            name: of the image's file, as the caller sent it
+        Gives:
+            another error of this class: an error may be that of several images at once
+        """
+        file = name[:_LONGEST_NAME] if name else None
+        named = f"image {number} of {count}" if file is None else f"image {number} of {count}, {file!r}"
+        return type(self)(f"{named}: {self.message}", **{**self.facts, "image": number, "file": file})
 
     if not TYPE_CHECKING:  # so that a mistyped attribute stays a type error
 

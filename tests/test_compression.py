@@ -22,7 +22,24 @@ from service.settings import Settings
 from tests.conftest import encode_image
 from tests.live import live_server
 
-INFLATE: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.decompress, "deflate": zlib.decompress}
+
+def inflated(body: bytes) -> bytes:
+    """``deflate`` as browsers read it: a zlib stream, or one without its header and its checksum."""
+    is_zlib = body[:1] and body[0] & 15 == 8 and int.from_bytes(body[:2]) % 31 == 0
+    stream = zlib.decompressobj(15 if is_zlib else -15)
+    made = stream.decompress(body)
+    if not stream.eof or stream.unused_data:
+        raise zlib.error("cut off, or longer than its stream")
+    return made
+
+
+def deflated(body: bytes) -> bytes:
+    """A ``deflate`` stream without zlib's header and checksum."""
+    stream = zlib.compressobj(wbits=-15)
+    return stream.compress(body) + stream.flush()
+
+
+INFLATE: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.decompress, "deflate": inflated}
 DEFLATE: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
 
 
@@ -40,6 +57,33 @@ def inflate(body: bytes, coding: str | None, chunk: int) -> bytes:
 def test_what_others_compressed_is_read(coding: str, body: bytes, chunk: int) -> None:
     """In whatever chunks it comes."""
     assert inflate(DEFLATE[coding](body), coding, chunk) == body
+
+
+@given(bodies=st.lists(st.binary(), min_size=1, max_size=5), chunk=st.integers(1, 50))
+def test_all_members_of_a_gzip_are_read(bodies: list[bytes], chunk: int) -> None:
+    """The body is that of all members, one after the other (RFC 1952, section 2.2)."""
+    assert inflate(b"".join(map(gzip.compress, bodies)), "gzip", chunk) == b"".join(bodies)
+
+
+@given(body=st.binary(), chunk=st.integers(1, 50))
+def test_deflate_without_a_zlib_header_is_read(body: bytes, chunk: int) -> None:
+    """Many clients send a bare stream; one that is cut off is still refused."""
+    assert inflate(deflated(body), "deflate", chunk) == body
+    with pytest.raises(BadParameter):
+        inflate(deflated(body)[:-1], "deflate", chunk)
+
+
+@pytest.mark.parametrize("bad", [gzip.compress(b"a") + b"x", gzip.compress(b"a") + b"\x1f", gzip.compress(b"a") * 2 + b"\0"])
+def test_what_follows_the_last_member_is_refused(bad: bytes) -> None:
+    """Other bytes are no member."""
+    with pytest.raises(BadParameter, match="end"):
+        inflate(bad, "gzip", 8)
+
+
+@pytest.mark.parametrize("coding", ["identity, gzip", "gzip, identity", " , X-GZIP ,"])
+def test_identity_in_a_list_changes_nothing(coding: str) -> None:
+    """A list may name the coding that is none, and have empty elements."""
+    assert inflate(gzip.compress(b"text"), coding, 64) == b"text"
 
 
 @pytest.mark.parametrize("coding", CODINGS)
@@ -88,7 +132,7 @@ def test_a_body_that_is_not_compressed_is_left_alone() -> None:
     assert inflate(b"text", None, 2) == inflate(b"text", " Identity", 2) == b"text"
 
 
-@pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip", "ä"])
+@pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip", "deflate, identity, gzip", "ä"])
 def test_other_codings_are_refused_by_name(coding: str) -> None:
     """And those that are read are told."""
     with pytest.raises(HTTPException) as caught:
@@ -207,6 +251,50 @@ def test_a_compressed_image_is_an_image(base_url: str, png: bytes, coding: str, 
         headers["Content-Type"] = built.headers["Content-Type"]
     reply = httpx.post(f"{base_url}/segment", content=deflate(built.read()), headers=headers)
     assert (reply.status_code, reply.content) == (200, expected)
+
+
+@pytest.mark.parametrize(
+    ("codings", "deflate"),
+    [
+        (["gzip"], lambda body: gzip.compress(body[:99]) + gzip.compress(body[99:])),
+        (["deflate"], deflated),
+        (["identity, gzip"], gzip.compress),
+        (["identity", "gzip"], gzip.compress),
+    ],
+    ids=["members", "bare deflate", "list", "two headers"],
+)
+def test_other_ways_to_compress_give_the_same_mask(
+    base_url: str, png: bytes, codings: list[str], deflate: Callable[[bytes], bytes]
+) -> None:
+    """Several members, a bare stream, a list, and two headers that are one list."""
+    expected = httpx.post(f"{base_url}/segment", content=png).content
+    reply = httpx.post(
+        f"{base_url}/segment", content=deflate(png), headers=[("Content-Encoding", coding) for coding in codings]
+    )
+    assert (reply.status_code, reply.content) == (200, expected)
+
+
+def test_members_that_inflate_to_nothing_are_bounded(artifact_dir: Path) -> None:
+    """A body without a length that never becomes an image is refused after as many bytes as an image may have."""
+
+    def members() -> Iterator[bytes]:
+        for _ in range(1000):
+            yield gzip.compress(b"") * 500
+
+    with live_server(Settings(models_dir=artifact_dir, max_image_bytes=100_000)) as url:
+        reply = httpx.post(f"{url}/segment", content=members(), headers={"Content-Encoding": "gzip"}, timeout=60)
+        assert (reply.status_code, reply.json()["code"]) == (413, "body_too_large")
+
+
+@pytest.mark.parametrize(
+    "bomb", [gzip.compress(bytes(1 << 20)) * 32, deflated(bytes(1 << 25))], ids=["members", "bare deflate"]
+)
+def test_a_bomb_of_another_kind_is_refused_while_it_inflates(artifact_dir: Path, bomb: bytes) -> None:
+    """Thirty-two members of a megabyte, or a bare stream, have the same bound."""
+    coding = "gzip" if bomb.startswith(b"\x1f") else "deflate"
+    with live_server(Settings(models_dir=artifact_dir, max_image_bytes=1_000_000)) as url:
+        reply = httpx.post(f"{url}/segment", content=bomb, headers={"Content-Encoding": coding})
+        assert (reply.status_code, reply.json()["code"]) == (413, "body_too_large")
 
 
 @pytest.mark.parametrize("coding", CODINGS)

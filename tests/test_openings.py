@@ -144,6 +144,14 @@ def test_a_websocket_that_is_opened_with_no_content_is_accepted(server: LiveProc
     assert b"sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=" in reply.lower()
 
 
+@pytest.mark.parametrize("more", [["Connection: keep-alive"], ["Connection: keep-alive", "connection: Upgrade"]])
+@pytest.mark.parametrize("path", ["/stream", "/stream/"])
+def test_several_headers_connection_are_one_list(server: LiveProcess, more: list[str], path: str) -> None:
+    """A proxy that adds a header of its own closes no stream; nor does a slash at the end."""
+    wait_until(lambda: "\nfcn_streams 0.0\n" in httpx.get(f"{server.base_url}/metrics").text, "no stream is open")
+    assert reply_to(server, handshake(*more, path=path)).startswith(b"HTTP/1.1 101 ")
+
+
 @pytest.mark.parametrize(
     ("opening", "status"),
     [

@@ -92,7 +92,17 @@ def test_slashes_and_blanks_around_a_prefix_do_not_matter(value: str, meant: str
 
 @pytest.mark.parametrize("outside", ["http://cars.example/", "https://cars.example/some/prefix/"])
 @pytest.mark.parametrize(
-    "path", ["models/", "segment/", "livez/", "v2/models/colours/", "models/colours/?x=1&y=%C3%A4", "docs/"]
+    "path",
+    [
+        "models/",
+        "segment/",
+        "livez/",
+        "v2/models/colours/",
+        "models/colours/?x=1&y=%C3%A4",
+        "docs/",
+        "stream/",
+        "stream/?format=rle",
+    ],
 )
 def test_a_slash_at_the_end_is_redirected_relative_to_what_the_caller_sees(base_url: str, outside: str, path: str) -> None:
     """Whatever host, scheme and prefix the proxy has outside."""

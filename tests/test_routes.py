@@ -198,6 +198,47 @@ def test_several_images_fit_no_picture_for_people(client: httpx.Client, png: byt
     assert (reply.status_code, reply.json()["code"], reply.json()["allowed"]) == (422, "unsupported_format", LISTABLE)
 
 
+def test_a_zip_that_is_asked_for_holds_masks(client: httpx.Client) -> None:
+    """``Accept: application/zip`` without a format: label maps of several images; one image is not a zip."""
+    image = encode_image(make_image(240, 320))
+    accept = {"Accept": "application/zip"}
+    reply = client.post("/segment", files=[("image", ("a.png", image)), ("image", ("b.png", image))], headers=accept)
+    assert (reply.status_code, reply.headers["content-type"]) == (200, "application/zip")
+    with zipfile.ZipFile(io.BytesIO(reply.content)) as archive:
+        assert archive.namelist() == ["a.png", "b.png"]
+        assert archive.read("a.png") == client.post("/segment", content=image).content
+    alone = client.post("/segment", content=image, headers=accept)
+    assert (alone.status_code, alone.json()["code"]) == (422, "unsupported_format")
+
+
+@pytest.mark.parametrize(
+    ("bad", "code"),
+    [
+        (b"text", "unsupported_image"),
+        (encode_image(make_image(240, 320))[:30], "corrupt_image"),
+        (encode_image(make_image(240, 320))[:-200], "corrupt_image"),
+        (b"", "empty_body"),
+    ],
+    ids=["no image", "cut in its header", "cut in its pixels", "empty"],
+)
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_the_broken_one_of_several_images_is_named(client: httpx.Client, bad: bytes, code: str, at: int) -> None:
+    """Its number and its file's name, in the sentence and as facts; a single image has neither."""
+    images = [encode_image(make_image(240, 320))] * 3
+    images[at] = bad
+    reply = client.post(
+        "/segment", files=[("image", (f"{name}.png", image)) for name, image in zip("abc", images, strict=True)]
+    )
+    document, name = reply.json(), "abc"[at]
+    assert document["code"] == code
+    assert document["detail"].startswith(f"image {at + 1} of 3, '{name}.png': ")
+    assert (document["image"], document["file"]) == (at + 1, f"{name}.png")
+    alone = client.post("/segment", files={"image": ("a.png", bad)})
+    assert (alone.status_code, alone.json()["code"]) == (reply.status_code, code)
+    assert document["detail"].endswith(alone.json()["detail"])
+    assert not {"image", "file"} & alone.json().keys()
+
+
 def test_several_images_give_a_zip_of_masks(client: httpx.Client) -> None:
     """One file an image, named after the part's file name, each the mask that the image has alone."""
     names, sizes = ["a.jpg", "../b.png", "a.png"], [(96, 128), (50, 60), (200, 100)]

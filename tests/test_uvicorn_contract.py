@@ -45,6 +45,7 @@ METHODS: dict[type, dict[str, str]] = {
         "send_400_response": "(self, msg)",
         # called
         "_unset_keepalive_if_required": "(self)",
+        "_get_upgrade": "(self)",
         "_should_upgrade": "(self)",
         "handle_websocket_upgrade": "(self)",
     },

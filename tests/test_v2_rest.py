@@ -221,6 +221,13 @@ def test_errors_are_read_by_the_client(tritonic: triton.InferenceServerClient, j
         assert caught.value.status() == status
 
 
+def test_the_broken_element_of_a_batch_is_named(tritonic: triton.InferenceServerClient, jpeg: bytes) -> None:
+    """Its number, whether its header or its pixels are damaged, or it is empty."""
+    for bad in (b"text", jpeg[:30], jpeg[:-200], b""):
+        with pytest.raises(InferenceServerException, match=r"\] image 2 of 3: "):
+            tritonic.infer("colours", [files(jpeg, bad, jpeg)])
+
+
 def test_more_pixels_than_allowed_are_refused_whatever_way_they_come(client: httpx.Client) -> None:
     """With the facts of ``POST /segment``."""
     small = encode_image(make_image(1001, 1000), "JPEG", quality=10)

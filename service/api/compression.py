@@ -1,4 +1,6 @@
-"""Compressed bodies (RFC 9110, section 8.4.1): ``gzip``, and ``deflate``, which is a zlib stream.
+"""Compressed bodies (RFC 9110, section 8.4.1): ``gzip``, of one or several members (RFC 1952), and ``deflate``.
+
+``deflate`` is a zlib stream (RFC 1950). Many senders leave its header out (RFC 1951), and that is read, too.
 
 A body is inflated piece by piece, and the pieces are counted: a bomb is refused while it inflates. Replies are compressed at
 the fastest level. A label map becomes a fiftieth of its size in a millisecond, and a slower level gains little.
@@ -36,22 +38,30 @@ AT_ONCE_BYTES = 64 * 1024
 
 _LEVEL = 1
 
+_GZIP, _ZLIB, _RAW = 31, 15, -15
+"""``wbits`` of zlib's streams."""
+
 
 class Inflater:
     """Undoes the coding of one body.
 
     Takes:
-        coding: the header ``Content-Encoding``; None or ``identity`` leaves everything as it is
+        coding: the header ``Content-Encoding``, a list; None, an empty one and ``identity`` leave everything as it is
     Raises:
-        HTTPException: 415, if the coding is not read
+        HTTPException: 415, if the coding is not read, or the body is compressed more than once
     """
 
     def __init__(self, coding: str | None) -> None:
-        name = (coding or "identity").strip().lower().removeprefix("x-")
+        names = [word.strip().lower().removeprefix("x-") for word in (coding or "").split(",")]
+        name = ", ".join(word for word in names if word not in ("", "identity")) or "identity"
         if name != "identity" and name not in CODINGS:
             detail = f"Content-Encoding {name[:64]!r} is not read; send {' or '.join(CODINGS)}, or a body as it is"
             raise HTTPException(415, detail, headers={"Accept-Encoding": ", ".join(CODINGS)})
         self._stream = None if name == "identity" else zlib.decompressobj(CODINGS[name])
+        self._several = name == "gzip"
+        """Whether another stream may follow the end of one."""
+        self._first: bytes | None = b"" if name == "deflate" else None
+        """The first byte of a ``deflate`` stream whose second one has not come; None when its kind is known."""
 
     @property
     def is_idle(self) -> bool:
@@ -69,18 +79,37 @@ class Inflater:
         if self._stream is None:
             yield chunk
             return
+        if self._first is not None and not (chunk := self._begun(chunk)):
+            return
         piece = b""
         while chunk or len(piece) == PIECE_BYTES:  # a full piece may have left something behind
             if self._stream.eof:
-                if chunk:
+                if not chunk:
+                    return
+                if not self._several or not chunk.startswith(b"\x1f"):
                     raise _unreadable("bytes follow its end")
-                return
+                self._stream = zlib.decompressobj(_GZIP)
             try:
                 piece = self._stream.decompress(chunk, PIECE_BYTES)
             except zlib.error as error:
                 raise _unreadable(str(error)) from error
             chunk = self._stream.unconsumed_tail or self._stream.unused_data
             yield piece
+
+    def _begun(self, chunk: bytes) -> bytes:
+        """Choose the kind of a ``deflate`` stream by its first two bytes.
+
+        Gives:
+            the bytes to inflate; none if the second byte has not come
+        """
+        begun = (self._first or b"") + chunk
+        if len(begun) < 2:
+            self._first = begun
+            return b""
+        self._first = None
+        has_header = begun[0] & 15 == zlib.DEFLATED and int.from_bytes(begun[:2]) % 31 == 0  # RFC 1950, section 2.2
+        self._stream = zlib.decompressobj(_ZLIB if has_header else _RAW)
+        return begun
 
     def end(self) -> None:
         """Return None if the body was whole.

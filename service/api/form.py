@@ -88,8 +88,10 @@ class Form:
         if not self._parts:
             raise BadParameter(f"the form has no field '{FIELD}': send an image's bytes in it", parameter=FIELD)
         images = [ImageFile(b"".join(part), name) for part, name in zip(self._parts, self._file_names, strict=True)]
-        if not all(image.data for image in images):
-            raise EmptyBody(f"a form field '{FIELD}' is empty: send an image's bytes in it")
+        for number, image in enumerate(images, 1):
+            if not image.data:
+                empty = EmptyBody(f"a form field '{FIELD}' is empty: send an image's bytes in it")
+                raise empty if len(images) == 1 else empty.of_image(number, len(images), image.name)
         return images
 
     def _begin_part(self) -> None:

@@ -33,6 +33,11 @@ def chosen_format(wanted: str | None, accept: str | None, *, volume: bool = Fals
     return best
 
 
+def accepts_zip(accept: str | None) -> bool:
+    """Return whether ``Accept`` names ``application/zip``, which several masks come back as."""
+    return dict(_weighted(media_range) for media_range in (accept or "").split(",")).get("application/zip", 0.0) > 0
+
+
 def _weighted(media_range: str) -> tuple[str, float]:
     name, *parameters = (word.strip().lower() for word in media_range.split(";"))
     weights = [parameter.removeprefix("q=") for parameter in parameters if parameter.startswith("q=")]

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from service.api import schemas
 from service.api.form import ImageFile
 from service.api.keys import offered_key
-from service.api.negotiation import chosen_format
+from service.api.negotiation import accepts_zip, chosen_format
 from service.api.parameters import parsed_headers, parsed_query
 from service.api.record import RequestRecord, record_of
 from service.api.services import Services, ServicesNow, authorise
@@ -62,6 +62,8 @@ class MaskRequest:
     """Of the body."""
     unless_scan: ServiceError | None = None
     """The error of this request if its body is a picture: a class, say, that only a model for scans has."""
+    unless_several: UnsupportedFormat | None = None
+    """The error of this request if it has one image: ``Accept`` allows only a zip."""
 
     async def masks(self, images: list[ImageFile]) -> list[Named]:
         """Segment images and encode their masks, within ``async with self.deadline``.
@@ -72,8 +74,11 @@ class MaskRequest:
             the encoded masks, in order, each with its image's file name
         Raises:
             UnsupportedFormat: for several images, if the format has no form for several masks
+            UnsupportedFormat: for one image, if ``Accept`` allows only a zip
             as ``DataPlane.segment``
         """
+        if self.unless_several is not None and len(images) == 1:
+            raise self.unless_several
         check_gathers(self.format, len(images))
         self.record.bytes_in = sum(len(image.data) for image in images)
         name = images[0].name if len(images) == 1 else None  # of several, the names come in with ``gather``
@@ -86,6 +91,7 @@ class MaskRequest:
             resolution=self.resolution,
             headers=None if self.header is None else [self.header],
             scans=self.scan,
+            names=[image.name for image in images],
         )
         for answer in answers:
             self.record.add(answer.size, answer.timing)
@@ -125,7 +131,13 @@ def parse_request(
     scan = scan or engine.manifest.input.takes_scans
     manifest = engine.manifest
     record.model, record.sha256 = f"{manifest.name}@{manifest.version}", engine.sha256
-    name = chosen_format(query.format, headers.accept, volume=scan)
+    unless_several = None
+    try:
+        name = chosen_format(query.format, headers.accept, volume=scan)
+    except UnsupportedFormat as error:
+        if query.format is not None or not accepts_zip(headers.accept):
+            raise
+        name, unless_several = chosen_format(None, None, volume=scan), error.with_traceback(None)
     return MaskRequest(
         plane=services.plane,
         record=record,
@@ -137,6 +149,7 @@ def parse_request(
         header=None if opening is None else opening.header,
         scan=scan,
         max_bytes=max(services.max_image_bytes, services.max_scan_bytes) if scan else services.max_image_bytes,
+        unless_several=unless_several,
     )
 
 

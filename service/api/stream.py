@@ -144,7 +144,9 @@ async def _check_opening(
     streams: StreamsNow,
 ) -> ParseFrame:
     """Return how frames are parsed, if the stream may be opened."""
-    parse_request(record_of(connection.scope), query, headers, services)
+    wanted = parse_request(record_of(connection.scope), query, headers, services)
+    if wanted.unless_several is not None:  # a frame is one image
+        raise wanted.unless_several
     streams.check_limit()
     return lambda record: parse_request(record, query, headers, services)
 
@@ -161,6 +163,7 @@ async def stream_over_http() -> None:
 
 
 @router.websocket("/stream")
+@router.websocket("/stream/")  # callers of WebSockets follow no redirect
 async def stream(
     socket: WebSocket, parse: Annotated[ParseFrame, Depends(_check_opening)], services: ServicesNow, streams: StreamsNow
 ) -> None:

@@ -105,17 +105,16 @@ async def read_images(request: Request, max_bytes: int, hold: Hold = lambda _: N
         HTTPException: 415, if its Content-Encoding is not read
         ClientDisconnect: if the sender is gone
     """
-    coding = request.headers.get("content-encoding")
     media_type, options = parse_options_header(request.headers.get("content-type"))
     if not media_type.startswith(b"multipart/"):
-        body = await read_body(request, max_bytes, hold, coding)
+        body = await read_body(request, max_bytes, hold)
         if not body:
             raise EmptyBody(f"the body is empty: send an image's bytes, or a form with the field '{FIELD}'")
         return [ImageFile(body)]
     if media_type != b"multipart/form-data" or not options.get(b"boundary"):
         raise BadParameter("a form must be multipart/form-data and name its boundary", parameter="Content-Type")
     form, size = Form(options[b"boundary"], max_bytes), 0
-    async for piece in _pieces(request, max_bytes, MULTIPART_ALLOWANCE, hold, coding):
+    async for piece in _pieces(request, max_bytes, MULTIPART_ALLOWANCE, hold):
         size += len(piece)
         form.write(piece)
     if not size:
@@ -123,14 +122,13 @@ async def read_images(request: Request, max_bytes: int, hold: Hold = lambda _: N
     return form.images()
 
 
-async def read_body(request: Request, max_bytes: int, hold: Hold, coding: str | None = None) -> bytes:
+async def read_body(request: Request, max_bytes: int, hold: Hold) -> bytes:
     """Read the body of a request, whatever it is.
 
     Takes:
         request: one whose body has not been read
         max_bytes: limit for the body as it is used: inflated, where it was compressed
         hold: called with the size of each piece of the body, before it is kept
-        coding: how it was compressed: ``Content-Encoding``
     Raises:
         BodyTooLarge: at once if Content-Length says so, otherwise as soon as the bytes that came do, inflated piece by piece
         Overloaded: if ``hold`` says so
@@ -138,16 +136,19 @@ async def read_body(request: Request, max_bytes: int, hold: Hold, coding: str | 
         HTTPException: 415, if the coding is not read
         ClientDisconnect: if the sender is gone
     """
-    return b"".join([piece async for piece in _pieces(request, max_bytes, 0, hold, coding)])
+    return b"".join([piece async for piece in _pieces(request, max_bytes, 0, hold)])
 
 
-async def _pieces(request: Request, max_bytes: int, allowance: int, hold: Hold, coding: str | None) -> AsyncIterator[bytes]:
-    """Yield a body as it comes, inflated and counted."""
+async def _pieces(request: Request, max_bytes: int, allowance: int, hold: Hold) -> AsyncIterator[bytes]:
+    """Yield a body as it comes, inflated and counted. Several headers ``Content-Encoding`` are one list."""
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > max_bytes + allowance:
         raise too_large(max_bytes, int(announced))
-    inflater, size = Inflater(coding), 0
+    inflater, came, size = Inflater(", ".join(request.headers.getlist("content-encoding"))), 0, 0
     async for chunk in request.stream():
+        came += len(chunk)
+        if came > max_bytes + allowance:  # of a compressed body: what inflates to nothing has a bound as well
+            raise too_large(max_bytes)
         for piece in inflater.pieces(chunk):
             size += len(piece)
             if size > max_bytes + allowance:

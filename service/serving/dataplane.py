@@ -29,10 +29,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, Self, TypeVar
 
 from service import process
-from service.errors import NotReady, ServiceError, UnsupportedImage
+from service.errors import DeadlineExceeded, NotReady, Overloaded, ServiceError, UnsupportedImage
 from service.pipeline import plan
 from service.pipeline.codecs import decoding
 from service.pipeline.cpus import available_cpus
@@ -51,6 +51,7 @@ from service.serving.timings import ModelStatistics
 from service.serving.trimming import Trimmer
 
 P = ParamSpec("P")
+S = TypeVar("S")
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,28 @@ class Answer(Generic[T]):
     """Images that the network worked on together."""
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Which one of several images of a request."""
+
+    number: int
+    """From 1."""
+    count: int
+    name: str | None
+    """Of its file."""
+
+    @classmethod
+    def of(cls, at: int, count: int, names: Sequence[str | None]) -> Self | None:
+        """Return the place of an image; None if it is the only one."""
+        return cls(at + 1, count, names[at] if names else None) if count > 1 else None
+
+    def named(self, error: ServiceError) -> ServiceError:
+        """Return an error that names this image; the same one if it is not of an image, but of the service."""
+        if isinstance(error, Overloaded | DeadlineExceeded | NotReady):
+            return error
+        return error.of_image(self.number, self.count, self.name)
+
+
 @dataclass(frozen=True, eq=False)
 class _Frame(Generic[T]):
     """One image on its way to a worker."""
@@ -81,6 +104,8 @@ class _Frame(Generic[T]):
     started_s: float
     abandoned: threading.Event
     """Set when the caller is gone: the rest of its tiles need not be computed."""
+    place: _Place | None = None
+    """None where it is the only image of its request."""
     prepared: Prepared | PreparedScan | None = None
     """None where the worker does every step."""
 
@@ -153,6 +178,7 @@ class DataPlane:
         resolution: Resolution = "working",
         headers: Sequence[decoding.Header] | None = None,
         scans: bool = False,
+        names: Sequence[str | None] = (),
     ) -> list[Answer[T]]:
         """Segment the images of one request, and encode each result.
 
@@ -167,10 +193,12 @@ class DataPlane:
             resolution: at which the network sees the images: the one of its training, or their own
             headers: what :meth:`probe` returned for these sources, if it was called before
             scans: whether ``encode`` takes the results of scans
+            names: of the images' files, for errors; empty if there are none
         Gives:
             one answer each, in the order of the images
         Raises:
-            EmptyBody, BodyTooLarge, ImageTooLarge, UnsupportedImage, CorruptImage: as ``decoding``'s; of the first bad image
+            EmptyBody, BodyTooLarge, ImageTooLarge, UnsupportedImage, CorruptImage: as ``decoding``'s. Of several images, the
+                error names the bad one (``ServiceError.of_image``)
             UnsupportedImage: also for a scan where ``scans`` is false
             UnknownModel: if there is no such model
             Overloaded: if the queue is full, or too full for the deadline; raised before anything is decoded
@@ -182,10 +210,12 @@ class DataPlane:
         """
         engine = self.predictor.engine(model)
         with self.statistics(engine.manifest).request():
-            headers = [self.probe(source) for source in sources] if headers is None else headers
-            if not scans and any(header.scan for header in headers):
-                raise UnsupportedImage("scans (NIfTI) go to POST /segment, and come back in their own grid")
-            workloads = [self.predictor.workload(header, engine.manifest, resolution) for header in headers]
+            headers = self.probe_all(sources, names) if headers is None else headers
+            if not scans:
+                _of_each(_check_picture, headers, names)
+            workloads = _of_each(
+                partial(self.predictor.workload, manifest=engine.manifest, resolution=resolution), headers, names
+            )
             costs = [workload.cost for workload in workloads]
             # A request takes the free capacity, but at least the cost of its largest image. Where that does not fit, none of
             # its images alone would; and a queue that is never empty does not keep the request out for ever.
@@ -207,6 +237,7 @@ class DataPlane:
                                     resolution,
                                     time.monotonic(),
                                     threading.Event(),
+                                    place=_Place.of(at, len(sources), names),
                                 ),
                                 workloads[at],
                                 deadline,
@@ -225,6 +256,10 @@ class DataPlane:
             EmptyBody, BodyTooLarge, ImageTooLarge, UnsupportedImage, CorruptImage: as ``decoding.probe``
         """
         return decoding.probe(source, self.limits)
+
+    def probe_all(self, sources: Sequence[Source], names: Sequence[str | None] = ()) -> list[decoding.Header]:
+        """Read the headers of the images of one request; errors as :meth:`probe`, naming the image if there are several."""
+        return _of_each(self.probe, sources, names)
 
     def check_capacity(self, head: bytes, deadline: Deadline) -> decoding.Header | None:
         """Shed an image by its first bytes, if they tell enough: so would :meth:`segment`, once all of it has come.
@@ -312,6 +347,10 @@ class DataPlane:
         except asyncio.CancelledError:
             frame.abandoned.set()
             raise
+        except ServiceError as error:
+            if frame.place is None or (named := frame.place.named(error)) is error:
+                raise
+            raise named from error
         self.statistics(frame.engine.manifest).add_image(answer.batch, answer.timing)
         return answer
 
@@ -372,6 +411,24 @@ class DataPlane:
     def _trim(self) -> None:
         with suppress(RuntimeError):  # the pool is shut down
             self._pixels.submit(process.give_back)
+
+
+def _of_each(function: Callable[[S], T], items: Sequence[S], names: Sequence[str | None]) -> list[T]:
+    """Call a function with each image of a request. An error names the image, if there are several."""
+    if len(items) == 1:
+        return [function(items[0])]
+    made = []
+    for at, item in enumerate(items):
+        try:
+            made.append(function(item))
+        except ServiceError as error:
+            raise error.of_image(at + 1, len(items), names[at] if names else None) from error
+    return made
+
+
+def _check_picture(header: decoding.Header) -> None:
+    if header.scan is not None:
+        raise UnsupportedImage("scans (NIfTI) go to POST /segment, and come back in their own grid")
 
 
 def _check_wanted(frame: _Frame[Any]) -> None:

@@ -149,6 +149,11 @@ class Connection(HttpToolsProtocol):
             reason = error.__context__
             self.send_400_response(str(reason) if isinstance(reason, _Rejected) else "")
 
+    def _get_upgrade(self) -> bytes | None:
+        """Return the protocol that is asked for. Several headers ``Connection`` are one list (RFC 9110, section 5.3)."""
+        words = [word.strip().lower() for name, value in self.headers if name == b"connection" for word in value.split(b",")]
+        return dict(self.headers).get(b"upgrade", b"").lower() if b"upgrade" in words else None
+
     def _head_without_upgrade(self) -> bytes:
         line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
         headers = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]

@@ -161,7 +161,7 @@ class _Inference:
     async def answer(self, deadline: Deadline) -> Response:
         """Segment the images, and write the outputs that are asked for."""
         plane, order = self.services.plane, self.order
-        headers = [plane.probe(image) for image in order.images]
+        headers = plane.probe_all(order.images)
         _check_sizes(order, headers)
         answers = await plane.segment(
             order.images, self._encode, self.engine, deadline=deadline, priority=order.priority, headers=headers
@@ -214,7 +214,7 @@ async def infer(
         with services.uploads.one_more() as hold:
             async with arriving(request):
                 max_bytes = services.max_image_bytes + tensors.MAX_JSON_BYTES
-                body = await read_body(request, max_bytes, hold, headers.content_encoding)
+                body = await read_body(request, max_bytes, hold)
             record.bytes_in = len(body)
             order = await asyncio.to_thread(tensors.read, body, headers.inference_header_content_length)
             deadline.change(_limit_s(headers.x_deadline_ms, order.timeout_ms, services.deadline_s))

@@ -280,7 +280,7 @@ def _elements(content: memoryview, count: int) -> Iterator[bytes]:
         begins = at + 4
         at = begins + int.from_bytes(content[at:begins], "little")
         if begins > len(content) or at > len(content):
-            reason = f"element {number} of {count} ends behind the last of {len(content)} bytes"
+            reason = f"element {number + 1} of {count} ends behind the last of {len(content)} bytes"
             raise _bad("binary_data_size", f"{reason}; each is its length in 4 bytes, little-endian, and itself")
         yield bytes(content[begins:at])
     if at != len(content):
@@ -298,12 +298,18 @@ def _base64(text: bytes) -> list[bytes]:
     words = text.translate(None, b"[] \t\r\n").replace(b"\\/", b"/").split(b",", MAX_IMAGES)
     if words == [b""]:
         return []
+    return [_file(word, number, len(words)) for number, word in enumerate(words, 1)]
+
+
+def _file(word: bytes, number: int, count: int) -> bytes:
+    """The image file in one string of Base64."""
     try:
-        if all(len(word) > 1 and word[:1] == word[-1:] == b'"' for word in words):
-            return [b64decode(word[1:-1], validate=True) for word in words]
+        if len(word) > 1 and word[:1] == word[-1:] == b'"':
+            return b64decode(word[1:-1], validate=True)
     except binascii.Error:
         pass
-    raise _bad("data", "BYTES in JSON are image files in Base64, one string an element")
+    bad = _bad("data", "BYTES in JSON are image files in Base64, one string an element")
+    raise bad if count == 1 or count > MAX_IMAGES else bad.of_image(number, count)
 
 
 def _numbers(text: bytes, block: int = BLOCK) -> NDArray[np.uint8]:
