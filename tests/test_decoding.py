@@ -784,3 +784,76 @@ def test_a_png_of_12_bits_is_unsupported_by_name() -> None:
     data[24] = 12
     with pytest.raises(UnsupportedImage, match="12 bits"):
         decode(bytes(data), LIMITS)
+
+
+def bmp_of(height: int, bits: int, compression: int, pixels: bytes, more: bytes = b"", header_bytes: int = 40) -> bytes:
+    """A BMP file of 60 columns; ``more`` is what stands behind the first 40 bytes of the header."""
+    header = struct.pack("<IiiHHIIiiII", header_bytes, 60, height, 1, bits, compression, len(pixels), 0, 0, 0, 0) + more
+    header = header.ljust(header_bytes, b"\0")
+    return b"BM" + struct.pack("<IHHI", 14 + len(header) + len(pixels), 0, 0, 14 + len(header)) + header + pixels
+
+
+@pytest.mark.parametrize("upward", [False, True])
+@pytest.mark.parametrize(("header_bytes", "compression"), [(40, 3), (40, 6), (52, 3), (56, 3), (108, 3), (124, 3)])
+@pytest.mark.parametrize(
+    "fields",
+    [(0, 8, 16, 24), (16, 8, 0, 24), (8, 16, 24, 0), (24, 16, 8, 0), "4444", "565", "555", "1555", "10-10-10"],
+)
+def test_bit_fields_of_a_bmp_may_lie_anywhere(fields: Any, header_bytes: int, compression: int, upward: bool) -> None:
+    """Each field is scaled by its own largest number, whatever its order; an opaque alpha changes nothing."""
+    named = {
+        "4444": (16, (8, 4), (4, 4), (0, 4), (12, 4)),
+        "565": (16, (11, 5), (5, 6), (0, 5), (0, 0)),
+        "555": (16, (10, 5), (5, 5), (0, 5), (0, 0)),
+        "1555": (16, (10, 5), (5, 5), (0, 5), (15, 1)),
+        "10-10-10": (32, (20, 10), (10, 10), (0, 10), (30, 2)),
+    }
+    bits, *places = named[fields] if isinstance(fields, str) else (32, *((low, 8) for low in fields))
+    numbers, expected, masks = np.zeros((40, 60), np.uint32), np.zeros((40, 60, 3)), []
+    for band, (low, count) in enumerate(places):
+        white = (1 << count) - 1
+        masks.append(white << low)
+        values = NOISE[..., band].astype(np.uint32) * white // 255 if band < 3 else np.full((40, 60), white, np.uint32)
+        numbers |= values << np.uint32(low)
+        if band < 3:
+            expected[..., band] = np.rint(values / white * 255)
+    stored = (numbers[::-1] if upward else numbers).astype(f"<u{bits // 8}").tobytes()
+    used = 4 if header_bytes >= 56 or compression == 6 else 3
+    file = bmp_of(40 if upward else -40, bits, compression, stored, struct.pack(f"<{used}I", *masks[:used]), header_bytes)
+    assert np.abs(decode(file, LIMITS) - expected).max() <= 1
+    with pytest.raises(CorruptImage):
+        decode(file[:-100], LIMITS)
+
+
+def test_run_lengths_of_a_bmp_may_skip_pixels() -> None:
+    """Skipped pixels have the first colour of the palette; runs and literal pixels are read; a cut is corrupt."""
+    palette = np.stack([np.arange(256), 255 - np.arange(256), np.arange(256) // 2], axis=1)
+    table = np.concatenate([palette[:, ::-1], np.zeros((256, 1))], axis=1).astype(np.uint8).tobytes()
+    runs = bytes((0, 2, 10, 3, 5, 200, 0, 3, 1, 2, 3, 0, 0, 0, 2, 7, 0, 1))
+    indices = np.zeros((40, 60), int)
+    indices[3, 10:15], indices[3, 15:18], indices[4, :2] = 200, (1, 2, 3), 7
+    file = bmp_of(40, 8, 1, runs, table, 40)
+    assert np.array_equal(decode(file, LIMITS), palette[indices[::-1]])
+    with pytest.raises(CorruptImage):
+        decode(file[:-2], LIMITS)
+    halves = bytes((0, 2, 10, 3, 5, 0x2C, 0, 3, 0x12, 0x30, 0, 1))
+    indices = np.zeros((40, 60), int)
+    indices[3, 10:15], indices[3, 15:18] = (2, 12, 2, 12, 2), (1, 2, 3)
+    assert np.array_equal(decode(bmp_of(40, 4, 2, halves, table[:64]), LIMITS), palette[indices[::-1]])
+
+
+def test_a_bmp_that_holds_a_png_or_a_jpeg_is_that_picture() -> None:
+    """As printers take it; a file inside that is larger than its header says is corrupt."""
+    inside = encode_image(NOISE, "PNG")
+    assert np.array_equal(decode(bmp_of(40, 0, 5, inside), LIMITS), NOISE)
+    jpeg = encode_image(NOISE, "JPEG")
+    assert np.array_equal(decode(bmp_of(40, 0, 4, jpeg), LIMITS), decode(jpeg, LIMITS))
+    with pytest.raises(CorruptImage, match="inside"):
+        decode(bmp_of(41, 0, 5, inside), LIMITS)
+
+
+@pytest.mark.parametrize(("compression", "header_bytes"), [(11, 40), (3, 64), (4, 64)])
+def test_other_compressions_of_a_bmp_are_unsupported(compression: int, header_bytes: int) -> None:
+    """CMYK, and Huffman and RLE24 of OS/2: the file is not called damaged."""
+    with pytest.raises(UnsupportedImage, match="BMP"):
+        decode(bmp_of(40, 24, compression, bytes(60 * 40 * 3), b"", header_bytes), LIMITS)

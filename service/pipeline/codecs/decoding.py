@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import CorruptImage, ServiceError, UnsupportedImage
-from service.pipeline.codecs import headers, heif, jpeg, nifti, pillow, png, pnm, tiff
+from service.pipeline.codecs import bmp, headers, heif, jpeg, nifti, pillow, png, pnm, tiff
 from service.pipeline.codecs.georeference import Georeference
 from service.pipeline.codecs.georeference import of as georeference_of
 from service.pipeline.codecs.headers import FORMATS, Header
@@ -103,6 +103,8 @@ def _decode(data: bytes, kind: str, limits: Limits) -> RGB:
             return tiff.decode(data, limits)
         case "PNG":
             return png.decode(data, limits)
+        case "BMP":
+            return bmp.decode(data, limits)
         case "PNM":
             return pnm.decode(data)
         case "HEIC":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 _CONVERT = "convert it to JPEG or PNG"
+_AS_BYTES = "send the bytes of the file: read it in binary mode, and convert it to no text"
+_DECODED = "send the bytes themselves, decoded"
 
 _STARTS: tuple[tuple[bytes, str, str], ...] = (
     (b"\0\0\0\x0cJXL \r\n", "a JPEG XL image", _CONVERT),
@@ -43,14 +45,17 @@ _STARTS: tuple[tuple[bytes, str, str], ...] = (
     (b"SQLite format 3\0", "a database (a rosbag2 bag?)", "run `fcn-serve segment` on the file"),
     (b"ID3", "an audio file", "send an image"),
     (b"OggS", "an Ogg file", "send an image"),
-    (b"/9j/", "a JPEG image as base64", "send the bytes themselves, decoded"),
-    (b"iVBORw0KGgo", "a PNG image as base64", "send the bytes themselves, decoded"),
-    (b"UklGR", "a WebP image as base64", "send the bytes themselves, decoded"),
-    (b"R0lGOD", "a GIF image as base64", "send the bytes themselves, decoded"),
-    (b"Qk0", "a BMP image as base64", "send the bytes themselves, decoded"),
-    (b"data:", "a data: URL", "send the bytes themselves, decoded from base64"),
-    (b"http://", "an address", "send the bytes of the image: no address is opened"),
-    (b"https://", "an address", "send the bytes of the image: no address is opened"),
+    (b"Rar!\x1a\7", "a RAR archive", "send the images in it one by one"),
+    (b"version https://git-lfs.github.com/spec/", "a pointer of Git LFS", "run `git lfs pull`, and send the file itself"),
+    (b"\x89PNG\n\x1a\n", "a PNG image whose line ends were changed", "transfer it as binary data, not as text"),
+    (b"\x89PNG\r\n\x1a\r\n", "a PNG image whose line ends were changed", "transfer it as binary data, not as text"),
+    (b"\x89PNG\r\r\n\x1a", "a PNG image whose line ends were changed", "transfer it as binary data, not as text"),
+    (b"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd", "bytes that were decoded as text", _AS_BYTES),
+    (b"\xef\xbf\xbdPNG", "a PNG image that was decoded as text", _AS_BYTES),
+    (b"\xc2\x89PNG", "a PNG image that was decoded as text", _AS_BYTES),
+    (b"\xc3\xbf\xc3\x98\xc3\xbf", "a JPEG image that was decoded as text", _AS_BYTES),
+    (b"b'\\x", "the repr of Python bytes", _AS_BYTES),
+    (b'b"\\x', "the repr of Python bytes", _AS_BYTES),
     (
         b"--",
         "a multipart form without its Content-Type",
@@ -72,20 +77,49 @@ _BRANDS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
 )
 """Files of ISO 14496-12 by their major brand, HEIF's apart."""
 
+_TEXTS: tuple[tuple[bytes, str, str], ...] = (
+    (b"%PDF", "a PDF document", "send its pages as images, PNG or JPEG"),
+    (b"/9j/", "a JPEG image as base64", _DECODED),
+    (b"iVBORw0KGgo", "a PNG image as base64", _DECODED),
+    (b"UklGR", "a WebP image as base64", _DECODED),
+    (b"R0lGOD", "a GIF image as base64", _DECODED),
+    (b"Qk0", "a BMP image as base64", _DECODED),
+    (b"SUkqA", "a TIFF image as base64", _DECODED),
+    (b"TU0AK", "a TIFF image as base64", _DECODED),
+)
+"""Texts by their first characters, behind white space and quotes."""
+_ADDRESS = re.compile(rb"(data:)|(?:https?|ftp|file|s3|gs|az|abfss?)://", re.IGNORECASE)
+_QUICKTIME = (b"wide", b"mdat", b"moov", b"free", b"skip", b"pnot")
+"""First atoms of QuickTime files that are older than ISO 14496-12."""
+_UTF16 = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
+
 _TEXT_FORM = re.compile(rb"[\w.%-]{1,40}=[\x20-\x7e]*\Z")
 _JSON = re.compile(rb"\s*[\[{]")
 _BASE64_INSIDE = re.compile(rb"/9j/|iVBORw0KGgo|UklGR|R0lGOD|;base64,")
-_MARKUP = re.compile(rb"\s*<(!doctype\s+html|html|head|body|\?xml|svg|!--)", re.IGNORECASE)
+_MARKUP = re.compile(
+    rb"\s*<(!doctype\s+html|html|head|body|\?xml|svg|!--|(?:div|p|h[1-6]|title|meta|table|span|pre|center|script)\b)",
+    re.IGNORECASE,
+)
 
 
 def name(data: bytes) -> str:
     """Name what was sent and what to do, in the middle of a sentence; empty if the bytes are of no known kind."""
-    head = data[:4096].removeprefix(b"\xef\xbb\xbf")
+    head = _head(data)
+    if head[4:8] in _QUICKTIME:
+        return "a video (QuickTime); send single frames, or run `fcn-serve segment` on the file"
     for start, what, remedy in _STARTS:
         if head.startswith(start):
             return f"{what}; {remedy}"
     if head[4:8] == b"ftyp":
         return next(f"{what}; {remedy}" for brand, what, remedy in _BRANDS if brand.match(head[8:12].ljust(4)))
+    text = head.lstrip(b" \t\r\n\"'")
+    for start, what, remedy in _TEXTS:
+        if text.startswith(start):
+            return f"{what}; {remedy}"
+    if (address := _ADDRESS.match(text)) is not None:
+        if address[1]:
+            return "a data: URL; send the bytes themselves, decoded from base64"
+        return "an address; send the bytes of the image: no address is opened"
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         return "a video (AVI); send single frames, or run `fcn-serve segment` on the file"
     if head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] == b"n+2\0":
@@ -102,3 +136,12 @@ def name(data: bytes) -> str:
         inside = " with an image as base64" if _BASE64_INSIDE.search(head) else ""
         return f"JSON{inside}; send the bytes of the image themselves, as the body or as a form's field `image`"
     return ""
+
+
+def _head(data: bytes) -> bytes:
+    """Return the first bytes without the mark of UTF-8, and UTF-16 as UTF-8."""
+    head = data[:4096]
+    encoding = _UTF16.get(head[:2])
+    if encoding is None:
+        return head.removeprefix(b"\xef\xbb\xbf")
+    return head[2:].decode(encoding, "ignore").encode()

@@ -33,6 +33,8 @@ MAX_SCANS = 128
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Markers of segments that have the image's size: SOF0 to SOF15; the three between them are of other kinds."""
 _LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF)
+_LS = 0xF7
+"""Frame header of JPEG-LS (ITU-T T.87)."""
 _PROGRESSIVE = (0xC2, 0xCA)
 _SCAN, _END, _EXIF, _PROFILE = 0xDA, 0xD9, 0xE1, 0xE2
 _NO_MARKER = frozenset((0x00, 0xFF))
@@ -71,6 +73,8 @@ def size(data: bytes) -> tuple[int, int]:
         IndexError, struct.error: if the file ends within its header
     """
     for marker, start, _ in _segments(data):
+        if marker == _LS:
+            raise UnsupportedImage("a JPEG-LS image; convert it to PNG, or to a baseline or progressive JPEG of 8 bits")
         if marker in _FRAMES:
             _, width, height, _ = _frame(data, marker, start)
             return width, height
@@ -102,7 +106,8 @@ def outline(data: bytes) -> Outline:
 def _frame(data: bytes, marker: int, start: int) -> Frame:
     precision, height, width, components = _FRAME.unpack_from(data, start)
     if precision != 8 or marker in _LOSSLESS:
-        raise UnsupportedImage(f"a lossless or {precision}-bit JPEG; 8-bit baseline and progressive ones are read")
+        what = "a lossless JPEG image" if marker in _LOSSLESS else f"a JPEG image of {precision} bits"
+        raise UnsupportedImage(f"{what}; convert it to PNG, or to a baseline or progressive JPEG of 8 bits")
     return Frame(marker, width, height, components)
 
 
