@@ -805,6 +805,25 @@ def test_a_file_of_lines_that_was_emptied_is_made_again(run: Run, folder: Path, 
     assert len((tmp_path / "out" / "masks.jsonl").read_bytes().splitlines()) == 3
 
 
+@pytest.mark.parametrize("length", [218, 236, 240, 251])
+def test_a_long_name_has_both_results(run: Run, tmp_path: Path, length: int) -> None:
+    """Mask and overlay are written under a name that fits, and a second run finds them."""
+    (tmp_path / ("a" * length + ".png")).write_bytes(encode_image(make_image(24, 32)))
+    outcome = run("segment", tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert len([*tmp_path.glob("*.mask.png")]) == len([*tmp_path.glob("*.overlay.png")]) == 1
+    assert "1 were finished before" in run("segment", tmp_path).out
+
+
+def test_a_link_to_nothing_is_told(run: Run, folder: Path) -> None:
+    """One line and exit code 1; the other images are done."""
+    (folder / "z.jpg").symlink_to("missing.jpg")
+    outcome = run("segment", folder)
+    assert outcome.code == 1
+    assert f"{folder / 'z.jpg'}: a link to missing.jpg, which is not there" in outcome.err
+    assert "3 of 4 segmented" in outcome.out
+
+
 def test_a_second_run_into_one_folder_is_told(folder: Path, tmp_path: Path, run: Run) -> None:
     """One line and exit code 2; the first goes on, and afterwards everything is finished."""
     out = tmp_path / "out"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,38 @@ def test_results_keep_the_shape_of_the_folder(tmp_path: Path) -> None:
     assert places == {"a.jpg": ("out", "a.jpg"), "a.png": ("out", "a.png"), "b.jpg": ("out/night", "b")}
     assert [(entry.stem, entry.folder) for entry in found.bags] == [("c", tmp_path / "out")]
     assert {entry.folder for entry in gather([tmp_path / "in"], None).images} == {tmp_path / "in", tmp_path / "in" / "night"}
+
+
+def test_what_is_named_as_an_input_and_cannot_be_read_is_told(tmp_path: Path) -> None:
+    """A link to a missing file, one to itself, and a pipe are failures; links to files are inputs."""
+    touch(tmp_path, "real.jpg")
+    (tmp_path / "gone.jpg").symlink_to("missing.jpg")
+    (tmp_path / "self.mp4").symlink_to("self.mp4")
+    (tmp_path / "good.jpg").symlink_to("../other.jpg")
+    touch(tmp_path.parent, "other.jpg")
+    os.mkfifo(tmp_path / "pipe.png")
+    found = gather([tmp_path], None)
+    assert {path.name: why for path, why in found.failures} == {
+        "gone.jpg": "a link to missing.jpg, which is not there",
+        "self.mp4": "a link to self.mp4, which is not there",
+        "pipe.png": "not a regular file",
+    }
+    assert sorted(entry.path.name for entry in found.images) == ["good.jpg", "real.jpg"]
+
+
+@pytest.mark.parametrize("letter", ["a", "ä", "\U0001f697"])
+def test_results_of_long_names_fit_and_differ(tmp_path: Path, letter: str) -> None:
+    """A name as long as a file system takes is cut to whole characters; names that differ at the end stay apart."""
+    stems = [letter * (249 // len(letter.encode())) + end for end in "xy"]
+    touch(tmp_path, *(f"{stem}.jpg" for stem in stems))
+    made = [entry.stem for entry in gather([tmp_path], None).images]
+    assert len(set(made)) == 2
+    for stem, short in zip(stems, made, strict=True):
+        assert short != stem
+        assert short.startswith(letter * 30)
+        for name in (f".{short}.overlay.png.{'0' * 16}.part", f".{short}.masks.jsonl.{'0' * 16}.part"):
+            assert len(name.encode()) <= 255
+            touch(tmp_path, name)
 
 
 def test_each_thing_is_found_once(tmp_path: Path) -> None:

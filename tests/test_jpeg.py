@@ -17,7 +17,7 @@ from PIL import Image
 
 from service.errors import CorruptImage, ServiceError
 from service.pipeline.codecs.decoding import Header, Limits, decode, probe
-from tests.conftest import encode_image
+from tests.conftest import encode_image, make_image
 
 LIMITS = Limits()
 ROWS, COLUMNS = np.mgrid[0:64, 0:96]
@@ -152,6 +152,14 @@ def test_missing_pixels_are_damage_whatever_else_is_wrong(name: str) -> None:
     """Grey, or the shifted rest, is never served for a picture."""
     with pytest.raises(CorruptImage):
         decode(MISSING[name], LIMITS)
+
+
+def test_a_file_that_ends_before_its_first_scan_is_told_so() -> None:
+    """Wherever it is cut before its pixels, also behind its size."""
+    whole = encode_image(make_image(48, 64), "JPEG")
+    for end in range(4, whole.index(b"\xff\xda") + 4, 7):
+        with pytest.raises(CorruptImage, match="ends within its header"):
+            decode(whole[:end], Limits())
 
 
 def test_a_colour_component_without_a_scan_is_damage() -> None:

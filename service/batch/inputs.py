@@ -13,7 +13,7 @@ from PIL import Image
 
 from service.batch.recordings import is_recording, plain_name
 from service.batch.records import NAME as RECORD
-from service.batch.targets import is_result, spoken
+from service.batch.targets import is_result, spoken, stem_that_fits
 from service.errors import BadSetting
 
 IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
@@ -41,7 +41,10 @@ class Input:
 
     @property
     def stem(self) -> str:
-        """What its results are called after."""
+        """What its results are called after; a long name is shortened."""
+        return stem_that_fits(self._stem())
+
+    def _stem(self) -> str:
         for suffix in SCAN_SUFFIXES:
             if not self.whole and self.path.name.lower().endswith(suffix):
                 return self.path.name[: -len(suffix)]
@@ -95,10 +98,11 @@ def gather(paths: Sequence[Path], out: Path | None) -> Inputs:
         if root not in found.roots:
             found.roots.append(root)
         if searched:
+            before = len(found.failures)
             inside = _within(path, found.failures)
             for below in inside:
                 add(below, below.parent if out is None else out / below.relative_to(path).parent)
-            if not inside:
+            if not inside and len(found.failures) == before:
                 found.failures.append((path, "there is no image in this folder, nor a video or a bag"))
         else:
             add(path, path.parent if out is None else out)
@@ -165,9 +169,21 @@ def _within(folder: Path, failures: list[tuple[Path, str]]) -> list[Path]:
         for name in files:
             path = here / name
             known = path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES or is_recording(path) or is_scan(path)
-            if known and not is_result(path) and not _is_litter(name) and path.is_file():
+            if not known or is_result(path) or _is_litter(name):
+                continue
+            if path.is_file():
                 found.append(path)
+            else:
+                failures.append((path, _why_not_a_file(path)))
     return sorted(found)
+
+
+def _why_not_a_file(path: Path) -> str:
+    """Say why something named as an input cannot be read as a file."""
+    if not path.is_symlink():
+        return "not a regular file"
+    target = spoken(path.readlink())
+    return f"a link to {target}, which is not a regular file" if path.exists() else f"a link to {target}, which is not there"
 
 
 def _is_litter(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,6 +25,21 @@ class Write(enum.StrEnum):
 
 
 _ENDINGS = (*sorted({f"{MASK}{form.suffix}" for form in FORMATS.values()}), f"{MASK}.nii", OVERLAY, FILM, LINES, MASKS, BAG)
+
+
+_LONGEST_STEM = 255 - max(map(len, _ENDINGS)) - len("..0123456789abcdef.part")
+"""Bytes of a name that leave space for the endings of every result and of its journal: file systems take 255."""
+
+
+def stem_that_fits(stem: str) -> str:
+    """Return what results are called after: a longer name is cut, and ends with a hash of all of it."""
+    if len(os.fsencode(stem)) <= _LONGEST_STEM:
+        return stem
+    ending = "-" + hashlib.sha256(os.fsencode(stem)).hexdigest()[:16]
+    cut = len(stem)
+    while len(os.fsencode(stem[:cut])) > _LONGEST_STEM - len(ending):  # whole characters
+        cut -= 1
+    return stem[:cut] + ending
 
 
 def is_result(path: Path) -> bool:

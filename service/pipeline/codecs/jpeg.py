@@ -85,8 +85,15 @@ def outline(data: bytes) -> Outline:
     """Read the segments before the first scan.
 
     Raises:
-        UnsupportedImage, CorruptImage, IndexError, struct.error: as :func:`size`
+        UnsupportedImage, CorruptImage: as :func:`size`; CorruptImage also if the file ends within its header
     """
+    try:
+        return _outline(data)
+    except (IndexError, struct.error) as error:
+        raise CorruptImage("the JPEG image ends within its header") from error
+
+
+def _outline(data: bytes) -> Outline:
     frame: Frame | None = None
     exif, chunks, count = b"", {}, 0
     for marker, start, end in _segments(data):
