@@ -520,14 +520,14 @@ def test_two_models_are_shown_side_by_side(browser: Browser, tmp_path: Path, png
     write_artifact(tmp_path / "two.onnx", make_manifest(name="other"))
     with live_server(Settings(models_dir=tmp_path, default_model="colours")) as url, visit(browser, url) as page:
         choose(page, png)
-        page.get_by_label("Beside it").select_option("other")
+        page.get_by_label("Compare with").select_option("other")
         expect(page.locator("#second-caption")).to_have_text("other@1.0.0")
         found = {tuple(color) for color in pixels(page, "second-mask").reshape(-1, 4)}
         assert found == {(255, 0, 0, 255), (0, 255, 0, 255), (0, 0, 255, 255)}
         page.click("#in")
         page.click("#in")
         assert {tuple(color) for color in pixels(page, "second-mask").reshape(-1, 4)} == {(0, 255, 0, 255)}
-        page.get_by_label("Beside it").select_option("")
+        page.get_by_label("Compare with").select_option("")
         expect(page.locator("#second")).to_be_hidden()
 
 

@@ -1,4 +1,4 @@
-// The same by other means: curl, Python and C++ that fetch what is on the screen.
+// As code: curl, Python and C++ that fetch what is on the screen.
 
 import { $ } from "./dom.js";
 import { fileName, nothingOn, outName, showOptions, wanted } from "./query.js";
