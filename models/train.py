@@ -114,7 +114,10 @@ def main(arguments: list[str] | None = None) -> int:
         f"{config.architecture}: {len(data.train)} frames; to validate: {counted}; {config.device}; into {config.out}"
     )
     if not config.resume and len(trainer.fresh) < len(list(trainer.net.parameters())):
-        console.print(f"starting from random numbers: {', '.join(_layers(trainer.fresh)) or 'nothing'}", soft_wrap=True)
+        fresh = ", ".join(_layers(trainer.fresh))
+        console.print(
+            f"starting from random numbers: {fresh}" if fresh else "all layers start from the given weights", soft_wrap=True
+        )
     try:
         _show(trainer, console)
     except KeyboardInterrupt:

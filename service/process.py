@@ -20,7 +20,7 @@ from service.errors import BadSetting
 _MALLOC_TRIM: Callable[[int], object] = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)
 _MALLOPT: Callable[[int, int], object] = getattr(ctypes.CDLL(None), "mallopt", lambda _option, _value: None)
 _M_ARENA_MAX = -8
-"""Of glibc's malloc.h."""
+"""The numbers of glibc's malloc.h."""
 
 _CONFIGURED = threading.Event()
 

@@ -41,22 +41,22 @@ class RequestRecord:
     model: str | None = None
     """``name@version`` of the model that answers."""
     sha256: str | None = None
-    """Of that model's artifact: two builds may have one version."""
+    """The hash of that model's artifact: two builds may have one version."""
     timing_s: dict[str, float] = field(default_factory=dict)
     """Seconds by stage, summed over the request's images."""
     uncertain: float | None = None
     """The share of pixels below half confidence, 0..1: the largest of its images; None where confidence was not computed."""
     bytes_in: int = 0
-    """Of its images."""
+    """The bytes of its images."""
     bytes_out: int = 0
     sizes: list[tuple[int, ...]] = field(default_factory=list)
     """(height, width) of every segmented image; three sides of a scan."""
     frames: dict[str, int] = field(default_factory=dict)
-    """Of a stream: how many had which outcome."""
+    """The number of a stream's frames by outcome."""
     code: str | None = None
     """The problem's code, where it failed."""
     trace_id: str | None = None
-    """Of the trace that the request is part of, where traces are sent."""
+    """The trace that the request is part of, where traces are sent."""
 
     def add(self, size: tuple[int, ...], timing: Timing) -> None:
         """Count an image that has just been finished.

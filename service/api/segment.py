@@ -55,11 +55,11 @@ class MaskRequest:
     resolution: Resolution
     deadline: Deadline
     header: decoding.Header | None = None
-    """Of its one image, where the first bytes told it."""
+    """The header of its one image, where the first bytes told it."""
     scan: bool = False
     """Whether the body is a scan."""
     max_bytes: int = 0
-    """Of the body."""
+    """The limit on the body."""
     unless_scan: ServiceError | None = None
     """The error of this request if its body is a picture: a class, say, that only a model for scans has."""
     unless_several: UnsupportedFormat | None = None

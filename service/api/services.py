@@ -29,9 +29,9 @@ class Services:
     max_image_bytes: int
     max_scan_bytes: int
     deadline_s: float
-    """Of a request that names none."""
+    """The deadline of a request that names none."""
     scan_deadline_s: float
-    """Of a request with a scan that names none."""
+    """The deadline of a request with a scan that names none."""
     admin_keys: Keys | None
     """None where administration is off."""
 

@@ -35,7 +35,7 @@ class Input:
 
     path: Path
     folder: Path
-    """Of its results."""
+    """The folder of its results."""
     whole: bool = False
     """Whether its results carry its whole name: ``a.jpg`` and ``a.png`` go to one folder."""
 

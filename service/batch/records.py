@@ -50,7 +50,7 @@ class Recipe:
     model: str
     """``name@version``."""
     sha256: str
-    """Of the artifact's file."""
+    """The hash of the artifact's file."""
     format: str
     options: Mapping[str, Any]
     """For JSON."""
@@ -69,7 +69,7 @@ class Finding:
     reason: str = ""
     """For a person; empty if nothing has to be said."""
     damage: str = ""
-    """Of a finished result: what was wrong with its source."""
+    """The fault of the source of a finished result."""
 
 
 FINISHED = Finding(State.FINISHED)

@@ -13,7 +13,7 @@ from service.encodings import FORMATS
 MASK, OVERLAY, FILM = ".mask", ".overlay.png", ".overlay.mp4"
 LINES, MASKS, BAG = ".masks.jsonl", ".masks", ".masks.mcap"
 ALL_LINES = "masks.jsonl"
-"""Of the images of a run."""
+"""The file with the lines of all images of a run."""
 
 
 class Write(enum.StrEnum):

@@ -15,7 +15,7 @@ _KEEP_ALIVE_S = 4.0
 """Idle connections are dropped a second before the server (uvicorn: 5 s) would, so that no request meets a closing one."""
 
 VOLUME_DEADLINE_MS = 120_000.0
-"""Of a scan."""
+"""The deadline of a scan, unless the call names one."""
 
 USER_AGENT = f"fcn-serve-client/{__version__}"
 

@@ -26,7 +26,7 @@ class ClassPresent:
     name: str
     pixels: int
     share: float
-    """Of all pixels, 0..1."""
+    """The share of all pixels, 0..1."""
     bbox: tuple[int, int, int, int] | None = None
     """(x, y, width, height) in pixels, where statistics were asked for."""
     confidence: float | None = None
@@ -38,16 +38,16 @@ class Instance:
     """A thing in a mask: a learned object, or a connected component of a countable class."""
 
     id: int
-    """Of its class."""
+    """The id of its class."""
     name: str
-    """Of its class."""
+    """The name of its class."""
     number: int
     """Among the things of its class: 1 is the largest."""
     score: float | None
     """How sure the network is of a learned object, 0..1; None for a connected component."""
     pixels: int
     share: float
-    """Of all pixels, 0..1."""
+    """The share of all pixels, 0..1."""
     confidence: float | None = None
     """The mean over its pixels, 0..1, where statistics were asked for."""
     size: tuple[int, int] = field(default=(0, 0), repr=False)

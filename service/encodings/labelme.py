@@ -21,7 +21,7 @@ from service.encodings.several import Gather, Named, file_name, file_names, zipp
 from service.encodings.view import MaskView
 
 VERSION = "5.5.0"
-"""Of labelme, whose files these are."""
+"""The version of labelme, whose files these are."""
 
 
 def encode(labels: ValueMap, classes: Iterable[ClassRow], *, image: str = "image", tolerance: float = 0.0) -> dict[str, Any]:

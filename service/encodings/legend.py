@@ -16,7 +16,7 @@ except ModuleNotFoundError as error:
 
 _INK = (255, 255, 255)
 _PAPER_WEIGHT = 0.6
-"""Of the black under the letters."""
+"""The share of the black under the letters."""
 _SMALLEST, _LARGEST = 9, 32
 """Heights of a line's letters in pixels: a legend of less cannot be read, one of more covers the picture."""
 

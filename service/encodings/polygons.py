@@ -52,7 +52,7 @@ class _Turn(NamedTuple):
     diagonal: str
     """The pixel across the corner."""
     corner: int
-    """Of the pixel."""
+    """The corner of the pixel."""
 
 
 _SIDES = {
@@ -75,7 +75,7 @@ class _Pieces(NamedTuple):
     """A piece is followed by that one of the other direction whose ``start_link`` is its ``end_link``: the point and the
     quadrant around it in which the mask turns."""
     value: NDArray[np.int64]
-    """Of the mask."""
+    """The value of the mask."""
 
 
 def encode(labels: ValueMap, classes: Iterable[ClassRow], *, tolerance: float = 0.0) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def _pieces(labels: ValueMap) -> tuple[_Pieces, _Pieces]:
 
 
 def _follow(pieces: _Pieces, others: _Pieces) -> NDArray[np.intp]:
-    """Of each piece, the one that follows it."""
+    """Return the piece that follows each piece."""
     following = np.empty(len(pieces.value), np.intp)
     following[np.argsort(pieces.end_link)] = np.argsort(others.start_link)
     return following
@@ -274,7 +274,7 @@ def _enclosing(
     sizes: NDArray[np.int64],
     hole: NDArray[np.bool_],
 ) -> NDArray[np.int64]:
-    """Of each ring, the exterior of the region that it belongs to; an exterior belongs to its own."""
+    """Return the exterior of each ring's region; an exterior belongs to its own."""
     height, width = labels.shape
     outer = np.arange(len(sizes))
     holes = np.flatnonzero(hole)

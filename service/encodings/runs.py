@@ -35,9 +35,9 @@ class Thing:
     value: int
     """In the value map."""
     id: int
-    """Of its class."""
+    """The id of its class."""
     name: str
-    """Of its class."""
+    """The name of its class."""
     number: int
     """Among the things of its class: 1 is the largest."""
     score: float | None = None

@@ -103,7 +103,7 @@ class Translation:
     rows: tuple[Row, ...]
     """The whole target table."""
     targets: tuple[Row | None, ...]
-    """Of each class of the model, in the order of its table: where it goes."""
+    """The row to which each class of the model goes, in the order of its table."""
     table: NDArray[np.uint8]
     """256: the new id of every pixel value."""
 

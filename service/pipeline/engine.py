@@ -51,19 +51,19 @@ class EngineOptions:
     provider: Literal["cpu", "cuda", "auto"] = "cpu"
     """``cuda`` is strict: no GPU, no engine. ``auto`` falls back to the CPU and logs why."""
     threads: int = 0
-    """Of a lone inference on the CPU; 0 counts the CPUs that this process may use."""
+    """Threads of a lone inference on the CPU; 0 counts the CPUs that this process may use."""
     lanes: int = 1
     """Inferences at the same time, which share the threads among them. Convolutions lose a fifth of their pace to each doubling
     of threads: two frames on a thread each are through sooner than one after the other on two."""
 
     @property
     def threads_alone(self) -> int:
-        """Of an inference that has the processors to itself."""
+        """Threads of an inference that has the processors to itself."""
         return self.threads or available_cpus()  # by default ONNX Runtime counts the host's
 
     @property
     def threads_in_lane(self) -> int:
-        """Of one among several."""
+        """Threads of one inference among several."""
         return max(1, self.threads_alone // self.lanes)
 
 
@@ -93,7 +93,7 @@ class Engine:
         self.manifest = manifest
         self.path = path
         self.sha256 = sha256
-        """Of the file, followed by its data files if it keeps its weights in some."""
+        """The hash of the file, followed by its data files if it keeps its weights in some."""
         self.fault: str | None = None
         """Why this engine will never run again, once that is proven: only a new process helps."""
         self._opened = False

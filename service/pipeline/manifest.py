@@ -104,7 +104,7 @@ class InputPolicy(_Frozen):
     """Order of three colour channels; networks that want BGR reorder inside the graph. None for other channels: one is
     grey, several are a slice between the slices beside it, in the order of the volume."""
     dtype: Dtype = "uint8"
-    """Of the input's numbers: as the picture has them, or float32 after the intensity policy."""
+    """The type of the input's numbers: as the picture has them, or float32 after the intensity policy."""
     intensity: Percentiles | None = None
     """How values are scaled before the network; None passes them on as they are."""
     spacing_mm: tuple[Millimetres, Millimetres, Millimetres] | None = None
@@ -195,7 +195,7 @@ class SplitScores(_Frozen):
     iou: dict[str, float | None] = Field(default_factory=dict)
     """Per class name; null where the class occurs neither in truth nor in prediction."""
     dice: dict[str, float | None] = Field(default_factory=dict)
-    """Of networks for scans, per class name: the mean of the volumes' Dice coefficients, 0..1."""
+    """The mean Dice coefficient of the volumes, by class name, 0..1; for networks for scans."""
     frames: int | None = None
     objects: dict[str, ObjectScores] = Field(default_factory=dict)
     """Per class name, of networks that tell objects apart."""

@@ -64,7 +64,7 @@ class OnnxFile:
     path: Path
     ir_version: int
     opset: int
-    """Of the standard operators; 0 if there are none."""
+    """The version of the standard operators; 0 if there are none."""
     producer: str
     """The program that wrote it, and its version; may be empty."""
     data_files: tuple[Path, ...]
@@ -74,7 +74,7 @@ class OnnxFile:
 
     @property
     def size_bytes(self) -> int:
-        """Of all its files."""
+        """The length of all its files together."""
         return sum(path.stat().st_size for path in (self.path, *self.data_files))
 
     def sha256(self) -> str:
@@ -89,7 +89,7 @@ class OnnxFile:
 class _Field(NamedTuple):
     number: int
     value: int
-    """Of a varint."""
+    """The number that a varint holds."""
     at: int
     """Where the field begins."""
     start: int

@@ -74,8 +74,9 @@ def least_size(policy: InputPolicy) -> tuple[int, int]:
 def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Resize to the network's size.
 
-    Halves with a 2 x 2 mean as long as both sides stay at or above the target, then samples bilinearly with half-pixel
-    centres (cv2 INTER_LINEAR): thin things survive a large reduction, at the cost of the bilinear step alone.
+    Halves with a 2 x 2 mean while both sides are even and stay at or above the target. The rest is one bilinear step with
+    half-pixel centres (cv2 INTER_LINEAR). Where that step would skip whole pixels, because an odd side stopped the halving, it
+    is a mean over areas (cv2 INTER_AREA). So thin things survive a large reduction.
 
     Takes:
         image: H x W x 3 uint8

@@ -42,10 +42,10 @@ class ModelState:
     """One artifact of the folder, and whether it is served."""
 
     name: str
-    """Of the model; where the file does not tell, of the model that it held before, or the file's own without the ending."""
+    """The model's name; where the file does not tell, that of the model before, or the file's name without the ending."""
     file: str
     version: str | None
-    """Of the model that is served from it."""
+    """The version of the model that is served from it."""
     reason: str | None
     """Why the file's present content is not served."""
 
@@ -63,7 +63,7 @@ class _File:
     parts: tuple[Path, ...]
     """The file, and the files beside it that hold its weights, whether they are there or not."""
     marks: tuple[Mark, ...]
-    """Of the parts, when they were last tried."""
+    """The marks of the parts when they were last tried."""
     engine: Engine | None = None
     """The engine that is served: of this content, or of the one before if this one was refused."""
     reason: str | None = None

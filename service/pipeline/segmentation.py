@@ -75,7 +75,7 @@ class Segmentation:
     """The network's outputs by name, each at its own stride: ``scores`` is K x h x w float32."""
     manifest: Manifest
     sha256: str
-    """Of the artifact's file."""
+    """The hash of the artifact's file."""
     provider: str
     """Where the network ran: ``cpu`` or ``cuda``."""
     timing: Timing
@@ -95,8 +95,8 @@ class Segmentation:
 
     @property
     def has_confidence(self) -> bool:
-        """Whether :meth:`confidence` was computed."""
-        return "_confidence" in vars(self)
+        """Whether :meth:`confidence` is at hand: computed before, or a scan's, which comes with its labels."""
+        return self.scan is not None or "_confidence" in vars(self)
 
     @property
     def has_instances(self) -> bool:

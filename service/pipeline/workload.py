@@ -24,11 +24,11 @@ class Workload:
     """The cost of one image."""
 
     megapixels: float
-    """Of the image itself; 0 where it is not known yet."""
+    """The image's own size; 0 where it is not known yet."""
     network_size: tuple[int, ...]
     """(h, w) at which the network runs, or the sides of a scan at its spacing; not small for a single pixel either."""
     network_megapixels: float
-    """Of all runs of the network together: more than its size where tiles overlap."""
+    """The pixels of all runs of the network together: more than the image's where tiles overlap."""
 
     @classmethod
     def of(cls, height: int, width: int, manifest: Manifest) -> Workload:

@@ -33,7 +33,7 @@ from service.errors import NotReady, Overloaded
 from service.serving.deadline import Deadline
 
 Item = TypeVar("Item")
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 PACE_MEMORY = 0.95
 """The share of earlier measurements that each new one keeps: the last twenty or so count."""
@@ -53,12 +53,12 @@ class Priority(IntEnum):
 
 
 @dataclass(eq=False)
-class _Entry(Generic[Item, Answer]):
+class _Entry(Generic[Item, Result]):
     item: Item
     key: Hashable
     deadline: Deadline | None
     priority: Priority
-    future: Future[Answer]
+    future: Future[Result]
 
 
 class Admission:
@@ -89,7 +89,7 @@ class Admission:
             self._loop.call_soon_threadsafe(self.leave)
 
 
-class Scheduler(Generic[Item, Answer]):
+class Scheduler(Generic[Item, Result]):
     """Admission and worker threads, which start at once.
 
     Takes:
@@ -97,13 +97,13 @@ class Scheduler(Generic[Item, Answer]):
         capacity: the sum of costs that may be admitted at a time; a single larger one is admitted when nothing else is
         concurrency: worker threads
         max_batch: items of equal key that may be worked on together; a worker never waits for more
-        measured: seconds, and the work done in them, as known at the start; measured on from there
+        measured: the pace to begin with, as (seconds, work done in them); finished work updates it
         on_idle: called on the event loop when the last admission ends
     """
 
     def __init__(
         self,
-        work: Callable[[Sequence[Item]], Sequence[Answer]],
+        work: Callable[[Sequence[Item]], Sequence[Result]],
         *,
         capacity: float,
         concurrency: int = 1,
@@ -114,7 +114,7 @@ class Scheduler(Generic[Item, Answer]):
         self.capacity = capacity
         self._work = work
         self._max_batch = max_batch
-        self._entries: list[_Entry[Item, Answer]] = []  # in the order in which they will be begun
+        self._entries: list[_Entry[Item, Result]] = []  # in the order in which they will be begun
         self._changed = threading.Condition()
         self._stopping = False
         self._death: BaseException | None = None
@@ -250,7 +250,7 @@ class Scheduler(Generic[Item, Answer]):
         deadline: Deadline | None = None,
         priority: Priority = Priority.NORMAL,
         admission: Admission | None = None,
-    ) -> Answer:
+    ) -> Result:
         """Wait for an item's answer. The caller enforces the deadline; here an item past it is not begun.
 
         Takes:
@@ -264,7 +264,7 @@ class Scheduler(Generic[Item, Answer]):
             NotReady: if a worker died
             whatever ``work`` raised for this item
         """
-        entry = _Entry(item, key, deadline, priority, Future[Answer]())
+        entry = _Entry(item, key, deadline, priority, Future[Result]())
         if admission is not None:
             admission.hold_for(entry.future)
         with self._changed:
@@ -304,7 +304,7 @@ class Scheduler(Generic[Item, Answer]):
     # --- on the workers' threads -------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        batch: list[_Entry[Item, Answer]] = []
+        batch: list[_Entry[Item, Result]] = []
         try:
             while batch := self._next_batch():
                 self._run(batch)
@@ -319,7 +319,7 @@ class Scheduler(Generic[Item, Answer]):
                 self._answer_all(NotReady("the inference worker died"))
                 self._changed.notify_all()
 
-    def _next_batch(self) -> list[_Entry[Item, Answer]]:
+    def _next_batch(self) -> list[_Entry[Item, Result]]:
         """Wait for the next item and those that may share its batch; empty when the scheduler ends."""
         with self._changed:
             while True:
@@ -329,9 +329,9 @@ class Scheduler(Generic[Item, Answer]):
                 if batch := self._take_batch():
                     return batch
 
-    def _take_batch(self) -> list[_Entry[Item, Answer]]:
+    def _take_batch(self) -> list[_Entry[Item, Result]]:
         """Take the waiting items of one key; none if their callers are gone. A frame of its own, which keeps no reference."""
-        batch: list[_Entry[Item, Answer]] = []
+        batch: list[_Entry[Item, Result]] = []
         for entry in list(self._entries):
             if not batch or entry.key == batch[0].key:
                 self._entries.remove(entry)
@@ -341,7 +341,7 @@ class Scheduler(Generic[Item, Answer]):
                 break
         return batch
 
-    def _run(self, batch: Sequence[_Entry[Item, Answer]]) -> None:
+    def _run(self, batch: Sequence[_Entry[Item, Result]]) -> None:
         try:
             answers = self._work([entry.item for entry in batch])
             answered = list(zip(batch, answers, strict=True))
@@ -368,7 +368,7 @@ def _shed(reason: str, wait_s: float) -> NoReturn:
     raise Overloaded(f"{reason}; try again in {wait_s:.1f} s", retry_after_s=wait_s)
 
 
-def _begin(entry: _Entry[Item, Answer]) -> bool:
+def _begin(entry: _Entry[Item, Result]) -> bool:
     """Return True if the caller still waits; from here on it cannot cancel the item."""
     if not entry.future.set_running_or_notify_cancel():
         return False

@@ -37,7 +37,7 @@ class Opening:
 
     deadline: Deadline
     header: Header | None = None
-    """Of its image, once the first bytes tell it."""
+    """The header of its image, once the first bytes tell it."""
 
 
 def opening_of(scope: Scope) -> Opening | None:

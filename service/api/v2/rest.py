@@ -277,7 +277,7 @@ def _statistics(services: Services, engine: Engine) -> wire.ModelStat:
 
 
 def _batch(batch: int, executions: int, steps: Steps) -> wire.BatchStats:
-    """Of executions, not of images: the network's time is that of the whole batch already."""
+    """Count executions, not images: the network's time is that of the whole batch already."""
     infer_s = steps.infer.total_s / batch
     return wire.BatchStats(
         batch_size=batch,

@@ -33,7 +33,7 @@ Array = NDArray[np.uint8] | NDArray[np.float32]
 MAX_IMAGES = 64
 """A request."""
 MAX_JSON_BYTES = 64 * 1024
-"""Of a request's JSON, the data of its tensor left out."""
+"""The limit on a request's JSON, the data of its tensor left out."""
 MAX_JSON_VALUES = 1 << 22
 """Numbers of an output that may come back as JSON: 4 bytes each and more."""
 BLOCK = 1 << 18
@@ -56,7 +56,7 @@ class Output:
 
     datatype: str
     dimensions: int
-    """Of one image's."""
+    """The dimensions of one image's tensor."""
     make: Callable[[Segmentation], Array | bytes]
 
 

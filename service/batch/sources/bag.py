@@ -107,7 +107,7 @@ class BagSource:
         self._plan, self._target, self._recipe, self._topics, self._copy = plan, target, recipe, topics, copy
         self._until = contextlib.ExitStack()
         self._readers: dict[tuple[str, str, str], PictureReader] = {}
-        """Of the chosen topics, one for each way in which their messages are written."""
+        """The readers of the chosen topics, one for each way in which messages are written."""
         self._left_out: set[str] = set()
         """Topics that are not copied: masks that are replaced."""
         self._files: list[Recording] = []

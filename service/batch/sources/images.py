@@ -110,7 +110,7 @@ class ImageFrame(Frame):
 
     job: Job
     state: str = ""
-    """Of the file when it was read."""
+    """The state of the file when it was read."""
     modified_s: float = 0.0
     pages: int = 1
     geo: Georeference | None = None

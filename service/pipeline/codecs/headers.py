@@ -21,7 +21,7 @@ class Header(NamedTuple):
     width: int
     """As stored. EXIF orientation may swap the two sides, which changes neither their product nor the longer one."""
     height: int
-    """Of a scan: the slices below one another."""
+    """As stored; of a scan, the height of its slices below one another."""
     scan: nifti.Header | None = None
     """Further properties of a scan; None for a picture."""
 

@@ -61,7 +61,7 @@ class Outline(NamedTuple):
     """Components in the first scan."""
     exif: bytes
     profile: bytes
-    """Of colours; empty where it is absent or incomplete."""
+    """The colour profile; empty where it is absent or incomplete."""
 
 
 def size(data: bytes) -> tuple[int, int]:

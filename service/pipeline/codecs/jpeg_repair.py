@@ -33,7 +33,7 @@ FILLER = 8
 MAX_PADDING = 16
 """Bytes before a marker of which webcams pad their restart intervals with a few."""
 MAX_PIXELS = 16_000_000
-"""Of a picture that may be decoded a dozen times to find the end of its data."""
+"""The limit for a picture that may be decoded a dozen times to find the end of its data."""
 PADDINGS = (b"\x55" * 64, b"\xaa" * 64)
 """Their bits differ from the first on."""
 

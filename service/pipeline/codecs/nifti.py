@@ -56,7 +56,7 @@ DTYPES: dict[int, str] = {
 """Numpy's name of each data type that is read, by NIfTI's code."""
 _OTHERS = {0: "unknown", 1: "binary", 32: "complex64", 128: "RGB", 1536: "float128", 1792: "complex128", 2304: "RGBA"}
 _MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
-"""Of NIfTI's unit of length: unknown, metre, millimetre, micrometre."""
+"""Millimetres by NIfTI's unit of length: unknown, metre, millimetre, micrometre."""
 
 
 @dataclass(frozen=True, eq=False)

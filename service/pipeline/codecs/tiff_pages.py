@@ -14,7 +14,7 @@ from typing import Any
 from service.errors import CorruptImage, UnsupportedImage
 
 MAX_ENTRIES = 4096
-"""Of all directories that are read; a picture has some twenty. Bounds the walk through a file of entries."""
+"""The entries of all directories that are read; a picture has some twenty. They bound the walk through a file of entries."""
 MAX_SUB_DIRECTORIES = 64
 """Read of one directory; a raw picture has up to five, a pyramid some ten."""
 
@@ -71,7 +71,7 @@ class Page:
 
     data: bytes = field(repr=False)
     order: str
-    """Of ``struct``: ``<`` or ``>``."""
+    """The byte order as ``struct`` writes it: ``<`` or ``>``."""
     big: bool
     """BigTIFF: 64-bit offsets."""
     offset: int

@@ -26,7 +26,7 @@ from service.pipeline.codecs.limits import Limits
 from service.pipeline.codecs.tiff_pages import Page, Tag
 
 MAX_BANDS = 64
-"""Of one picture. Each costs memory while a piece is read."""
+"""The most of one picture. Each costs memory while a piece is read."""
 MAX_PIECES = 1 << 16
 """Strips or tiles of one picture: strips of one row are at most 16,384 a band, and tiles of 32 x 32 some 50,000."""
 BAND_PIXELS = 1 << 18

@@ -17,7 +17,7 @@ from service.pipeline.tasks.semantic import Semantic
 
 
 class Task(Protocol):
-    """Outputs to a value map: the contract of every task. Stateless."""
+    """Turns a network's outputs into labels and their confidence: the contract of every task. A task keeps no state."""
 
     def outputs(self, *, instances: bool) -> tuple[str, ...]:
         """Return the names of the outputs that the network must compute.

@@ -54,9 +54,9 @@ class Axis(NamedTuple):
     """How one side is sampled: n scores -> as many positions as the image has pixels on that side."""
 
     cell: Indices
-    """Of each pixel: the score before it, 0 .. n - 2."""
+    """The index of the score before each pixel, 0 .. n - 2."""
     fraction: Exact
-    """Of each pixel: how far it lies on the way to the next score, 0..1."""
+    """Each pixel's place on the way to the next score, 0..1."""
     first: Indices
     """n: the first pixel of each cell, and the number of pixels at the end; equal entries where a cell has no pixel."""
 

@@ -25,11 +25,11 @@ Run = Callable[[NDArray[Any]], Values]
 """Runs the network: N x h x w x channels, or N x d x h x w x channels, to N x K x the same sides, float32 scores."""
 
 BATCH_PIXELS = 2**17
-"""Of the slices that run together: two of 256 x 256."""
+"""The voxels of the slices that run together: two of 256 x 256."""
 BLOCK_VOXELS = 2**20
-"""Of a block, unless its halo alone needs more."""
+"""The voxels of a block, unless its halo alone needs more."""
 WHOLE_VOXELS = 2**22
-"""Of a volume whose network has no known halo: it cannot be cut into blocks."""
+"""The voxels of a volume whose network has no known halo: it cannot be cut into blocks."""
 
 _AXIS = {"R": "sagittal", "L": "sagittal", "A": "coronal", "P": "coronal", "S": "axial", "I": "axial"}
 """The plane that is across an axis, by the axis's direction."""
