@@ -75,7 +75,7 @@ def test_deflate_without_a_zlib_header_is_read(body: bytes, chunk: int) -> None:
 
 @pytest.mark.parametrize("bad", [gzip.compress(b"a") + b"x", gzip.compress(b"a") + b"\x1f", gzip.compress(b"a") * 2 + b"\0"])
 def test_what_follows_the_last_member_is_refused(bad: bytes) -> None:
-    """Other bytes are no member."""
+    """Only another member may follow one."""
     with pytest.raises(BadParameter, match="end"):
         inflate(bad, "gzip", 8)
 
