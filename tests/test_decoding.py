@@ -801,7 +801,7 @@ def bmp_of(height: int, bits: int, compression: int, pixels: bytes, more: bytes 
 )
 def test_bit_fields_of_a_bmp_may_lie_anywhere(fields: Any, header_bytes: int, compression: int, upward: bool) -> None:
     """Each field is scaled by its own largest number, whatever its order; an opaque alpha changes nothing."""
-    named = {
+    named: dict[str, Any] = {
         "4444": (16, (8, 4), (4, 4), (0, 4), (12, 4)),
         "565": (16, (11, 5), (5, 6), (0, 5), (0, 0)),
         "555": (16, (10, 5), (5, 5), (0, 5), (0, 0)),

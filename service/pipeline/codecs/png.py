@@ -125,7 +125,7 @@ def _is_key(band: NDArray[np.uint16], key: int | tuple[int, int, int] | None) ->
     if key is None:
         return np.zeros((1, 1, 1), np.bool_)
     color = np.array([key] if isinstance(key, int) else key[::-1], np.uint16)
-    return np.all(band == color, axis=2, keepdims=True)
+    return np.asarray(np.all(band == color, axis=2, keepdims=True), np.bool_)
 
 
 def _sound(data: bytes) -> Iterator[bytes]:
