@@ -514,6 +514,14 @@ def test_the_python_code_fetches_what_is_on_the_screen(
 
 
 @in_a_browser
+def test_a_phone_shows_the_heading_first(browser: Browser, base_url: str) -> None:
+    """What the page is for stands above the buttons."""
+    with visit(browser, base_url, viewport=PHONE, is_mobile=True, has_touch=True) as page:
+        tops = [page.locator(name).evaluate("node => node.getBoundingClientRect().top") for name in ("#headline", "#sources")]
+        assert tops[0] < tops[1]
+
+
+@in_a_browser
 def test_two_models_are_shown_side_by_side(browser: Browser, tmp_path: Path, png: bytes) -> None:
     """The same picture with another model's mask, at the same zoom; switched off again."""
     write_artifact(tmp_path / "one.onnx", make_manifest())

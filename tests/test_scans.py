@@ -156,6 +156,13 @@ def test_classes_and_confidence_filter_voxels(client: httpx.Client) -> None:
     assert set(np.unique(sure).tolist()) <= {0, 1, 2, 255}
 
 
+def test_a_scans_reply_tells_the_share_of_uncertain_voxels(client: httpx.Client) -> None:
+    """The confidence of a scan comes with its labels, so each reply has the header, whatever was asked."""
+    reply = client.post("/segment", content=scan())
+    kept = np.asarray(loaded(client.post("/segment", params={"min_confidence": 0.5}, content=scan()).content).dataobj)
+    assert float(reply.headers["X-Uncertain"]) == pytest.approx(np.mean(kept == 255), abs=0.01)
+
+
 @pytest.mark.parametrize("name", ["png", "coco", "gray", "color"])
 def test_formats_for_pictures_are_refused(client: httpx.Client, name: str) -> None:
     """With the formats that hold a volume."""
