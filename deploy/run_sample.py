@@ -1,7 +1,12 @@
 """``make run``: start the service, send it one street over HTTP, show the result, keep serving until Ctrl-C.
 
+<<<<<<< HEAD
 Runs in the repository, with the serving set alone. The service is a child in the same process group, so that Ctrl-C and a
 closed terminal reach both; this script ends only after it, and never leaves it behind.
+=======
+Runs in the repository, with the serving set alone. The service is a child in a process group of its own: Ctrl-C and SIGTERM
+reach the script, which sends the service one signal and waits until it has drained.
+>>>>>>> 0160c29 (Ctrl-C of make run sends the service one signal: requests in work are answered)
 """
 
 from __future__ import annotations
@@ -63,7 +68,9 @@ def demonstrate(port: int, out: Path) -> int:
     """
     refuse_taken_port(port)
     address = f"http://{HOST}:{port}"
-    service = subprocess.Popen([sys.executable, "-m", "service", "serve", "--host", HOST, "--port", str(port)], cwd=ROOT)
+    command = [sys.executable, "-m", "service", "serve", "--host", HOST, "--port", str(port)]
+    # A process group of its own: a terminal sends Ctrl-C to the whole group, and a second signal ends the service at once.
+    service = subprocess.Popen(command, cwd=ROOT, process_group=0)
     try:
         with httpx.Client(base_url=address, timeout=30.0, trust_env=False, headers=key_header(os.environ)) as http:
             wait_until_ready(http, service)

@@ -15,6 +15,8 @@ import httpx
 import pytest
 from PIL import Image
 
+from tests.conftest import encode_image, make_image
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "deploy" / "run_sample.py"
 
@@ -47,8 +49,7 @@ def demonstration(port: int, artifact_dir: Path, tmp_path: Path, keys: str) -> I
         start_new_session=True,
     )
     yield process
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
+    process.terminate()  # the script ends its service, which is in another process group
     process.communicate()
 
 
@@ -96,6 +97,21 @@ def test_it_serves_shows_a_street_and_ends_with_everything_on_ctrl_c(
     assert demonstration.wait(30) == 0
     assert group_is_empty(demonstration.pid)
     assert not answers(port)
+
+
+def test_ctrl_c_answers_the_request_in_work(demonstration: subprocess.Popen[str], port: int) -> None:
+    """The service gets one signal, and drains: an upload that has begun still gets its mask."""
+    read_until(demonstration, "The page:")
+    png = encode_image(make_image())
+    head = f"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Length: {len(png)}\r\nConnection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as link:
+        link.sendall(head.encode() + png[:100])
+        time.sleep(0.5)
+        os.killpg(demonstration.pid, signal.SIGINT)
+        time.sleep(0.5)
+        link.sendall(png[100:])
+        assert link.recv(64).startswith(b"HTTP/1.1 200")
+    assert demonstration.wait(30) == 0
 
 
 @pytest.mark.parametrize("keys", [" first , second"], indirect=True)
