@@ -61,6 +61,7 @@ def assert_alike(found: SplitScores, expected: SplitScores) -> None:
     assert found.objects == expected.objects == {}
     plain, other = found.model_dump(exclude={"objects"}), expected.model_dump(exclude={"objects"})
     assert plain.pop("iou") == pytest.approx(other.pop("iou"), abs=1e-3)
+    assert plain.pop("dice") == other.pop("dice") == {}
     assert plain == pytest.approx(other, abs=1e-3)
 
 

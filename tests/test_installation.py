@@ -134,7 +134,11 @@ def test_the_extra_serve_segments_an_image(serve: Path, tmp_path: Path) -> None:
     shutil.copy(ROOT / "service" / "api" / "page" / "street-1.jpg", tmp_path / "street.jpg")
     done = run(tmp_path, serve / "fcn-serve", "segment", "street.jpg", "--out", "masks")
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["street.mask.png", "street.overlay.png"]
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == [
+        ".fcn-serve.jsonl",
+        "street.mask.png",
+        "street.overlay.png",
+    ]
     (tmp_path / "drive.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
     told = run(tmp_path, serve / "fcn-serve", "segment", "drive.mp4")
     assert (told.returncode, told.stderr.count("\n")) == (2, 1)

@@ -24,7 +24,7 @@ def test_an_array_of_another_kind_is_refused(array: np.ndarray) -> None:
     """Floats, or a vector, are a ValueError."""
     buffer = io.BytesIO()
     np.save(buffer, array)
-    with pytest.raises(ValueError, match="two-dimensional uint8"):
+    with pytest.raises(ValueError, match="uint8 array of two or three dimensions"):
         npy.decode(buffer.getvalue())
 
 

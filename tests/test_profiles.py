@@ -61,7 +61,8 @@ PICTURE = np.repeat(np.repeat(COLORS, 8, axis=0), 8, axis=1)
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "JPEG"])
 def test_colours_of_another_profile_become_those_of_srgb(kind: str, name: str) -> None:
     """As the definition of the profile says, within what the format itself loses."""
-    options: dict[str, Any] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}.get(kind, {})
+    of_kind: dict[str, dict[str, Any]] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}
+    options = of_kind.get(kind, {})
     pixels = decode(encode_image(PICTURE, kind, icc_profile=profile(name), **options), LIMITS)
     difference = np.abs(pixels - expected(PICTURE, name))
     assert difference.mean() < 1.5

@@ -34,8 +34,8 @@ def test_the_paper_has_these_layers() -> None:
     left = [stage for stage in net.left if isinstance(stage, Residual)]
     assert tuple(len(stage.convolutions) for stage in left) == CONVOLUTIONS == (1, 2, 3, 3, 3)
     assert [layer.num_parameters for stage in left for layer in stage.activations][:: len(left)][0] == 16
-    assert net.left[4].convolutions[0][0].kernel_size == (5, 5, 5)
-    assert net.left[4].convolutions[0][0].out_channels == 256
+    deepest = next(module for module in left[4].modules() if isinstance(module, torch.nn.Conv3d))
+    assert (deepest.kernel_size, deepest.out_channels) == ((5, 5, 5), 256)
     assert net.score.in_channels == 32
     assert {module.kernel_size for module in net.down.modules() if isinstance(module, torch.nn.Conv3d)} == {(2, 2, 2)}
 

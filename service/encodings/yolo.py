@@ -57,7 +57,10 @@ def decode(text: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
                 continue
             if len(words) < 7 or len(words) % 2 == 0 or not words[0].isdecimal() or int(words[0]) > UNLABELLED:
                 raise ValueError(f"line {number} is not a class id and at least three corners")
-            corners = np.array(words[1:], np.float64).reshape(-1, 2) * (size[1], size[0])
+            shares = np.array(words[1:], np.float64).reshape(-1, 2)
+            if not (np.abs(shares) <= 1e6).all():
+                raise ValueError(f"line {number} has corners that are not shares of the picture's sides")
+            corners = shares * (size[1], size[0])
             whole = corners.round()
             corners = np.where(np.abs(corners - whole) < 0.05, whole, corners)  # the rounding of the text
             polygons.draw(labels, [corners], int(words[0]))

@@ -335,7 +335,7 @@ def _narrowed(samples: NDArray[Any], layout: Layout, bits: int, read: _Read) -> 
         finite = samples[np.isfinite(samples)]
         read.note(finite, 1.0)
         share = np.nan_to_num(np.clip(samples, 0, 1).astype(np.float32))
-        return np.rint(share * 255).astype(np.uint8)
+        return np.asarray(np.rint(share * 255), np.uint8)
     if layout.bits == 8 and layout.sample_format == _UNSIGNED:
         return np.asarray(samples, np.uint8)
     if layout.bits < 16 and layout.sample_format == _UNSIGNED:
