@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from service.pipeline import plan
 from service.pipeline.manifest import Manifest
@@ -19,8 +19,7 @@ SCAN_COST = 3
 """Megapixels of the queue's capacity that a million voxels take: as floats, as probabilities and as labels."""
 
 
-@dataclass(frozen=True)
-class Workload:
+class Workload(NamedTuple):
     """The cost of one image."""
 
     megapixels: float
@@ -33,7 +32,8 @@ class Workload:
     @classmethod
     def of(cls, height: int, width: int, manifest: Manifest) -> Workload:
         """Return the cost of an image of this size, at the network's working size."""
-        return cls._at(height * width / 1e6, plan.fit_size(height, width, manifest.input))
+        h, w = size = plan.fit_size(height, width, manifest.input)
+        return cls(height * width / 1e6, size, h * w / 1e6)
 
     @classmethod
     def native(cls, height: int, width: int, manifest: Manifest, tiling: Tiling) -> Workload:
@@ -55,12 +55,8 @@ class Workload:
     @classmethod
     def least(cls, manifest: Manifest) -> Workload:
         """Return the lowest cost that any image can have."""
-        return cls._at(0.0, plan.least_size(manifest.input))
-
-    @classmethod
-    def _at(cls, megapixels: float, network_size: tuple[int, int]) -> Workload:
-        h, w = network_size
-        return cls(megapixels, network_size, h * w / 1e6)
+        h, w = size = plan.least_size(manifest.input)
+        return cls(0.0, size, h * w / 1e6)
 
     @property
     def cost(self) -> float:

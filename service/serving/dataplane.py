@@ -274,9 +274,9 @@ class DataPlane:
         """
         header = None
         try:
-            manifest = self.predictor.engine().manifest
+            manifest = self.predictor.repository.get().manifest
             if head:
-                header = self.probe(head)
+                header = decoding.probe(head, self.predictor.limits)
                 if header.scan is not None:
                     return None
                 workload = Workload.of(header.height, header.width, manifest)

@@ -23,13 +23,9 @@ class Deadline:
 
     def __init__(self, limit_s: float, spent_s: float = 0.0) -> None:
         self.limit_s = limit_s
-        self._begun = time.monotonic() - spent_s
-        self._timer: asyncio.Timeout | None = None
-
-    @property
-    def at(self) -> float:
+        self.at = time.monotonic() - spent_s + limit_s
         """The moment, as ``time.monotonic()`` tells it."""
-        return self._begun + self.limit_s
+        self._timer: asyncio.Timeout | None = None
 
     @property
     def left_s(self) -> float:
@@ -38,6 +34,7 @@ class Deadline:
 
     def change(self, limit_s: float) -> None:
         """Set another limit, counted from the same beginning: a body may name one of its own."""
+        self.at += limit_s - self.limit_s
         self.limit_s = limit_s
         if self._timer is not None:
             self._timer.reschedule(asyncio.get_running_loop().time() + self.left_s)

@@ -221,7 +221,7 @@ class Scheduler(Generic[Item, Result]):
             _shed("the queue is full", pace_s * sum(self._todo) * min(1.0, excess / self._load))
         ahead_s = pace_s * sum(self._todo[: priority + 1])
         through_s = ahead_s + pace_s * work
-        if deadline is not None and through_s > (left_s := deadline.left_s):
+        if deadline is not None and through_s > (left_s := deadline.at - time.monotonic()):
             # If the work alone exceeds the deadline, suggest retrying when the queue is empty.
             _shed(f"it would take {through_s:.1f} s, and {left_s:.1f} s are left", min(through_s - left_s, ahead_s))
 

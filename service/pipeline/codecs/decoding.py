@@ -26,6 +26,9 @@ from service.pipeline.codecs.limits import Limits, check_bytes, check_size
 
 __all__ = ["FORMATS", "RGB", "Georeference", "Header", "Limits", "decode", "georeference", "probe"]
 
+_COMMON = (b"\xff\xd8", b"\x89P")
+"""The first bytes of JPEG and PNG, never a scan: most requests end here."""
+
 RGB = NDArray[np.uint8]
 """H x W x 3 uint8, RGB."""
 
@@ -45,7 +48,7 @@ def probe(data: bytes | RGB, limits: Limits) -> Header:
     if isinstance(data, np.ndarray):
         height, width, _ = data.shape
         header = Header("RGB", width, height)
-    elif nifti.is_nifti(data):
+    elif data[:2] not in _COMMON and nifti.is_nifti(data):
         scan = nifti.probe(data, limits)
         x, y, z = scan.shape
         return Header("NIFTI", x, y * z, scan)
