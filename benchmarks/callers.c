@@ -232,12 +232,13 @@ int main(int count, char **words)
         if (!rate)
             fail("a phase is SECONDS:RATE");
         double each = rate[1] == 'x' ? atof(rate + 2) * fmax((double)(masks - before) / length, 1.0) : atof(rate + 1);
-        double due = end;
+        double begun = end;
         before = masks;
         length = atof(words[at]);
         end += length;
-        for (; each > 0 && due < end; due += 1 / each) {
-            hear_until(due, true);
+        long asked = (long)ceil(length * each - 1e-9); /* counted, because sums of 1 / each are rounded by the clock's size */
+        for (long number = 0; number < asked; number++) {
+            hear_until(begun + (double)number / each, true);
             ask(&others);
         }
         hear_until(end, true);

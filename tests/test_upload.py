@@ -301,7 +301,10 @@ def test_all_bodies_together_are_bounded() -> None:
 
 def test_senders_who_never_finish_cannot_fill_the_memory(artifact_dir: Path, png: bytes) -> None:
     """Twenty uploads that stop in the middle: those beyond the bound are told to come back, and the next image is served."""
-    with live_server(Settings(models_dir=artifact_dir, max_image_bytes=1_000_000)) as url, contextlib.ExitStack() as stack:
+    with (
+        live_server(Settings(models_dir=artifact_dir, max_image_bytes=1_000_000, max_scan_bytes=1_000_000)) as url,
+        contextlib.ExitStack() as stack,
+    ):
         address = (urlsplit(url).hostname or "", urlsplit(url).port or 0)
         waiting = []
         for _ in range(20):
