@@ -37,7 +37,9 @@ NOT_HERE = {
     r"https://segment\.example": "needs a public name: tests/test_proxy.py has one of its own",
     r"^(apt-get|g\+\+|\./segment) ": "needs a compiler and libraries: tests/test_examples.py compiles the example",
     r"^make\b": "a target of the Makefile: tests/test_packaging.py and CI run those",
-    r"\b(models\.(train|train_heads|average|calibrate|export|evaluate|adopt|scenes|heads))\b": "needs data, weights or minutes: tests of models/ run it",
+    r"\bmodels\.(train|train_heads|average|calibrate|export|evaluate|adopt|scenes|heads)\b": (
+        "needs data, weights or minutes: tests of models/ run it"
+    ),
     r"\b(theirs\.onnx|FCN_MODELS_DIR=artifacts)\b": "needs a file that only the reader has",
     r"--unix-socket": "needs a service at that socket: tests/test_listening.py has one",
     r"(?<![\w-])serve\b": "serves until Ctrl-C: tests/live.py starts it so",
