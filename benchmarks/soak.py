@@ -102,7 +102,8 @@ class Soak:
         """Read the formats and the model from the server."""
         document = (await self._client.get("/openapi.json")).json()
         parameters = {parameter["name"]: parameter for parameter in document["paths"]["/segment"]["post"]["parameters"]}
-        self._formats: list[str] = parameters["format"]["schema"]["enum"]
+        named: list[str] = parameters["format"]["schema"]["enum"]
+        self._formats = [name for name in named if name != "nifti"]  # that of scans
         self._model: str = (await self._client.get("/models")).json()["default"]
 
     async def end(self) -> None:
