@@ -22,8 +22,9 @@ KSERVE = "kserve==0.21.0"
 
 
 def snippets(kind: str) -> str:
-    """All of one kind, one after another."""
-    return "\n".join(re.findall(rf"^```{kind}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+    """All of one kind, one after another, without those that start a service: `host` is one."""
+    blocks = re.findall(rf"^```{kind}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    return "\n".join(block for block in blocks if "fcn-serve serve" not in block)
 
 
 @pytest.fixture(scope="module")
