@@ -64,7 +64,7 @@ def open_predictor(settings: Settings, models: Path | None = None) -> Predictor:
     options = EngineOptions(settings.provider, settings.threads)
     default = settings.default_model if models is None else None
     repository = Repository(models or settings.models_dir, options, default, settings.precision)
-    return Predictor(repository, _limits(settings), Tiling(settings.tile_memory_mb))
+    return Predictor(repository, limits_of(settings), Tiling(settings.tile_memory_mb))
 
 
 def make_plane(settings: Settings, repository: Repository) -> DataPlane:
@@ -78,7 +78,7 @@ def make_plane(settings: Settings, repository: Repository) -> DataPlane:
     from service.serving.keys import Keys  # noqa: PLC0415
 
     on_cuda = any(engine.provider == "cuda" for engine in repository.engines())
-    limits = _limits(settings)
+    limits = limits_of(settings)
     return DataPlane(
         Predictor(repository, limits, Tiling(settings.tile_memory_mb)),
         keys=Keys(key.get_secret_value() for key in settings.api_keys),
@@ -88,7 +88,8 @@ def make_plane(settings: Settings, repository: Repository) -> DataPlane:
     )
 
 
-def _limits(settings: Settings) -> Limits:
+def limits_of(settings: Settings) -> Limits:
+    """Return the limits on images and scans."""
     return Limits(
         max_bytes=settings.max_image_bytes,
         max_pixels=settings.max_image_pixels,

@@ -1,0 +1,25 @@
+"""The options of ``fcn-serve live``, as the command line gives them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from service.pipeline.codecs.limits import Limits
+
+
+@dataclass(frozen=True)
+class LiveOptions:
+    """What sources, sinks and the network are asked for."""
+
+    limits: Limits
+    """On bytes, pixels and sides of a frame."""
+    model: str | None = None
+    """The model's name; None is the default."""
+    classes: tuple[str, ...] = ()
+    """Names or ids of the classes to keep; all if empty."""
+    min_confidence: float = 0.0
+    """0..1: pixels with a lower confidence become 255."""
+    ids: str | None = None
+    """The table of class ids in the masks; None is the model's own."""
+    rate_hz: float | None = None
+    """The most masks a second of each source; None is without a limit."""

@@ -1,0 +1,72 @@
+"""Addresses to sources and sinks. A kind's file is imported only when its address is named.
+
+To add a kind: write its file, add its line here, and write its test.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from service.errors import BadSetting
+from service.live.options import LiveOptions
+from service.live.sinks import LiveSink
+from service.live.sources import LiveSource
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of source or sink."""
+
+    example: str
+    """An address, for the help and for errors."""
+    matches: Callable[[str], bool]
+    """Whether an address is of this kind; the first kind in the table that says so gets it."""
+    module: str
+    """The file that has ``open_source`` or ``open_sink``."""
+
+
+def _begins(*prefixes: str) -> Callable[[str], bool]:
+    return lambda address: address.lower().startswith(prefixes)
+
+
+SOURCES: tuple[Kind, ...] = (Kind("FOLDER", lambda address: Path(address).is_dir(), "service.live.sources.folder"),)
+"""Every kind of source."""
+
+SINKS: tuple[Kind, ...] = (Kind("-", lambda address: address == "-", "service.live.sinks.lines"),)
+"""Every kind of sink."""
+
+
+def open_source(address: str, options: LiveOptions) -> LiveSource:
+    """Make the source of an address; nothing is opened yet.
+
+    Raises:
+        BadSetting: if the address is of no kind, or the kind's package is missing
+    """
+    source: LiveSource = _module_of(address, SOURCES, "--from").open_source(address, options)
+    return source
+
+
+def open_sink(address: str, options: LiveOptions) -> LiveSink:
+    """Make the sink of an address; nothing is opened yet.
+
+    Raises:
+        BadSetting: if the address is of no kind, or the kind's package is missing
+    """
+    sink: LiveSink = _module_of(address, SINKS, "--to").open_sink(address, options)
+    return sink
+
+
+def examples(kinds: Sequence[Kind]) -> str:
+    """Return one address of each kind, for a sentence."""
+    return ", ".join(kind.example for kind in kinds)
+
+
+def _module_of(address: str, kinds: Sequence[Kind], option: str) -> Any:
+    for kind in kinds:
+        if kind.matches(address):
+            return importlib.import_module(kind.module)
+    raise BadSetting(f"{option} {address}: not an address that is known, or not there; these are: {examples(kinds)}")
