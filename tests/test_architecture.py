@@ -191,7 +191,7 @@ sys.meta_path.insert(0, Blocked())
 def import_without(statement: str, names: set[str]) -> subprocess.CompletedProcess[str]:
     """Run a statement in a fresh interpreter in which the named top-level packages do not exist."""
     code = BLOCKER.format(names=names, statement=statement)
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
 
 
 def third_party() -> set[str]:
