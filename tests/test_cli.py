@@ -24,9 +24,9 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from service import __version__, cli, encodings
+from service.batch.lines import Lines
 from service.batch.records import NAME as RECORD
 from service.batch.records import Records
-from service.batch.sources.images import Lines
 from service.cli.check import _manifest_rows
 from service.client import Client
 from service.encodings import decode, overlay, rle, tiff
@@ -405,11 +405,11 @@ def test_overwriting_loses_no_line_when_it_is_interrupted(
     add = Lines.add
     added: list[bytes] = []
 
-    def interrupted(lines: Lines, line: bytes) -> None:
+    def interrupted(lines: Lines, line: bytes, rank: int = 0) -> None:
         if added:
             raise KeyboardInterrupt
         added.append(line)
-        add(lines, line)
+        add(lines, line, rank)
 
     with monkeypatch.context() as patch:
         patch.setattr(Lines, "add", interrupted)

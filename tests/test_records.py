@@ -6,13 +6,17 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from service.batch.records import NAME, Recipe, Records, State, options_of, state_of
+from service.batch.lines import Lines
+from service.batch.records import NAME, Finished, Recipe, Records, State, options_of, size_of, state_of
 from service.encodings import Options
 from service.errors import BadSetting
 
@@ -33,7 +37,8 @@ def finished(source: Path, name: str = "a.mask.png", *, of_many: bool = False) -
     result = source.parent.parent / "out" / name
     records = Records(result.parent)
     result.write_bytes(b"mask")
-    records.add(result, source, RECIPE, state_of(source), of_many=of_many)
+    line = b"{}" if of_many else None
+    records.add(Finished(result, source, RECIPE, state_of(source), size_of(result), line))
     records.close()
     return result
 
@@ -126,7 +131,7 @@ def test_every_file_of_a_folder_counts_for_its_size(source: Path, change: Callab
     for name in ("0.png", "1.png"):
         (result / name).write_bytes(b"mask")
     records = Records(result.parent)
-    records.add(result, source, RECIPE, state_of(source))
+    records.add(Finished(result, source, RECIPE, state_of(source), size_of(result)))
     records.close()
     change(result)
     assert state(result, source) is wanted
@@ -184,6 +189,38 @@ def test_the_last_line_counts_and_a_torn_one_does_not(source: Path) -> None:
     assert json.loads(record.read_bytes())["result"] == "a.mask.png"
 
 
+def test_records_of_a_run_end_in_the_order_of_their_ranks(source: Path) -> None:
+    """Workers finish in any order; those of earlier runs keep their places, and equal ranks their order."""
+    out = source.parent.parent / "out"
+    finished(source, "earlier.mask.png")
+    records = Records(out)
+    for name, rank in (("c", 2), ("a", 0), ("earlier", 9), ("b", 1), ("a2", 0)):
+        result = out / f"{name}.mask.png"
+        result.write_bytes(b"mask")
+        records.add(Finished(result, source, RECIPE, state_of(source), size_of(result)), rank)
+    records.close()
+    rows = [json.loads(line) for line in (out / NAME).read_bytes().splitlines()]
+    assert [row["result"].partition(".")[0] for row in rows] == ["earlier", "a", "a2", "b", "c"]
+    assert state(out / "c.mask.png", source) is State.FINISHED
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), max_size=12), st.integers(0, 12))
+def test_lines_of_a_run_end_in_the_order_of_their_ranks(added: list[tuple[int, int]], earlier: int) -> None:
+    """The last line of an image counts; lines of earlier runs come first, whatever is superseded."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "masks.jsonl"
+        expected: dict[str, tuple[int, int, int]] = {}
+        for run, part in enumerate((added[:earlier], added[earlier:])):
+            lines = Lines(path)
+            for number, (image, rank) in enumerate(part):
+                lines.add(json.dumps({"file": str(image), "n": [run, rank, number]}).encode(), rank)
+                expected[str(image)] = (run, rank, number)
+            lines.close()
+        documents = [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+        assert [tuple(document["n"]) for document in documents] == sorted(expected.values())
+        assert {document["file"] for document in documents} == set(expected)
+
+
 def test_a_name_that_is_not_utf_8_is_recorded(tmp_path: Path) -> None:
     """Bytes as the file system has them."""
     source = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
@@ -197,7 +234,7 @@ def finished_beside(source: Path) -> Path:
     result = source.with_name(f"{source.stem}.mask.png")
     records = Records(result.parent)
     result.write_bytes(b"mask")
-    records.add(result, source, RECIPE, state_of(source))
+    records.add(Finished(result, source, RECIPE, state_of(source), size_of(result)))
     records.close()
     return result
 

@@ -75,6 +75,23 @@ class Finding:
 FINISHED = Finding(State.FINISHED)
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A result that has its name and its content, and is not recorded yet."""
+
+    result: Path
+    source: Path
+    recipe: Recipe
+    state: str
+    """Of the source when it was read: see :func:`state_of`."""
+    size: int | str | None = None
+    """Of the result: see :func:`size_of`. Where it was written it is known at once; another machine may see it later."""
+    line: bytes | None = None
+    """What is to be added to a file that holds results of many sources; None if the result is a file or a folder of its own."""
+    damage: str | None = None
+    """What was wrong with the source, told again by every run that finds the result finished."""
+
+
 class Records:
     """The record of one folder.
 
@@ -91,6 +108,8 @@ class Records:
         self._made = _make(folder)
         self._path = folder / NAME
         self._superseded = False
+        self._ranks: dict[tuple[str, str], int] = {}
+        """Of the results that only this run has recorded."""
         self._descriptor = -1
         try:
             if hold:
@@ -109,7 +128,7 @@ class Records:
         Takes:
             of_many: whether the file holds results of many sources
         """
-        size = None if of_many else _size_of(result)
+        size = None if of_many else size_of(result)
         if size is None and not result.exists():
             return Finding(State.MISSING)
         row = self._rows.get(self._key(result, source, of_many=of_many))
@@ -129,39 +148,44 @@ class Records:
             return Finding(State.CHANGED, "made before the file was changed")
         return Finding(State.FINISHED, damage=str(row.get("damage", "")))
 
-    def add(
-        self, result: Path, source: Path, recipe: Recipe, state: str, *, of_many: bool = False, damage: str | None = None
-    ) -> None:
-        """Record that a result is finished: it has its name and its content.
+    def add(self, finished: Finished, rank: int = 0) -> None:
+        """Record that a result is finished.
 
         Takes:
-            state: of the source when it was read: see :func:`state_of`
-            damage: what was wrong with the source, told again by every run that finds the result finished
+            rank: its place among the records of this run; equal ranks keep their order
         """
+        of_many, recipe = finished.line is not None, finished.recipe
         row = {
-            "result": os.fsdecode(result.name),
-            "source": self._told(source),
-            "state": state,
+            "result": os.fsdecode(finished.result.name),
+            "source": self._told(finished.source),
+            "state": finished.state,
             "model": recipe.model,
             "sha256": recipe.sha256,
             "options": recipe.digest,
-            **({} if of_many else {"size": _size_of(result)}),
-            **({"damage": damage} if damage else {}),
+            **({} if of_many else {"size": finished.size}),
+            **({"damage": finished.damage} if finished.damage else {}),
         }
-        key = self._key(result, source, of_many=of_many)
-        self._superseded = self._superseded or key in self._rows
+        key = self._key(finished.result, finished.source, of_many=of_many)
+        if key in self._rows:
+            self._superseded = True
+        else:
+            self._ranks[key] = rank
         self._rows[key] = row
         with self._path.open("ab") as file:
             file.write(_line(row))
 
     def close(self) -> None:
-        """Leave one line a result, and unlock the folder."""
-        if self._superseded:
+        """Leave one line a result, those of this run in the order of their ranks, and unlock the folder."""
+        added = [*self._ranks]
+        ordered = sorted(added, key=self._ranks.__getitem__)
+        if self._superseded or ordered != added:
+            keys = [*(key for key in self._rows if key not in self._ranks), *ordered]
             part = self._path.with_name(f"{NAME}.part")
-            with contextlib.suppress(OSError):  # the longer file says the same
-                part.write_bytes(b"".join(_line(row) for row in self._rows.values()))
+            with contextlib.suppress(OSError):  # the file as it is says the same
+                part.write_bytes(b"".join(_line(self._rows[key]) for key in keys))
                 part.replace(self._path)
             self._superseded = False
+            self._ranks.clear()
         self._let_go()
 
     def _let_go(self) -> None:
@@ -267,8 +291,8 @@ def state_of(source: Path) -> str:
     return _digest(sorted(_files(source)))
 
 
-def _size_of(result: Path) -> int | str | None:
-    """Return how large a result is.
+def size_of(result: Path) -> int | str | None:
+    """Return how large a result is, as its record says it.
 
     Gives:
         bytes of a file; of a folder, a text that changes with the names and sizes of its files; None if it is missing

@@ -1,7 +1,9 @@
 """One run over files: sources in, results out, one after the other.
 
-The line is straight: a source's frames are read, the network segments them, the source writes what came of them. A failure
-belongs to the source or to the frame that caused it, and never ends the run.
+The line is straight: a source's frames are read, the network segments them, the source writes what came of them, and the run
+records what is finished. A failure belongs to the source or to the frame that caused it, and never ends the run.
+
+:func:`work_on` does all but the recording, so that a worker of a cluster calls it too (``service.cluster``).
 """
 
 from __future__ import annotations
@@ -9,20 +11,18 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from service.batch.config import RunConfig
+from service.batch.lines import Lines
 from service.batch.overlap import overlapped
-from service.batch.records import FINISHED, Finding, Recipe, Records, State, options_of
+from service.batch.records import FINISHED, Finding, Finished, Recipe, Records, State, options_of
 from service.batch.sources import Done, F, Frame, Source
 from service.batch.targets import REMEDY, Targets, spoken
-from service.encodings import Options
 from service.errors import BadSetting, ServiceError
-from service.pipeline.codecs.decoding import Limits
-from service.pipeline.engine import Engine
 from service.pipeline.predictor import Predictor
-from service.pipeline.tiling import Resolution
 
 
 class Progress(Protocol):
@@ -59,42 +59,50 @@ class Report:
         self.failures.append((path, why))
         self.total += count
 
+    def add(self, other: Report) -> None:
+        """Add what came of another part of the run: counts, failures and notes."""
+        self.done += other.done
+        self.total += other.total
+        self.failures += other.failures
+        self.notes += other.notes
+        self.missing = other.missing or self.missing
+
     def progress(self) -> str:
         """Say how far the run got."""
         return f"{self.done} of {self.expected} images" if self.unit == "images" else f"{self.done} {self.unit}"
 
 
+class Ledger(Protocol):
+    """Where the results of sources are recorded and counted."""
+
+    report: Report
+
+    def record(self, finished: Finished) -> None:
+        """Record that a result is finished."""
+        ...
+
+
 class Plan:
-    """What all sources of a run share: the model, what is asked of each format, and where the results go.
+    """What there is to do, what was done before, and where the results go. One process writes: the one that has the plan.
 
     Takes:
-        engine: the model
-        options: by the name of each format that is written
-        limits: on image files
-        resolution: at which the network sees the frames
-        overwrite: whether finished results are done again
+        config: shared by all sources
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        options: Mapping[str, Options],
-        limits: Limits,
-        *,
-        resolution: Resolution = "working",
-        overwrite: bool = False,
-    ) -> None:
-        self.engine, self.options, self.limits, self.overwrite = engine, options, limits, overwrite
-        self.resolution = resolution
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
         self.targets = Targets()
         self.report = Report()
         self._records: dict[Path, Records] = {}
+        self._lines: dict[Path, Lines] = {}
         self._again: Counter[str] = Counter()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for lines in self._lines.values():
+            lines.close()
         for records in self._records.values():
             records.close()
 
@@ -104,10 +112,10 @@ class Plan:
         Takes:
             more: what else it depends on, for JSON
         """
-        manifest = self.engine.manifest
-        native = {"resolution": self.resolution} if self.resolution == "native" else {}
-        options = {**options_of(self.options[name]), **native, **more}
-        return Recipe(f"{manifest.name}@{manifest.version}", self.engine.sha256, name, options)
+        config, manifest = self.config, self.config.engine.manifest
+        native = {"resolution": config.resolution} if config.resolution == "native" else {}
+        options = {**options_of(config.options[name]), **native, **more}
+        return Recipe(f"{manifest.name}@{manifest.version}", config.engine.sha256, name, options)
 
     def hold(self, folders: Iterable[Path]) -> None:
         """Keep other runs out of these folders, and of those below them, to the end of the run.
@@ -132,6 +140,17 @@ class Plan:
         if key not in self._records:
             self._records[key] = Records(folder)
         return self._records[key]
+
+    def lines(self, target: Path) -> Lines:
+        """Return the file with a line for each image; it stays open to the end of the run.
+
+        Raises:
+            BadSetting, OSError: as :meth:`records`
+        """
+        if target not in self._lines:
+            self.records(target.parent)
+            self._lines[target] = Lines(target)
+        return self._lines[target]
 
     def wanted(
         self, source: Path, results: Mapping[Path, Recipe], many: Mapping[Path, Recipe] | None = None, *, complete: bool = True
@@ -170,17 +189,21 @@ class Plan:
         """Say which finished results are done again, and why."""
         return [f"{count} done again: {why}" for why, count in self._again.items() if count]
 
-    def finished(
-        self, result: Path, source: Path, recipe: Recipe, state: str, *, of_many: bool = False, damage: str | None = None
-    ) -> None:
-        """Record that a result is finished; see ``Records.add``."""
-        self.records(result.parent).add(result, source, recipe, state, of_many=of_many, damage=damage)
+    def record(self, finished: Finished, rank: int = 0) -> None:
+        """Record that a result is finished; a line is added to its file first.
+
+        Takes:
+            rank: its place among the results of this run; equal ranks keep their order
+        """
+        if finished.line is not None:
+            self.lines(finished.result).add(finished.line, rank)
+        self.records(finished.result.parent).add(finished, rank)
 
     def _finding(self, source: Path, results: Mapping[Path, Recipe], many: Mapping[Path, Recipe]) -> Finding:
         source.stat()
         found = [self.records(path.parent).standing(path, source, recipe) for path, recipe in results.items()]
         found += [self.records(path.parent).standing(path, source, recipe, of_many=True) for path, recipe in many.items()]
-        if self.overwrite:
+        if self.config.overwrite:
             return Finding(State.MISSING)
         return max(found, key=lambda each: (each.state, each.damage), default=FINISHED)
 
@@ -197,25 +220,40 @@ def run(
         what came of it; it is the plan's own, and can be read when the run was interrupted
     """
     for source in sources:
-        _work_on(source, predictor, plan, progress)
+        work_on(source, predictor, plan.config, plan, progress)
     return plan.report
 
 
-def _work_on(source: Source[F], predictor: Predictor, plan: Plan, progress: Progress) -> None:
-    report = plan.report
+def work_on(source: Source[F], predictor: Predictor, config: RunConfig, ledger: Ledger, progress: Progress) -> None:
+    """Work on one source, and record its results as they are finished."""
+    report = ledger.report
     report.unit = source.unit
+
+    def write(done: Done[F]) -> Done[F]:
+        written = source.write(done)
+        try:
+            for each in written.finished:
+                ledger.record(each)
+        except OSError as error:
+            if written.frame.file is None:
+                raise
+            return replace(written, made=None, failure=reason(written.frame.file, error))
+        return written
+
     try:
         with contextlib.closing(source):
-            progress.begin(spoken(source.path.name), source.open())
+            progress.begin(spoken(source.path.name), source.open(config))
             with _closed(source.frames()) as frames:
-                segment = _segmenting(predictor, plan)
-                for done in overlapped(frames, segment, source.write):
+                segment = _segmenting(predictor, config)
+                for done in overlapped(frames, segment, write):
                     if done.frame.counts:
                         _count(done, report)
                         progress.advance()
-            damage = source.finish()
-        if damage is not None:
-            report.failures.append((source.path, damage))
+            ending = source.finish()
+        for each in ending.finished:
+            ledger.record(each)
+        if ending.damage is not None:
+            report.failures.append((source.path, ending.damage))
     except BadSetting as error:
         report.missing = error.message
         report.fail(source.path, error.message)
@@ -224,14 +262,14 @@ def _work_on(source: Source[F], predictor: Predictor, plan: Plan, progress: Prog
     report.notes += [f"{spoken(source.path)}: {note}" for note in source.notes]
 
 
-def _segmenting(predictor: Predictor, plan: Plan) -> Callable[[F], Done[F]]:
-    instances = any(options.instances for options in plan.options.values())
+def _segmenting(predictor: Predictor, config: RunConfig) -> Callable[[F], Done[F]]:
+    instances = any(options.instances for options in config.options.values())
 
     def segment(frame: F) -> Done[F]:
         if frame.image is None:
             return Done(frame, None, frame.failure)
         try:
-            made = predictor.segment(frame.image, plan.engine, instances=instances, resolution=plan.resolution)
+            made = predictor.segment(frame.image, config.engine, instances=instances, resolution=config.resolution)
             return Done(frame, made, None)
         except ServiceError as error:
             return Done(frame, None, error.message)

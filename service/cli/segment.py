@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from service.batch.config import RunConfig
 from service.batch.inputs import Inputs, gather, is_scan
 from service.batch.run import Plan, Report, run
 from service.batch.sources import Source
 from service.batch.sources.bag import BAG_FORMAT, is_mcap, plan_bags
-from service.batch.sources.images import Images
+from service.batch.sources.images import plan_images
 from service.batch.sources.video import plan_videos
 from service.batch.targets import Write, spoken
 from service.cli import FAILED, INTERRUPTED
@@ -134,7 +135,7 @@ def segment(
         options = understood_together(OFFLINE_FORMATS, table, **query)
         options |= understood_together(sorted(_written(found, write, name)), table, **query, **more)
         begun = time.monotonic()
-        with Plan(engine, options, predictor.limits, resolution=resolution, overwrite=overwrite) as plan:
+        with Plan(RunConfig(engine, options, predictor.limits, resolution, overwrite)) as plan:
             plan.report.failures += found.failures
             plan.report.total += len(found.failures)
             plan.targets.spare(entry.path for entry in (*found.videos, *found.bags))
@@ -201,11 +202,9 @@ def _sources(
 ) -> Iterator[Source[Any]]:
     """Give what there is to do: images together, then one video and one bag after the other."""
     if found.images:
-        images = Images(plan, found.images, out, write or OF_IMAGES, name)
+        images = plan_images(plan, found.images, out, write or OF_IMAGES, name)
         if images.jobs:
             yield images
-        else:
-            images.close()
     yield from plan_videos(plan, found.videos, write or OF_VIDEOS)
     yield from plan_bags(plan, found.bags, out, topics, copy=copy)
 

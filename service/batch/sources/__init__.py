@@ -13,6 +13,8 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from service.batch.config import RunConfig
+from service.batch.records import Finished
 from service.pipeline.segmentation import Segmentation
 
 
@@ -48,10 +50,25 @@ class Done(Generic[F]):
     made: Segmentation | None
     """None if the network did not run or failed."""
     failure: str | None
+    finished: tuple[Finished, ...] = ()
+    """The results that are complete with this frame; to be recorded."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What came of a source as a whole."""
+
+    finished: tuple[Finished, ...] = ()
+    """The results that are complete now; to be recorded."""
+    damage: str | None = None
+    """What was wrong with the source."""
 
 
 class Source(Protocol[F]):
-    """One file, or many that are written alike."""
+    """One file, or many that are written alike.
+
+    Plain data until it is opened: a cluster sends it to the worker that opens it.
+    """
 
     path: Path
     """The file or folder that a failure of the whole source belongs to."""
@@ -60,9 +77,11 @@ class Source(Protocol[F]):
     notes: list[str]
     """Sentences for the person who started the run, complete when the source is finished."""
 
-    def open(self) -> int | None:
+    def open(self, config: RunConfig) -> int | None:
         """Open the source and what is written of it.
 
+        Takes:
+            config: of the run
         Gives:
             the number of frames, as far as known
         Raises:
@@ -78,16 +97,13 @@ class Source(Protocol[F]):
         """Write what came of a frame. Called in order, on another thread.
 
         Gives:
-            the same, or its failure where the frame has a file of its own and the results cannot be written
+            the same, with the results that are finished; with its failure where the frame has a file of its own and a result
+            cannot be written
         """
         ...
 
-    def finish(self) -> str | None:
-        """Give the results their names, when every frame is written.
-
-        Gives:
-            what was wrong with the source, or None
-        """
+    def finish(self) -> Ending:
+        """Give the results their names, when every frame is written."""
         ...
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.batch.config import RunConfig
 from service.batch.inputs import METADATA, Input
 from service.batch.journal import Journal
 from service.batch.optional import load
@@ -29,9 +30,9 @@ from service.batch.recordings import Channel, Contents, Message, Recording, is_r
 from service.batch.recordings.opening import open_recording
 from service.batch.recordings.pictures import Head, PictureReader, holds_pictures, reader_of
 from service.batch.recordings.writer import MaskWriter
-from service.batch.records import Recipe, state_of
+from service.batch.records import Finished, Recipe, size_of, state_of
 from service.batch.run import Plan, reason
-from service.batch.sources import Done, Frame
+from service.batch.sources import Done, Ending, Frame
 from service.batch.sources.video import replace_folder
 from service.batch.targets import BAG, MASKS, is_result, unfinished
 from service.encodings import FORMATS, MaskView, rle, to_json
@@ -86,7 +87,7 @@ def plan_bags(
         target = target_of(entry, out)
         recipe = plan.recipe(BAG_FORMAT, topics=sorted(topics), copy=copy)
         if plan.wanted(entry.path, {target: recipe}):
-            yield BagSource(plan, entry.path, target, recipe, topics, copy=copy)
+            yield BagSource(entry.path, target, recipe, topics, copy=copy)
 
 
 def target_of(entry: Input, out: Path | None) -> Path:
@@ -101,10 +102,10 @@ class BagSource:
 
     unit = "messages"
 
-    def __init__(self, plan: Plan, path: Path, target: Path, recipe: Recipe, topics: Sequence[str], *, copy: bool) -> None:
+    def __init__(self, path: Path, target: Path, recipe: Recipe, topics: Sequence[str], *, copy: bool) -> None:
         self.path = path
         self.notes: list[str] = []
-        self._plan, self._target, self._recipe, self._topics, self._copy = plan, target, recipe, topics, copy
+        self._target, self._recipe, self._topics, self._copy = target, recipe, topics, copy
         self._until = contextlib.ExitStack()
         self._readers: dict[tuple[str, str, str], PictureReader] = {}
         """The readers of the chosen topics, one for each way in which messages are written."""
@@ -118,17 +119,17 @@ class BagSource:
         self._pictures = self._failed = 0
         self._worst = ""
 
-    def open(self) -> int | None:
+    def open(self, config: RunConfig) -> int | None:
         """Open the bag's files, choose its topics, and begin the bag of masks."""
-        plan, target = self._plan, self._target
+        self._config, target = config, self._target
         self._opened()
         channels = [channel for contents in self._contents for channel in contents.channels]
         chosen = self._chosen(channels)
         self._learn_depths()
         self._state = state_of(self.path)
-        options = plan.options[BAG_FORMAT]
-        run = {"model": plan.engine.sha256, "topics": sorted(chosen), **options.selection()}
-        self._journal = self._until.enter_context(contextlib.closing(Journal(target, self.path, run, afresh=plan.overwrite)))
+        options = config.options[BAG_FORMAT]
+        run = {**config.journal(), "topics": sorted(chosen), **options.selection()}
+        self._journal = self._until.enter_context(contextlib.closing(Journal(target, self.path, run, afresh=config.overwrite)))
         part = unfinished(target)
         _remove(part)
         self._until.callback(_remove, part)
@@ -139,7 +140,7 @@ class BagSource:
                     part,
                     folder=not is_mcap(target),
                     name=target.name,
-                    rows=options.rows(plan.engine.manifest.classes),
+                    rows=options.rows(config.engine.manifest.classes),
                     threshold=options.min_confidence,
                     profile="ros2" if plain else "",
                 )
@@ -254,7 +255,7 @@ class BagSource:
                 reader.skip(picture)
                 mask = None if "failure" in known else rle.decode(known)
                 return BagFrame(None, known.get("failure"), message, number, picture.head, mask, new=False)
-            image = reader.decode(picture, self._plan.limits)
+            image = reader.decode(picture, self._config.limits)
         except ServiceError as error:
             return BagFrame(None, error.message, message, number, new=known is None)
         return BagFrame(image, None, message, number, picture.head)
@@ -274,7 +275,7 @@ class BagSource:
             if frame.new:
                 self._journal.add(about + b',"failure":' + to_json(done.failure) + b"}")
         elif done.made is not None:
-            made, options = done.made, self._plan.options[BAG_FORMAT]
+            made, options = done.made, self._config.options[BAG_FORMAT]
             view = MaskView.of(made, options).selected()
             labels = view.labels
             self._journal.add(about + b"," + FORMATS["rle"].encode(view)[1:])
@@ -282,7 +283,7 @@ class BagSource:
             self._writer.write(frame.message.channel.topic, frame.head, frame.message.log_ns, labels)
         return done
 
-    def finish(self) -> str | None:
+    def finish(self) -> Ending:
         """Complete the bag and give it its name."""
         if self._damage and not self._pictures:
             raise CorruptImage(f"no image of it can be read: {'; '.join(self._damage)}")
@@ -301,8 +302,8 @@ class BagSource:
         told += self._unread
         told += [f"damaged: {done} images could be read, and are done: {why}" for why in self._damage]
         damage = "; ".join(told) or None
-        self._plan.finished(self._target, self.path, self._recipe, self._state, damage=damage)
-        return damage
+        finished = Finished(self._target, self.path, self._recipe, self._state, size_of(self._target), damage=damage)
+        return Ending((finished,), damage)
 
     def close(self) -> None:
         """Close the files; a bag that is not whole is deleted."""

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.batch.config import RunConfig
 from service.batch.inputs import Input
 from service.batch.journal import Journal
 from service.batch.optional import load
-from service.batch.records import Recipe, state_of
+from service.batch.records import Finished, Recipe, size_of, state_of
 from service.batch.run import Plan
-from service.batch.sources import Done, Frame
+from service.batch.sources import Done, Ending, Frame
 from service.batch.sources.breaks import breaks_off
 from service.batch.targets import FILM, LINES, MASKS, Write, unfinished
 from service.encodings import FORMATS, MaskView, overlay, png, rle, to_json
@@ -103,7 +104,7 @@ def plan_videos(plan: Plan, inputs: Sequence[Input], write: Sequence[Write]) -> 
         results = Results.of(entry, write)
         recipes = {path: plan.recipe(name) for path, name in results.formats().items()}
         if plan.wanted(entry.path, recipes):
-            yield VideoSource(plan, entry.path, results, recipes)
+            yield VideoSource(entry.path, results, recipes)
 
 
 class VideoSource:
@@ -111,24 +112,24 @@ class VideoSource:
 
     unit = "frames"
 
-    def __init__(self, plan: Plan, path: Path, results: Results, recipes: Mapping[Path, Recipe]) -> None:
+    def __init__(self, path: Path, results: Results, recipes: Mapping[Path, Recipe]) -> None:
         self.path = path
         self.notes: list[str] = []
-        self._plan, self._results, self._recipes = plan, results, recipes
+        self._results, self._recipes = results, recipes
         self._until = contextlib.ExitStack()
         self._count = 0
 
-    def open(self) -> int | None:
+    def open(self, config: RunConfig) -> int | None:
         """Open the video, its journal and its results."""
-        plan, path, results = self._plan, self.path, self._results
-        options = plan.options["rle"]
+        self._config, path, results = config, self.path, self._results
+        options = config.options["rle"]
         self._video = self._until.enter_context(contextlib.closing(Video(path)))
         self._state = state_of(path)
-        run = {"model": plan.engine.sha256, "statistics": options.statistics, **options.selection()}
-        journal = Journal(results.journal, path, run, afresh=plan.overwrite)
+        run = {**config.journal(), "statistics": options.statistics, **options.selection()}
+        journal = Journal(results.journal, path, run, afresh=config.overwrite)
         self._journal = self._until.enter_context(contextlib.closing(journal))
-        of_overlay = plan.options["overlay"]
-        self._rows = of_overlay.rows(plan.engine.manifest.classes)
+        of_overlay = config.options["overlay"]
+        self._rows = of_overlay.rows(config.engine.manifest.classes)
         self._palette, self._legend = palette_of(self._rows), of_overlay.legend
         self._film: _Film | None = None
         if results.masks is not None:  # every frame is written again, and there may be fewer
@@ -155,7 +156,7 @@ class VideoSource:
             raise InferenceFailed(f"frame {frame.moment.number}: {done.failure}")
         if done.made is not None:
             made = done.made
-            options = self._plan.options["rle"]
+            options = self._config.options["rle"]
             view = MaskView.of(made, options).selected()
             labels = view.labels
             # The format's own object, with what is known of the frame before the rest.
@@ -171,7 +172,7 @@ class VideoSource:
         self._count += 1
         return done
 
-    def finish(self) -> str | None:
+    def finish(self) -> Ending:
         """Give everything its name."""
         results, video = self._results, self._video
         if not self._count:
@@ -187,9 +188,11 @@ class VideoSource:
         if video.damaged or missing or video.breaks_off():
             of_all = f", of {video.announced}" if missing else ""
             damage = f"damaged: {self._count} frames could be read{of_all}, and are done"
-        for path, recipe in self._recipes.items():
-            self._plan.finished(path, self.path, recipe, self._state, damage=damage)
-        return damage
+        finished = (
+            Finished(path, self.path, recipe, self._state, size_of(path), damage=damage)
+            for path, recipe in self._recipes.items()
+        )
+        return Ending(tuple(finished), damage)
 
     def close(self) -> None:
         """Close the files; an overlay that is not whole is deleted."""
