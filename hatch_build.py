@@ -1,5 +1,5 @@
-"""The package's build: compiles ``service/pipeline/tasks/labels.c`` where there is a compiler. Where there is none, the wheel
-is pure.
+"""The package's build: compiles ``labels.c`` and ``objects.c`` of ``service/pipeline/tasks`` where there is a compiler. Where
+there is none, the wheel is pure.
 
 May import: the standard library, hatchling.
 """

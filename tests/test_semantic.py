@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from service.pipeline.tasks import compiled, semantic
+from service.pipeline.tasks.compiled import Library
 from service.pipeline.tasks.semantic import confidence_map, label_map
 
 sides = st.integers(1, 24)
 
 
 @pytest.fixture(scope="module")
-def library() -> Callable[..., None]:
+def library() -> Library:
     """What labels.c does."""
     found = compiled.loaded()
     if found is None:
@@ -170,7 +171,7 @@ def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     st.sampled_from([0.0, 1.0, 0.1, 0.0123]),
 )
 def test_compiled_labels_are_those_of_numpy(
-    library: Callable[..., None],
+    library: Library,
     seed: int,
     classes: int,
     h: int,
@@ -189,7 +190,7 @@ def test_compiled_labels_are_those_of_numpy(
         assert np.array_equal(found, label_map(scores, (H, W)))
 
 
-def test_scores_in_any_order_of_memory_are_taken(library: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_in_any_order_of_memory_are_taken(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     """A view of a batch, or of a turned array, is not a plain block of memory."""
     monkeypatch.setattr(semantic, "_compiled", library)
     scores = smooth_scores(5, 4, 9, 11)
@@ -202,16 +203,18 @@ def test_a_library_of_another_source_is_not_loaded(tmp_path: Path, monkeypatch: 
     """Its name holds a digest of the source: after an update the old one is ignored, and removed when the new one is made."""
     if shutil.which("cc") is None:
         pytest.skip("there is no C compiler")
-    source = tmp_path / "labels.c"
-    source.write_bytes(compiled.SOURCE.read_bytes())
-    monkeypatch.setattr(compiled, "SOURCE", source)
-    old = compiled.compile_source()
+    sources = [tmp_path / name for name in compiled.SOURCES]
+    for source in sources:
+        source.write_bytes((compiled.FOLDER / source.name).read_bytes())
+    monkeypatch.setattr(compiled, "FOLDER", tmp_path)
+    old = compiled.compile_sources()
     assert compiled.loaded() is not None
-    source.write_text(source.read_text() + "/* changed */\n")
-    assert compiled.loaded() is None
-    new = compiled.compile_source()
+    for source in sources:
+        source.write_text(source.read_text() + "/* changed */\n")
+        assert compiled.loaded() is None
+    new = compiled.compile_sources()
     assert compiled.loaded() is not None
-    assert set(tmp_path.iterdir()) == {source, new}
+    assert set(tmp_path.iterdir()) == {*sources, new}
     assert old != new
 
 
@@ -221,7 +224,7 @@ def test_without_a_compiler_the_build_says_what_is_lost() -> None:
         [sys.executable, "-P", compiled.__file__], env={"CC": "no-such-compiler"}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("labels.c was not compiled")
+    assert done.stderr.startswith("labels.c and objects.c were not compiled")
     assert done.stderr.count("\n") == 1
 
 

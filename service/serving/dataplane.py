@@ -153,7 +153,9 @@ class DataPlane:
             on_idle=self._trimmer.idle,
         )
         if not semantic.is_compiled():
-            log.info("labels.c is not compiled: label maps take three to five times as long; see docs/adr/0008-labels-in-c.md")
+            log.info(
+                "labels.c is not compiled: masks and objects take three to six times as long; see docs/adr/0008-labels-in-c.md"
+            )
         process.give_back()  # what opening the models took
 
     @property

@@ -1,7 +1,8 @@
-"""``labels.c``, compiled: three to five times as fast as numpy in ``semantic.py``, which does the same without a compiler.
+"""``labels.c`` and ``objects.c``, compiled into one library: three to ten times as fast as numpy in ``semantic.py`` and
+``panoptic.py``, which do the same without a compiler.
 
-Run as a script (``python -P``), this compiles it, with ``cc`` or what ``CC`` names; the build of
-the package does that, and so do the Makefile and the Dockerfile. A library is named after its source, so that an old one is
+Run as a script (``python -P``), this compiles them, with ``cc`` or what ``CC`` names; the build of
+the package does that, and so do the Makefile and the Dockerfile. A library is named after its sources, so that an old one is
 never loaded.
 """
 
@@ -14,61 +15,108 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-SOURCE = Path(__file__).with_name("labels.c")
+FOLDER = Path(__file__).parent
+SOURCES = ("labels.c", "objects.c")
 
 FLAGS = ("-std=c99", "-O3", "-ffp-contract=off", "-fPIC", "-shared")
 """Without contraction: a fused multiplication and addition would round differently than numpy, on some machines."""
 
 
+@dataclass(frozen=True)
+class Library:
+    """The functions of the library. They take numpy arrays that are C-contiguous and of the types that the source names, and
+    numbers.
+    """
+
+    label_map: Callable[..., int]
+    find_peaks: Callable[..., int]
+    nearest_peaks: Callable[..., int]
+    add_probabilities: Callable[..., int]
+    rename: Callable[..., int]
+
+
 def library() -> Path:
     """Where the library is, or would be."""
-    return SOURCE.with_name(f"labels-{hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]}.so")
+    told = b"".join((FOLDER / name).read_bytes() for name in SOURCES)
+    return FOLDER / f"labels-{hashlib.sha256(told).hexdigest()[:12]}.so"
 
 
-def loaded() -> Callable[..., None] | None:
-    """``fcn_label_map`` of the library; None if there is none, or none for this machine.
-
-    It takes numpy arrays that are C-contiguous and of the types that the source names, and whole numbers.
-    """
+def loaded() -> Library | None:
+    """The library; None if there is none, or none for this machine."""
     try:
-        function = ctypes.CDLL(str(library())).fcn_label_map
-    except OSError:
+        found = ctypes.CDLL(str(library()))
+        named = {field.name: getattr(found, f"fcn_{field.name}") for field in fields(Library)}
+    except (OSError, AttributeError):
         return None
-    return _taking_arrays(function)
+    return _taking_arrays(**named)
 
 
-def _taking_arrays(function: Any) -> Callable[..., None]:
+def _taking_arrays(*, label_map: Any, find_peaks: Any, nearest_peaks: Any, add_probabilities: Any, rename: Any) -> Library:
     import numpy as np  # noqa: PLC0415 - the script runs where it is not installed
 
     def array(kind: Any, dimensions: int) -> Any:
         return np.ctypeslib.ndpointer(kind, dimensions, flags="C_CONTIGUOUS")
 
-    arrays = [
-        array(np.float32, 3),
-        *[None] * 3,
-        *[array(np.int64, 1), array(np.float64, 1)] * 2,
-        array(np.float32, 2),
-        array(np.uint8, 2),
-        array(np.uint8, 2),
-        None,
-    ]
-    function.restype = None
-    function.argtypes = [ctypes.c_int64 if kind is None else ctypes.c_void_p for kind in arrays]
+    bytes_, planes = array(np.uint8, 1), array(np.uint8, 2)
+    doubles, whole = array(np.float64, 1), array(np.int64, 1)
+    sampling = (whole, doubles, whole, doubles)
+    points = array(np.float64, 2)
+    return Library(
+        label_map=_function(
+            label_map, array(np.float32, 3), int, int, int, *sampling, array(np.float32, 2), planes, planes, int, gives=None
+        ),
+        find_peaks=_function(
+            find_peaks,
+            *(array(np.float32, 2), int, int, float, int, int),
+            *(array(np.uint64, 1), bytes_, array(np.int64, 2)),
+            gives=int,
+        ),
+        nearest_peaks=_function(
+            nearest_peaks,
+            *(planes, int, bytes_, int, array(np.float64, 3), int, int, *sampling, points, int),
+            *(array(np.uint16, 2), points, points, bytes_, whole),
+            *(array(np.uint16, 2), planes, array(np.int64, 2)),
+            gives=None,
+        ),
+        add_probabilities=_function(
+            add_probabilities,
+            *(array(np.float32, 3), int, int, int, array(np.uint16, 2), int),
+            *(whole, whole, whole, doubles, whole),
+            gives=None,
+        ),
+        rename=_function(rename, array(np.uint16, 2), int, planes, int, int, whole, whole, array(np.uint16, 1), gives=None),
+    )
 
-    def call(*arguments: Any) -> None:
+
+_NUMBERS: dict[Any, Any] = {int: ctypes.c_int64, float: ctypes.c_double}
+
+
+def _function(function: Any, *kinds: Any, gives: type[int] | None) -> Callable[..., int]:
+    """A function that checks its arguments.
+
+    Takes:
+        kinds: of each argument: ``int``, ``float`` or an array
+        gives: whether it returns a number; otherwise 0 comes back
+    """
+    function.restype = ctypes.c_int64 if gives else None
+    function.argtypes = [_NUMBERS.get(kind, ctypes.c_void_p) for kind in kinds]
+
+    def call(*arguments: Any) -> int:
         # Converted here and not by ctypes, which makes an error of its own of a Ctrl-C that comes meanwhile.
-        function(
-            *[value if kind is None else kind.from_param(value).data for kind, value in zip(arrays, arguments, strict=True)]
+        found = function(
+            *[value if kind in _NUMBERS else kind.from_param(value).data for kind, value in zip(kinds, arguments, strict=True)]
         )
+        return found or 0
 
     return call
 
 
-def compile_source() -> Path:
-    """Compile the source, next to it.
+def compile_sources() -> Path:
+    """Compile the sources, next to them.
 
     Gives:
         the library
@@ -77,10 +125,11 @@ def compile_source() -> Path:
     """
     target = library()
     unfinished = target.with_suffix(f".{os.getpid()}")
-    command = [*shlex.split(os.environ.get("CC", "cc")), *FLAGS, "-o", str(unfinished), str(SOURCE)]
+    sources = [str(FOLDER / name) for name in SOURCES]
+    command = [*shlex.split(os.environ.get("CC", "cc")), *FLAGS, "-o", str(unfinished), *sources, "-lm"]
     try:
         subprocess.run(command, check=True)  # noqa: S603
-        for old in SOURCE.parent.glob("labels-*.so"):
+        for old in FOLDER.glob("labels-*.so"):
             old.unlink()
         unfinished.replace(target)
     finally:
@@ -90,6 +139,6 @@ def compile_source() -> Path:
 
 if __name__ == "__main__":
     try:
-        compile_source()
+        compile_sources()
     except (OSError, subprocess.CalledProcessError) as error:
-        sys.exit(f"labels.c was not compiled, and labels will take longer: {error}")
+        sys.exit(f"labels.c and objects.c were not compiled, and masks will take longer: {error}")

@@ -6,26 +6,34 @@ of its pixels. Its score is its peak's height times the mean probability of that
 
 Offsets are upsampled as scores are (``semantic``): bilinear, half-pixel centres, the outermost values beyond the edge.
 A *cell* is the square between four neighbouring values. Inside it, the place that an offset points to is a convex mix of the
-places of its corners, and the places nearest to one peak form a convex set. So a cell whose corners all belong to one peak
-belongs to it whole; only the others are computed pixel by pixel. Exact in float64, up to ties that rounding decides.
+places of its corners, and the difference of the squared distances to two peaks is linear in the place. So a peak that another
+one beats at all four corners wins nowhere inside; a cell whose corners all belong to one peak belongs to it whole, and only
+the others are computed pixel by pixel. To beat means: by more than rounding can change. So the objects are those of computing
+each pixel in float64, bit for bit.
+
+This is written twice, in C (``objects.c``) and, for where that is not compiled, in numpy; the objects are the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from service.pipeline.manifest import Manifest
+from service.pipeline.tasks import compiled
+from service.pipeline.tasks.compiled import Library
 from service.pipeline.tasks.semantic import Axis, Labels, Scores, cell_pixels, confidence_map, label_map
 
 InstanceIds = NDArray[np.uint16]
 Points = NDArray[np.float64]
 Indices = NDArray[np.intp]
+Counts = NDArray[np.int64]
 
 LEAST_PEAK = 0.1
 """Height from which on a maximum of the heatmap is an object (Panoptic-DeepLab's threshold)."""
@@ -35,6 +43,12 @@ MOST_OBJECTS = 512
 """Objects an image at the most; the highest peaks are kept, so that noise in a heatmap cannot cost seconds."""
 BLOCK = 1 << 19
 """Numbers that are worked on at a time, so that memory stays flat."""
+MARGIN = 1e-11
+"""Share of the squared coordinates by which a peak must be farther than another one at every corner of a cell, to be out of
+question inside it. Rounding moves a squared distance by less than a thousandth of this."""
+_CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
+
+_compiled = compiled.loaded()
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,26 @@ class Cells(NamedTuple):
         return Cells(self.row[block], self.column[block])
 
 
+class Grid(NamedTuple):
+    """Where the cells lie in an image, and where their corners point to."""
+
+    pointed: Points
+    """2 x (h + 2) x (w + 2): (y, x) in input pixels; one corner more all around, with the edge's offsets."""
+    rows: Axis
+    columns: Axis
+
+
+class Assigned(NamedTuple):
+    """The pixels of each peak."""
+
+    ids: InstanceIds
+    """H x W: 1 + the index of the peak, 0 where there is none."""
+    votes: Counts
+    """P x 256: pixels of each class."""
+    used: Labels | None
+    """(h + 1) x (w + 1): which cells have a pixel of a peak; None if that was not told."""
+
+
 def group(
     labels: Labels, scores: Scores, centers: Scores, offsets: Scores, *, stride: int, countable: tuple[int, ...]
 ) -> Instances:
@@ -112,16 +146,14 @@ def group(
     Gives:
         the objects; none where no pixel is of a countable class or the heatmap has no peak
     """
-    wanted = np.zeros(256, bool)
-    wanted[list(countable)] = True
-    mask = wanted[labels]
     peaks = find_peaks(centers[0])
-    if not len(peaks) or not mask.any():
+    if not len(peaks) or not countable:
         return Instances(np.zeros(labels.shape, np.uint16), ())
     places = peaks.astype(np.float64) * stride + np.float64((stride - 1) / 2)
-    ids = nearest_peaks(mask, offsets, places, stride)
+    grid = grid_of(offsets, labels.shape, stride)
+    assigned = nearest_peaks(labels, grid, places, countable)
     heights = centers[0][peaks[:, 0], peaks[:, 1]].astype(np.float64)
-    return _described(ids, labels, scores, heights)
+    return _described(assigned, grid, scores, heights)
 
 
 def find_peaks(heatmap: NDArray[np.float32]) -> Indices:
@@ -133,8 +165,20 @@ def find_peaks(heatmap: NDArray[np.float32]) -> Indices:
         P x 2: (row, column) of each cell that is at least :data:`LEAST_PEAK` high and highest in the :data:`WINDOW` around it,
         highest first; of equals within a window the first in reading order, :data:`MOST_OBJECTS` at the most
     """
+    return _peaks_by_numpy(heatmap) if _compiled is None else _peaks_by_compiled(_compiled, heatmap)
+
+
+def _peaks_by_compiled(library: Library, heatmap: NDArray[np.float32]) -> Indices:
+    h, w = heatmap.shape
+    found = np.empty((MOST_OBJECTS, 2), np.int64)
+    scratch = np.empty(h * w, np.uint64), np.empty(h * w, np.uint8)
+    count = library.find_peaks(np.ascontiguousarray(heatmap), h, w, LEAST_PEAK, WINDOW // 2, MOST_OBJECTS, *scratch, found)
+    return found[:count].astype(np.intp)
+
+
+def _peaks_by_numpy(heatmap: NDArray[np.float32]) -> Indices:
     highest = cv2.dilate(heatmap, np.ones((WINDOW, WINDOW), np.uint8))
-    rows, columns = np.nonzero((heatmap == highest) & (heatmap >= LEAST_PEAK))
+    rows, columns = np.nonzero((heatmap == highest) & (heatmap >= np.float32(LEAST_PEAK)))
     order = np.argsort(-heatmap[rows, columns], kind="stable")[: 4 * MOST_OBJECTS]
     found: list[tuple[int, int]] = []
     taken = np.zeros(heatmap.shape, bool)
@@ -146,34 +190,74 @@ def find_peaks(heatmap: NDArray[np.float32]) -> Indices:
     return np.array(found, np.intp).reshape(-1, 2)
 
 
-def nearest_peaks(mask: NDArray[np.bool_], offsets: Scores, peaks: Points, stride: int) -> InstanceIds:
-    """Send each pixel to the peak that its offset points nearest to.
+def grid_of(offsets: Scores, size: tuple[int, ...], stride: int) -> Grid:
+    """Lay the offsets' cells over an image.
 
     Takes:
-        mask: H x W, the pixels that belong to objects
         offsets: 2 x h x w float32 in input pixels
-        peaks: P x 2 (y, x) in input pixels
-    Gives:
-        H x W uint16: 1 + the index of the peak, of equals the first; 0 outside the mask
+        size: (height, width) of the image
     """
-    pointed = _pointed(offsets, stride)  # 2 x (h + 2) x (w + 2)
-    height, width = mask.shape
-    rows, columns = _padded_axis(offsets.shape[1], height), _padded_axis(offsets.shape[2], width)
-    heights, widths = np.diff(rows.first), np.diff(columns.first)
-    used = _any_in_cells(mask, rows, columns)
-    corners = np.zeros(pointed.shape[1:], bool)
-    for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        corners[down : down + used.shape[0], right : right + used.shape[1]] |= used
-    nearest = np.zeros(corners.shape, np.uint16)
-    nearest[corners] = _nearest(pointed[:, corners], peaks) + 1
-    corner = nearest[:-1, :-1]
-    ids = corner.repeat(widths, axis=1).repeat(heights, axis=0) * mask
-    contested = used & ((corner != nearest[:-1, 1:]) | (corner != nearest[1:, :-1]) | (corner != nearest[1:, 1:]))
-    cells = Cells(*np.nonzero(contested))
-    step = max(1, BLOCK // max(4 * len(peaks), 2 * int(heights.max() * widths.max())))
-    for start in range(0, len(cells.row), step):
-        _settle(ids, mask, rows, columns, cells.part(slice(start, start + step)), pointed, peaks)
-    return ids
+    _, h, w = offsets.shape
+    return Grid(_pointed(offsets, stride), _padded_axis(h, size[0]), _padded_axis(w, size[1]))
+
+
+def nearest_peaks(labels: Labels, grid: Grid, peaks: Points, countable: tuple[int, ...]) -> Assigned:
+    """Send each pixel of the countable classes to the peak that its offset points nearest to, of equals the first.
+
+    Takes:
+        labels: H x W uint8 class ids
+        peaks: P x 2 (y, x) in input pixels, 1 or more, 65535 at the most
+    """
+    compiled_or_not = _nearest_by_numpy if _compiled is None else partial(_nearest_by_compiled, _compiled)
+    return compiled_or_not(np.ascontiguousarray(labels), grid, np.ascontiguousarray(peaks), countable)
+
+
+def _nearest_by_compiled(library: Library, labels: Labels, grid: Grid, peaks: Points, countable: tuple[int, ...]) -> Assigned:
+    _, h, w = grid.pointed.shape
+    width, count = labels.shape[1], len(peaks)
+    rows, columns = grid.rows, grid.columns
+    nearest, lead, scale = np.zeros((h, w), np.uint16), np.empty((h, w)), np.empty((h, w))
+    scratch = nearest, lead, scale, np.empty(width, np.uint8), np.empty(count, np.int64)
+    ids, used = np.zeros(labels.shape, np.uint16), np.empty((h - 1, w - 1), np.uint8)
+    votes = np.zeros((count, 256), np.int64)
+    of_classes = labels, width, np.array(countable, np.uint8), len(countable)
+    sampling = rows.first, rows.fraction, columns.first, columns.fraction
+    library.nearest_peaks(*of_classes, grid.pointed, h, w, *sampling, peaks, count, *scratch, ids, used, votes)
+    return Assigned(ids, votes, used)
+
+
+def _nearest_by_numpy(labels: Labels, grid: Grid, peaks: Points, countable: tuple[int, ...]) -> Assigned:
+    pointed, rows, columns = grid
+    wanted = np.zeros(256, bool)
+    wanted[list(countable)] = True
+    mask = wanted[labels]
+    ids = np.zeros(labels.shape, np.uint16)
+    if mask.any():
+        heights, widths = np.diff(rows.first), np.diff(columns.first)
+        used = _any_in_cells(mask, rows, columns)
+        corners = np.zeros(pointed.shape[1:], bool)
+        for down, right in _CORNERS:
+            corners[down : down + used.shape[0], right : right + used.shape[1]] |= used
+        nearest, lead = np.zeros(corners.shape, np.uint16), np.zeros(corners.shape)
+        winner, lead[corners] = _nearest(pointed[:, corners], peaks)
+        nearest[corners] = winner + 1
+        scale = np.maximum(np.abs(pointed).max(0), np.abs(peaks).max())
+        first, *others = _at_corners(nearest)
+        ids = first.repeat(widths, axis=1).repeat(heights, axis=0) * mask
+        near = np.minimum.reduce(_at_corners(lead)) <= MARGIN * np.maximum.reduce(_at_corners(scale)) ** 2
+        cells = Cells(*np.nonzero(used & (np.logical_or.reduce([first != other for other in others]) | near)))
+        step = max(1, BLOCK // max(4 * len(peaks), 2 * int(heights.max() * widths.max())))
+        for start in range(0, len(cells.row), step):
+            _settle(ids, mask, grid, cells.part(slice(start, start + step)), peaks, scale)
+    at = np.flatnonzero(ids)
+    votes = np.bincount((ids.reshape(-1)[at].astype(np.intp) - 1) * 256 + labels.reshape(-1)[at], minlength=len(peaks) * 256)
+    return Assigned(ids, votes.reshape(-1, 256), None)
+
+
+def _at_corners(values: NDArray[Any]) -> list[NDArray[Any]]:
+    """Return the values at the four corners of each cell, in reading order: (h + 2) x (w + 2) to four (h + 1) x (w + 1)."""
+    h, w = values.shape
+    return [values[down : h - 1 + down, right : w - 1 + right] for down, right in _CORNERS]
 
 
 def _pointed(offsets: Scores, stride: int) -> Points:
@@ -182,7 +266,7 @@ def _pointed(offsets: Scores, stride: int) -> Points:
     Gives:
         2 x (h + 2) x (w + 2): (y, x) in input pixels
     """
-    padded = np.pad(offsets.astype(np.float64), ((0, 0), (1, 1), (1, 1)), mode="edge")
+    padded = np.pad(np.ascontiguousarray(offsets, np.float64), ((0, 0), (1, 1), (1, 1)), mode="edge")
     _, h, w = padded.shape
     padded[0] += ((np.arange(h) - 0.5) * stride - 0.5)[:, None]
     padded[1] += (np.arange(w) - 0.5) * stride - 0.5
@@ -205,32 +289,37 @@ def _any_in_cells(mask: NDArray[np.bool_], rows: Axis, columns: Axis) -> NDArray
     return cells
 
 
-def _nearest(points: Points, peaks: Points) -> Indices:
-    """Return the nearest peak of each of 2 x M points, M; of equals the first."""
+def _nearest(points: Points, peaks: Points) -> tuple[Indices, NDArray[np.float64]]:
+    """Return the nearest peak of each of 2 x M points, of equals the first; and by how much the second is farther, squared."""
     best = np.full(points.shape[1], np.inf)
+    second = best.copy()
     winner = np.zeros(points.shape[1], np.intp)
     for index, (y, x) in enumerate(peaks.tolist()):
         distance = (points[0] - y) ** 2 + (points[1] - x) ** 2
         closer = distance < best
+        np.minimum(second, np.where(closer, best, distance), out=second)
         best[closer] = distance[closer]
         winner[closer] = index
-    return winner
+    return winner, second - best
 
 
 def _settle(
-    ids: InstanceIds, mask: NDArray[np.bool_], rows: Axis, columns: Axis, cells: Cells, pointed: Points, peaks: Points
+    ids: InstanceIds, mask: NDArray[np.bool_], grid: Grid, cells: Cells, peaks: Points, scale: NDArray[np.float64]
 ) -> None:
     """Fill contested cells of ``ids``, pixel by pixel, with the rivals of each alone.
 
-    The difference of squared distances to two peaks is linear in the point, so a peak that another one beats at all four
-    corners wins nowhere inside.
+    Takes:
+        scale: (h + 2) x (w + 2): the largest coordinate at each corner, without its sign
     """
+    pointed, rows, columns = grid
     top, left = cells.row, cells.column
-    corners = np.stack([pointed[:, top + down, left + right] for down, right in ((0, 0), (0, 1), (1, 0), (1, 1))], 1)
+    corners = np.stack([pointed[:, top + down, left + right] for down, right in _CORNERS], 1)
+    largest = np.max([scale[top + down, left + right] for down, right in _CORNERS], axis=0)
     y, x = peaks.T[:, :, None, None]
     distance = (corners[0] - y) ** 2 + (corners[1] - x) ** 2  # P x 4 x M
     first = distance.sum(1).argmin(0)
-    possible = (distance <= np.take_along_axis(distance, first[None, None], 0)).any(1)  # P x M
+    allowed = np.take_along_axis(distance, first[None, None], 0) + MARGIN * largest**2
+    possible = (distance <= allowed).any(1)  # P x M
     count = possible.sum(0)
     order = np.argsort(-count, kind="stable")
     top, left, count, corners = top[order], left[order], count[order], corners[:, :, order]
@@ -256,32 +345,47 @@ def _settle(
     ids.reshape(-1)[at] = (winner.reshape(-1) + np.uint16(1)) * mask.reshape(-1)[at]
 
 
-def _described(ids: InstanceIds, labels: Labels, scores: Scores, heights: NDArray[np.float64]) -> Instances:
-    """Rows of the objects that have pixels, numbered by descending score."""
-    at = np.flatnonzero(ids)
-    found, classes = ids.reshape(-1)[at], labels.reshape(-1)[at]
-    votes = np.bincount(found.astype(np.intp) * 256 + classes, minlength=(len(heights) + 1) * 256).reshape(-1, 256)[1:]
-    areas = votes.sum(1)
-    winners = votes.argmax(1)
-    _, h, w = scores.shape
-    height, width = ids.shape
-    middle = ids[
-        np.ix_(((np.arange(h) + 0.5) * height / h).astype(np.intp), ((np.arange(w) + 0.5) * width / w).astype(np.intp))
-    ]
-    rows, columns = np.nonzero(middle)
-    owner = middle[rows, columns].astype(np.intp) - 1
-    cells = scores[:, rows, columns]
-    probable = np.exp(cells - cells.max(0))
-    probable = probable[winners[owner], np.arange(len(owner))] / probable.sum(0)
-    count = np.bincount(owner, minlength=len(heights))
-    mean = np.bincount(owner, probable, minlength=len(heights)) / np.maximum(count, 1)
+def _described(assigned: Assigned, grid: Grid, scores: Scores, heights: NDArray[np.float64]) -> Instances:
+    """Rows of the objects that have pixels, numbered by descending score, of equals by descending height of the peak."""
+    areas, winners = assigned.votes.sum(1), assigned.votes.argmax(1)
+    sums, count = _probabilities(assigned.ids, scores, winners)
+    mean = sums / np.maximum(count, 1)
     # An object that covers no cell's centre is smaller than a cell; nothing says more of it than its peak.
-    sure = np.clip(heights, 0, 1) * np.where(count > 0, mean, 1.0)
+    sure = np.round(np.clip(heights, 0, 1) * np.where(count > 0, mean, 1.0), 4)
     kept = np.flatnonzero(areas)
     kept = kept[np.argsort(-sure[kept], kind="stable")]
     renamed = np.zeros(len(heights) + 1, np.uint16)
     renamed[kept + 1] = np.arange(1, len(kept) + 1)
-    rows_of = tuple(
-        Instance(number, int(winners[k]), round(float(sure[k]), 4), int(areas[k])) for number, k in enumerate(kept, start=1)
-    )
-    return Instances(renamed[ids], rows_of)
+    rows = tuple(Instance(number, int(winners[k]), float(sure[k]), int(areas[k])) for number, k in enumerate(kept, start=1))
+    return Instances(_renamed(assigned, grid, renamed), rows)
+
+
+def _probabilities(ids: InstanceIds, scores: Scores, winners: Indices) -> tuple[NDArray[np.float64], Counts]:
+    """Return the sum of the probabilities of each peak's class over the scores at its pixels, and how many these are."""
+    _, h, w = scores.shape
+    height, width = ids.shape
+    at_rows = ((np.arange(h) + 0.5) * height / h).astype(np.int64)
+    at_columns = ((np.arange(w) + 0.5) * width / w).astype(np.int64)
+    if _compiled is not None:
+        sums, count = np.zeros(len(winners)), np.zeros(len(winners), np.int64)
+        given = np.ascontiguousarray(scores), *scores.shape, ids, width
+        _compiled.add_probabilities(*given, at_rows, at_columns, winners.astype(np.int64), sums, count)
+        return sums, count
+    middle = ids[np.ix_(at_rows, at_columns)].reshape(-1)
+    at = np.flatnonzero(middle)
+    owner = middle[at].astype(np.intp) - 1
+    cells = scores.reshape(len(scores), -1)[:, at].astype(np.float64)
+    probable = np.exp(cells - cells.max(0))
+    probable = probable[winners[owner], np.arange(len(owner))] / probable.sum(0)
+    sums = np.asarray(np.bincount(owner, probable, minlength=len(winners)), np.float64)
+    return sums, np.bincount(owner, minlength=len(winners))
+
+
+def _renamed(assigned: Assigned, grid: Grid, renamed: NDArray[np.uint16]) -> InstanceIds:
+    """Return the map with ``renamed[id]`` in the place of each id; the map that was given may be overwritten."""
+    ids, _, used = assigned
+    if _compiled is None or used is None:
+        return renamed[ids]
+    _, h, w = grid.pointed.shape
+    _compiled.rename(ids, ids.shape[1], used, h, w, grid.rows.first, grid.columns.first, renamed)
+    return ids

@@ -90,7 +90,7 @@ def label_map(scores: Scores, size: tuple[int, int]) -> Labels:
     scores = _at_least_two_by_two(scores)
     _, h, w = scores.shape
     rows, columns = axis(h, size[0]), axis(w, size[1])
-    return _by_numpy(scores, rows, columns) if _compiled is None else _by_compiled(_compiled, scores, rows, columns)
+    return _by_numpy(scores, rows, columns) if _compiled is None else _by_compiled(_compiled.label_map, scores, rows, columns)
 
 
 def is_compiled() -> bool:
@@ -147,7 +147,7 @@ def confidence_map(scores: Scores, labels: Labels, temperature: float = 1.0) -> 
     return confidence
 
 
-def _by_compiled(function: Callable[..., None], scores: Scores, rows: Axis, columns: Axis) -> Labels:
+def _by_compiled(function: Callable[..., int], scores: Scores, rows: Axis, columns: Axis) -> Labels:
     classes, h, w = scores.shape
     labels = np.empty((len(rows.cell), len(columns.cell)), np.uint8)
     best, leader = np.empty((h, w), np.float32), np.empty((h, w), np.uint8)
