@@ -50,7 +50,7 @@ def nifti_bytes(
     for name, value in fields.items():
         image.header[name] = value
     data = bytes(image.to_bytes())
-    return gzip.compress(data, 1) if compressed else data
+    return gzip.compress(data, 1, mtime=0) if compressed else data
 
 
 LEVELS = (0.0, 0.5, 1.0)

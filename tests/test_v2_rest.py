@@ -295,9 +295,9 @@ def test_a_bomb_is_refused_while_it_inflates(client: httpx.Client, coding: str, 
     ("coding", "body", "status"),
     [
         ("gzip", b"no gzip", 422),
-        ("gzip", gzip.compress(b"{}")[:-1], 422),
+        ("gzip", gzip.compress(b"{}", mtime=0)[:-1], 422),
         ("br", b"{}", 415),
-        ("gzip", gzip.compress(b"{}"), 422),
+        ("gzip", gzip.compress(b"{}", mtime=0), 422),
     ],
 )
 def test_bodies_that_are_not_what_they_say_are_refused(client: httpx.Client, coding: str, body: bytes, status: int) -> None:

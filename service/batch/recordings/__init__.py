@@ -5,10 +5,13 @@ A reader gives every message that is whole, and passes over damaged parts where 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections import Counter
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+from service.errors import UnsupportedImage
 
 SUFFIXES = (".mcap", ".db3", ".bag")
 COMPRESSED_SUFFIXES = (".zst", ".zstd")
@@ -73,6 +76,29 @@ class Recording(Protocol):
     def close(self) -> None:
         """Close the file."""
         ...
+
+
+def contents_of(messages: Iterable[Message]) -> Contents:
+    """Find the channels of a file without an index, and count their messages, by reading all of them.
+
+    Takes:
+        messages: those of ``Recording.messages``; where they break off, what came before counts
+
+    Raises:
+        UnsupportedImage: not one message could be read
+    """
+    channels: dict[int, Channel] = {}
+    counts: Counter[int] = Counter()
+    try:
+        for message in messages:
+            channels[message.channel.id] = message.channel
+            counts[message.channel.id] += 1
+    except Exception as error:
+        if not channels:
+            if isinstance(error, UnsupportedImage):
+                raise
+            raise UnsupportedImage(f"not a bag that can be read: {error or type(error).__name__}") from error
+    return Contents(tuple(channels.values()), dict(counts))
 
 
 def is_recording(path: Path) -> bool:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 from service.batch.optional import load
-from service.batch.recordings import Channel, Contents, Message
+from service.batch.recordings import Channel, Contents, Message, contents_of
 from service.batch.recordings.streams import ByteStream, CutOff
 from service.errors import CorruptImage, UnsupportedImage
 
@@ -36,7 +35,7 @@ class McapRecording:
 
     def contents(self) -> Contents:
         """Find the channels in the index, or in the whole file where it has none."""
-        return self._indexed() or self._counted()
+        return self._indexed() or contents_of(self.messages())
 
     def messages(self) -> Generator[Message, None, None]:
         """Give every message that is whole, in the order of the file; messages of channels without a record are left out."""
@@ -75,18 +74,6 @@ class McapRecording:
             raise
         except Exception:  # noqa: BLE001 - a summary that cannot be read, in whatever way, is none
             return None
-
-    def _counted(self) -> Contents:
-        channels: dict[int, Channel] = {}
-        counts: Counter[int] = Counter()
-        try:
-            for message in self.messages():
-                channels[message.channel.id] = message.channel
-                counts[message.channel.id] += 1
-        except Exception as error:
-            if not channels:
-                raise UnsupportedImage(f"not a bag that can be read: {error or type(error).__name__}") from error
-        return Contents(tuple(channels.values()), dict(counts))
 
     def _parsed(self, kind: str, payload: bytes) -> Any:
         return getattr(self._records_of, kind).read(self._data_stream(io.BytesIO(payload)))

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import bz2
 import struct
-from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from service.batch.optional import load
-from service.batch.recordings import Channel, Contents, Message
+from service.batch.recordings import Channel, Contents, Message, contents_of
 from service.batch.recordings.streams import ByteStream, CutOff
 from service.errors import CorruptImage, UnsupportedImage
 
@@ -43,18 +42,7 @@ class Ros1Recording:
 
     def contents(self) -> Contents:
         """Find the connections and count their messages, by reading all of the file."""
-        channels: dict[int, Channel] = {}
-        counts: Counter[int] = Counter()
-        try:
-            for message in self.messages():
-                channels[message.channel.id] = message.channel
-                counts[message.channel.id] += 1
-        except UnsupportedImage:
-            raise
-        except Exception as error:
-            if not channels:
-                raise UnsupportedImage(f"not a bag that can be read: {error or type(error).__name__}") from error
-        return Contents(tuple(channels.values()), dict(counts))
+        return contents_of(self.messages())
 
     def messages(self) -> Generator[Message, None, None]:
         """Give every message that is whole, in the order of the file."""

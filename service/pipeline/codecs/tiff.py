@@ -6,6 +6,7 @@ reads the others, which Pillow refuses or gets wrong: 9 to 64 bits, floats, band
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL.ImageFile import ImageFile
@@ -20,7 +21,8 @@ from service.pipeline.codecs.tiff_pages import WHOLE, Page, Tag, find_page
 
 _RGB = (2, 3, 6)
 """Photometric interpretations whose colour profile is one of RGB: RGB itself, palettes, YCbCr."""
-_JPEG = 7
+_YCBCR = 6
+_NONE, _JPEG = 1, 7
 _FOREIGN = {
     22610: "JPEG XR",
     34712: "JPEG 2000",
@@ -92,11 +94,43 @@ def decode(data: bytes, limits: Limits) -> NDArray[np.uint8]:
 
 
 def _by_pillow(page: Page, limits: Limits) -> NDArray[np.uint8]:
-    if page.number(Tag.COMPRESSION, 1) == _JPEG:
+    compression = page.number(Tag.COMPRESSION, 1)
+    if compression == _JPEG:
         _check_jpegs(page, limits)
+    elif compression == _NONE and page.number(Tag.PHOTOMETRIC, -1) == _YCBCR and not _has_all_samples(page):
+        return _subsampled(page)
     picture = pillow.load(page.first_and_upright(), "TIFF", limits)
     _mend_palette(picture)
     return pillow.to_rgb(picture)
+
+
+def _has_all_samples(page: Page) -> bool:
+    """Say whether YCbCr is written as Pillow writes it: three bytes a pixel, and no tag of its own."""
+    samples = 3 * page.number(Tag.WIDTH, 0) * page.number(Tag.LENGTH, 0)
+    return Tag.SUBSAMPLING not in page.entries and sum(page.pieces()[1]) == samples
+
+
+def _subsampled(page: Page) -> NDArray[np.uint8]:
+    """Decode uncompressed YCbCr by OpenCV's libtiff: Pillow knows neither its subsampling nor its reference black and white.
+
+    Source: TIFF 6.0 (1992), section 21.
+
+    Raises:
+        CorruptImage: if a strip or tile ends behind the file, or libtiff gives no picture
+    """
+    across, down = (max(1, n) for n in (*page.numbers(Tag.SUBSAMPLING), 2, 2)[:2])
+    wide, high = page.number(Tag.WIDTH, 0), page.number(Tag.LENGTH, 0)
+    rows = page.number(Tag.TILE_LENGTH, 0) or min(page.number(Tag.ROWS, high), high)
+    for index, (offset, length) in enumerate(zip(*page.pieces(), strict=True)):
+        left = rows if page.is_tiled else min(rows, high - index * rows)
+        blocks = -(-(page.number(Tag.TILE_WIDTH, 0) or wide) // across) * -(-left // down)
+        if length < blocks * (across * down + 2) or offset + length > len(page.data):
+            raise CorruptImage("the TIFF image is truncated: a strip or tile has fewer samples than its size")
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.frombuffer(page.first_and_upright(), np.uint8), flags)
+    if pixels is None:
+        raise CorruptImage("the TIFF image is damaged: its YCbCr samples do not make a picture of its size")
+    return np.ascontiguousarray(pixels[..., ::-1], np.uint8)
 
 
 def _check_jpegs(page: Page, limits: Limits) -> None:

@@ -61,6 +61,7 @@ class Tag(IntEnum):
     EXTRA = 338
     FORMAT = 339
     JPEG_TABLES = 347
+    SUBSAMPLING = 530
     PROFILE = 34675
     NODATA = 42113
 
