@@ -31,7 +31,7 @@ EXTRAS: dict[str, frozenset[str]] = {
     "video": frozenset({"av"}),
     "bags": frozenset({"google", "lz4", "mcap", "rosbags", "ruamel", "zstandard"}),
     "heif": frozenset({"pillow_heif"}),
-    "medical": frozenset({"nibabel"}),
+    "medical": frozenset({"nibabel", "pydicom"}),
 }
 """The import names that each extra brings. An extra is listed as soon as a file of ``service`` imports one of its packages."""
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import gzip
+import io
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
+import pydicom
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from service.pipeline.manifest import InputPolicy, Manifest, Percentiles
 from tests.conftest import make_manifest, write_artifact
@@ -51,6 +57,67 @@ def nifti_bytes(
         image.header[name] = value
     data = bytes(image.to_bytes())
     return gzip.compress(data, 1, mtime=0) if compressed else data
+
+
+def dicom_bytes(
+    pixels: NDArray[Any], position: Any = (0, 0, 0), syntax: str = ExplicitVRLittleEndian, **elements: Any
+) -> bytes:
+    """A DICOM file of one slice, rows x columns of integers, axial unless ``elements`` say so.
+
+    Takes:
+        elements: by DICOM's keyword, beside or in the place of the usual ones; None leaves one out
+    """
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = syntax
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.4"
+    meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+    slice_ = Dataset()
+    usual = {
+        "SeriesInstanceUID": "1.2.3",
+        "ImagePositionPatient": [float(value) for value in position],
+        "ImageOrientationPatient": [1.0, 0, 0, 0, 1, 0],
+        "PixelSpacing": [1.0, 1.0],
+        "SliceThickness": 1.0,
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "Rows": pixels.shape[0],
+        "Columns": pixels.shape[1],
+        "BitsAllocated": 8 * pixels.dtype.itemsize,
+        "BitsStored": 8 * pixels.dtype.itemsize,
+        "HighBit": 8 * pixels.dtype.itemsize - 1,
+        "PixelRepresentation": int(pixels.dtype.kind == "i"),
+    }
+    for name, value in (usual | elements).items():
+        if value is not None:
+            setattr(slice_, name, value)
+    little, implicit = syntax != ExplicitVRBigEndian, syntax == ImplicitVRLittleEndian
+    if "PixelData" not in elements:
+        slice_.add_new(0x7FE00010, "OW", pixels.astype(pixels.dtype.newbyteorder("<" if little else ">")).tobytes())
+        if pixels.nbytes % 2:
+            slice_[0x7FE00010].value += b"\0"
+    file = io.BytesIO()
+    slice_.file_meta = meta
+    pydicom.dcmwrite(file, slice_, implicit_vr=implicit, little_endian=little, enforce_file_format=True)
+    return file.getvalue()
+
+
+def series(volume: NDArray[Any], step: Any = (0, 0, 1.0), origin: Any = (0, 0, 0), **elements: Any) -> list[bytes]:
+    """The slices of a volume X x Y x Z as DICOM files, each a ``step`` in mm from the last one."""
+    places = np.asarray(origin, float) + np.arange(volume.shape[2])[:, None] * np.asarray(step, float)
+    return [
+        dicom_bytes(np.ascontiguousarray(volume[:, :, k].T), place, InstanceNumber=k + 1, **elements)
+        for k, place in enumerate(places)
+    ]
+
+
+def zipped(files: Iterable[bytes] | Mapping[str, bytes]) -> bytes:
+    """A zip of files, which are called by their number where they have no names."""
+    named = files if isinstance(files, Mapping) else {f"IM{number:04d}": data for number, data in enumerate(files)}
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in named.items():
+            archive.writestr(name, data)
+    return made.getvalue()
 
 
 LEVELS = (0.0, 0.5, 1.0)

@@ -180,7 +180,7 @@ def test_pictures_and_scans_go_to_their_own_models(client: httpx.Client, png: by
     assert "colours takes pictures, and this is NIFTI" in reply.json()["detail"]
     reply = client.post("/segment", params={"model": "levels"}, content=png)
     assert (reply.status_code, reply.json()["code"]) == (422, "bad_parameter")
-    assert "levels takes scans (NIfTI), and this is PNG" in reply.json()["detail"]
+    assert "levels takes scans (NIfTI, DICOM), and this is PNG" in reply.json()["detail"]
     reply = client.post("/segment", params={"format": "nifti", "model": "colours"}, content=png)
     assert reply.status_code == 422
 
@@ -240,7 +240,7 @@ def test_other_transports_refuse_scans(client: httpx.Client) -> None:
     headers = {"Inference-Header-Content-Length": str(len(text))}
     reply = client.post("/v2/models/levels/infer", content=content, headers=headers)
     assert 400 <= reply.status_code < 500, reply.text
-    assert "scans (NIfTI) go to POST /segment" in reply.text
+    assert "scans (NIfTI, DICOM) go to POST /segment" in reply.text
 
 
 def test_a_patients_fields_reach_no_log_and_no_metric(tmp_path: Any) -> None:

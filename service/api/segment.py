@@ -25,7 +25,7 @@ from service.api.upload import TimelyResponse, arriving, read_images, unless_gon
 from service.encodings import VOLUME_FORMAT, MaskView, Named, Options, check_gathers, encode, gather, uncertain
 from service.encodings import understood as understood_options
 from service.errors import BadParameter, ServiceError, UnknownClass, UnsupportedFormat, UnsupportedImage
-from service.pipeline.codecs import decoding, nifti
+from service.pipeline.codecs import decoding, scans
 from service.pipeline.engine import Engine
 from service.pipeline.segmentation import Segmentation
 from service.pipeline.tiling import Resolution
@@ -127,7 +127,7 @@ def parse_request(
     of_scan = query.model is None and (scan or query.format == VOLUME_FORMAT)
     engine = services.plane.predictor.scan_engine() if of_scan else services.repository.get(query.model)
     if engine is None:
-        raise UnsupportedImage("no model here takes scans (NIfTI)")
+        raise UnsupportedImage("no model here takes scans (NIfTI, DICOM)")
     scan = scan or engine.manifest.input.takes_scans
     manifest = engine.manifest
     record.model, record.sha256 = f"{manifest.name}@{manifest.version}", engine.sha256
@@ -195,7 +195,7 @@ async def segment(
         with services.uploads.one_more() as hold:
             async with arriving(request):
                 images = await read_images(request, wanted.max_bytes, hold)
-            is_scan = any(nifti.is_nifti(image.data) for image in images)
+            is_scan = any(scans.kind(image.data) is not None for image in images)
             if wanted.unless_scan is not None and not is_scan:
                 raise wanted.unless_scan
             if is_scan and not wanted.scan:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from service.errors import BadParameter, InferenceFailed
 from service.pipeline import plan
-from service.pipeline.codecs import decoding, nifti
+from service.pipeline.codecs import decoding, scans
 from service.pipeline.codecs.georeference import Georeference
 from service.pipeline.engine import Engine
 from service.pipeline.manifest import OUTPUT, Manifest
@@ -196,7 +196,7 @@ class Predictor:
         header = decoding.probe(source, self.limits) if header is None else header
         _check_kind(header, manifest)
         if header.scan is not None and isinstance(source, bytes):
-            scan = nifti.read(source, self.limits, header.scan)
+            scan = scans.read(source, self.limits, header.scan)
             placed = place(scan, manifest, max_voxels=self.limits.max_voxels)
             return PreparedScan(scan.grid, placed, time.monotonic() - start)
         if resolution == "native":
@@ -293,7 +293,7 @@ def _check_kind(header: decoding.Header, manifest: Manifest) -> None:
         BadParameter: naming both
     """
     if manifest.input.takes_scans != (header.scan is not None):
-        takes = "scans (NIfTI)" if manifest.input.takes_scans else "pictures"
+        takes = "scans (NIfTI, DICOM)" if manifest.input.takes_scans else "pictures"
         reason = f"{manifest.name} takes {takes}, and this is {header.format}; name another model"
         raise BadParameter(reason, parameter="model")
 

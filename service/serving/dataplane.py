@@ -430,7 +430,7 @@ def _of_each(function: Callable[[S], T], items: Sequence[S], names: Sequence[str
 
 def _check_picture(header: decoding.Header) -> None:
     if header.scan is not None:
-        raise UnsupportedImage("scans (NIfTI) go to POST /segment, and come back in their own grid")
+        raise UnsupportedImage("scans (NIfTI, DICOM) go to POST /segment, and come back in their own grid")
 
 
 def _check_wanted(frame: _Frame[Any]) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import CorruptImage, ServiceError, UnsupportedImage
-from service.pipeline.codecs import bmp, headers, heif, jpeg, nifti, pillow, png, pnm, tiff
+from service.pipeline.codecs import bmp, headers, heif, jpeg, pillow, png, pnm, scans, tiff
 from service.pipeline.codecs.georeference import Georeference
 from service.pipeline.codecs.georeference import of as georeference_of
 from service.pipeline.codecs.headers import FORMATS, Header
@@ -48,10 +48,10 @@ def probe(data: bytes | RGB, limits: Limits) -> Header:
     if isinstance(data, np.ndarray):
         height, width, _ = data.shape
         header = Header("RGB", width, height)
-    elif data[:2] not in _COMMON and nifti.is_nifti(data):
-        scan = nifti.probe(data, limits)
+    elif data[:2] not in _COMMON and (kind := scans.kind(data)) is not None:
+        scan = scans.probe(data, limits, kind)
         x, y, z = scan.shape
-        return Header("NIFTI", x, y * z, scan)
+        return Header(kind, x, y * z, scan)
     else:
         check_bytes(len(data), limits)
         header = headers.read(data)
@@ -70,11 +70,11 @@ def decode(data: bytes | RGB, limits: Limits, header: Header | None = None) -> R
     Raises:
         EmptyBody, BodyTooLarge, ImageTooLarge, UnsupportedImage: as :func:`probe`
         CorruptImage: also if the image is truncated or damaged
-        UnsupportedImage: also if it is a scan, which :mod:`nifti` reads
+        UnsupportedImage: also if it is a scan, which :mod:`scans` reads
     """
     kind = (header or probe(data, limits)).format
-    if kind == "NIFTI":
-        raise UnsupportedImage("a scan (NIfTI) where a picture is expected")
+    if kind in scans.FORMATS:
+        raise UnsupportedImage(f"a scan ({kind}) where a picture is expected")
     if isinstance(data, np.ndarray):
         return data
     try:

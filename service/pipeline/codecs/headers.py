@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from service.errors import CorruptImage, UnsupportedImage
-from service.pipeline.codecs import bmp, foreign, heif, jpeg, nifti, png, pnm, tiff
+from service.pipeline.codecs import bmp, foreign, heif, jpeg, png, pnm, scans, tiff
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PNM", "TIFF", "WEBP")
 """Every format that is read without an extra; HEIC is read with one."""
@@ -17,12 +17,12 @@ class Header(NamedTuple):
     """Format and size of an image, as its first bytes give them."""
 
     format: str
-    """One of :data:`FORMATS`, or HEIC; ``RGB`` for an array."""
+    """One of :data:`FORMATS`, or HEIC; of scans NIFTI or DICOM; ``RGB`` for an array."""
     width: int
     """As stored. EXIF orientation may swap the two sides, which changes neither their product nor the longer one."""
     height: int
     """As stored; of a scan, the height of its slices below one another."""
-    scan: nifti.Header | None = None
+    scan: scans.Header | None = None
     """Further properties of a scan; None for a picture."""
 
     @property

@@ -1,0 +1,313 @@
+"""DICOM slices and series: the right volume in the right place, or a refusal that says why; limits come before unpacking."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import random
+import struct
+import traceback
+import warnings
+import zipfile
+from typing import Any
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLosslessSV1,
+)
+
+from service.errors import BodyTooLarge, CorruptImage, ImageTooLarge, ServiceError, UnsupportedImage
+from service.pipeline.codecs import decoding, dicom_series, scans
+from service.pipeline.codecs.limits import Limits
+from service.pipeline.volume import Scan
+from tests.phantoms import dicom_bytes, series, zipped
+
+LIMITS = Limits(max_scan_bytes=2**22, max_voxels=40_000)
+SYNTAXES = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+OBLIQUE = [0.8, 0.6, 0.0, -0.48, 0.64, 0.6]
+ACROSS = np.cross(OBLIQUE[:3], OBLIQUE[3:])
+
+
+def ramp(shape: tuple[int, ...] = (7, 5, 4), dtype: str = "i2") -> np.ndarray:
+    """Values that differ in every voxel."""
+    values = np.arange(np.prod(shape)).reshape(shape)
+    return (values - 50 if np.dtype(dtype).kind == "i" else values).astype(dtype)
+
+
+def read(data: bytes) -> Scan:
+    """A scan as the service reads one: kind, header, voxels."""
+    header = decoding.probe(data, LIMITS)
+    assert header.format == "DICOM"
+    assert header.scan is not None
+    return scans.read(data, LIMITS, header.scan)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4"])
+def test_every_type_and_syntax_is_read(syntax: str, dtype: str) -> None:
+    """One slice: the values of the file, columns first."""
+    pixels = ramp((5, 7), dtype)
+    found = read(dicom_bytes(pixels, syntax=syntax))
+    np.testing.assert_array_equal(found.values[:, :, 0], pixels.T.astype(np.float32))
+    assert found.grid.shape == (7, 5, 1)
+
+
+def test_slope_and_intercept_differ_from_slice_to_slice() -> None:
+    """As in positron emission tomography, where each slice has its own."""
+    first = dicom_bytes(ramp((5, 7)), (0, 0, 0), RescaleSlope=2, RescaleIntercept=-3)
+    second = dicom_bytes(ramp((5, 7)), (0, 0, 1), RescaleSlope=0.5, RescaleIntercept=10)
+    found = read(zipped([first, second]))
+    np.testing.assert_allclose(found.values[:, :, 0], ramp((5, 7)).T * 2.0 - 3)
+    np.testing.assert_allclose(found.values[:, :, 1], ramp((5, 7)).T * 0.5 + 10)
+
+
+@pytest.mark.parametrize(("dtype", "stored"), [("u2", 12), ("i2", 12), ("u1", 8), ("u2", 16), ("i2", 16)])
+def test_a_scan_whose_lowest_value_is_bright_is_inverted(dtype: str, stored: int) -> None:
+    """MONOCHROME1 and MONOCHROME2 of one picture give the same order of values."""
+    pixels = ramp((5, 7), dtype)
+    high = (1 << (stored - 1)) - 1 if dtype[0] == "i" else (1 << stored) - 1
+    low = -(1 << (stored - 1)) if dtype[0] == "i" else 0
+    inverse = (low + high - pixels.astype(np.int64)).astype(dtype)
+    bits = {"BitsStored": stored, "HighBit": stored - 1}
+    mask = (1 << stored) - 1
+    kept = (inverse.astype(np.int64) & mask).astype(f"u{np.dtype(dtype).itemsize}").view(dtype)
+    found = read(dicom_bytes(kept, PhotometricInterpretation="MONOCHROME1", **bits))
+    np.testing.assert_array_equal(found.values[:, :, 0], pixels.T.astype(np.float32))
+
+
+def test_bits_above_and_below_the_stored_ones_are_left_out() -> None:
+    """Old scanners kept an overlay in the upper bits; the sign is that of the highest stored bit."""
+    values = ramp((5, 7)).astype(np.int64)
+    overlaid = ((values & 0xFFF) | 0xA000).astype(np.uint16).view(np.int16)
+    found = read(dicom_bytes(overlaid, BitsStored=12, HighBit=11))
+    np.testing.assert_array_equal(found.values[:, :, 0], values.T)
+    shifted = (((values & 0xFFF) << 4) | 0x5).astype(np.uint16).view(np.int16)
+    found = read(dicom_bytes(shifted, BitsStored=12, HighBit=15))
+    np.testing.assert_array_equal(found.values[:, :, 0], values.T)
+
+
+def test_padding_is_no_value() -> None:
+    """Voxels that were never measured are not finite, and so count in no percentile."""
+    pixels = ramp((5, 7))
+    pixels[0, :3] = -2000
+    found = read(dicom_bytes(pixels, PixelPaddingValue=-2000)).values[:, :, 0]
+    assert np.isnan(found[:3, 0]).all()
+    np.testing.assert_array_equal(found[3:], pixels.T[3:])
+
+
+@pytest.mark.parametrize("directions", [[1.0, 0, 0, 0, 1, 0], [0.0, 1, 0, 0, 0, -1], [0.0, 0, -1, 1, 0, 0], OBLIQUE])
+def test_each_voxel_lies_where_another_reader_puts_it(directions: list[float]) -> None:
+    """nibabel's reader of DICOM is the oracle: row and column to mm; its axes grow to the left and posterior, ours do not."""
+    data = dicom_bytes(
+        ramp((5, 7)), (12.5, -30, 7), ImageOrientationPatient=directions, PixelSpacing=[0.7, 1.3], SliceThickness=2.5
+    )
+    grid = read(data).grid
+    with warnings.catch_warnings(action="ignore"):  # it says of itself that it is experimental
+        from nibabel.nicom.dicomwrappers import wrapper_from_data  # noqa: PLC0415
+    oracle = wrapper_from_data(pydicom.dcmread(io.BytesIO(data))).affine
+    for column, row in itertools.product((0, 6), (0, 4)):
+        expected = oracle @ [row, column, 0, 1]
+        np.testing.assert_allclose(grid.affine @ [column, row, 0, 1], expected * [-1, -1, 1, 1], atol=1e-6)
+    np.testing.assert_allclose(grid.spacing_mm, (1.3, 0.7, 2.5))
+    header = nibabel.Nifti1Header(grid.header, check=False)
+    np.testing.assert_allclose(header.get_best_affine(), grid.affine, atol=1e-4)
+    assert (header["sform_code"], header["qform_code"]) == (1, 1)
+
+
+def test_slices_are_in_the_order_of_their_places() -> None:
+    """Whatever their names and numbers say, and in whichever direction the series was scanned."""
+    volume = ramp((7, 5, 9))
+    expected = None
+    for step, given in ((ACROSS * 1.5, volume), (-ACROSS * 1.5, volume[:, :, ::-1])):
+        origin = np.array([3.0, -4, 5]) + (0 if expected is None else 8) * ACROSS * 1.5
+        files = series(given, step, origin, ImageOrientationPatient=OBLIQUE, SliceThickness=9.0)
+        random.Random(3).shuffle(files)
+        found = read(zipped({f"{number}.dcm": data for number, data in enumerate(files)}))
+        np.testing.assert_array_equal(found.values, volume)
+        expected = found.grid.affine if expected is None else expected
+        np.testing.assert_allclose(found.grid.affine, expected, atol=1e-6)
+        np.testing.assert_allclose(found.grid.spacing_mm, (1, 1, 1.5))
+
+
+def test_a_tilted_gantry_shears_the_volume() -> None:
+    """Positions that move across the slice's own plane are kept: the third axis is not at right angles."""
+    found = read(zipped(series(ramp(), (0, 0.5, 2.0))))
+    np.testing.assert_allclose(found.grid.affine[:3, 2], [0, -0.5, 2.0])
+    assert found.grid.voxel_ml == pytest.approx(0.002)
+
+
+def test_other_files_of_a_zip_are_passed_over() -> None:
+    """A text, a DICOMDIR, what a Mac adds."""
+    files = {f"series/{number}": data for number, data in enumerate(series(ramp()))}
+    directory = bytearray(next(iter(files.values())))
+    kind = b"1.2.840.10008.5.1.4.1.1.4\0"
+    assert kind in directory
+    listing = bytes(directory.replace(kind, b"1.2.840.10008.1.3.10".ljust(len(kind), b"\0")))
+    others = {"DICOMDIR": listing, "readme.txt": b"x" * 400, "__MACOSX/series/._0": files["series/0"], ".DS_Store": b"1" * 400}
+    found = read(zipped(others | files))
+    np.testing.assert_array_equal(found.values, ramp())
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "reason"),
+    [
+        ({"NumberOfFrames": 3}, UnsupportedImage, "several frames"),
+        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, UnsupportedImage, "colour"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, UnsupportedImage, "colour"),
+        ({"ImagePositionPatient": None}, UnsupportedImage, "image position (0020,0032)"),
+        ({"ImageOrientationPatient": None}, UnsupportedImage, "image orientation (0020,0037)"),
+        ({"PixelSpacing": None}, UnsupportedImage, "pixel spacing (0028,0030)"),
+        ({"PixelSpacing": [0.0, 1.0]}, CorruptImage, "are believed"),
+        ({"ImageOrientationPatient": [1.0, 0, 0, 1, 0, 0]}, CorruptImage, "right angles"),
+        ({"Rows": 0}, CorruptImage, "no number of rows"),
+        ({"Rows": 4}, CorruptImage, "promises"),
+        ({"Rows": 6}, CorruptImage, "promises"),
+        ({"BitsStored": 17}, CorruptImage, "contradicts itself"),
+        ({"RescaleSlope": 0}, CorruptImage, "rescale slope"),
+        ({"Rows": 300, "Columns": 300}, ImageTooLarge, "FCN_MAX_VOXELS"),
+        ({"Rows": 60000}, ImageTooLarge, "FCN_MAX_IMAGE_SIDE"),
+    ],
+)
+def test_a_slice_that_cannot_be_read_says_why(changes: dict[str, Any], error: type[ServiceError], reason: str) -> None:
+    """By the reason of its own, before any pixel is read."""
+    with pytest.raises(error) as raised:
+        read(dicom_bytes(ramp((5, 7)), **changes))
+    assert reason in str(raised.value)
+
+
+@pytest.mark.parametrize(("syntax", "reason"), [(JPEGLosslessSV1, "1.2.840.10008.1.2.4.70"), ("1.2.3.99", "unknown")])
+def test_compressed_pixels_are_refused_with_the_remedy(syntax: str, reason: str) -> None:
+    """The transfer syntax is named where the standard knows it; one of somebody's own is not repeated."""
+    data = dicom_bytes(ramp((5, 7))).replace(b"1.2.840.10008.1.2.1\0", syntax.encode().ljust(20, b"\0"))
+    # The element keeps its length where the name is no longer; otherwise the file is written anew.
+    if len(syntax) > 20:
+        meta = pydicom.dcmread(io.BytesIO(dicom_bytes(ramp((5, 7)))))
+        meta.file_meta.TransferSyntaxUID = syntax
+        meta[0x7FE00010].value = b"\xfe\xff\x00\xe0\0\0\0\0"
+        meta[0x7FE00010].is_undefined_length = True
+        file = io.BytesIO()
+        pydicom.dcmwrite(file, meta, implicit_vr=False, little_endian=True)
+        data = file.getvalue()
+    with pytest.raises(UnsupportedImage, match="gdcmconv --raw") as raised:
+        read(data)
+    assert reason in str(raised.value)
+
+
+def test_a_deflated_data_set_is_refused_before_it_is_inflated() -> None:
+    """It could be of any size."""
+    plain = pydicom.dcmread(io.BytesIO(dicom_bytes(ramp((5, 7)))))
+    plain.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    file = io.BytesIO()
+    pydicom.dcmwrite(file, plain, implicit_vr=False, little_endian=True)
+    with pytest.raises(UnsupportedImage, match="deflated"):
+        read(file.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ([data for k, data in enumerate(series(ramp((7, 5, 9)))) if k != 4], "slices are missing"),
+        ([*series(ramp()), series(ramp())[1]], "a file sent twice"),
+        ([*series(ramp()), *series(ramp())], "several contrasts or times"),
+        ([*series(ramp()), *series(ramp(), origin=(0, 0, 4), SeriesInstanceUID="1.2.4")], "2 series"),
+        ([*series(ramp()), dicom_bytes(ramp((5, 7)), (0, 0, 4), ImageOrientationPatient=OBLIQUE)], "unlike orientations"),
+        ([*series(ramp()), dicom_bytes(ramp((7, 5)), (0, 0, 4))], "unlike sizes"),
+        ([*series(ramp()), dicom_bytes(ramp((5, 7)), (0, 0, 4), PixelSpacing=[1.0, 1.2])], "unlike pixel spacings"),
+        ([*series(ramp()), dicom_bytes(ramp((5, 7)), (3, 0, 4))], "do not lie on one line"),
+    ],
+)
+def test_slices_that_are_no_volume_are_refused(files: list[bytes], reason: str) -> None:
+    """A volume of the wrong slices would look right."""
+    with pytest.raises(UnsupportedImage) as raised:
+        read(zipped(files))
+    assert reason in str(raised.value)
+
+
+def test_positions_with_few_decimals_are_equal_steps() -> None:
+    """Rounded to a hundredth of a millimetre, as scanners write them."""
+    places = [np.round(k * 1.2345678, 2) for k in range(9)]
+    files = [dicom_bytes(ramp((5, 7)), (0, 0, place)) for place in places]
+    assert read(zipped(files)).grid.shape == (7, 5, 9)
+
+
+def test_the_limits_of_a_zip_come_before_its_files() -> None:
+    """Bytes, files and voxels by the zip's own table; a zip in which there is no slice is a zip."""
+    bomb = zipped({"a": dicom_bytes(ramp((5, 7))), "b": bytes(2**23)})
+    with pytest.raises(BodyTooLarge, match="unpacks to"):
+        decoding.probe(bomb, LIMITS)
+    many = zipped([dicom_bytes(np.zeros((64, 64), np.uint8), (0, 0, k)) for k in range(12)])
+    with pytest.raises(ImageTooLarge, match="FCN_MAX_VOXELS"):
+        decoding.probe(many, LIMITS)
+    with pytest.raises(UnsupportedImage, match="zip archive"):
+        decoding.probe(zipped({"a.txt": b"x" * 500}), LIMITS)
+    long = bytearray(zipped(series(ramp())))
+    end = long.rfind(b"PK\5\6")
+    long[end + 12 : end + 16] = struct.pack("<I", 2**31)
+    assert not dicom_series.is_series(bytes(long))
+    with pytest.raises(UnsupportedImage, match="zip archive"):
+        decoding.probe(bytes(long), LIMITS)
+
+
+def test_a_file_of_a_zip_is_unpacked_to_the_size_in_the_table_alone() -> None:
+    """A table that lies leads to a refusal, and never to more bytes than it says."""
+    data = dicom_bytes(ramp((5, 7)))
+    made = bytearray(zipped({"a": data, "b": data + bytes(2**20)}))
+    at = made.rfind(b"PK\1\2")
+    made[at + 24 : at + 28] = struct.pack("<I", len(data))
+    header = decoding.probe(bytes(made), LIMITS)
+    assert header.scan is not None
+    with pytest.raises(CorruptImage, match="damaged"):
+        scans.read(bytes(made), LIMITS, header.scan)
+
+
+def test_encrypted_and_strange_zips_are_refused() -> None:
+    """With what is wrong."""
+    made = bytearray(zipped(series(ramp())))
+    central = [at for at in range(len(made)) if made[at : at + 4] == b"PK\1\2"]
+    made[central[-1] + 8] |= 1
+    header = decoding.probe(bytes(made), LIMITS)
+    assert header.scan is not None
+    with pytest.raises(UnsupportedImage, match="encrypted"):
+        scans.read(bytes(made), LIMITS, header.scan)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("a", dicom_bytes(ramp((5, 7))))
+    with pytest.raises(UnsupportedImage, match="zip archive"):
+        decoding.probe(packed.getvalue(), LIMITS)
+
+
+def test_a_thousand_damaged_files_are_refused_or_read() -> None:
+    """A volume or an error of ours, whatever bytes change; and no error repeats a text of the file."""
+    rng = np.random.default_rng(11)
+    secret = "DOE^JANE"
+    plain = [dicom_bytes(ramp((5, 7)), syntax=syntax, PatientName=secret, PatientID=secret) for syntax in SYNTAXES]
+    sources = [*plain, zipped(series(ramp(), PatientName=secret, StudyDescription=secret))]
+    outcomes = {"read": 0, "refused": 0}
+    for index in range(1000):
+        data = bytearray(sources[index % len(sources)])
+        for _ in range(int(rng.integers(1, 5))):
+            data[int(rng.integers(len(data)))] = int(rng.integers(256))
+        if index % 7 == 0:
+            del data[int(rng.integers(len(data))) :]
+        error = _refusal(bytes(data))
+        outcomes["read" if error is None else "refused"] += 1
+        told = "" if error is None else "".join(traceback.format_exception(error))
+        assert "DOE" not in told
+    assert min(outcomes.values()) > 100
+
+
+def _refusal(data: bytes) -> ServiceError | None:
+    try:
+        header = decoding.probe(data, LIMITS)
+        assert header.scan is not None
+        scans.read(data, LIMITS, header.scan)
+    except ServiceError as error:
+        return error
+    return None
