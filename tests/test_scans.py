@@ -25,7 +25,7 @@ from service.errors import ImageTooLarge
 from service.settings import Settings
 from tests.conftest import write_artifact
 from tests.live import live_process, live_server
-from tests.phantoms import nifti_bytes, scan_artifact, scan_manifest
+from tests.phantoms import dicom_bytes, nifti_bytes, scan_artifact, scan_manifest, series, zipped
 
 OBLIQUE = np.array([[-0.98, 0.1, 0.05, 40], [0.1, 0.05, 1.0, -30], [-0.06, -1.0, 0.1, 12], [0, 0, 0, 1.0]])
 
@@ -263,6 +263,83 @@ def test_a_patients_fields_reach_no_log_and_no_metric(tmp_path: Any) -> None:
         assert "20x24x22" in server.log.read_text()
 
 
+def test_a_series_of_dicom_slices_gets_labels_in_its_grid(client: httpx.Client) -> None:
+    """A zip in any order: NIfTI labels whose voxels lie where the slices say, and the other forms."""
+    files = series(levels().astype(np.uint16) * 500, (0, 0, 1.0), (10, -20, 5))
+    body = zipped(files[::-1])
+    reply = client.post("/segment", content=body)
+    assert reply.status_code == 200, reply.text
+    assert reply.headers["x-model"] == "levels@1.0.0"
+    found = loaded(reply.content)
+    np.testing.assert_array_equal(np.asarray(found.dataobj), levels())
+    np.testing.assert_allclose(found.affine, [[-1, 0, 0, -10], [0, -1, 0, 20], [0, 0, 1, 5], [0, 0, 0, 1]])
+    for query in ({"format": "rle", "statistics": "true"}, {"format": "npy"}, {"format": "overlay"}):
+        assert client.post("/segment", params=query, content=body).status_code == 200
+    form = client.post("/segment", files={"image": ("series.zip", body, "application/zip")})
+    assert form.content == reply.content
+    one = client.post("/segment", content=files[10])
+    assert loaded(one.content).shape == (20, 24, 1)
+
+
+def test_what_is_no_regular_series_is_refused_over_http(client: httpx.Client) -> None:
+    """A 4xx with the reason."""
+    files = series(levels().astype(np.uint16) * 500)
+    gap = client.post("/segment", content=zipped(files[:5] + files[6:]))
+    assert (gap.status_code, gap.json()["code"]) == (415, "unsupported_image")
+    assert "slices are missing" in gap.json()["detail"]
+    frames = client.post("/segment", content=dicom_bytes(np.zeros((8, 8), np.uint8), NumberOfFrames=4))
+    assert frames.status_code == 415
+    assert "several frames" in frames.json()["detail"]
+
+
+PATIENT = {
+    "PatientName": "DOE^JANE",
+    "PatientID": "DOE-77",
+    "PatientBirthDate": "19710304",
+    "OtherPatientIDs": "DOE-78",
+    "PatientAddress": "DOE street",
+    "PatientComments": "DOE has a cat",
+    "InstitutionName": "DOE clinic",
+    "ReferringPhysicianName": "DOE^JOHN",
+    "StudyDescription": "DOE head",
+    "SeriesDescription": "DOE t1",
+    "AccessionNumber": "DOE1",
+    "DeviceSerialNumber": "DOE2",
+    "ImageComments": "DOE",
+}
+"""Elements of a DICOM header that tell of a person or a place."""
+
+
+def test_a_patients_elements_reach_no_reply_no_log_and_no_metric(tmp_path: Path) -> None:
+    """DICOM names people; the label volume, every refusal, the log and the metrics do not."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    scan_artifact(folder / "levels.onnx")
+    files = series(levels().astype(np.uint16) * 500, **PATIENT)
+    assert all(b"DOE" in data for data in files)
+    broken = [
+        files[3][: len(files[3]) // 2],
+        files[3].replace(b"1.2.840.10008.1.2.1\0", b"DOE.9.9.9.9.9.9.9.9.\0"[:20]),
+        files[3].replace(b"MONOCHROME2 ", b"DOE CHROME2 "),
+        files[3].replace(b"1.2.3\0", b"DOE.1\0"),
+        zipped(files[:5] + files[6:]),
+        zipped([*files, files[3].replace(b"1.2.3\0", b"DOE.1\0")]),
+    ]
+    with live_process(tmp_path, {"models_dir": folder}) as server:
+        named = {"image": ("DOE.zip", zipped({f"DOE-{k}.dcm": data for k, data in enumerate(files)}), "application/zip")}
+        replies = [httpx.post(f"{server.base_url}/segment", content=body, timeout=60) for body in broken]
+        assert [reply.status_code for reply in replies[:1]] == [422]
+        whole = httpx.post(f"{server.base_url}/segment", files=named, timeout=60)
+        whole.raise_for_status()
+        metrics = httpx.get(f"{server.base_url}/metrics", timeout=60)
+        for reply in (*replies, whole, metrics):
+            content = gzip.decompress(reply.content) if reply.content.startswith(b"\x1f\x8b") else reply.content
+            assert b"DOE" not in content
+            assert "DOE" not in str(reply.headers)
+        assert "DOE" not in server.log.read_text()
+        assert "20x24x22" in server.log.read_text()
+
+
 def test_the_client_gives_a_label_volume(base_url: str, tmp_path: Path) -> None:
     """``segment_volume`` gives the labels, the file and the model; ``save`` writes it compressed or not, as its name says."""
     path = tmp_path / "scan.nii.gz"
@@ -293,7 +370,9 @@ def test_the_asynchronous_client_does_the_same(base_url: str) -> None:
     np.testing.assert_array_equal(asyncio.run(call()).labels, levels())
 
 
-def test_the_command_line_segments_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_segments_scans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """``fcn-serve segment`` takes scans without a model's name, writes label volumes and mosaics, and skips finished ones."""
     models = tmp_path / "models"
     models.mkdir()
@@ -304,8 +383,10 @@ def test_the_command_line_segments_scans(tmp_path: Path, monkeypatch: pytest.Mon
     (folder / "one.nii.gz").write_bytes(scan())
     (folder / "two.nii").write_bytes(scan(compressed=False, version=2))
     (folder / "bad.nii.gz").write_bytes(scan()[:-40])
+    (folder / "slice.dcm").write_bytes(b"")  # told, and not taken for a scan of one slice
+    (tmp_path / "series.zip").write_bytes(zipped(series(levels().astype(np.uint16) * 500)))
     monkeypatch.setenv("FCN_MODELS_DIR", str(models))
-    monkeypatch.setattr(sys, "argv", ["fcn-serve", "segment", str(folder)])
+    monkeypatch.setattr(sys, "argv", ["fcn-serve", "segment", str(folder), str(tmp_path / "series.zip")])
     for _ in range(2):
         with pytest.raises(SystemExit) as ended:
             main()
@@ -315,3 +396,5 @@ def test_the_command_line_segments_scans(tmp_path: Path, monkeypatch: pytest.Mon
     assert "bad.mask.nii.gz" not in written
     for name in ("one.mask.nii.gz", "two.mask.nii"):
         np.testing.assert_array_equal(np.asarray(nibabel.load(folder / name).dataobj), levels())
+    np.testing.assert_array_equal(np.asarray(nibabel.load(tmp_path / "series.mask.nii.gz").dataobj), levels())
+    assert "zip those of one series" in capsys.readouterr().err

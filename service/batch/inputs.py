@@ -17,7 +17,10 @@ from service.batch.targets import is_result, spoken, stem_that_fits
 from service.errors import BadSetting
 
 IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
-SCAN_SUFFIXES = (".nii.gz", ".nii")
+SCAN_SUFFIXES = (".nii.gz", ".nii", ".dcm", ".zip")
+"""NIfTI; a DICOM slice; a zip of a DICOM series."""
+FOUND_SCAN_SUFFIXES = (".nii.gz", ".nii")
+"""Of scans that are found in a folder: a slice of a series alone would be a scan of one slice, and a zip may hold anything."""
 VIDEO_SUFFIXES = frozenset(
     (
         *(".264", ".265", ".360", ".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".h264", ".h265", ".hevc", ".insv"),
@@ -166,9 +169,12 @@ def _within(folder: Path, failures: list[tuple[Path, str]]) -> list[Path]:
             else:
                 kept.append(name)
         folders[:] = kept
+        if any(name.lower().endswith(".dcm") for name in files):
+            failures.append((here, "DICOM slices in a folder: zip those of one series, and name the zip"))
         for name in files:
             path = here / name
-            known = path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES or is_recording(path) or is_scan(path)
+            known = path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES or is_recording(path)
+            known = known or name.lower().endswith(FOUND_SCAN_SUFFIXES)
             if not known or is_result(path) or _is_litter(name):
                 continue
             if path.is_file():

@@ -137,7 +137,7 @@ class Client:
         """Segment one scan.
 
         Takes:
-            scan: a NIfTI file's path or bytes, ``.nii`` or ``.nii.gz``
+            scan: path or bytes of a NIfTI file (``.nii``, ``.nii.gz``), a DICOM slice, or a zip of a DICOM series
             model: the server's first model for scans by default
             classes, min_confidence: as for :meth:`segment`
             deadline_ms: when the labels are of no use any more, counted from now

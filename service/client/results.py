@@ -110,7 +110,7 @@ class LabelVolume:
     labels: NDArray[np.uint8]
     """X x Y x Z uint8, in the scan's own grid: the class id of every voxel; 255 is unlabelled."""
     nifti: bytes = field(repr=False)
-    """The label volume as a NIfTI file with the scan's header: ``.nii.gz`` if the scan was compressed, else ``.nii``."""
+    """The label volume as a NIfTI file with the scan's header: ``.nii.gz`` of a compressed scan or DICOM, else ``.nii``."""
     model: str
     """name@version of the model that made it."""
     timing: dict[str, float]

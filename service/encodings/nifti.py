@@ -128,7 +128,7 @@ FORMAT = Format(
     "nifti",
     ".nii.gz",
     "application/x-nifti",
-    "The label volume of a scan in its own grid, shape, affine and header; compressed if the scan was.",
+    "The label volume of a scan in its own grid, shape, affine and header; compressed if the scan was, or was DICOM.",
     encode=_written,
     decode=decode,
     volumes="only",

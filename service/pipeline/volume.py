@@ -34,7 +34,7 @@ class Grid:
     affine: NDArray[np.float64]
     """4 x 4, from voxel indices to mm to the right, anterior and superior; its first three columns are independent."""
     header: bytes
-    """The header of the NIfTI file as it came; of a scan from elsewhere, one made for it."""
+    """The header of the NIfTI file as it came; of DICOM, one made of the geometry alone."""
     compressed: bool
     """Whether the file was compressed; the answer is then compressed, too."""
 

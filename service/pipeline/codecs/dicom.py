@@ -10,6 +10,7 @@ elements) and A (transfer syntaxes); part 10, section 7.1 (meta information). py
 from __future__ import annotations
 
 import io
+import re
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,9 @@ _FAR_MM = 1e6
 _SYNTAX, _CLASS = 0x00020010, 0x00020002
 _PIXELS = {0x7FE00010, 0x7FE00008, 0x7FE00009}
 """Pixels as integers, as floats and as doubles."""
+_CHARACTER_SET = 0x00080005
+_COMPRESSED = re.compile(r"1\.2\.840\.10008\.1\.2\.\d{1,3}(\.\d{1,3})?")
+"""Identifiers of the standard's own transfer syntaxes."""
 _TAGS = {
     "series": 0x0020000E,
     "thickness": 0x00180050,
@@ -59,6 +63,8 @@ _TAGS = {
     "slope": 0x00281053,
 }
 """Every element that is read, by a name of ours."""
+_SHORT = {"samples", "rows", "columns", "allocated", "stored", "high", "signed", "padding"}
+"""Those that are whole numbers of 16 bits; the others are text."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +187,6 @@ def _read_header(data: bytes, limits: Limits, *, whole: bool) -> Header:
         raise CorruptImage(f"the DICOM file promises {needed} bytes of pixels, and holds {length}")
     if whole and offset + needed > len(data):
         raise CorruptImage(f"the DICOM file is truncated: its pixels end at byte {offset + needed}, {len(data)} came")
-    padding = None if fields["padding"] is None else _integer(fields["padding"], dtype)
     return Header(
         series=str(fields["series"] or ""),
         rows=rows,
@@ -196,7 +201,7 @@ def _read_header(data: bytes, limits: Limits, *, whole: bool) -> Header:
         slope=_factor(fields, "slope", 1.0),
         intercept=_factor(fields, "intercept", 0.0),
         inverted=photometric == "MONOCHROME1",
-        padding=padding,
+        padding=_padding(fields["padding"], dtype),
         offset=offset,
     )
 
@@ -208,34 +213,64 @@ def _syntax(data: bytes) -> tuple[str, int]:
     file = io.BytesIO(data)
     file.seek(PREAMBLE + 4)
     meta = read_dataset(file, False, True, stop_when=lambda tag, *_: tag >> 16 != 2, specific_tags=[_SYNTAX, _CLASS])
-    syntax, kind = str(meta[_SYNTAX].value), str(meta[_CLASS].value if _CLASS in meta else "")
+    syntax, kind = (_text(meta, tag) for tag in (_SYNTAX, _CLASS))
     if kind == _DIRECTORY:
         raise UnsupportedImage("a DICOMDIR, which lists files; send the slices themselves")
     if syntax == _DEFLATED:
         raise UnsupportedImage(f"a DICOM file whose whole data set is deflated; {_REMEDY}")
     if syntax not in (IMPLICIT, EXPLICIT, BIG_ENDIAN):
-        known = syntax if syntax.startswith("1.2.840.10008.1.2.") and len(syntax) < 32 else "unknown"
+        known = syntax if _COMPRESSED.fullmatch(syntax) else "unknown"
         raise UnsupportedImage(f"a DICOM file with compressed pixels (transfer syntax {known}); {_REMEDY}")
     return syntax, file.tell()
 
 
 def _fields(data: bytes, start: int, *, implicit: bool, little: bool) -> dict[str, Any]:
-    """The values of :data:`_TAGS`, None where absent; ``pixels`` is where their element begins."""
+    """The values of :data:`_TAGS`, None where absent; ``pixels`` is where their element begins.
+
+    The bytes are taken as they are and read here: pydicom's own conversion repeats a strange value in its log. For the same
+    reason the name of the character set is skipped; no text is read that needs one.
+    """
     from pydicom.filereader import read_dataset  # noqa: PLC0415 - of the extra 'medical'
 
-    file, begin = io.BytesIO(data), None
+    file, order = io.BytesIO(data), "<" if little else ">"
     file.seek(start)
+    found: dict[int, Any] = {}
+    while True:
+        part = read_dataset(
+            file,
+            implicit,
+            little,
+            stop_when=lambda tag, *_: int(tag) in _PIXELS or int(tag) == _CHARACTER_SET,
+            specific_tags=list(_TAGS.values()),
+        )
+        found |= {tag: part.get_item(tag).value for tag in _TAGS.values() if tag in part}
+        at = file.tell()
+        tag = 0
+        if at + 8 <= len(data):
+            group, element = struct.unpack_from(f"{order}HH", data, at)
+            tag = group << 16 | element
+        if tag != _CHARACTER_SET:
+            break
+        (length,) = struct.unpack_from(f"{order}I" if implicit else f"{order}H", data, at + (4 if implicit else 6))
+        file.seek(at + 8 + length)
+    read = {name: _value(found.get(tag), order, short=name in _SHORT) for name, tag in _TAGS.items()}
+    return read | {"pixels": at if tag in _PIXELS else None}
 
-    def at_pixels(tag: int, _vr: str | None, _length: int) -> bool:
-        return int(tag) in _PIXELS
 
-    found = read_dataset(file, implicit, little, stop_when=at_pixels, specific_tags=list(_TAGS.values()))
-    order = "<" if little else ">"
-    at = file.tell()
-    if at + 8 <= len(data):
-        group, element = struct.unpack_from(f"{order}HH", data, at)
-        begin = at if (group << 16 | element) in _PIXELS else None
-    return {name: found[tag].value if tag in found else None for name, tag in _TAGS.items()} | {"pixels": begin}
+def _text(dataset: Any, tag: int) -> str:
+    """The text of an element, in ASCII; empty where absent."""
+    value = dataset.get_item(tag).value if tag in dataset else None
+    return bytes(value or b"").strip(b" \0").decode("ascii", "replace")
+
+
+def _value(raw: bytes | None, order: str, *, short: bool) -> Any:
+    """An element's value: a whole number of 16 bits, or text; a list where there are several."""
+    if not raw:
+        return None
+    if short:
+        return struct.unpack_from(f"{order}H", raw)[0]
+    parts = raw.strip(b" \0").decode("ascii", "replace").split("\\")
+    return parts if len(parts) > 1 else parts[0]
 
 
 def _pixels(data: bytes, at: int, *, implicit: bool, little: bool) -> tuple[int, int]:
@@ -264,7 +299,7 @@ def _check_sides(rows: int, columns: int, limits: Limits) -> None:
 
 def _count(fields: dict[str, Any], name: str) -> int | None:
     value = fields[name]
-    return None if value is None or value == "" else int(value)
+    return None if value in (None, "") else int(value)
 
 
 def _stored(fields: dict[str, Any], *, little: bool) -> tuple[np.dtype[Any], int, int]:
@@ -281,16 +316,14 @@ def _stored(fields: dict[str, Any], *, little: bool) -> tuple[np.dtype[Any], int
     return np.dtype(f"{order}{'i' if signed else 'u'}{allocated // 8}"), stored, high + 1 - stored
 
 
-def _integer(value: Any, dtype: np.dtype[Any]) -> int | None:
-    """A padding value as stored values are read, whatever its own type says."""
-    number = int.from_bytes(value[:2], "little") if isinstance(value, bytes) else int(value)
-    bits = 8 * dtype.itemsize
-    return number - (1 << bits) if dtype.kind == "i" and number >= 1 << (bits - 1) else number
+def _padding(value: int | None, dtype: np.dtype[Any]) -> int | None:
+    """The stored value that means nothing; its two bytes are read as the stored values are."""
+    return value - 2**16 if value is not None and dtype.kind == "i" and value >= 2**15 else value
 
 
 def _factor(fields: dict[str, Any], name: str, usual: float) -> float:
     value = fields[name]
-    number = usual if value is None or value == "" else float(value)
+    number = usual if value in (None, "") else float(value)
     if not np.isfinite(number) or (name == "slope" and number == 0):
         raise CorruptImage(f"the DICOM file has a rescale {name} that is no usable number")
     return number
@@ -298,7 +331,7 @@ def _factor(fields: dict[str, Any], name: str, usual: float) -> float:
 
 def _numbers(fields: dict[str, Any], name: str, count: int) -> NDArray[np.float64]:
     value = fields[name]
-    if value is None or value == "":
+    if value in (None, ""):
         raise UnsupportedImage(f"a DICOM file that does not say where its slice lies (no {_SAID[name]}); convert it to NIfTI")
     found = np.array([float(one) for one in value], np.float64)
     if found.shape != (count,) or not np.isfinite(found).all() or np.abs(found).max() > _FAR_MM:
