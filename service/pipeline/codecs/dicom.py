@@ -351,7 +351,7 @@ def _directions(fields: dict[str, Any]) -> NDArray[np.float64]:
     lengths = np.linalg.norm(found, axis=1)
     if np.abs(lengths - 1).max() > 0.01 or abs(float(found[0] @ found[1])) > 0.01:
         raise CorruptImage("the DICOM file's image orientation (0020,0037) is not two directions at right angles")
-    return found / lengths[:, None]
+    return np.asarray(found / lengths[:, None], np.float64)
 
 
 def _spacing(fields: dict[str, Any]) -> tuple[float, float]:
