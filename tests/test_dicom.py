@@ -93,7 +93,7 @@ def test_bits_above_and_below_the_stored_ones_are_left_out() -> None:
     np.testing.assert_array_equal(found.values[:, :, 0], values.T)
 
 
-def test_padding_is_no_value() -> None:
+def test_padding_has_no_value() -> None:
     """Voxels that were never measured are not finite, and so count in no percentile."""
     pixels = ramp((5, 7))
     pixels[0, :3] = -2000
@@ -184,9 +184,9 @@ def test_a_slice_that_cannot_be_read_says_why(changes: dict[str, Any], error: ty
 
 @pytest.mark.parametrize(("syntax", "reason"), [(JPEGLosslessSV1, "1.2.840.10008.1.2.4.70"), ("1.2.3.99", "unknown")])
 def test_compressed_pixels_are_refused_with_the_remedy(syntax: str, reason: str) -> None:
-    """The transfer syntax is named where the standard knows it; one of somebody's own is not repeated."""
+    """The transfer syntax is named where the standard knows it; another one is not repeated."""
     data = dicom_bytes(ramp((5, 7))).replace(b"1.2.840.10008.1.2.1\0", syntax.encode().ljust(20, b"\0"))
-    # The element keeps its length where the name is no longer; otherwise the file is written anew.
+    # The element keeps its length where the name is no longer; otherwise another file is written.
     if len(syntax) > 20:
         meta = pydicom.dcmread(io.BytesIO(dicom_bytes(ramp((5, 7)))))
         meta.file_meta.TransferSyntaxUID = syntax
@@ -223,7 +223,7 @@ def test_a_deflated_data_set_is_refused_before_it_is_inflated() -> None:
         ([*series(ramp()), dicom_bytes(ramp((5, 7)), (3, 0, 4))], "do not lie on one line"),
     ],
 )
-def test_slices_that_are_no_volume_are_refused(files: list[bytes], reason: str) -> None:
+def test_slices_that_make_no_volume_are_refused(files: list[bytes], reason: str) -> None:
     """A volume of the wrong slices would look right."""
     with pytest.raises(UnsupportedImage) as raised:
         read(zipped(files))
@@ -238,7 +238,7 @@ def test_positions_with_few_decimals_are_equal_steps() -> None:
 
 
 def test_the_limits_of_a_zip_come_before_its_files() -> None:
-    """Bytes, files and voxels by the zip's own table; a zip in which there is no slice is a zip."""
+    """Bytes, files and voxels by the zip's own table; a zip without a slice stays a zip."""
     bomb = zipped({"a": dicom_bytes(ramp((5, 7))), "b": bytes(2**23)})
     with pytest.raises(BodyTooLarge, match="unpacks to"):
         decoding.probe(bomb, LIMITS)

@@ -281,7 +281,7 @@ def test_a_series_of_dicom_slices_gets_labels_in_its_grid(client: httpx.Client) 
     assert loaded(one.content).shape == (20, 24, 1)
 
 
-def test_what_is_no_regular_series_is_refused_over_http(client: httpx.Client) -> None:
+def test_an_irregular_series_is_refused_over_http(client: httpx.Client) -> None:
     """A 4xx with the reason."""
     files = series(levels().astype(np.uint16) * 500)
     gap = client.post("/segment", content=zipped(files[:5] + files[6:]))

@@ -119,7 +119,7 @@ def read_header(data: bytes, limits: Limits, *, whole: bool = True) -> Header:
     Takes:
         whole: whether the bytes are the whole file, so that its pixels must be there
     Raises:
-        UnsupportedImage: if it is no slice that is read: several frames, colour, compression; the reason says so
+        UnsupportedImage: if such a slice is not read: several frames, colour, compression; the reason says so
         CorruptImage: if it is damaged, or does not say where the slice lies
         ImageTooLarge: if it has too many pixels
     """
@@ -325,7 +325,7 @@ def _factor(fields: dict[str, Any], name: str, usual: float) -> float:
     value = fields[name]
     number = usual if value in (None, "") else float(value)
     if not np.isfinite(number) or (name == "slope" and number == 0):
-        raise CorruptImage(f"the DICOM file has a rescale {name} that is no usable number")
+        raise CorruptImage(f"the DICOM file has a rescale {name} that cannot be used")
     return number
 
 

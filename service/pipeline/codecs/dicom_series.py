@@ -1,7 +1,7 @@
 """A scan of one DICOM slice, or of a zip of a series: slices in the order of their positions, as one volume.
 
-A zip's own table is checked before anything is unpacked: number of files, their sizes, their sum. Whatever in it is no DICOM
-file is passed over. The slices have to be one series: one size, one orientation, equal steps. Anything else is refused with its
+A zip's own table is checked before anything is unpacked: number of files, their sizes, their sum. Files of other kinds in it
+are passed over. The slices have to be one series: one size, one orientation, equal steps. Anything else is refused with its
 reason, because a volume of the wrong slices looks right.
 
 The affine follows PS3.3, C.7.6.2.1.1, with the x and y axes turned from left and posterior to right and anterior. The step
@@ -30,7 +30,7 @@ MAGIC_ZIP = b"PK\x03\x04"
 MAX_FILES = 4096
 """Files of a zip: the slices of a scan, and a few others."""
 MAX_OTHERS = 256
-"""Files of a zip that are looked at to find a first slice."""
+"""Files of a zip that are opened to find a first slice."""
 MAX_TABLE_BYTES = MAX_FILES * 512
 """Bytes of a zip's table of contents: names of some hundred characters."""
 FIRST_BYTES = 2**16
