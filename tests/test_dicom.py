@@ -224,7 +224,7 @@ def test_a_deflated_data_set_is_refused_before_it_is_inflated() -> None:
     ],
 )
 def test_slices_that_make_no_volume_are_refused(files: list[bytes], reason: str) -> None:
-    """A volume of the wrong slices would look right."""
+    """A volume of the wrong slices would seem right."""
     with pytest.raises(UnsupportedImage) as raised:
         read(zipped(files))
     assert reason in str(raised.value)

@@ -2,7 +2,7 @@
 
 A zip's own table is checked before anything is unpacked: number of files, their sizes, their sum. Files of other kinds in it
 are passed over. The slices have to be one series: one size, one orientation, equal steps. Anything else is refused with its
-reason, because a volume of the wrong slices looks right.
+reason, because a volume of the wrong slices seems right.
 
 The affine follows PS3.3, C.7.6.2.1.1, with the x and y axes turned from left and posterior to right and anterior. The step
 between slices is that of their positions, never the thickness that a header states.
