@@ -32,6 +32,7 @@ EXTRAS: dict[str, frozenset[str]] = {
     "bags": frozenset({"google", "lz4", "mcap", "rosbags", "ruamel", "zstandard"}),
     "heif": frozenset({"pillow_heif"}),
     "medical": frozenset({"nibabel", "pydicom"}),
+    "foxglove": frozenset({"foxglove"}),
 }
 """The import names that each extra brings. An extra is listed as soon as a file of ``service`` imports one of its packages."""
 

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "deploy" / "locks"
 
 INSTALLED_AS = {
+    "foxglove": "foxglove-sdk",
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
     "google": "protobuf",

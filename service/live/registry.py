@@ -33,10 +33,28 @@ def _begins(*prefixes: str) -> Callable[[str], bool]:
     return lambda address: address.lower().startswith(prefixes)
 
 
-SOURCES: tuple[Kind, ...] = (Kind("FOLDER", lambda address: Path(address).is_dir(), "service.live.sources.folder"),)
+VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp")
+"""What the name of a video ends with; a file of any other name is tried as one if it is there."""
+
+
+def _is_video(address: str) -> bool:
+    return "://" not in address and (address.lower().endswith(VIDEOS) or Path(address).is_file())
+
+
+SOURCES: tuple[Kind, ...] = (
+    Kind("FOLDER", lambda address: Path(address).is_dir(), "service.live.sources.folder"),
+    Kind("rtsp://HOST/PATH", _begins("rtsp://", "rtsps://"), "service.live.sources.rtsp"),
+    Kind("http://HOST/PATH", _begins("http://", "https://"), "service.live.sources.http"),
+    Kind("/dev/video0", _begins("/dev/"), "service.live.sources.device"),
+    Kind("drive.mp4", _is_video, "service.live.sources.file"),
+)
 """Every kind of source."""
 
-SINKS: tuple[Kind, ...] = (Kind("-", lambda address: address == "-", "service.live.sinks.lines"),)
+SINKS: tuple[Kind, ...] = (
+    Kind("foxglove://HOST:PORT", _begins("foxglove://"), "service.live.sinks.foxglove"),
+    Kind("out.mcap", lambda address: "://" not in address and address.lower().endswith(".mcap"), "service.live.sinks.mcap"),
+    Kind("-", lambda address: address == "-", "service.live.sinks.lines"),
+)
 """Every kind of sink."""
 
 
