@@ -154,12 +154,12 @@ def test_the_pauses_between_attempts_are_bounded() -> None:
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        ("/page", "answers with text/html, which is no video; name the camera's stream itself"),
+        ("/page", "answers with text/html, not with a video; name the camera's stream itself"),
         ("/secret", "wants another user and password: http://USER:PASSWORD@HOST/..."),
         ("/other", "404 Not Found; check the path"),
     ],
 )
-def test_an_address_that_is_no_camera_ends_the_run(path: str, says: str, start: Callable[[Camera], Camera]) -> None:
+def test_an_address_without_a_camera_ends_the_run(path: str, says: str, start: Callable[[Camera], Camera]) -> None:
     """Where waiting cannot help, the error says what the address gave instead of a video."""
     camera = start(MjpegCamera())
     address = camera.url.replace("/cam", path)
@@ -251,11 +251,11 @@ def test_a_file_is_played_at_its_own_pace(tmp_path: Path) -> None:
     ("make", "says"),
     [
         (lambda path: None, "No such file"),
-        (lambda path: path.write_text("This is no video.\n" * 100), "not a video that can be read"),
+        (lambda path: path.write_text("This is text.\n" * 100), "not a video that can be read"),
         (lambda path: path.touch(), "not a video that can be read"),
     ],
 )
-def test_a_file_that_is_no_video_ends_the_run(make: Callable[[Path], object], says: str, tmp_path: Path) -> None:
+def test_a_file_without_a_video_ends_the_run(make: Callable[[Path], object], says: str, tmp_path: Path) -> None:
     """A file that is absent, empty or something else is named, with the reason."""
     path = tmp_path / "drive.mp4"
     make(path)
@@ -304,9 +304,9 @@ def test_a_device_that_is_not_there_is_told_with_those_that_are() -> None:
         open_source("/dev/video98", OPTIONS)
 
 
-def test_a_device_that_is_no_camera_ends_the_run() -> None:
+def test_a_device_of_another_kind_ends_the_run() -> None:
     """Any other device says so."""
-    with opened("/dev/null") as source, pytest.raises(BadSetting, match="/dev/null: it is no camera"):
+    with opened("/dev/null") as source, pytest.raises(BadSetting, match="/dev/null: it is not a camera"):
         next_of(source)
 
 

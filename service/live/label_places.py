@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 LEAST_SHARE = 0.005
 """Of the picture: smaller regions get no name, for it would cover them."""
 _ROWS = 90
-"""The label map is looked at in about so many rows."""
+"""The label map is read in about so many rows."""
 
 
 @dataclass(frozen=True)

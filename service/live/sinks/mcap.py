@@ -1,7 +1,7 @@
 """A recording: ``out.mcap`` holds the channels that Foxglove's window shows, compressed with zstd.
 
-The end of an MCAP file holds its index. Room for it is reserved ahead of what is written, so that a disk that fills up leaves a
-whole file too.
+The end of an MCAP file holds its index. Space for it is reserved ahead of what is written, so that a disk that fills up leaves
+a whole file too.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def open_source(address: str, options: LiveOptions) -> Capture:  # noqa: ARG001 
         if number in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
             return Loss(f"it was unplugged; {_cameras()}")
         if number in (errno.ENOTTY, errno.EISDIR):
-            return Loss(f"it is no camera; {_cameras()}", lasting=True)
+            return Loss(f"it is not a camera; {_cameras()}", lasting=True)
         if number == errno.EINVAL:
             return Loss(f"the driver has no such mode; v4l2-ctl -d {path} --list-formats-ext lists them", lasting=True)
         return Loss(sentence(error))

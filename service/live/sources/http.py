@@ -44,7 +44,7 @@ def open_source(address: str, options: LiveOptions) -> Capture:  # noqa: ARG001 
             return Loss(f"{error.strerror}; check the path", lasting=True)
         kind = _content_type(address)
         if kind is not None and kind.startswith(("text/", "application/json", "application/xml", "image/")):
-            return Loss(f"it answers with {kind}, which is no video; name the camera's stream itself", lasting=True)
+            return Loss(f"it answers with {kind}, not with a video; name the camera's stream itself", lasting=True)
         if isinstance(error, av.error.InvalidDataError):
             return Loss(f"it answers with {kind or 'something'} that cannot be played", lasting=True)
         return unreachable(error, host, port)

@@ -49,7 +49,7 @@ def host_of(address: str) -> str:
     """Return the host of a URL.
 
     Raises:
-        BadSetting: if it names none, or its port is no number
+        BadSetting: if it names none, or its port is not a number
     """
     try:
         parts = urlsplit(address)
