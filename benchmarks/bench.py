@@ -104,10 +104,10 @@ class Bare:
 
 
 @contextmanager
-def bare(size: tuple[int, int]) -> Iterator[Bare]:
+def bare(size: tuple[int, int], artifact: Path = ARTIFACT) -> Iterator[Bare]:
     """The bare network on images of a size, as the service would fit them."""
-    height, width = fit_size(*size, read_manifest(outline(ARTIFACT).metadata).input)
-    command = [sys.executable, str(Path(__file__).with_name("bare.py")), str(ARTIFACT), str(height), str(width)]
+    height, width = fit_size(*size, read_manifest(outline(artifact).metadata).input)
+    command = [sys.executable, str(Path(__file__).with_name("bare.py")), str(artifact), str(height), str(width)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield Bare(process)

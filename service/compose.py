@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from service.errors import BadSetting
 from service.pipeline.codecs.limits import Limits
 from service.pipeline.engine import EngineOptions
+from service.pipeline.providers import GpuOptions
 from service.pipeline.repository import Repository
 from service.pipeline.tiling import Tiling
 from service.settings import Settings
@@ -43,7 +44,7 @@ def open_repository(settings: Settings) -> Repository:
     Raises:
         UnknownModel, ProviderUnavailable: as ``Repository``
     """
-    options = EngineOptions(settings.provider, settings.threads)
+    options = engine_options(settings)
     lanes = _lanes(settings, on_cuda=settings.provider == "cuda")  # `auto` may end on the CPU
     return Repository(settings.models_dir, replace(options, lanes=lanes), settings.default_model, settings.precision)
 
@@ -61,7 +62,7 @@ def open_predictor(settings: Settings, models: Path | None = None) -> Predictor:
 
     if models is None:
         require_models(settings)
-    options = EngineOptions(settings.provider, settings.threads)
+    options = engine_options(settings)
     default = settings.default_model if models is None else None
     repository = Repository(models or settings.models_dir, options, default, settings.precision)
     return Predictor(repository, limits_of(settings), Tiling(settings.tile_memory_mb))
@@ -88,6 +89,12 @@ def make_plane(settings: Settings, repository: Repository) -> DataPlane:
     )
 
 
+def engine_options(settings: Settings) -> EngineOptions:
+    """Return how sessions are opened, without lanes."""
+    gpu = GpuOptions(settings.tensorrt, settings.tensorrt_cache, settings.cuda_graphs)
+    return EngineOptions(settings.provider, settings.threads, gpu=gpu)
+
+
 def limits_of(settings: Settings) -> Limits:
     """Return the limits on images and scans."""
     return Limits(
@@ -101,5 +108,5 @@ def limits_of(settings: Settings) -> Limits:
 
 def _lanes(settings: Settings, *, on_cuda: bool) -> int:
     """Return the number of inferences at the same time."""
-    options = EngineOptions(settings.provider, settings.threads)
+    options = engine_options(settings)
     return settings.concurrency or (1 if on_cuda else options.threads_alone)

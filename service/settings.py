@@ -61,6 +61,14 @@ class Settings(BaseSettings):
 
     provider: Literal["cpu", "cuda", "auto"] = "cpu"
     """Where the network runs; ``cuda`` refuses to start without a working GPU, ``auto`` takes the GPU if it works."""
+    tensorrt: Literal["off", "fp32", "fp16"] = "off"
+    """On a GPU: whether TensorRT runs the network, and in which precision. It has to be installed; CUDA runs what it cannot."""
+    tensorrt_cache: Path | None = None
+    """A folder for TensorRT's engines; unset, they are built at every start, which takes minutes. Empty it when the model, the
+    driver or ONNX Runtime changes."""
+    cuda_graphs: Annotated[int, Field(ge=0, le=64)] = 0
+    """On a GPU: network shapes whose kernels are recorded in CUDA graphs and replayed; 0 records none. For cameras of fixed
+    sizes."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """Threads of inference; 0 counts the CPUs that this process may use (container quota and affinity). A lone frame gets all
     of them, concurrent frames share them."""

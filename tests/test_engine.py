@@ -17,8 +17,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from service.errors import BadArtifact, InferenceFailed, ProviderUnavailable
-from service.pipeline.engine import CUDA, Engine, EngineOptions
+from service.pipeline.engine import Engine, EngineOptions
 from service.pipeline.manifest import ClassEntry, InputPolicy, Manifest, Output
+from service.pipeline.providers import CUDA
 from tests.conftest import make_graph, make_image, make_manifest, write_artifact
 
 MAPS = Path("/proc/self/maps")

@@ -20,7 +20,7 @@ import pytest
 
 from service.batch.records import NAME as RECORD
 from service.client import Client
-from service.pipeline.engine import CUDA
+from service.pipeline.providers import CUDA
 from tests.conftest import encode_image, make_image, make_labels, make_manifest, write_artifact
 from tests.waiting import wait_until
 

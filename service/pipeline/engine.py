@@ -6,11 +6,11 @@ import functools
 import logging
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import onnxruntime as ort
@@ -19,21 +19,24 @@ from numpy.typing import NDArray
 from service import process
 from service.errors import BadArtifact, InferenceFailed, ProviderUnavailable
 from service.pipeline import onnx_file
+from service.pipeline.binding import Device, RecordedRuns, Values, run_bound
 from service.pipeline.cpus import available_cpus
 from service.pipeline.manifest import INPUT, OUTPUT, Manifest, read_manifest
 from service.pipeline.onnx_file import OnnxFile
-
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-
-CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
-"""An exhaustive search costs half a second for each new shape; an arena that doubles never shrinks again."""
+from service.pipeline.providers import CPU, CUDA, RECORD, TENSORRT, GpuOptions, gpu_providers, nodes_elsewhere
 
 SAME_AS_REQUESTED = 1
 """How the arena grows: by what is asked for. ONNX Runtime's default doubles it."""
 
+if TYPE_CHECKING:
+    from service.pipeline.device_labels import Labeller, OnDevice
+
 PROOFS, PROOF_PAUSE_S = 3, 0.5
 """How often, and after which pauses, an engine that failed on the GPU must fail on a black image too until it is given up: a
 GPU whose memory is full for a moment recovers, a context that an error has broken never does."""
+
+MOST_NAMED = 5
+"""Operators that an error names."""
 
 ORT_FATAL = 4
 """ONNX Runtime writes to stderr by itself; everything that matters also reaches us as an exception."""
@@ -55,6 +58,10 @@ class EngineOptions:
     lanes: int = 1
     """Inferences at the same time, which share the threads among them. Convolutions lose a fifth of their pace to each doubling
     of threads: two frames on a thread each are through sooner than one after the other on two."""
+    gpu: GpuOptions = field(default_factory=GpuOptions)
+    """How it runs on a GPU; without effect on the CPU."""
+    on_device: bool | None = None
+    """Whether outputs stay where the network ran and labels are made there; None: on a GPU."""
 
     @property
     def threads_alone(self) -> int:
@@ -70,13 +77,45 @@ class EngineOptions:
 ON_CPU = EngineOptions()
 
 
+@dataclass(frozen=True, eq=False)
+class Network:
+    """One session, and the runs of it that are recorded in CUDA graphs."""
+
+    session: ort.InferenceSession
+    device: Device
+    """Where it runs."""
+    recorded: RecordedRuns | None = None
+    """None: no run is recorded."""
+
+    @classmethod
+    def of(cls, session: ort.InferenceSession, graphs: int) -> Self:
+        """Prepare a session.
+
+        Takes:
+            graphs: shapes whose runs are recorded
+        """
+        device: Device = "cuda" if session.get_providers()[0] in (CUDA, TENSORRT) else "cpu"
+        return cls(session, device, RecordedRuns(session, device, graphs) if graphs else None)
+
+    def run(self, batch: NDArray[Any], outputs: Mapping[str, tuple[int, ...]], *, record: bool) -> Values:
+        """Run it.
+
+        Takes:
+            outputs: the shape of each wanted output, by name
+            record: whether the run may be recorded
+        """
+        if record and self.recorded is not None:
+            return self.recorded.run(batch, outputs)
+        return run_bound(self.session, batch, list(outputs), self.device)
+
+
 @dataclass(frozen=True)
 class Sessions:
     """One network, loaded for a number of threads."""
 
-    every: ort.InferenceSession
+    every: Network
     """The whole graph."""
-    scores: ort.InferenceSession
+    scores: Network
     """The operators that the scores need, without those of further heads. The same session where there is no other output.
 
     ONNX Runtime runs every operator of a graph, whatever outputs a run asks for. Its option ``only_execute_path_to_fetches``
@@ -86,7 +125,9 @@ class Sessions:
 class Engine:
     """A network, opened, checked against its manifest, and proven to run where it was asked to. Thread-safe."""
 
-    def __init__(self, whole: Sessions, lane: Sessions, manifest: Manifest, path: Path, sha256: str) -> None:
+    def __init__(
+        self, whole: Sessions, lane: Sessions, manifest: Manifest, path: Path, sha256: str, labeller: Labeller | None = None
+    ) -> None:
         self._sessions = [whole, lane]
         """With all threads, and with a lane's; twice the same where these are as many. A list, so that it can be cleared after
         the engine is garbage-collected: see :meth:`when_released`. Empty when closed."""
@@ -97,8 +138,10 @@ class Engine:
         self.fault: str | None = None
         """Why this engine will never run again, once that is proven: only a new process helps."""
         self._opened = False
-        self._one_by_one = whole.every.get_inputs()[0].shape[0] == 1
-        self.provider: Literal["cpu", "cuda"] = "cuda" if whole.every.get_providers()[0] == CUDA else "cpu"
+        self._one_by_one = whole.every.session.get_inputs()[0].shape[0] == 1
+        self._labeller = labeller
+        """Makes labels where the network runs; None: they are made by the processor."""
+        self.provider: Literal["cpu", "cuda"] = whole.every.device
 
     @classmethod
     def open(cls, path: Path, options: EngineOptions = ON_CPU) -> Self:
@@ -132,9 +175,11 @@ class Engine:
         if on_cuda:
             ort.preload_dlls()  # the wheels keep CUDA's libraries outside of the dynamic linker's paths
         path = file.path
-        session = _session(file, options.threads_alone, on_cuda=on_cuda)
-        if on_cuda and session.get_providers()[0] != CUDA:
-            raise ProviderUnavailable("CUDA was asked for, but ONNX Runtime left it out; check driver, CUDA and cuDNN")
+        gpu = options.gpu if on_cuda else None
+        on_device = on_cuda if options.on_device is None else options.on_device
+        session = _session(file, options.threads_alone, gpu=gpu)
+        if gpu is not None:
+            _check_placement(session, file, gpu)
         manifest = read_manifest(session.get_modelmeta().custom_metadata_map, source=path.name)
         check_graph(session, manifest, path.name)
         arena = on_cuda or manifest.input.fit != "native" or manifest.input.takes_scans  # their batches are bounded
@@ -142,14 +187,21 @@ class Engine:
             session = _session(file, options.threads_alone, arena=False)
         process.give_back()  # release the memory of loading before the next load needs as much
         pruned = len(manifest.outputs) > 1 and not file.data_files
-        scores = _session(file, options.threads_alone, on_cuda=on_cuda, arena=arena, pruned=True) if pruned else session
-        whole = lane = Sessions(session, scores)
+        graphs = options.gpu.graphs if on_device else 0
+        every = Network.of(session, graphs)
+        scores = every
+        if pruned:
+            session = _session(file, options.threads_alone, gpu=gpu, arena=arena, pruned=True)
+            scores = Network.of(session, graphs)
+        whole = lane = Sessions(every, scores)
         in_lanes = not on_cuda and options.threads_in_lane < options.threads_alone
         if in_lanes:
-            every = _session(file, options.threads_in_lane, arena=arena, alone=False)
-            fewer = _session(file, options.threads_in_lane, arena=arena, alone=False, pruned=True) if pruned else every
-            lane = Sessions(every, fewer)
-        engine = cls(whole, lane, manifest, path, sha256)
+            every = scores = Network.of(_session(file, options.threads_in_lane, arena=arena, alone=False), 0)
+            if pruned:
+                scores = Network.of(_session(file, options.threads_in_lane, arena=arena, alone=False, pruned=True), 0)
+            lane = Sessions(every, scores)
+        labeller = _labeller(options.gpu, on_cuda=on_cuda) if on_device and manifest.input.dimensions == 2 else None
+        engine = cls(whole, lane, manifest, path, sha256, labeller)
         try:
             engine._check_multiple(options.lanes if in_lanes else 0)
             if on_cuda:  # CUDA chooses its algorithms for each shape
@@ -157,6 +209,8 @@ class Engine:
         except InferenceFailed as error:
             raise _refusal(path, error.message, on_cuda=on_cuda) from error
         engine._opened = True
+        if graphs:
+            engine.warm_up()  # records the working size
         return engine
 
     def run(
@@ -174,6 +228,39 @@ class Engine:
         Raises:
             InferenceFailed: if ONNX Runtime fails, or an output is unknown or of another shape, or the engine is closed
         """
+        found = self._values(batch, outputs, alone=alone)
+        arrays = {name: [values.host(name) for values in found] for name in outputs}
+        return {name: parts[0] if len(parts) == 1 else np.concatenate(parts) for name, parts in arrays.items()}
+
+    @property
+    def labels_on_device(self) -> bool:
+        """Whether :meth:`run_on_device` may be called: labels are made where the network runs."""
+        return self._labeller is not None
+
+    def run_on_device(self, batch: NDArray[Any], outputs: Sequence[str] = (OUTPUT,), *, alone: bool = True) -> list[OnDevice]:
+        """Run the network and leave its outputs where they are. Only where :attr:`labels_on_device`.
+
+        Takes:
+            as :meth:`run`
+        Gives:
+            one entry an image
+        Raises:
+            InferenceFailed: as :meth:`run`
+        """
+        from service.pipeline.device_labels import OnDevice  # noqa: PLC0415 - with it come the image libraries
+
+        if self._labeller is None:
+            raise InferenceFailed(f"{self.manifest.name} makes its labels on the processor")
+        found = self._values(batch, outputs, alone=alone)
+        images = [(values, k) for values in found for k in range(len(batch) // len(found))]
+        return [OnDevice(values, k, self._labeller) for values, k in images]
+
+    def _values(self, batch: NDArray[Any], outputs: Sequence[str], *, alone: bool) -> list[Values]:
+        """Run the network.
+
+        Gives:
+            the outputs of the batch; or of each image, where the graph takes one at a time
+        """
         sessions = self._sessions[:]
         if not sessions:
             raise InferenceFailed(f"{self.manifest.name} is closed")
@@ -184,24 +271,28 @@ class Engine:
             if name not in wanted:
                 raise InferenceFailed(f"{self.manifest.name} has no output '{name}'; it has {', '.join(wanted)}")
         if self._one_by_one and len(batch) > 1:
-            single = [self.run(image[None], outputs, alone=alone) for image in batch]
-            return {name: np.concatenate([found[name] for found in single]) for name in outputs}
+            return [values for image in batch for values in self._values(image[None], outputs, alone=alone)]
         loaded = sessions[0 if alone else 1]
-        session = loaded.scores if set(outputs) == {OUTPUT} else loaded.every
+        network = loaded.scores if set(outputs) == {OUTPUT} else loaded.every
+        expected = {
+            name: (
+                len(batch),
+                self.manifest.planes(wanted[name]),
+                *(side // wanted[name].stride for side in batch.shape[1:-1]),
+            )
+            for name in outputs
+        }
         try:
-            arrays = session.run(list(outputs), {INPUT: batch})
+            found = network.run(batch, expected, record=self._opened)
         except Exception as error:
             if self.provider == "cuda" and self._opened:
-                self._prove(session)
+                self._prove(network)
             raise InferenceFailed(f"{self.manifest.name} failed on {batch.shape}: {_one_line(error)}") from error
-        found = dict(zip(outputs, arrays, strict=True))
-        for name, array in found.items():
-            output = wanted[name]
-            sides = (side // output.stride for side in batch.shape[1:-1])
-            expected = (len(batch), self.manifest.planes(output), *sides)
-            if array.shape != expected:
-                raise InferenceFailed(f"{self.manifest.name} gave {name} of {array.shape} instead of {expected}")
-        return {name: np.asarray(array, np.float32) for name, array in found.items()}
+        for name, value in found.on_device.items():
+            if tuple(value.shape()) != expected[name]:
+                shape = tuple(value.shape())
+                raise InferenceFailed(f"{self.manifest.name} gave {name} of {shape} instead of {expected[name]}")
+        return [found]
 
     def warm_up(self) -> None:
         """Run one black image of the working size, so that the first request does not pay for first allocations.
@@ -211,15 +302,15 @@ class Engine:
         """
         self._run_black(self._cells())
 
-    def _prove(self, session: ort.InferenceSession) -> None:
+    def _prove(self, network: Network) -> None:
         """Set :attr:`fault` if, after a failure, a black image fails too."""
         reason = ""
         black = self._black(self._cells())
         for _ in range(PROOFS):
             time.sleep(PROOF_PAUSE_S)
             try:
-                session.run([OUTPUT], {INPUT: black})
-            except Exception as error:  # noqa: BLE001 - as in run
+                run_bound(network.session, black, [OUTPUT], network.device)
+            except Exception as error:  # noqa: BLE001 - as in _values
                 reason = _one_line(error)
             else:
                 return
@@ -272,12 +363,19 @@ class Engine:
 
 
 def _session(
-    file: OnnxFile, threads: int, *, on_cuda: bool = False, arena: bool = True, alone: bool = True, pruned: bool = False
+    file: OnnxFile,
+    threads: int,
+    *,
+    gpu: GpuOptions | None = None,
+    arena: bool = True,
+    alone: bool = True,
+    pruned: bool = False,
 ) -> ort.InferenceSession:
     """Load an ONNX file.
 
     Takes:
         threads: of one run on the CPU
+        gpu: how it runs on a GPU; None is the CPU
         alone: whether the run has all processors. Its threads then spin between two operators, which takes 0.9 of the time.
             Beside other runs, spinning takes the processors from them; without it a run takes 0.65 of the time
         arena: whether freed memory is kept for the next run. Without, the system zeroes every page again: 9,000 page faults a
@@ -298,12 +396,47 @@ def _session(
     if file.data_files:  # ONNX Runtime would map them: a write into one would end this process, or change its masks
         weights = [np.fromfile(data_file, np.uint8) for data_file in file.data_files]
         options.add_external_initializers_from_files_in_memory(file.locations, weights, [len(part) for part in weights])
-    providers = [(CUDA, CUDA_OPTIONS), CPU] if on_cuda else [CPU]
+    if gpu is not None:
+        options.add_session_config_entry(RECORD, "1")
+    providers = [CPU] if gpu is None else [*gpu_providers(gpu), CPU]
     try:
         model = onnx_file.pruned(file.path, (OUTPUT,)) if pruned else file.path
         return ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's errors have no class in common
-        raise _refusal(file.path, _one_line(error), on_cuda=on_cuda) from error
+        raise _refusal(file.path, _one_line(error), on_cuda=gpu is not None) from error
+
+
+def _check_placement(session: ort.InferenceSession, file: OnnxFile, gpu: GpuOptions) -> None:
+    """Check that a session runs where it was asked to, all of it.
+
+    Raises:
+        ProviderUnavailable: naming the operators that would run on the CPU
+    """
+    wanted = [name for name, _ in gpu_providers(gpu)]
+    found = session.get_providers()
+    if found[: len(wanted)] != wanted:
+        missing = ", ".join(name for name in wanted if name not in found)
+        raise ProviderUnavailable(f"{missing} was asked for, but ONNX Runtime left it out; check driver, CUDA and cuDNN")
+    elsewhere = nodes_elsewhere(session, wanted, onnx_file.shape_arithmetic(file.path))
+    if elsewhere:
+        named = ", ".join(elsewhere[:MOST_NAMED]) + (
+            f" and {len(elsewhere) - MOST_NAMED} more" if len(elsewhere) > MOST_NAMED else ""
+        )
+        raise ProviderUnavailable(
+            f"CUDA was asked for, but of {file.path.name} ONNX Runtime {ort.__version__} would run {named} on the processor; "
+            "take a newer onnxruntime-gpu, or export the model with operators that it runs on CUDA"
+        )
+
+
+def _labeller(gpu: GpuOptions, *, on_cuda: bool) -> Labeller | None:
+    """Return what makes labels where a network runs; None, with a line in the log, if ONNX Runtime cannot do it there."""
+    from service.pipeline.device_labels import Labeller  # noqa: PLC0415 - with it come the image libraries
+
+    try:
+        return Labeller(gpu_providers(replace(gpu, tensorrt="off", graphs=0)) if on_cuda else ())
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors have no class in common
+        log.warning("labels are made on the processor, because ONNX Runtime cannot make them on the GPU: %s", _one_line(error))
+        return None
 
 
 @functools.cache

@@ -25,11 +25,17 @@ IR_VERSION, PRODUCER, PRODUCER_VERSION, GRAPH, OPSET, METADATA = 1, 2, 3, 7, 8, 
 EXTERNAL_DATA, DATA_LOCATION = 13, 14
 """Fields of TensorProto."""
 
-NODE, OUTPUT = 1, 12
+NODE, INITIALIZER, OUTPUT = 1, 5, 12
 """Fields of GraphProto."""
 
-NODE_INPUT, NODE_OUTPUT, ATTRIBUTE = 1, 2, 5
+NODE_INPUT, NODE_OUTPUT, NODE_NAME, OPERATOR, ATTRIBUTE = 1, 2, 3, 4, 5
 """Fields of NodeProto."""
+
+TENSOR_NAME = 8
+"""A field of TensorProto."""
+
+MEASURING = frozenset(("Shape", "Size"))
+"""Operators that read the sides of a tensor, and none of its values."""
 
 BODIES = (6, 11)
 """Fields of AttributeProto that hold the graphs of loops and branches."""
@@ -180,6 +186,48 @@ def pruned(path: Path, outputs: Collection[str]) -> bytes:
         raise BadArtifact(f"{path.name}: cannot be read: {error.strerror}", cause="unreadable") from error
     except (ValueError, RecursionError):
         raise _damage(path, "is damaged") from None
+
+
+def shape_arithmetic(path: Path) -> frozenset[tuple[str, str]]:
+    """Return name and operator of the nodes that compute with the sides of tensors and constants alone, never with values.
+
+    Takes:
+        path: an ONNX file
+    Raises:
+        BadArtifact: if it cannot be read, or is damaged
+    """
+    try:
+        with path.open("rb") as file:
+            data = _Bytes(file)
+            graph = next(field for field in _fields(data, 0, data.size) if field.number == GRAPH)
+            return frozenset(_shape_nodes(data, graph))
+    except OSError as error:
+        raise BadArtifact(f"{path.name}: cannot be read: {error.strerror}", cause="unreadable") from error
+    except (ValueError, RecursionError, StopIteration):
+        raise _damage(path, "is damaged") from None
+
+
+def _shape_nodes(data: _Bytes, graph: _Field) -> Iterator[tuple[str, str]]:
+    fields = list(_fields(data, graph.start, graph.end))
+    constants = {""}  # the name of an input that is left out
+    sides: set[str] = set()
+    for field in fields:
+        if field.number == INITIALIZER:
+            constants.update(_texts(data, field, TENSOR_NAME))
+    for field in fields:  # operators stand in the order in which they run
+        if field.number == NODE:
+            (operator,) = _texts(data, field, OPERATOR)
+            read, made = set(_reads(data, field)), _texts(data, field, NODE_OUTPUT)
+            if read <= constants:
+                constants.update(made)
+            elif operator in MEASURING or read <= constants | sides:
+                sides.update(made)
+                yield next(iter(_texts(data, field, NODE_NAME)), ""), operator
+
+
+def _texts(data: _Bytes, message: _Field, number: int) -> list[str]:
+    """The texts of a message's fields of one number."""
+    return [_text(data, part) for part in _fields(data, message.start, message.end) if part.number == number]
 
 
 def _pruned_graph(data: _Bytes, graph: _Field, outputs: frozenset[str]) -> bytes:

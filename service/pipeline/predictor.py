@@ -21,6 +21,7 @@ from service.errors import BadParameter, InferenceFailed
 from service.pipeline import plan
 from service.pipeline.codecs import decoding, scans
 from service.pipeline.codecs.georeference import Georeference
+from service.pipeline.device_labels import OnDevice
 from service.pipeline.engine import Engine
 from service.pipeline.manifest import OUTPUT, Manifest
 from service.pipeline.repository import Repository
@@ -240,7 +241,11 @@ class Predictor:
             tiles = [self.tiling.run(engine, one.fitted, names, alone=alone, check=check) for one in pictures]
             return [Inferred(outputs, time.monotonic() - start, len(prepared)) for outputs in tiles]
         fitted = [one.fitted for one in pictures]
-        outputs = engine.run(np.stack(fitted) if len(fitted) > 1 else fitted[0][None], names, alone=alone)
+        batch = np.stack(fitted) if len(fitted) > 1 else fitted[0][None]
+        if engine.labels_on_device:
+            left = engine.run_on_device(batch, names, alone=alone)
+            return [Inferred(one, time.monotonic() - start, len(prepared)) for one in left]
+        outputs = engine.run(batch, names, alone=alone)
         infer_s = time.monotonic() - start
         return [
             Inferred({name: array[index] for name, array in outputs.items()}, infer_s, len(prepared))
@@ -256,17 +261,19 @@ class Predictor:
             InferenceFailed: if an output is not finite
         """
         begun = time.monotonic()
-        for name, values in inferred.outputs.items():
-            if not np.isfinite(values).all():
-                raise InferenceFailed(f"the network's {name} are not finite numbers; its weights or this image break it")
         outputs, scan = inferred.outputs, None
+        on_device = isinstance(outputs, OnDevice)
+        for name in outputs:  # scores on the device are checked there
+            if not (on_device and name == OUTPUT) and not np.isfinite(outputs[name]).all():
+                raise InferenceFailed(f"the network's {name} are not finite numbers; its weights or this image break it")
         if isinstance(prepared, PreparedScan):
             best = prepared.placed.frame.best(outputs[PROBABILITIES])
             image, labels = _NO_PIXELS, best.labels
             scan = ScanResult(prepared.grid, prepared.placed.preview, best.certainty)
         else:
             image = prepared.image
-            labels = task_of(engine.manifest).labels(outputs, (image.shape[0], image.shape[1]))
+            size = image.shape[0], image.shape[1]
+            labels = outputs.labels(size) if isinstance(outputs, OnDevice) else task_of(engine.manifest).labels(outputs, size)
         ended = time.monotonic()
         queue_s = max(0.0, begun - started_s - prepared.decode_s - inferred.infer_s)
         timing = Timing(prepared.decode_s, queue_s, inferred.infer_s, ended - begun)
