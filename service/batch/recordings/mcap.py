@@ -13,10 +13,10 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-from service.batch.optional import load
 from service.batch.recordings import Channel, Contents, Message, contents_of
 from service.batch.recordings.streams import ByteStream, CutOff
 from service.errors import CorruptImage, UnsupportedImage
+from service.optional import load
 
 MAGIC = b"\x89MCAP0\r\n"
 _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK = 0x02, 0x03, 0x04, 0x05, 0x06

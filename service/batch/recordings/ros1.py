@@ -11,10 +11,10 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.batch.optional import load
 from service.batch.recordings import Channel, Contents, Message, contents_of
 from service.batch.recordings.streams import ByteStream, CutOff
 from service.errors import CorruptImage, UnsupportedImage
+from service.optional import load
 
 MAGIC = b"#ROSBAG V2.0\n"
 _MESSAGE, _CHUNK, _CONNECTION = 2, 5, 7

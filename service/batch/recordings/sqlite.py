@@ -14,10 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from service.batch.optional import load
 from service.batch.recordings import COMPRESSED_SUFFIXES, MAGIC_ZSTD, Channel, Contents, Message
 from service.batch.recordings.streams import unpacked
 from service.errors import CorruptImage, UnsupportedImage
+from service.optional import load
 
 _BESIDE = ("-wal", "-journal")
 

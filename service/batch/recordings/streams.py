@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import IO
 
-from service.batch.optional import load
 from service.batch.recordings import MAGIC_ZSTD
 from service.errors import CorruptImage
+from service.optional import load
 
 PIECE_BYTES = 1 << 24
 

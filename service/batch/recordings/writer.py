@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batch.optional import load
 from service.batch.recordings import Message
-from service.batch.recordings.pictures import IMAGE, LABEL_INFO, Head, types
+from service.batch.recordings.pictures import IMAGE, LABEL_INFO, types
 from service.encodings.color import ColoredRow
+from service.optional import load
+from service.pipeline.codecs.messages import Head
 
 LATCHED = [
     {

@@ -25,10 +25,9 @@ from numpy.typing import NDArray
 from service.batch.config import RunConfig
 from service.batch.inputs import METADATA, Input
 from service.batch.journal import Journal
-from service.batch.optional import load
 from service.batch.recordings import Channel, Contents, Message, Recording, is_recording, plain_name
 from service.batch.recordings.opening import open_recording
-from service.batch.recordings.pictures import Head, PictureReader, holds_pictures, reader_of
+from service.batch.recordings.pictures import PictureReader, holds_pictures, reader_of
 from service.batch.recordings.writer import MaskWriter
 from service.batch.records import Finished, Recipe, size_of, state_of
 from service.batch.run import Plan, reason
@@ -37,6 +36,8 @@ from service.batch.sources.video import replace_folder
 from service.batch.targets import BAG, MASKS, is_result, unfinished
 from service.encodings import FORMATS, MaskView, rle, to_json
 from service.errors import BadParameter, CorruptImage, ServiceError, UnsupportedImage
+from service.optional import load
+from service.pipeline.codecs.messages import Head
 
 BAG_FORMAT = "gray"
 """The masks of a bag: one byte a pixel, and nothing that is said beside it."""
@@ -221,7 +222,7 @@ class BagSource:
                 kind = _kind_of(message.channel)
                 if kind in waiting:
                     with contextlib.suppress(ServiceError):
-                        self._readers[kind].picture(message)
+                        self._readers[kind].read(message)
                     waiting[kind] -= 1 if self._readers[kind].is_wide else DEPTH_FRAMES
                     if waiting[kind] <= 0:
                         del waiting[kind]
@@ -250,7 +251,7 @@ class BagSource:
         frame = BagFrame(None, None, message, number)
         known = self._journal.known(frame.about())
         try:
-            picture = reader.picture(message)
+            picture = reader.read(message)
             if known is not None:
                 reader.skip(picture)
                 mask = None if "failure" in known else rle.decode(known)

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from service.batch.config import RunConfig
 from service.batch.inputs import Input
 from service.batch.journal import Journal
-from service.batch.optional import load
 from service.batch.records import Finished, Recipe, size_of, state_of
 from service.batch.run import Plan
 from service.batch.sources import Done, Ending, Frame
@@ -30,6 +29,7 @@ from service.batch.targets import FILM, LINES, MASKS, Write, unfinished
 from service.encodings import FORMATS, MaskView, overlay, png, rle, to_json
 from service.encodings.color import palette_of
 from service.errors import CorruptImage, InferenceFailed, UnsupportedImage
+from service.optional import load
 
 ENCODERS = ("libx264", "libvpx-vp9", "mpeg4")
 """What overlays are encoded with: the first one that the installed FFmpeg has."""
