@@ -33,6 +33,7 @@ EXTRAS: dict[str, frozenset[str]] = {
     "heif": frozenset({"pillow_heif"}),
     "medical": frozenset({"nibabel", "pydicom"}),
     "foxglove": frozenset({"foxglove"}),
+    "ros2": frozenset({"diagnostic_msgs", "rclpy", "rmw_fastrtps_cpp", "sensor_msgs"}),
 }
 """The import names that each extra brings. An extra is listed as soon as a file of ``service`` imports one of its packages."""
 

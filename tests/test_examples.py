@@ -1,29 +1,21 @@
-"""The examples do what they say, against a real server.
-
-The ROS 2 bridge runs beside a stand-in for ``rclpy`` and ``sensor_msgs`` with their names, fields and checks of types; it
-delivers messages within the process.
-"""
+"""The examples do what they say, against a real server."""
 
 from __future__ import annotations
 
 import json
 import re
-import runpy
 import shutil
 import subprocess
 import sys
-import threading
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from service.client import Client
 from service.settings import Settings
-from tests.conftest import encode_image, make_image, make_labels
+from tests.conftest import encode_image, make_image
 from tests.live import ROOT, live_server
 
 EXAMPLES = ROOT / "docs" / "examples"
@@ -105,121 +97,3 @@ def test_tritonclient(url: str, image: Path) -> None:
     """Ids of what is in the image."""
     printed = run(sys.executable, EXAMPLES / "triton.py", url.removeprefix("http://"), "colours", image)
     assert printed.endswith("(1, 96, 128) [0, 1, 2]\n")
-
-
-class Message:
-    """A message as rclpy generates it: keywords are its fields, and nothing else is."""
-
-    fields: dict[str, Any]
-
-    def __init__(self, **values: Any) -> None:
-        for name, default in self.fields.items():
-            object.__setattr__(self, name, default() if callable(default) else default)
-        for name, value in values.items():
-            setattr(self, name, value)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        assert name in self.fields, f"{type(self).__name__} has no field {name}"
-        default = self.fields[name]
-        wanted = default if isinstance(default, type) else type(default)
-        assert isinstance(value, (bytes, bytearray, wanted) if wanted is bytearray else wanted), f"{name}: {value!r}"
-        object.__setattr__(self, name, value)
-
-
-class Header(Message):
-    """std_msgs/Header; the stamp as (sec, nanosec)."""
-
-    fields = {"stamp": tuple, "frame_id": ""}  # noqa: RUF012
-
-
-class Image(Message):
-    """sensor_msgs/Image."""
-
-    fields = {  # noqa: RUF012
-        "header": Header, "height": 0, "width": 0, "encoding": "", "is_bigendian": 0, "step": 0, "data": bytearray,
-    }  # fmt: skip
-
-
-class Graph:
-    """What the nodes of a process have published, and who listens."""
-
-    def __init__(self) -> None:
-        self.published: list[tuple[str, Any]] = []
-        self.errors: list[str] = []
-        self.listeners: dict[str, Callable[[Any], None]] = {}
-        self.arrived = threading.Condition()
-
-    def modules(self, parameters: dict[str, Any]) -> dict[str, types.ModuleType]:
-        """``rclpy`` and ``sensor_msgs`` as the bridge imports them."""
-        graph = self
-
-        class Node:
-            def __init__(self, name: str) -> None:
-                self.name = name
-
-            def declare_parameter(self, name: str, value: Any) -> Any:
-                return types.SimpleNamespace(value=parameters.get(name, value))
-
-            def create_publisher(self, kind: type, topic: str, qos: Any) -> Any:
-                def publish(message: Any) -> None:
-                    assert isinstance(message, kind)
-                    graph.note(graph.published, (topic, message))
-
-                return types.SimpleNamespace(publish=publish)
-
-            def create_subscription(self, kind: type, topic: str, callback: Callable[[Any], None], qos: Any) -> None:
-                graph.listeners[topic] = callback
-
-            def get_logger(self) -> Any:
-                return types.SimpleNamespace(error=lambda text: graph.note(graph.errors, text))
-
-        found = {
-            name: types.ModuleType(name) for name in ("rclpy", "rclpy.node", "rclpy.qos", "sensor_msgs", "sensor_msgs.msg")
-        }
-        found["rclpy"].__dict__.update(init=lambda: None, spin=lambda node: None)
-        found["rclpy.node"].__dict__.update(Node=Node)
-        found["rclpy.qos"].__dict__.update(qos_profile_sensor_data=object())
-        found["sensor_msgs.msg"].__dict__.update(Image=Image)
-        return found
-
-    def note(self, where: list[Any], what: Any) -> None:
-        """Something happened."""
-        with self.arrived:
-            where.append(what)
-            self.arrived.notify_all()
-
-    def wait(self, where: list[Any], number: int) -> None:
-        """Until so much has."""
-        with self.arrived:
-            assert self.arrived.wait_for(lambda: len(where) >= number, timeout=120)
-
-
-def test_the_bridge_publishes_masks_with_the_stamps_of_their_images(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both orders of channels, padded rows; an image that it cannot read is named in the log and stops nothing."""
-    graph = Graph()
-    for name, module in graph.modules({"url": url}).items():
-        monkeypatch.setitem(sys.modules, name, module)
-    runpy.run_path(str(EXAMPLES / "ros2_bridge.py"), run_name="__main__")
-    pixels = make_image()
-    for number, (encoding, shown) in enumerate(
-        (("rgb8", pixels), ("bgr8", pixels[..., ::-1]), ("mono16", pixels), ("rgb8", pixels))
-    ):
-        rows = np.zeros((96, 128 * 3 + 16), np.uint8)
-        rows[:, : 128 * 3] = shown.reshape(96, -1)
-        header = Header(stamp=(1_700_000_000, number), frame_id="camera_front")
-        graph.listeners["image"](
-            Image(header=header, height=96, width=128, encoding=encoding, step=128 * 3 + 16, data=rows.tobytes())
-        )
-        if encoding == "mono16":
-            graph.wait(graph.errors, 1)
-        else:
-            graph.wait(graph.published, number + 1 - len(graph.errors))
-    assert "mono16" in graph.errors[0]
-    assert [mask.header.stamp for _, mask in graph.published] == [(1_700_000_000, number) for number in (0, 1, 3)]
-    with Client(url) as client:
-        wanted = client.segment(pixels).labels
-    assert (wanted == make_labels()).mean() > 0.9
-    for topic, mask in graph.published:
-        assert (topic, mask.encoding, mask.height, mask.width, mask.step) == ("mask", "mono8", 96, 128, 128)
-        assert mask.header.frame_id == "camera_front"
-        assert (np.frombuffer(mask.data, np.uint8).reshape(96, 128) == wanted).all()

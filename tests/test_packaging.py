@@ -26,6 +26,7 @@ LOCKS = ROOT / "deploy" / "locks"
 
 INSTALLED_AS = {
     "foxglove": "foxglove-sdk",
+    **{name: f"ros-kilted-{name.replace('_', '-')}" for name in EXTRAS["ros2"]},
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
     "google": "protobuf",

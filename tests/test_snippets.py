@@ -43,7 +43,8 @@ NOT_HERE = {
     r"\b(theirs\.onnx|FCN_MODELS_DIR=artifacts)\b": "needs a file that only the reader has",
     r"--unix-socket": "needs a service at that socket: tests/test_listening.py has one",
     r"(?<![\w-])serve\b": "serves until Ctrl-C: tests/live.py starts it so",
-    r"^(ros2|python ros2_bridge)": "needs ROS 2: tests/test_examples.py has a stand-in",
+    r"^(ros2|source /opt/ros)\b": "needs a ROS installation",
+    r"\blive --from": "runs until Ctrl-C: tests/test_ros2.py runs it so",
     r"\bbenchmarks/|\bfuzz\b|\bpytest\b|\bmutmut\b|\bsoak\b": "measures or tests for minutes",
 }
 """Which commands are not run, by what they name, and why."""

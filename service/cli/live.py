@@ -18,7 +18,7 @@ from service.encodings.tables import TABLES
 from service.errors import BadSetting
 from service.live.counters import Counters
 from service.live.loop import Bell, run
-from service.live.options import LiveOptions
+from service.live.options import LiveOptions, Qos
 from service.live.registry import SINKS, SOURCES, examples, open_sink, open_source
 from service.live.segmenter import OwnNetwork, RunningService, Segmenter
 from service.log import log_config
@@ -58,6 +58,10 @@ def live(
             metavar="URL", help="A running fcn-serve, instead of a network in this process. Its key: FCN_API_KEYS, the first."
         ),
     ] = None,
+    from_qos: Annotated[
+        Qos, typer.Option(help="Topics of ROS 2: the quality of service of subscriptions; sensor-data takes any publisher.")
+    ] = "sensor-data",
+    to_qos: Annotated[Qos, typer.Option(help="Topics of ROS 2: the quality of service of masks.")] = "sensor-data",
 ) -> None:
     """Segment cameras as their frames come, until Ctrl-C. The newest frame wins; stamps stay untouched."""
     settings = Settings.load()
@@ -69,6 +73,9 @@ def live(
         min_confidence=min_confidence,
         ids=ids,
         rate_hz=rate,
+        server=server,
+        from_qos=from_qos,
+        to_qos=to_qos,
     )
     for option, addresses in (("--from", sources), ("--to", sinks)):
         twice = next((each for each in addresses if addresses.count(each) > 1), None)

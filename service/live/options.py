@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from service.pipeline.codecs.limits import Limits
+
+Qos = Literal["sensor-data", "reliable"]
+"""Quality of service of topics: ``sensor-data`` is best effort, volatile, the last 5; ``reliable`` is reliable otherwise."""
+QOS: tuple[Qos, ...] = get_args(Qos)
 
 
 @dataclass(frozen=True)
@@ -23,3 +28,9 @@ class LiveOptions:
     """The table of class ids in the masks; None is the model's own."""
     rate_hz: float | None = None
     """The most masks a second of each source; None is without a limit."""
+    server: str | None = None
+    """The URL of a running service; None is a network in this process."""
+    from_qos: Qos = "sensor-data"
+    """Of the subscriptions of topics."""
+    to_qos: Qos = "sensor-data"
+    """Of the topics that are published."""

@@ -42,7 +42,8 @@ def _is_video(address: str) -> bool:
 
 
 SOURCES: tuple[Kind, ...] = (
-    Kind("FOLDER", lambda address: Path(address).is_dir(), "service.live.sources.folder"),
+    Kind("ros2:/camera/image_raw", _begins("ros2:"), "service.live.sources.ros2"),
+    Kind("FOLDER", lambda address: bool(address) and Path(address).is_dir(), "service.live.sources.folder"),
     Kind("rtsp://HOST/PATH", _begins("rtsp://", "rtsps://"), "service.live.sources.rtsp"),
     Kind("http://HOST/PATH", _begins("http://", "https://"), "service.live.sources.http"),
     Kind("/dev/video0", _begins("/dev/"), "service.live.sources.device"),
@@ -53,6 +54,7 @@ SOURCES: tuple[Kind, ...] = (
 SINKS: tuple[Kind, ...] = (
     Kind("foxglove://HOST:PORT", _begins("foxglove://"), "service.live.sinks.foxglove"),
     Kind("out.mcap", lambda address: "://" not in address and address.lower().endswith(".mcap"), "service.live.sinks.mcap"),
+    Kind("ros2:/segmentation", _begins("ros2:"), "service.live.sinks.ros2"),
     Kind("-", lambda address: address == "-", "service.live.sinks.lines"),
 )
 """Every kind of sink."""

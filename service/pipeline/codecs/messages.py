@@ -6,7 +6,7 @@ The fields come as attributes: rosbags, rclpy, protobuf and JSON all give them l
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,18 @@ class Picture:
     raw: RawImage | None = None
     packed: bytes = b""
     format: str = ""
+    decoded: NDArray[np.uint8] | None = None
+    """H x W x 3 uint8 RGB, where it had to be decoded with the pictures before it."""
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it is a frame of a video, which needs those before it."""
+        return self.kind == _VIDEO or self.format.strip().lower() in VIDEO_CODECS
+
+    @property
+    def is_whole_file(self) -> bool:
+        """Whether :attr:`packed` is an image file that any decoder of files reads as it is meant."""
+        return self.kind == _PACKED and not (self.is_video or _is_depth(self.format) or _mosaic_of(self.format))
 
 
 def base_name(schema: str) -> str:
@@ -139,9 +151,11 @@ class MessageDecoder:
         """
         if picture.raw is not None:
             return raw.to_rgb(picture.raw, self.bits)
-        if picture.kind == _VIDEO or picture.format.strip().lower() in VIDEO_CODECS:
+        if picture.decoded is not None:
+            return picture.decoded
+        if picture.is_video:
             return self._next_of_video(picture)
-        if "compresseddepth" in picture.format.lower():
+        if _is_depth(picture.format):
             raise UnsupportedImage("a depth image (compressedDepth) has no colours to segment")
         image = decoding.decode(picture.packed, limits)
         mosaic = _mosaic_of(picture.format)
@@ -149,9 +163,18 @@ class MessageDecoder:
             return raw.demosaic(image[..., 0], mosaic)
         return image
 
+    def video_frame(self, found: Any) -> Picture | None:
+        """Decode a message at once if it is a frame of a video, so that those after it can be decoded; None if it is not one.
+
+        Raises:
+            as :meth:`picture` and :meth:`decode`
+        """
+        picture = self.picture(found) if str(found.format).strip().lower() in VIDEO_CODECS else None
+        return None if picture is None else replace(picture, decoded=self._next_of_video(picture))
+
     def skip(self, picture: Picture) -> None:
         """Pass over a picture whose mask is known; a video's decoder sees it all the same."""
-        if picture.kind == _VIDEO or picture.format.strip().lower() in VIDEO_CODECS:
+        if picture.is_video:
             try:
                 self._next_of_video(picture)
             except ServiceError:
@@ -173,6 +196,10 @@ class MessageDecoder:
         if not frames:
             raise CorruptImage("a frame of the video cannot be decoded: those that it builds upon are missing")
         return np.ascontiguousarray(frames[-1].to_ndarray(format="rgb24"))
+
+
+def _is_depth(told: str) -> bool:
+    return "compresseddepth" in told.lower()
 
 
 def _mosaic_of(told: str) -> str | None:

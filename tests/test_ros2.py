@@ -1,0 +1,473 @@
+"""``ros2:`` sources and sinks, against real rclpy in another process (``ros2_peer.py``)."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import simplejpeg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.compose import limits_of, open_predictor
+from service.encodings import autoware
+from service.errors import BadSetting
+from service.live.loop import Bell, run
+from service.live.options import LiveOptions
+from service.live.registry import open_sink, open_source
+from service.live.ros2.names import names_of
+from service.live.segmenter import OwnNetwork
+from service.pipeline.manifest import ClassEntry
+from service.settings import Settings
+from tests.conftest import make_manifest, write_artifact
+from tests.waiting import wait_until
+
+pytest.importorskip("rclpy", reason="the extra 'ros2' is not installed", exc_type=ImportError)
+
+# lark, which rclpy's packages import, imports modules of Python that are deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_\\w+' is deprecated:DeprecationWarning")
+
+ROOT = Path(__file__).resolve().parent.parent
+HEIGHT, WIDTH = 96, 128
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+IDS = {"red": 0, "green": 1, "blue": 2}
+
+
+def environment() -> dict[str, str]:
+    """A domain of this run's own, and no packet beyond this machine."""
+    # Domains above 101 share their ports with those that Linux gives to others.
+    return {"ROS_DOMAIN_ID": str(1 + os.getpid() % 100), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment().items():
+            patch.setenv(name, value)
+        patch.setenv("ROS_LOG_DIR", str(tmp_path_factory.mktemp("ros")))
+        patch.setenv("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
+        patch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
+        yield
+
+
+FAILED: list[Exception] = []
+"""What ended the loop of the test that runs."""
+
+
+class Peer:
+    """The other process."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "tests.ros2_peer"]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.lines: list[dict[str, Any]] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.wait("ready")
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        self.lines.extend(json.loads(line) for line in self.process.stdout)
+
+    def tell(self, do: str, topic: str, **values: Any) -> None:
+        """Have it do something."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"do": do, "topic": topic, **values}) + "\n")
+        self.process.stdin.flush()
+
+    def of(self, topic: str) -> list[dict[str, Any]]:
+        """What came of a topic."""
+        return [line for line in list(self.lines) if line["topic"] == topic]
+
+    def wait(self, topic: str, fits: Callable[[dict[str, Any]], bool] = lambda _: True) -> dict[str, Any]:
+        """Wait for a message of a topic."""
+        return wait_until(lambda: next((line for line in self.of(topic) if fits(line)), None), topic, alive=self.alive) or {}
+
+    def alive(self) -> bool:
+        """Whether something can still come."""
+        return self.process.poll() is None and not FAILED
+
+    def send_until(self, topic: str, message: dict[str, Any], arrived: Callable[[], Any]) -> None:
+        """Send a message again and again, with new stamps, until something came of it: best effort may lose any of them."""
+        count = 0
+
+        def again() -> Any:
+            nonlocal count
+            if count % 20 == 0:  # of the looks, 5 ms apart
+                self.tell("send", topic, **{**message, "stamp": [message["stamp"][0] + count, message["stamp"][1]]})
+            count += 1
+            return arrived()
+
+        wait_until(again, topic, alive=self.alive)
+
+    def close(self) -> None:
+        """End it."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def peer() -> Iterator[Peer]:
+    """One for all tests: starting rclpy takes seconds on a busy machine."""
+    with contextlib.closing(Peer()) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the colour network."""
+    folder = tmp_path_factory.mktemp("models")
+    write_artifact(folder / "colours.onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models_of_streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network, with classes of a street: red is road, green is car, blue is sky."""
+    folder = tmp_path_factory.mktemp("streets")
+    rows = zip(("road", "car", "sky"), COLOURS.values(), strict=True)
+    classes = tuple(ClassEntry(id=number, name=name, color=color) for number, (name, color) in enumerate(rows))
+    write_artifact(folder / "streets.onnx", make_manifest(classes=classes))
+    return folder
+
+
+@contextlib.contextmanager
+def living(models: Path, sources: list[str], sinks: list[str], **asked: Any) -> Iterator[dict[str, Any]]:
+    """Run the loop on a thread of its own, until the block ends; ``error`` is what it raised."""
+    settings = Settings(models_dir=models)
+    options = LiveOptions(limits_of(settings), **asked)
+    bell, outcome = Bell(), dict[str, Any]()
+
+    def work() -> None:
+        try:
+            with contextlib.closing(open_predictor(settings)) as predictor:
+                receiving = [open_source(each, options) for each in sources]
+                sending = [open_sink(each, options) for each in sinks]
+                outcome["counters"] = run(receiving, sending, OwnNetwork(predictor, options), options, bell)
+        except Exception as error:  # noqa: BLE001 - told where the block ends
+            outcome["error"] = error
+            FAILED.append(error)
+
+    FAILED.clear()
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield outcome
+    except AssertionError as error:  # because the loop has ended, perhaps
+        raise error from outcome.get("error")
+    finally:
+        bell.stop()
+        thread.join()
+        FAILED.clear()
+    if not isinstance(outcome.get("error"), BadSetting | None):
+        raise outcome["error"]
+
+
+def raw(colour: str, encoding: str = "bgr8", seconds: int = 1000, frame_id: str = "camera_link") -> dict[str, Any]:
+    """A picture of one colour; its rows are padded, as those of some cameras are."""
+    pixel = COLOURS[colour] if encoding == "rgb8" else COLOURS[colour][::-1]
+    rows = np.zeros((HEIGHT, 3 * WIDTH + 8), np.uint8)
+    rows[:, : 3 * WIDTH] = np.tile(np.array(pixel, np.uint8), WIDTH)
+    about = {"stamp": [seconds, 123456789], "frame_id": frame_id, "size": [HEIGHT, WIDTH], "format": encoding}
+    return {**about, "step": rows.shape[1], "data": base64.b64encode(rows.tobytes()).decode()}
+
+
+def jpeg(colour: str, seconds: int = 5000) -> dict[str, Any]:
+    """The same as a JPEG."""
+    pixels = np.empty((HEIGHT, WIDTH, 3), np.uint8)
+    pixels[:] = COLOURS[colour]
+    data = base64.b64encode(simplejpeg.encode_jpeg(pixels)).decode()
+    return {"stamp": [seconds, 7], "frame_id": "camera_link", "format": "jpeg", "data": data}
+
+
+def labels_of(message: dict[str, Any]) -> set[int]:
+    """The values of a mono8 image of the right size."""
+    assert message["format"] == "mono8"
+    assert message["size"] == [HEIGHT, WIDTH]
+    assert message["step"] == WIDTH
+    data = base64.b64decode(message["data"])
+    assert len(data) == HEIGHT * WIDTH
+    return set(data)
+
+
+def test_a_raw_topic_becomes_masks_with_its_stamps_and_a_late_subscriber_gets_the_classes(peer: Peer, models: Path) -> None:
+    """Mask, confidence, overlay, class table and diagnostics, as their readers want them."""
+    rosbags = pytest.importorskip("service.batch.recordings.pictures").types()
+    peer.tell("advertise", "/a/image_raw", type="raw")
+    for name in ("mask", "confidence"):
+        peer.tell("listen", f"/a/out/{name}", type="raw")
+    peer.tell("listen", "/a/out/overlay/compressed", type="compressed")
+    peer.tell("listen", "/diagnostics", type="diagnostics", reliable=True)
+    with living(models, ["ros2:/a/image_raw"], ["ros2:/a/out"], min_confidence=0.25):
+        arrived = lambda: all(peer.of(f"/a/out/{name}") for name in ("mask", "confidence", "overlay/compressed"))  # noqa: E731
+        peer.send_until("/a/image_raw", raw("green"), arrived)
+        mask = peer.of("/a/out/mask")[0]
+        assert labels_of(mask) == {IDS["green"]}
+        assert mask["stamp"][0] >= 1000
+        assert mask["stamp"][1] == 123456789
+        assert mask["frame_id"] == "camera_link"
+        sure = peer.of("/a/out/confidence")[0]
+        assert min(labels_of(sure)) > 255 * 0.5  # e / (e + 2)
+        assert sure["stamp"] in [each["stamp"] for each in peer.of("/a/out/mask")]
+        drawn = simplejpeg.decode_jpeg(base64.b64decode(peer.of("/a/out/overlay/compressed")[0]["data"]))
+        assert drawn.shape == (HEIGHT, WIDTH, 3)
+        assert np.abs(drawn.astype(int) - COLOURS["green"]).max() < 8
+
+        peer.tell("listen", "/a/out/label_info", type="label_info", reliable=True, latched=True)
+        table = rosbags.deserialize_cdr(base64.b64decode(peer.wait("/a/out/label_info")["data"]), "vision_msgs/msg/LabelInfo")
+        assert [(each.class_id, each.class_name) for each in table.class_map] == [(0, "red"), (1, "green"), (2, "blue")]
+        assert table.threshold == 0.25
+
+        told = peer.wait("/diagnostics", lambda line: line["status"][0]["masks"] != "0")["status"][0]
+        assert told["name"] == "fcn_serve: ros2:/a/image_raw"
+        assert float(told["age of newest mask (ms)"]) >= 0
+    peer.tell("retire", "/a/image_raw")
+
+
+def test_two_cameras_in_one_node_one_of_them_compressed(peer: Peer, models: Path) -> None:
+    """Each camera has topics of its own; both loops of rclpy are one node."""
+    peer.tell("advertise", "/left/image_raw/compressed", type="compressed")
+    peer.tell("advertise", "/right/image_raw", type="raw")
+    for side in ("left", "right"):
+        peer.tell("listen", f"/b/{side}/mask", type="raw")
+    with living(models, ["ros2:/left/image_raw/compressed", "ros2:/right/image_raw"], ["ros2:/b"]):
+        peer.send_until("/left/image_raw/compressed", jpeg("blue"), lambda: peer.of("/b/left/mask"))
+        peer.send_until("/right/image_raw", raw("red", "rgb8"), lambda: peer.of("/b/right/mask"))
+    left, right = peer.of("/b/left/mask"), peer.of("/b/right/mask")
+    assert {labels_of(each) == {IDS["blue"]} and each["stamp"][1] == 7 for each in left} == {True}
+    assert {labels_of(each) == {IDS["red"]} and each["stamp"][1] == 123456789 for each in right} == {True}
+    peer.tell("retire", "/left/image_raw/compressed")
+    peer.tell("retire", "/right/image_raw")
+
+
+def test_masks_of_autoware_are_its_runs_in_its_ids(peer: Peer, models_of_streets: Path) -> None:
+    """``data`` of the mask is five bytes a run; height and width say the size."""
+    peer.tell("advertise", "/c/image_raw", type="raw")
+    peer.tell("listen", "/c/out/mask", type="raw")
+    with living(models_of_streets, ["ros2:/c/image_raw"], ["ros2:/c/out"], ids="autoware"):
+        peer.send_until("/c/image_raw", raw("green"), lambda: peer.of("/c/out/mask"))
+    mask = peer.of("/c/out/mask")[0]
+    data = base64.b64decode(mask["data"])
+    assert mask["size"] == [HEIGHT, WIDTH]
+    assert len(data) == 5
+    assert np.unique(autoware.decode(data, (HEIGHT, WIDTH))).tolist() == [7]  # its vehicle
+    peer.tell("retire", "/c/image_raw")
+
+
+def test_a_publisher_that_dies_is_waited_for(models: Path, peer: Peer, caplog: pytest.LogCaptureFixture) -> None:
+    """Another process publishes, is killed, and one of its like takes its place."""
+    peer.tell("listen", "/d/out/mask", type="raw")
+    with caplog.at_level(logging.INFO, "service.live"), living(models, ["ros2:/d/image_raw"], ["ros2:/d/out"]) as outcome:
+        with contextlib.closing(Peer()) as first:
+            first.tell("advertise", "/d/image_raw", type="raw")
+            first.send_until("/d/image_raw", raw("red"), lambda: peer.of("/d/out/mask"))
+        peer.tell("advertise", "/d/image_raw", type="raw")
+        blue = lambda: [each for each in peer.of("/d/out/mask") if labels_of(each) == {IDS["blue"]}]  # noqa: E731
+        peer.send_until("/d/image_raw", raw("blue", seconds=2000), blue)
+    assert "error" not in outcome
+    peer.tell("retire", "/d/image_raw")
+
+
+def test_qualities_of_service_that_do_not_fit_are_told_in_words(
+    peer: Peer, models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Reliable asked of a best-effort camera, and of best-effort masks."""
+    peer.tell("advertise", "/e/image_raw", type="raw", reliable=False)
+    peer.tell("listen", "/e/out/mask", type="raw", reliable=True)
+    with (
+        caplog.at_level(logging.WARNING, "service.live"),
+        living(models, ["ros2:/e/image_raw"], ["ros2:/e/out"], from_qos="reliable"),
+    ):
+        wait_until(lambda: "--from-qos reliable; leave it out" in caplog.text, "the camera's")
+        wait_until(lambda: "subscribe best effort, or give --to-qos reliable" in caplog.text, "the mask's")
+    assert "/e/image_raw: nothing comes from a publisher whose reliability does not fit" in caplog.text
+    peer.tell("retire", "/e/image_raw")
+
+
+def test_a_topic_of_another_type_ends_the_run(peer: Peer, models: Path) -> None:
+    """One sentence that names both types; nothing can come of it."""
+    peer.tell("advertise", "/imu", type="imu")
+    with living(models, ["ros2:/imu"], ["ros2:/f/out"]) as outcome:
+        error = wait_until(lambda: outcome.get("error"), "the error")
+    assert isinstance(error, BadSetting)
+    assert "/imu is of type sensor_msgs/msg/Imu; sensor_msgs/msg/Image and" in error.message
+    peer.tell("retire", "/imu")
+
+
+def test_a_mute_publisher_is_told_and_waited_for(
+    peer: Peer, models: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No publisher, then a publisher without frames, then frames."""
+    from service.live.sources import ros2  # noqa: PLC0415
+
+    monkeypatch.setattr(ros2, "ABSENT_S", 0.01)
+    monkeypatch.setattr(ros2, "MUTE_S", 0.01)
+    peer.tell("listen", "/g/out/mask", type="raw")
+    with caplog.at_level(logging.WARNING, "service.live"), living(models, ["ros2:/g/image_raw"], ["ros2:/g/out"]):
+        wait_until(lambda: "/g/image_raw: no publisher; waiting for one" in caplog.text, "no publisher")
+        peer.tell("advertise", "/g/image_raw", type="raw")
+        wait_until(lambda: "a publisher is there, and no frame comes" in caplog.text, "mute")
+        assert "FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA at the publisher too" in caplog.text
+        peer.send_until("/g/image_raw", raw("red"), lambda: peer.of("/g/out/mask"))
+    peer.tell("retire", "/g/image_raw")
+
+
+def test_an_encoding_that_is_unknown_costs_its_frames_only(peer: Peer, models: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is told once, and the next frame is segmented."""
+    peer.tell("advertise", "/h/image_raw", type="raw")
+    peer.tell("listen", "/h/out/mask", type="raw")
+    with caplog.at_level(logging.WARNING, "service.live"), living(models, ["ros2:/h/image_raw"], ["ros2:/h/out"]) as outcome:
+        odd = {**raw("red"), "format": "64FC9"}
+        peer.send_until("/h/image_raw", odd, lambda: "images in '64FC9' are not read" in caplog.text)
+        peer.send_until("/h/image_raw", raw("red"), lambda: peer.of("/h/out/mask"))
+    assert outcome["counters"]["ros2:/h/image_raw"].snapshot().failed >= 1
+    peer.tell("retire", "/h/image_raw")
+
+
+def test_ctrl_c_ends_the_command_in_order(models: Path, peer: Peer) -> None:
+    """Status 0 and one line, by the command itself."""
+    peer.tell("advertise", "/i/image_raw", type="raw")
+    peer.tell("listen", "/i/out/mask", type="raw")
+    command = [sys.executable, "-m", "service", "live", "--from", "ros2:/i/image_raw", "--to", "ros2:/i/out", "--rate", "50"]
+    env = {**os.environ, "FCN_MODELS_DIR": str(models)}
+    env.pop("FASTDDS_BUILTIN_TRANSPORTS")
+    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            peer.send_until("/i/image_raw", raw("green"), lambda: peer.of("/i/out/mask") or process.poll() is not None)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 0, err
+    assert out == ""
+    assert "ros2:/i/image_raw: " in err.splitlines()[-1]
+    assert " masks of " in err.splitlines()[-1]
+    assert "Traceback" not in err
+    peer.tell("retire", "/i/image_raw")
+
+
+# Without another process -----------------------------------------------------------------------------------------------------
+
+
+def test_lost_and_late_frames_are_counted_and_told(models: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By the publisher's sequence numbers, each publisher by itself, and by the time of the way."""
+    from service.live.sources.ros2 import Ros2Topic  # noqa: PLC0415
+
+    topic = Ros2Topic("ros2:/k/image_raw", LiveOptions(limits_of(Settings(models_dir=models))))
+    topic.open(lambda: None)
+    try:
+        told = [("a", 1, 0), ("a", 2, 0), ("b", 9, 0), ("a", 5, 0), ("b", 10, 250_000_000), ("a", 6, 150_000_000)]
+        for publisher, number, delay_ns in told:
+            about = {"publisher_gid": publisher, "publication_sequence_number": number, "source_timestamp": 10**18}
+            topic._count({**about, "received_timestamp": 10**18 + delay_ns})
+        assert topic.dropped == 2
+        assert topic._late == 1
+    finally:
+        topic.close()
+    assert "frames are lost between their publisher and here" in caplog.text
+    assert "frames come late" in caplog.text
+
+
+def test_the_hash_of_the_type_is_that_of_the_generator_of_ros(tmp_path: Path) -> None:
+    """A node that has vision_msgs sees the same type: computed from its definition by ROS' own code."""
+    generator = pytest.importorskip("rosidl_generator_type_description")
+    from service.live.ros2.label_info import TYPES  # noqa: PLC0415
+    from service.live.ros2.type_support import type_hash  # noqa: PLC0415
+
+    def description(name: str) -> dict[str, Any]:
+        fields = [
+            {
+                "name": field.name,
+                "type": {
+                    "type_id": field.type_id,
+                    "capacity": 0,
+                    "string_capacity": 0,
+                    "nested_type_name": field.nested,
+                },
+                "default_value": "",
+            }
+            for field in TYPES[name]
+        ]
+        return {"type_name": name, "fields": fields}
+
+    first, *others = TYPES
+    told = {
+        "type_description": description(first),
+        "referenced_type_descriptions": [description(each) for each in sorted(others)],
+    }
+    expected = generator.calculate_type_hash(told)
+    assert expected == f"RIHS01_{type_hash(TYPES).hex()}"
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.tuples(st.integers(0, 2**16 - 1), st.text(st.characters(exclude_characters="\0", codec="utf-8")))),
+    st.floats(0, 1, width=32),
+    st.integers(-(2**31), 2**31 - 1),
+    st.integers(0, 2**32 - 1),
+)
+def test_label_info_is_read_back_by_another_library(
+    table: list[tuple[int, str]], threshold: float, sec: int, nanosec: int
+) -> None:
+    """rosbags reads what is written here, whatever the names' lengths do to the alignment."""
+    pictures = pytest.importorskip("service.batch.recordings.pictures")
+    from service.live.ros2.label_info import serialised  # noqa: PLC0415
+
+    found = pictures.types().deserialize_cdr(serialised(sec, nanosec, table, threshold), "vision_msgs/msg/LabelInfo")
+    assert [(each.class_id, each.class_name) for each in found.class_map] == table
+    assert (found.threshold, found.header.stamp.sec, found.header.stamp.nanosec) == (threshold, sec, nanosec)
+
+
+def test_names_of_several_cameras() -> None:
+    """Short where they can be told apart, whole where not."""
+    assert names_of("/s", ["ros2:/cam/image_raw"]) == {"ros2:/cam/image_raw": "/s"}
+    two = names_of("/s", ["ros2:/cam/left/image_raw/compressed", "ros2:/cam/right/image_rect_color"])
+    assert list(two.values()) == ["/s/cam/left", "/s/cam/right"]
+    alike = names_of("/s", ["ros2:/cam/image_raw", "ros2:/cam/image_rect", "rtsp://host/1"])
+    assert list(alike.values()) == ["/s/cam/image_raw", "/s/cam/image_rect", "/s/camera_3"]
+
+
+@pytest.mark.parametrize("address", ["ros2:", "ros2:/a b", "ros2:/1/2", "ros2://"])
+def test_what_is_not_a_topic_is_told(address: str, models: Path) -> None:
+    """Before anything is opened."""
+    with pytest.raises(BadSetting, match="not the name of a topic"):
+        open_source(address, LiveOptions(limits_of(Settings(models_dir=models))))
+
+
+def test_without_rclpy_the_extra_is_named(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, which a ROS user can follow too."""
+    monkeypatch.setitem(sys.modules, "rclpy", None)
+    with pytest.raises(BadSetting, match=r"pip install '\.\[ros2\]'.*or source a ROS 2 installation"):
+        open_source("ros2:/a", LiveOptions(limits_of(Settings(models_dir=models))))
+
+
+@pytest.mark.parametrize("chosen", ["FASTDDS_BUILTIN_TRANSPORTS", "FASTDDS_DEFAULT_PROFILES_FILE"])
+def test_transports_are_set_only_where_the_user_has_chosen_none(chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is set stays."""
+    from service.live.ros2.environment import ready  # noqa: PLC0415
+
+    monkeypatch.delenv("FASTDDS_BUILTIN_TRANSPORTS")
+    monkeypatch.setenv(chosen, "mine")
+    ready()
+    assert os.environ.get("FASTDDS_BUILTIN_TRANSPORTS") == ("mine" if chosen == "FASTDDS_BUILTIN_TRANSPORTS" else None)
+    monkeypatch.delenv(chosen)
+    ready()
+    assert os.environ["FASTDDS_BUILTIN_TRANSPORTS"] == "LARGE_DATA"
