@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from service.client import Client
 from service.compose import limits_of, open_predictor
 from service.errors import BadSetting, CorruptImage, UnknownClass, UnknownModel
-from service.live import loop
 from service.live.complaints import Complaints
 from service.live.counters import Counters
 from service.live.frame import LiveFrame
@@ -244,7 +243,7 @@ def test_the_pace_is_kept_and_never_caught_up(rate_hz: float, steps: list[float]
     """Within any time, at most the rate times it and one more."""
     now, taken = 0.0, list[float]()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.time, "monotonic", lambda: now)
+        patch.setattr("service.live.loop.time.monotonic", lambda: now)
         pace = Pace(rate_hz)
         for step in steps:
             now += step
