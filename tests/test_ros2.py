@@ -105,7 +105,7 @@ class Peer:
 
         def again() -> Any:
             nonlocal count
-            if count % 20 == 0:  # of the looks, 5 ms apart
+            if count % 20 == 0:  # every 100 ms
                 self.tell("send", topic, **{**message, "stamp": [message["stamp"][0] + count, message["stamp"][1]]})
             count += 1
             return arrived()

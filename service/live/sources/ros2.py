@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 
 PREFIX = "ros2:"
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-LOOK_S = 0.25
-"""How often the publishers of the topic are looked up."""
+DISCOVER_S = 0.25
+"""Seconds between two searches for the publishers of the topic."""
 ABSENT_S, MUTE_S = 2.0, 5.0
 """So long without a publisher, or with one and without a frame, and the log says so."""
 LATE_NS = 200_000_000
@@ -67,11 +67,11 @@ class Ros2Topic:
         self._delays_ns: deque[int] = deque(maxlen=_DELAYS)
 
     def open(self, came: Callable[[], None]) -> None:
-        """Join the node and look for the topic's publishers, now and again."""
+        """Join the node and search for the topic's publishers, again and again."""
         self._came = came
         self._node = shared.join(self._options)
         self._since_s = time.monotonic()
-        self._timer = self._node.node.create_timer(LOOK_S, self._look)
+        self._timer = self._node.node.create_timer(DISCOVER_S, self._discover)
 
     def take(self) -> LiveFrame | None:
         """Return the newest message as a frame: an image file stays one, raw pixels become RGB."""
@@ -111,8 +111,8 @@ class Ros2Topic:
 
     # On the node's thread ----------------------------------------------------------------------------------------------------
 
-    def _look(self) -> None:
-        """Look up the publishers; subscribe by their type, again if it changed."""
+    def _discover(self) -> None:
+        """Find the publishers; subscribe by their type, again if it changed."""
         if self._node is None:
             return
         now = time.monotonic()
