@@ -235,8 +235,9 @@ def test_confidence_is_computed_only_for_its_own_format(view: MaskView) -> None:
     def refused() -> np.ndarray:
         raise AssertionError("the confidence is not asked for")
 
+    some = lambda rows, columns: np.full(rows.shape, 200, np.uint8)  # noqa: E731  (free space asks for a pixel a column)
     for name in set(encodings.PICTURE_FORMATS) - {"confidence", "panoptic"}:
-        encodings.encode(name, replace(view, confidence=refused))
+        encodings.encode(name, replace(view, confidence=refused, some_confidence=some))
         assert not encodings.uses_confidence(name, encodings.Options())
         assert encodings.uses_confidence(name, encodings.Options(min_confidence=0.5))
     assert encodings.uses_confidence("confidence", encodings.Options())

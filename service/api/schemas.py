@@ -79,6 +79,50 @@ class SegmentQuery(BaseModel):
         ),
     ] = MODEL
 
+    drivable: Annotated[
+        list[str],
+        Field(
+            description=f"{_able('drivable')}: the classes that count as drivable, names or ids of the reply's table, repeated "
+            "or separated by commas; `road` where it is left out."
+        ),
+    ] = []
+    ego_rows: Annotated[
+        int | SkipJsonSchema[None],
+        Field(ge=0, le=16384, description=f"{_able('ego_rows')}: rows at the bottom that show the vehicle itself; left out."),
+    ] = None
+    fx: Annotated[
+        float | SkipJsonSchema[None],
+        Field(gt=0, le=1e6, description=f"{_able('fx')}: focal length in pixels of the upright image; with `camera_height`."),
+    ] = None
+    fy: Annotated[
+        float | SkipJsonSchema[None],
+        Field(gt=0, le=1e6, description=f"{_able('fy')}: the vertical focal length; `fx` where it is left out."),
+    ] = None
+    cx: Annotated[
+        float | SkipJsonSchema[None],
+        Field(ge=-1e6, le=1e6, description=f"{_able('cx')}: column of the optical axis; the image's middle by default."),
+    ] = None
+    cy: Annotated[
+        float | SkipJsonSchema[None],
+        Field(ge=-1e6, le=1e6, description=f"{_able('cy')}: row of the optical axis; the image's middle by default."),
+    ] = None
+    camera_height: Annotated[
+        float | SkipJsonSchema[None],
+        Field(gt=0, le=1000, description=f"{_able('camera_height')}: metres of the camera above the ground; with `fx`."),
+    ] = None
+    camera_pitch: Annotated[
+        float | SkipJsonSchema[None],
+        Field(ge=-1.5, le=1.5, description=f"{_able('camera_pitch')}: radians, positive when the camera looks down (REP 103)."),
+    ] = None
+    range_max: Annotated[
+        float | SkipJsonSchema[None],
+        Field(gt=0, le=10000, description=f"{_able('range_max')}: metres beyond which ground counts as free; 100 by default."),
+    ] = None
+    beams: Annotated[
+        int | SkipJsonSchema[None],
+        Field(ge=1, le=8192, description=f"{_able('beams')}: beams of the scan; one a column by default."),
+    ] = None
+
     @model_validator(mode="before")
     @classmethod
     def _check_names(cls, query: Any) -> Any:

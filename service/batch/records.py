@@ -330,6 +330,7 @@ def options_of(options: Any) -> dict[str, Any]:
     plain = {
         field.name: value
         for field in dataclasses.fields(options)
-        if isinstance(value := getattr(options, field.name), bool | int | float | str | None)
+        if isinstance(value := getattr(options, field.name), bool | int | float | str | None) and field.name != "driving"
     }
-    return {**plain, **options.selection()}
+    driving = {} if options.driving is None else {"driving": options.driving.facts()}
+    return {**plain, **options.selection(), **driving}

@@ -100,6 +100,29 @@ def segment(
         Resolution,
         typer.Option(help="The size that the network sees: that of its training, or the picture's own, in exact tiles."),
     ] = "working",
+    drivable: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{_able('drivable')}: drivable classes, names or ids of the masks' table; road if left out."),
+    ] = None,
+    ego_rows: Annotated[
+        int | None, typer.Option(min=0, max=16384, help="Free space: rows at the bottom that show the vehicle itself.")
+    ] = None,
+    fx: Annotated[float | None, typer.Option(help="Free space: focal length in pixels; with --camera-height.")] = None,
+    fy: Annotated[float | None, typer.Option(help="Free space: vertical focal length; --fx if left out.")] = None,
+    cx: Annotated[float | None, typer.Option(help="Free space: column of the optical axis; the middle if left out.")] = None,
+    cy: Annotated[float | None, typer.Option(help="Free space: row of the optical axis; the middle if left out.")] = None,
+    camera_height: Annotated[
+        float | None, typer.Option(help="Free space: metres of the camera above the ground; with --fx.")
+    ] = None,
+    camera_pitch: Annotated[
+        float | None, typer.Option(help="Free space: radians, positive when the camera looks down.")
+    ] = None,
+    range_max: Annotated[
+        float | None, typer.Option(help="Free space: metres beyond which ground counts as free; 100 if left out.")
+    ] = None,
+    beams: Annotated[
+        int | None, typer.Option(min=1, max=8192, help="Free space: beams of the scan; one a column if left out.")
+    ] = None,
     write: Annotated[
         list[Write] | None,
         typer.Option(help="What to write; may be repeated. Left out: masks and overlays, of videos rle and overlays."),
@@ -128,6 +151,16 @@ def segment(
         "min_area": min_area,
         "tolerance": tolerance,
         "palette": palette,
+        "drivable": drivable or (),
+        "ego_rows": ego_rows,
+        "fx": fx,
+        "fy": fy,
+        "cx": cx,
+        "cy": cy,
+        "camera_height": camera_height,
+        "camera_pitch": camera_pitch,
+        "range_max": range_max,
+        "beams": beams,
     }
     with opened(settings) as predictor:
         engine = (predictor.scan_engine() if scans and model is None else None) or predictor.repository.get(model)

@@ -14,6 +14,9 @@
 
     client.segment_volume("scan.nii.gz").save("labels.nii.gz")
 
+    free = client.freespace("street.jpg", fx=900, camera_height=1.4)
+    free.scan.ranges # metres, the values of a sensor_msgs/LaserScan
+
     overlay = client.segment_as("street.jpg", "overlay", legend=True).body
 
     for mask in client.stream(camera):  # frames as they come: the newest wins
@@ -45,6 +48,7 @@ from service.client.results import (
     ServedModel,
 )
 from service.encodings import Encoded
+from service.encodings.freespace import Freespace
 
 __all__ = [
     "DEFAULT_URL",
@@ -56,6 +60,7 @@ __all__ = [
     "ConnectionFailed",
     "Encoded",
     "FrameWithoutMask",
+    "Freespace",
     "Instance",
     "LabelVolume",
     "Mask",

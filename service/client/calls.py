@@ -14,6 +14,8 @@ from service.client.budget import Budget, Timeouts
 _KEEP_ALIVE_S = 4.0
 """Idle connections are dropped a second before the server (uvicorn: 5 s) would, so that no request meets a closing one."""
 
+FREESPACE = "freespace-binary"
+"""The format of free space that the client decodes."""
 VOLUME_DEADLINE_MS = 120_000.0
 """The deadline of a scan, unless the call names one."""
 

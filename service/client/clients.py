@@ -13,6 +13,7 @@ import httpx
 
 from service.client.budget import DEFAULT_TIMEOUTS, OUT_OF_TIME, Budget, ConnectionFailed, TimedOut, Timeouts
 from service.client.calls import (
+    FREESPACE,
     VOLUME_DEADLINE_MS,
     ApiKey,
     Call,
@@ -27,6 +28,7 @@ from service.client.replies import (
     Reply,
     parse_catalogue,
     parse_encoded,
+    parse_freespace,
     parse_mask,
     parse_volume,
     raise_for_problem,
@@ -35,6 +37,7 @@ from service.client.replies import (
 from service.client.results import Catalogue, FrameWithoutMask, LabelVolume, Mask
 from service.client.stream import stream_call, streamed, streamed_async
 from service.encodings import Encoded
+from service.encodings.freespace import Freespace
 from service.errors import ServiceError
 
 if TYPE_CHECKING:
@@ -124,6 +127,22 @@ class Client:
             as :meth:`segment`
         """
         return parse_encoded(self._exchange(encoded_call(image_bytes(image), format, query, deadline_ms)))
+
+    def freespace(
+        self, image: ImageLike, model: str | None = None, *, deadline_ms: float | None = None, **query: object
+    ) -> Freespace:
+        """Find the free space of one image: the first thing of each column that is not drivable, and a scan with a camera.
+
+        Takes:
+            image, model, deadline_ms: as for :meth:`segment`
+            query: the other options of ``format=freespace``, such as ``drivable=["road"]``, ``fx=900``, ``camera_height=1.4``
+        Gives:
+            rows, labels and confidences of the columns; with ``fx`` and ``camera_height`` also distances and a scan
+        Raises:
+            as :meth:`segment`
+        """
+        call = encoded_call(image_bytes(image), FREESPACE, {"model": model, **query}, deadline_ms)
+        return parse_freespace(self._exchange(call))
 
     def segment_volume(
         self,
@@ -288,6 +307,13 @@ class AsyncClient:
         """Segment one image, and return the mask in any format: see :meth:`Client.segment_as`."""
         body = await asyncio.to_thread(image_bytes, image)
         return parse_encoded(await self._exchange(encoded_call(body, format, query, deadline_ms)))
+
+    async def freespace(
+        self, image: ImageLike, model: str | None = None, *, deadline_ms: float | None = None, **query: object
+    ) -> Freespace:
+        """Find the free space of one image: see :meth:`Client.freespace`."""
+        body = await asyncio.to_thread(image_bytes, image)
+        return parse_freespace(await self._exchange(encoded_call(body, FREESPACE, {"model": model, **query}, deadline_ms)))
 
     async def segment_volume(
         self,

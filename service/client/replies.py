@@ -14,7 +14,8 @@ import httpx
 
 from service.client.budget import OUT_OF_TIME, ConnectionFailed, TimedOut
 from service.client.results import Catalogue, ClassEntry, ClassPresent, Instance, LabelVolume, Mask, ModelIdentity, ServedModel
-from service.encodings import Encoded, coco, nifti, rle
+from service.encodings import Encoded, coco, freespace_binary, nifti, rle
+from service.encodings.freespace import Freespace
 from service.errors import BY_CODE, ServiceError
 
 _PROSE = frozenset(("type", "title", "detail", "error"))
@@ -130,6 +131,18 @@ def parse_volume(reply: Reply) -> LabelVolume:
 def parse_encoded(reply: Reply) -> Encoded:
     """Return the body of a good reply as it came."""
     return Encoded(reply.content, reply.headers.get("Content-Type", "application/octet-stream").partition(";")[0])
+
+
+def parse_freespace(reply: Reply) -> Freespace:
+    """Read free space from a good reply.
+
+    Raises:
+        ServiceError: if the reply holds none
+    """
+    try:
+        return freespace_binary.read(reply.content)
+    except ValueError as error:
+        raise _misunderstood(reply) from error
 
 
 def parse_catalogue(reply: Reply) -> Catalogue:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.encodings import palettes
+from service.encodings.driving import Driving
 from service.encodings.palettes import ColoredRow
 from service.encodings.tables import Translation
 
@@ -33,6 +34,8 @@ class Options:
     """Pixels by which polygons may stray."""
     bright: bool = False
     """Colours that can be told apart, in the place of the table's own."""
+    driving: Driving | None = None
+    """What is drivable, and the camera, where the format tells free space."""
 
     def rows(self, classes: Sequence[ColoredRow]) -> Sequence[ColoredRow]:
         """The class table of the ids that are written.

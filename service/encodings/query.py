@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from service.encodings import palettes, selection, tables, things
+from service.encodings.driving import TAKES as OF_DRIVING
+from service.encodings.driving import understood_driving
 from service.encodings.options import Options
 from service.encodings.registry import FORMATS, format_named
 from service.encodings.runs import ClassRow
@@ -25,6 +27,16 @@ def understood(
     min_area: int = 0,
     tolerance: float = 0.0,
     palette: str = "model",
+    drivable: Iterable[str] = (),
+    ego_rows: int | None = None,
+    fx: float | None = None,
+    fy: float | None = None,
+    cx: float | None = None,
+    cy: float | None = None,
+    camera_height: float | None = None,
+    camera_pitch: float | None = None,
+    range_max: float | None = None,
+    beams: int | None = None,
 ) -> Options:
     """Understand a caller's query.
 
@@ -37,6 +49,19 @@ def understood(
         BadParameter: if the format does not take an option, naming the formats that do; if a table or a number makes no sense
         UnknownClass: if the model has no such class
     """
+    words = list(classes)
+    driving: dict[str, Any] = {
+        "drivable": list(drivable),
+        "ego_rows": ego_rows,
+        "fx": fx,
+        "fy": fy,
+        "cx": cx,
+        "cy": cy,
+        "camera_height": camera_height,
+        "camera_pitch": camera_pitch,
+        "range_max": range_max,
+        "beams": beams,
+    }
     wanted = {
         "statistics": statistics,
         "legend": legend,
@@ -44,6 +69,7 @@ def understood(
         "tolerance": tolerance > 0,
         "min_area": min_area > 0,
         "palette": palettes.is_bright(palette),
+        **{option: value is not None and value != [] for option, value in driving.items()},
     }
     chosen = format_named(name)
     for option, asked in wanted.items():
@@ -60,7 +86,6 @@ def understood(
         things.check_countable(written)
     if chosen.check is not None:
         chosen.check(written)
-    words = list(classes)
     return Options(
         min_confidence=min_confidence,
         keep=selection.class_ids(words, table) if words else None,
@@ -71,6 +96,7 @@ def understood(
         min_area=min_area,
         tolerance=tolerance,
         bright=palettes.is_bright(palette),
+        driving=understood_driving(written, **driving) if chosen.takes >= OF_DRIVING else None,
     )
 
 

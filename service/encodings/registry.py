@@ -16,6 +16,8 @@ from service.encodings import (
     color,
     confidence,
     cvat,
+    freespace,
+    freespace_binary,
     geojson,
     gray,
     instance_ids,
@@ -64,6 +66,8 @@ FORMATS: dict[str, Format] = {
         npy.FORMAT,
         tiff.FORMAT,
         confidence.FORMAT,
+        freespace.FORMAT,
+        freespace_binary.FORMAT,
         nifti.FORMAT,
     )
 }

@@ -11,12 +11,13 @@ from service.encodings.runs import UNLABELLED, ClassRow, translate
 from service.errors import BadParameter, UnknownClass
 
 
-def class_ids(wanted: Iterable[str], classes: Sequence[ClassRow]) -> frozenset[int]:
-    """Find the classes that a caller wants to keep.
+def class_ids(wanted: Iterable[str], classes: Sequence[ClassRow], parameter: str = "classes") -> frozenset[int]:
+    """Find the classes that a caller names.
 
     Takes:
         wanted: names, ids as decimal numbers, or several of them separated by commas; a name wins over an id
         classes: the class table
+        parameter: the name of the query that has the names
     Gives:
         their ids
     Raises:
@@ -28,7 +29,8 @@ def class_ids(wanted: Iterable[str], classes: Sequence[ClassRow]) -> frozenset[i
     words = [word.strip() for value in wanted for word in ([value] if value in by_word else value.split(","))]
     words = [word for word in words if word]
     if not words:
-        raise BadParameter("classes names no class; leave it out to keep them all", parameter="classes")
+        default = "to keep them all" if parameter == "classes" else "for its default"
+        raise BadParameter(f"{parameter} names no class; leave it out {default}", parameter=parameter)
     for word in words:
         if word not in by_word:
             known = [row.name for row in classes]

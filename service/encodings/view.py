@@ -56,6 +56,9 @@ class Segmented(Protocol):
     def confidence(self) -> NDArray[np.uint8]:
         """Return the winner's probability: H x W uint8, 255 is certainty."""
 
+    def confidence_at(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.uint8]:
+        """Return the winner's probability at some pixels: N uint8, 255 is certainty."""
+
     @property
     def geo(self) -> Geo | None:
         """Where the image lies on the earth; None if its file does not say."""
@@ -93,6 +96,8 @@ class MaskView:
     """The image's file name, as the caller sent it."""
     geo: Geo | None = None
     """Where the image lies on the earth; None where it does not say."""
+    some_confidence: Callable[[NDArray[np.intp], NDArray[np.intp]], NDArray[np.uint8]] | None = None
+    """Computes the winner's probability at rows and columns alone; None where only ``confidence`` does."""
     volume: VolumeFacts | None = None
     """The scan, whose labels and confidence are then X x Y x Z in its order; None for an image."""
 
@@ -114,8 +119,15 @@ class MaskView:
             instances=instances,
             file_name=file_name,
             geo=result.geo,
+            some_confidence=result.confidence_at,
             volume=None if result.scan is None else VolumeFacts.of(result.scan),
         )
+
+    def confidence_at(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.uint8]:
+        """Return the winner's probability at some pixels of an image: N uint8, 255 is certainty."""
+        if self.some_confidence is None:
+            return self.confidence()[rows, columns]
+        return self.some_confidence(rows, columns)
 
     @property
     def made_by(self) -> dict[str, str]:

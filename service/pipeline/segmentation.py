@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from service.pipeline.codecs.georeference import Georeference
 from service.pipeline.manifest import Manifest
+from service.pipeline.tasks import semantic
 from service.pipeline.tasks.panoptic import Instances
 from service.pipeline.tasks.registry import task_of
 from service.pipeline.volume import Grid
@@ -93,6 +94,24 @@ class Segmentation:
         """Return the winner's calibrated probability, computed once: of the labels' shape, uint8, 255 is certainty."""
         return self._confidence if self.scan is None else self.scan.certainty
 
+    def confidence_at(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Labels:
+        """Return :meth:`confidence` at some pixels of an image, without computing all of it.
+
+        Takes:
+            rows, columns: N each
+        Gives:
+            N uint8; within 1 of the map's
+        """
+        if self.has_confidence:
+            return self.confidence()[rows, columns]
+        height, width = self.labels.shape
+        return semantic.confidence_at(self.scores, (height, width), rows, columns, self.temperature)
+
+    @property
+    def temperature(self) -> float:
+        """The manifest's temperature; 1 where the model is not calibrated."""
+        return 1.0 if self.manifest.calibration is None else self.manifest.calibration.temperature
+
     @property
     def has_confidence(self) -> bool:
         """Whether :meth:`confidence` is at hand: computed before, or a scan's, which comes with its labels."""
@@ -109,9 +128,7 @@ class Segmentation:
 
     @cached_property
     def _confidence(self) -> Labels:
-        calibration = self.manifest.calibration
-        temperature = 1.0 if calibration is None else calibration.temperature
-        return task_of(self.manifest).confidence(self.outputs, self.labels, temperature)
+        return task_of(self.manifest).confidence(self.outputs, self.labels, self.temperature)
 
     @cached_property
     def _instances(self) -> Instances:

@@ -147,6 +147,40 @@ def confidence_map(scores: Scores, labels: Labels, temperature: float = 1.0) -> 
     return confidence
 
 
+def confidence_at(scores: Scores, size: tuple[int, int], rows: Indices, columns: Indices, temperature: float = 1.0) -> Labels:
+    """Return the probability of the winner at some pixels, for where the whole map is not wanted.
+
+    Takes:
+        scores, temperature: as for :func:`confidence_map`
+        size: (height, width) of the image
+        rows, columns: N each, of pixels
+    Gives:
+        N uint8, as :func:`confidence_map` has them, but for the rounding of float32: at most 1 apart
+    """
+    scores = _at_least_two_by_two(scores)
+    down, right = axis(scores.shape[1], size[0]), axis(scores.shape[2], size[1])
+    y, x = down.cell[rows], right.cell[columns]
+    lower, later = down.fraction[rows], right.fraction[columns]
+    above = scores[:, y, x] * (1 - later) + scores[:, y, x + 1] * later  # K x N
+    below = scores[:, y + 1, x] * (1 - later) + scores[:, y + 1, x + 1] * later
+    mixed = (above * (1 - lower) + below * lower) / temperature
+    certainty: Labels = np.rint(255 / np.exp(mixed - mixed.max(0)).sum(0)).astype(np.uint8)
+    return certainty
+
+
+def mean_confidence(scores: Scores, temperature: float = 1.0) -> float:
+    """Return the mean probability of the winner over the score cells, which is near the mean over all pixels.
+
+    Takes:
+        scores, temperature: as for :func:`confidence_map`
+    Gives:
+        0..1
+    """
+    scaled = scores * np.float32(1 / temperature)
+    scaled -= scaled.max(0)
+    return float((1 / np.exp(scaled, out=scaled).sum(0)).mean(dtype=np.float64))
+
+
 def _by_compiled(function: Callable[..., int], scores: Scores, rows: Axis, columns: Axis) -> Labels:
     classes, h, w = scores.shape
     labels = np.empty((len(rows.cell), len(columns.cell)), np.uint8)
