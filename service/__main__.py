@@ -17,7 +17,7 @@ HELP = f"""\
 Usage: fcn-serve COMMAND ...
 
 This installation holds the client (service.client) and the encodings (service.encodings).
-The commands serve, segment, live, models and check are not installed.
+The commands serve, segment, live, models, check and captures are not installed.
 {needs("They need", "serve")}
 
   --version  Show the version and exit.

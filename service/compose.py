@@ -19,6 +19,7 @@ from service.pipeline.tiling import Tiling
 from service.settings import Settings
 
 if TYPE_CHECKING:
+    from service.captures.capture import Captures
     from service.pipeline.predictor import Predictor
     from service.serving.dataplane import DataPlane
 
@@ -68,11 +69,28 @@ def open_predictor(settings: Settings, models: Path | None = None) -> Predictor:
     return Predictor(repository, limits_of(settings), Tiling(settings.tile_memory_mb))
 
 
-def make_plane(settings: Settings, repository: Repository) -> DataPlane:
+def make_captures(settings: Settings) -> Captures | None:
+    """Open the folder of captures; None where none is set.
+
+    Raises:
+        BadSetting: if it cannot be written
+    """
+    if settings.capture_dir is None:
+        return None
+    from service.captures.capture import Captures  # noqa: PLC0415
+    from service.captures.rules import Rules  # noqa: PLC0415
+    from service.captures.store import Store  # noqa: PLC0415
+
+    chosen = Rules(settings.capture_below, frozenset(settings.capture_classes), settings.capture_share)
+    return Captures(Store(settings.capture_dir, settings.capture_max_mb * 1_000_000), chosen, settings.capture_per_minute)
+
+
+def make_plane(settings: Settings, repository: Repository, captures: Captures | None = None) -> DataPlane:
     """Put a data plane before the open models, for many callers.
 
     Takes:
         repository: from :func:`open_repository`; closed together with the plane
+        captures: from :func:`make_captures`; closed by the caller, after the plane
     """
     from service.pipeline.predictor import Predictor  # noqa: PLC0415
     from service.serving.dataplane import DataPlane  # noqa: PLC0415
@@ -86,6 +104,7 @@ def make_plane(settings: Settings, repository: Repository) -> DataPlane:
         queue_megapixels=settings.queue_megapixels,
         concurrency=_lanes(settings, on_cuda=on_cuda),
         max_batch=settings.max_batch or (8 if on_cuda else 1),
+        finished=None if captures is None else captures.consider,
     )
 
 

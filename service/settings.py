@@ -119,6 +119,20 @@ class Settings(BaseSettings):
     """Origins such as ``https://cars.example``, separated by commas, whose pages may open a stream from a browser. The
     service's own origin always may; ``*`` allows every origin."""
 
+    capture_dir: Path | None = None
+    """A folder in which frames are kept for the next training, with their masks as tasks for Label Studio and CVAT. Unset,
+    none is kept. It then holds pictures of callers: see docs/howto-captures.md."""
+    capture_below: Annotated[float, Field(ge=0, le=1)] = 0.8
+    """Frames whose mean confidence is below this are kept; 0 keeps none for that reason."""
+    capture_classes: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names of classes, separated by commas; frames that show one of them are kept."""
+    capture_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The share of the other frames that is kept, chosen at random."""
+    capture_per_minute: Annotated[float, Field(gt=0, le=6000)] = 6.0
+    """Frames kept a minute at the most, evenly apart."""
+    capture_max_mb: Annotated[int, Field(ge=1)] = 1024
+    """Megabytes of the folder; beyond, the oldest captures are removed for new ones."""
+
     log_format: Literal["text", "json"] = "text"
     """Log lines for people or for machines."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -136,9 +150,9 @@ class Settings(BaseSettings):
             raise ValueError("names no key; leave it empty to have none")
         return keys
 
-    @field_validator("allowed_origins", mode="before")
+    @field_validator("allowed_origins", "capture_classes", mode="before")
     @classmethod
-    def _split_origins(cls, value: object) -> object:
+    def _split_words(cls, value: object) -> object:
         return tuple(word for word in map(str.strip, value.split(",")) if word) if isinstance(value, str) else value
 
     @field_validator("root_path")

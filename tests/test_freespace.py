@@ -156,7 +156,7 @@ def test_the_scan_is_the_one_that_loops_over_pixels_find(labels: Labels, camera:
 
 
 def test_bearings_and_distances_of_one_column_by_hand() -> None:
-    """A camera 1 m above the ground that looks 45 degrees down sees the ground below its axis 1 m ahead."""
+    """A camera 1 m above the ground, tilted down by 45 degrees, sees the ground below its axis 1 m ahead."""
     camera = Camera(100, 100, 50, 50, 1.0, math.pi / 4)
     labels = np.full((101, 101), ROAD_ID, np.uint8)
     labels[:50] = 0  # the lower edge of row 49 is at 49.5
@@ -183,8 +183,8 @@ def spread(camera: Camera, row: float, column: float, pixels: float) -> float:
 
 
 @pytest.mark.parametrize(("height", "width", "samples"), [(180, 240, 3), (720, 1280, 1)])
-def test_boxes_on_a_drawn_street_are_where_they_stand(height: int, width: int, samples: int) -> None:
-    """Columns and beams tell the distance of each box within what one pixel sees of the ground."""
+def test_blocks_on_a_drawn_street_are_where_they_stand(height: int, width: int, samples: int) -> None:
+    """Columns and beams tell the distance of each block within what one pixel sees of the ground."""
     rng = np.random.default_rng(5)
     view = View(
         height * samples,
@@ -198,8 +198,8 @@ def test_boxes_on_a_drawn_street_are_where_they_stand(height: int, width: int, s
     )
     canvas = Canvas(view, draw_light(rng), Noise(rng))
     canvas.plan[int(view.horizon) + 1 :] = ROAD
-    boxes = [(-1.5, 1.0, 30.0), (-4.0, -1.0, 14.0), (0.5, 1.2, 6.0), (2.0, 5.0, 9.0)]
-    for left, right, z in sorted(boxes, key=lambda box: -box[2]):
+    blocks = [(-1.5, 1.0, 30.0), (-4.0, -1.0, 14.0), (0.5, 1.2, 6.0), (2.0, 5.0, 9.0)]
+    for left, right, z in sorted(blocks, key=lambda block: -block[2]):
         corners = np.array([[left, 0, z], [right, 0, z], [right, 2.5, z], [left, 2.5, z]])
         canvas.face(corners, (90, 20, 20), CAR)
     camera = seen(view, samples)
@@ -210,9 +210,9 @@ def test_boxes_on_a_drawn_street_are_where_they_stand(height: int, width: int, s
     met = set()
     for column in range(width):
         slope = (column - camera.cx) / camera.fx
-        hits = [box for box in boxes if box[0] + 0.02 * box[2] < slope * box[2] < box[1] - 0.02 * box[2]]
-        inside = [box for box in boxes if box[0] - 0.02 * box[2] < slope * box[2] < box[1] + 0.02 * box[2]]
-        if hits != inside:  # at a box's side, where the rasteriser decides
+        hits = [block for block in blocks if block[0] + 0.02 * block[2] < slope * block[2] < block[1] - 0.02 * block[2]]
+        inside = [block for block in blocks if block[0] - 0.02 * block[2] < slope * block[2] < block[1] + 0.02 * block[2]]
+        if hits != inside:  # at a block's side, where the rasteriser decides
             continue
         bearing = -math.atan(slope)
         beam = int((bearing - found.scan.angle_min) / found.scan.angle_increment + 0.5)
@@ -220,7 +220,7 @@ def test_boxes_on_a_drawn_street_are_where_they_stand(height: int, width: int, s
             assert found.rows[column] <= camera.horizon
             assert found.distances[column] > 1000
             continue
-        z = min(box[2] for box in hits)
+        z = min(block[2] for block in hits)
         met.add(z)
         truth = math.hypot(z, slope * z)
         bound = spread(camera, camera.cy + camera.fy * camera.height / z, column, 1.0)
@@ -228,7 +228,7 @@ def test_boxes_on_a_drawn_street_are_where_they_stand(height: int, width: int, s
         assert found.bearings[column] == pytest.approx(bearing, abs=1e-6)
         assert found.scan.ranges[beam] == pytest.approx(truth, abs=bound + 0.02 * truth)
         assert found.labels[column] == CAR
-    assert met == {z for _, _, z in boxes}
+    assert met == {z for _, _, z in blocks}
 
 
 def drawn(height: int, width: int, seed: int) -> tuple[Labels, Camera, View, Street]:
@@ -323,7 +323,7 @@ def test_an_image_of_one_pixel(label: int) -> None:
 
 
 def test_the_vehicle_s_own_rows_are_left_out() -> None:
-    """A bonnet at the bottom is no obstacle, once its rows are named."""
+    """A bonnet at the bottom stops nothing once its rows are named."""
     labels = np.full((20, 30), ROAD_ID, np.uint8)
     labels[17:], labels[:9] = 0, 0
     assert (find(labels).rows == 19).all()

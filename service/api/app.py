@@ -39,7 +39,7 @@ from service.api.unmatched import Unmatched
 from service.api.upload import UPLOADS_AT_ONCE, Uploads
 from service.api.v2 import rest as inference_v2
 from service.api.v2 import schemas as schemas_v2
-from service.compose import make_plane, open_repository
+from service.compose import make_captures, make_plane, open_repository
 from service.pipeline.engine import Engine
 from service.pipeline.repository import Repository
 from service.serving.keys import Keys
@@ -157,8 +157,9 @@ class _ByPort:
 
 @contextlib.asynccontextmanager
 async def _serving(settings: Settings, metrics: Metrics, opening: Callable[[], Repository]) -> AsyncIterator[Services]:
+    captures = await asyncio.to_thread(make_captures, settings)
     repository = await asyncio.to_thread(opening)
-    plane = make_plane(settings, repository)
+    plane = make_plane(settings, repository, captures)
     readiness = Readiness(plane.check_ready)
     metrics.watch(
         ready=readiness.is_green,
@@ -168,6 +169,8 @@ async def _serving(settings: Settings, metrics: Metrics, opening: Callable[[], R
         refused=lambda: repository.broken,
         artifacts=lambda: repository.outcomes,
     )
+    if captures is not None:
+        metrics.watch_captures(lambda: captures.outcomes, lambda: captures.bytes)
     services = Services(
         plane=plane,
         readiness=readiness,
@@ -186,6 +189,8 @@ async def _serving(settings: Settings, metrics: Metrics, opening: Callable[[], R
     finally:
         readiness.drain()
         await plane.drain(max(1.0, settings.drain_s - readiness.draining_s))
+        if captures is not None:
+            await asyncio.to_thread(captures.close)
 
 
 @contextlib.asynccontextmanager

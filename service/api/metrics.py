@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 
 import prometheus_client.core as prometheus
 from prometheus_client import (
@@ -30,6 +30,9 @@ METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 MODEL_LABELS = ("name", "version", "sha256", "provider")
 """The labels of ``fcn_model_info``."""
+
+CAPTURE_OUTCOMES = ("written", "dropped", "failed", "evicted")
+"""Of ``fcn_captures_total``; 0 where nothing is captured."""
 
 SWITCHING_PROTOCOLS = 101
 """The status of a stream that was opened."""
@@ -82,6 +85,9 @@ class Metrics:
         self._list_refused: Callable[[], Iterable[str]] = tuple
         self._artifacts: Callable[[], Mapping[tuple[str, str], int]] = dict
         registry.register(_Collector(self._count_artifacts))
+        self._captures: Callable[[], Mapping[str, int]] = partial(dict.fromkeys, CAPTURE_OUTCOMES, 0)
+        registry.register(_Collector(self._count_captures))
+        self._capture_bytes = Gauge("fcn_capture_bytes", "Bytes of the captures on disk.", registry=registry)
 
     def watch(
         self,
@@ -112,6 +118,17 @@ class Metrics:
         self._in_flight.set_function(in_flight)
         self._connections.set_function(connections)
         self._streams.set_function(streams)
+
+    def watch_captures(self, outcomes: Callable[[], Mapping[str, int]], size_bytes: Callable[[], float]) -> None:
+        """Give the metrics of the captures their sources, which are asked when the metrics are read."""
+        self._captures = outcomes
+        self._capture_bytes.set_function(size_bytes)
+
+    def _count_captures(self) -> Iterable[Metric]:
+        counter = CounterMetricFamily("fcn_captures", "Frames kept for training, by their outcome.", labels=("outcome",))
+        for outcome, count in dict(self._captures()).items():
+            counter.add_metric((outcome,), count)
+        return [counter]
 
     def _count_artifacts(self) -> Iterable[Metric]:
         counter = CounterMetricFamily("fcn_artifacts", "Artifacts taken up, by their outcome.", labels=("outcome", "cause"))

@@ -112,7 +112,7 @@ class SegmentQuery(BaseModel):
     ] = None
     camera_pitch: Annotated[
         float | SkipJsonSchema[None],
-        Field(ge=-1.5, le=1.5, description=f"{_able('camera_pitch')}: radians, positive when the camera looks down (REP 103)."),
+        Field(ge=-1.5, le=1.5, description=f"{_able('camera_pitch')}: radians, positive when the camera tilts down (REP 103)."),
     ] = None
     range_max: Annotated[
         float | SkipJsonSchema[None],

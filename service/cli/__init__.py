@@ -1,4 +1,4 @@
-"""``fcn-serve serve | segment | live | models | check``: a file a command, imported when it is the one that runs.
+"""``fcn-serve serve | segment | live | models | check | captures``: a file a command, imported when it runs.
 
 Exit codes: 0 all went well; 1 a file or an artifact failed; 2 the command line or a setting cannot be used (a port that is
 taken, a folder that is not there, a folder that another run writes into); 130 Ctrl-C in ``segment``; 130 or 143 a second Ctrl-C
@@ -23,7 +23,7 @@ from service.errors import BadSetting, ServiceError
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
-COMMANDS = ("serve", "segment", "live", "models", "check")
+COMMANDS = ("serve", "segment", "live", "models", "check", "captures")
 """Each is the function of its name in the file of its name."""
 
 # Where ``serve`` has not set up the log, the commands themselves say what matters.

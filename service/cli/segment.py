@@ -115,7 +115,7 @@ def segment(
         float | None, typer.Option(help="Free space: metres of the camera above the ground; with --fx.")
     ] = None,
     camera_pitch: Annotated[
-        float | None, typer.Option(help="Free space: radians, positive when the camera looks down.")
+        float | None, typer.Option(help="Free space: radians, positive when the camera tilts down.")
     ] = None,
     range_max: Annotated[
         float | None, typer.Option(help="Free space: metres beyond which ground counts as free; 100 if left out.")

@@ -81,7 +81,8 @@ def read(body: bytes) -> Freespace:
     if not measured:
         return Freespace((height, width), rows, labels, sure)
     metres, bearings, ranges = np.split(np.frombuffer(body, "<f4", 2 * width + beams, columns), [width, 2 * width])
-    scan = Scan(*numbers, ranges=ranges.astype(np.float32))
+    angle_min, angle_max, increment, range_min, range_max = numbers
+    scan = Scan(angle_min, angle_max, increment, range_min, range_max, ranges.astype(np.float32))
     return Freespace((height, width), rows, labels, sure, metres.astype(np.float32), bearings.astype(np.float32), scan)
 
 

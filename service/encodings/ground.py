@@ -4,7 +4,7 @@ The camera is a pinhole above a plane; the image is rectified and upright. Frame
 
 - image: u to the right, v down; the centre of the first pixel is (0, 0), as ``sensor_msgs/CameraInfo`` counts;
 - ground: the origin is on the ground below the camera, x points ahead along the ground, y to the left, z up;
-- pitch: radians about y, positive when the camera looks down. There is no roll;
+- pitch: radians about y, positive when the camera tilts down. There is no roll;
 - bearing: radians about z, counterclockwise; 0 is ahead.
 
 Ranges follow REP 117: inf where nothing is hit, NaN where it is unknown.
@@ -15,14 +15,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import BadParameter
 
-Real = NDArray[np.float64]
+Real = NDArray[np.floating[Any]]
 
 _UNKNOWN, _FREE, _UNSEEN = 1e30, 2e30, 3e30
 """Stand for NaN and inf while the nearest wins: an obstacle wins over the unknown, the unknown over free ground."""
@@ -45,28 +45,28 @@ class Camera:
     height: float
     """Metres above the ground."""
     pitch: float = 0.0
-    """Radians; positive when the camera looks down."""
+    """Radians; positive when the camera tilts down."""
 
     @property
     def horizon(self) -> float:
         """The row of the horizon."""
         return self.cy - self.fy * math.tan(self.pitch)
 
-    def ahead(self, rows: Real) -> Real:
+    def ahead(self, rows: Real | float) -> Real:
         """Return how far the rays of rows lead ahead, for each unit along the optical axis."""
-        ahead: Real = math.cos(self.pitch) - (rows - self.cy) / self.fy * math.sin(self.pitch)
+        ahead: Real = np.asarray(math.cos(self.pitch) - (rows - self.cy) / self.fy * math.sin(self.pitch))
         return ahead
 
-    def below(self, rows: Real) -> Real:
+    def below(self, rows: Real | float) -> Real:
         """Return how far the rays of rows lead down, for each unit along the optical axis; the horizon's is 0."""
-        below: Real = math.sin(self.pitch) + (rows - self.cy) / self.fy * math.cos(self.pitch)
+        below: Real = np.asarray(math.sin(self.pitch) + (rows - self.cy) / self.fy * math.cos(self.pitch))
         return below
 
-    def bearings(self, columns: Real, rows: Real) -> Real:
+    def bearings(self, columns: Real | float, rows: Real | float) -> Real:
         """Return the bearing of pixels, in radians."""
         return np.arctan2((self.cx - columns) / self.fx, self.ahead(rows))
 
-    def distances(self, columns: Real, rows: Real) -> Real:
+    def distances(self, columns: Real | float, rows: Real | float) -> Real:
         """Return the distance on the ground to where the rays of pixels meet it, in metres.
 
         Takes:
@@ -88,10 +88,10 @@ class Camera:
         Raises:
             BadParameter: if the horizon is below the picture, or the picture's bottom lies behind the camera
         """
-        if self.below(np.float64(bottom)) <= 0:
+        if self.below(bottom) <= 0:
             reason = f"the horizon would be at row {self.horizon:.0f}, below the picture: check cy, camera_pitch and ego_rows"
             raise BadParameter(reason, parameter="camera_pitch")
-        if self.ahead(np.float64(bottom)) <= 0:
+        if self.ahead(bottom) <= 0:
             reason = "the bottom of the picture would lie behind the camera: check fy and camera_pitch"
             raise BadParameter(reason, parameter="camera_pitch")
 
@@ -161,10 +161,10 @@ def sampling_of(
     height, width = size
     bottom, top = height - ego_rows - 0.5, max(camera.horizon, -0.5)
     camera.check_sees_ground(bottom)
-    farthest = camera.distances(np.arange(width, dtype=np.float64), np.float64(top)).min()
+    farthest = camera.distances(np.arange(width, dtype=np.float64), top).min()
     corners = camera.bearings(np.array([[-0.5], [width - 0.5]]), np.array([top, bottom]))
     low, high = float(corners.min()), float(corners.max())
-    far = camera.bearings(np.arange(width + 1) - 0.5, np.float64(top))
+    far = camera.bearings(np.arange(width + 1) - 0.5, top)
     beams = beams or width
     return Sampling(camera, width, beams, min(range_max, float(farthest)), top, low, (high - low) / beams, far)
 

@@ -1,0 +1,1 @@
+"""Frames kept for the next training: ``rules`` choose, ``capture`` takes, ``store`` keeps, ``export`` packs."""
