@@ -353,7 +353,7 @@ def test_unsure_pixels_become_unknown() -> None:
     assert (plain.confidences == at.confidence()[plain.rows, np.arange(240)]).all()
 
 
-CAMERA = {"fx": 200.0, "camera_height": 1.4, "camera_pitch": 0.02}
+CAMERA: dict[str, Any] = {"fx": 200.0, "camera_height": 1.4, "camera_pitch": 0.02}
 
 
 def test_both_formats_tell_the_same() -> None:

@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache, partial
+from functools import cache
 
 import prometheus_client.core as prometheus
 from prometheus_client import (
@@ -85,7 +85,7 @@ class Metrics:
         self._list_refused: Callable[[], Iterable[str]] = tuple
         self._artifacts: Callable[[], Mapping[tuple[str, str], int]] = dict
         registry.register(_Collector(self._count_artifacts))
-        self._captures: Callable[[], Mapping[str, int]] = partial(dict.fromkeys, CAPTURE_OUTCOMES, 0)
+        self._captures: Callable[[], Mapping[str, int]] = lambda: dict.fromkeys(CAPTURE_OUTCOMES, 0)
         registry.register(_Collector(self._count_captures))
         self._capture_bytes = Gauge("fcn_capture_bytes", "Bytes of the captures on disk.", registry=registry)
 
