@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from foxglove.layouts import ImageConfig, ImageModeConfig, PlotConfig, PlotSeries
 from PIL import Image
 
 from service.errors import BadSetting
-from service.live.channels import A_SOURCE
+from service.live.channels import A_SOURCE, TIMING
 from service.live.options import LiveOptions
 from service.live.registry import open_sink
 from service.live.session import LiveSession
@@ -22,6 +29,8 @@ from tests.conftest import encode_image, make_image, make_labels
 from tests.foxglove_window import FoxgloveWindow, Received
 from tests.live_masks import BEGAN_NS, STEP_NS, frame_of, result_of, session_of
 from tests.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parent.parent
 
 TOPICS = {
     "/camera",
@@ -164,6 +173,21 @@ def test_a_port_that_is_taken_is_told_with_a_remedy() -> None:
         sink.close()
 
 
+def test_a_taken_port_ends_the_command_with_one_line(tmp_path: Path, artifact_dir: Path) -> None:
+    """The exit code is that of a wrong setting, nothing is traced, and a recording beside it leaves no file."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port, path = taken.getsockname()[1], tmp_path / "out.mcap"
+        sinks = ["--to", str(path), "--to", f"foxglove://127.0.0.1:{port}"]
+        command = [sys.executable, "-m", "service", "live", "--from", "rtsp://127.0.0.1:1/cam", *sinks]
+        environment = {**os.environ, "FCN_MODELS_DIR": str(artifact_dir), "FCN_LOG_LEVEL": "warning"}
+        ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        f"fcn-serve: --to foxglove://127.0.0.1:{port}: port {port} is taken; name another, such as {port + 1}\n"
+    )
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("host", ["192.0.2.1", "nowhere.invalid"])
 def test_an_address_of_another_machine_is_told(host: str) -> None:
     """A server can only listen on its own machine's addresses."""
@@ -178,3 +202,31 @@ def test_an_address_that_cannot_be_read_is_refused(address: str) -> None:
     """The error shows an address as it has to be."""
     with pytest.raises(BadSetting, match=r"as in foxglove://127\.0\.0\.1:8765"):
         open_sink(address, LiveOptions(Limits()))
+
+
+LAYOUT = ROOT / "docs" / "examples" / "foxglove-layout.json"
+
+
+def named(node: str | dict[str, Any]) -> list[str]:
+    """The panels of a part of a layout."""
+    return [node] if isinstance(node, str) else [*named(node["first"]), *named(node["second"])]
+
+
+def test_the_layout_shows_topics_and_fields_that_there_are() -> None:
+    """Each panel has its settings, by the names of the SDK's own classes, and shows what a run sends."""
+    layout = json.loads(LAYOUT.read_text("utf-8"))
+    settings = layout["configById"]
+    assert sorted(named(layout["layout"])) == sorted(settings)
+    known = {"Image": ImageConfig()._to_dict(), "Plot": PlotConfig()._to_dict()}
+    shown = set()
+    for name, panel in settings.items():
+        assert set(panel) - {"foxglovePanelTitle"} <= set(known[name.partition("!")[0]])
+        if "imageMode" in panel:
+            assert set(panel["imageMode"]) <= set(ImageModeConfig()._to_dict())
+            shown |= {panel["imageMode"]["imageTopic"], *panel["imageMode"]["annotations"]}
+        for series in panel.get("paths", []):
+            assert set(series) <= set(PlotSeries()._to_dict())
+            topic, _, field = series["value"].partition(".")
+            shown.add(topic)
+            assert field in TIMING["properties"]
+    assert shown == TOPICS - {"/segmentation/classes"}

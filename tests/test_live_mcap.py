@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,10 +21,12 @@ from service.live.options import LiveOptions
 from service.live.registry import open_sink
 from service.live.sinks.mcap import ReservedFile
 from service.pipeline.codecs.limits import Limits
+from tests.cameras import MjpegCamera
 from tests.conftest import make_labels, make_manifest
 from tests.foxglove_window import decoder_of
 from tests.live_masks import frame_of, result_of, session_of
 from tests.test_foxglove import TOPICS
+from tests.waiting import wait_until
 
 OPTIONS = LiveOptions(Limits())
 ROOT = Path(__file__).resolve().parent.parent
@@ -153,3 +157,32 @@ def test_a_disk_that_fills_up_leaves_a_whole_file(tmp_path: Path) -> None:
         assert summary is not None
         assert summary.statistics is not None
         assert summary.statistics.message_count == sum(1 for _ in reader.iter_messages()) > A_SOURCE
+
+
+def test_ctrl_c_leaves_a_whole_file(tmp_path: Path, artifact_dir: Path) -> None:
+    """The command ends in order, says what it did, and its file has its index. The passwords of its cameras are nowhere."""
+    camera, path = MjpegCamera(), tmp_path / "out.mcap"
+    camera.start()
+    address = camera.url.replace("//", "//me:secret@")
+    command = [sys.executable, "-m", "service", "live", "--from", address, "--to", str(path)]
+    environment = {**os.environ, "FCN_MODELS_DIR": str(artifact_dir)}
+    log = tmp_path / "log"
+    with log.open("wb") as said, subprocess.Popen(command, cwd=ROOT, env=environment, stderr=said) as process:
+        try:
+            wait_until(lambda: path.exists() and path.stat().st_size > 0, alive=lambda: process.poll() is None)
+            wait_until(lambda: camera.sent > 20)
+            wait_until(lambda: "connected" in log.read_text("utf-8"))
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0, log.read_text("utf-8")
+        finally:
+            process.kill()
+            camera.cut()
+    with path.open("rb") as file:
+        reader = make_reader(file)
+        summary = reader.get_summary()
+        assert summary is not None
+        assert {channel.topic for channel in summary.channels.values()} == TOPICS
+        masks = sum(1 for _ in reader.iter_messages(topics=["/segmentation/mask"]))
+    assert f"{path}: {masks} masks" in log.read_text("utf-8")
+    assert "secret" not in log.read_text("utf-8")
+    assert b"secret" not in path.read_bytes()

@@ -42,6 +42,7 @@ NOT_HERE = {
     ),
     r"\b(theirs\.onnx|FCN_MODELS_DIR=artifacts)\b": "needs a file that only the reader has",
     r"--unix-socket": "needs a service at that socket: tests/test_listening.py has one",
+    r"\blive --from\b": "needs a camera, or plays a file at its own pace: tests/test_live_cameras.py has both",
     r"(?<![\w-])serve\b": "serves until Ctrl-C: tests/live.py starts it so",
     r"^(ros2|source /opt/ros)\b": "needs a ROS installation",
     r"\blive --from": "runs until Ctrl-C: tests/test_ros2.py runs it so",

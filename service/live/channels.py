@@ -31,7 +31,7 @@ A_SOURCE = 7
 """Channels of a source."""
 
 _NUMBER = {"type": "number"}
-_TIMING = {
+TIMING = {
     "title": "fcn_serve.Timing",
     "type": "object",
     "properties": {
@@ -49,6 +49,7 @@ _TIMING = {
         "failed": {"type": "integer"},
     },
 }
+"""The schema of ``/segmentation/timing``."""
 _CLASSES = {
     "title": "fcn_serve.Classes",
     "type": "object",
@@ -93,7 +94,7 @@ class SourceChannels:
         self._confidence = pictures("/segmentation/confidence")
         self._labels = ImageAnnotationsChannel(f"{prefix}/segmentation/labels", metadata=facts, context=context)
         self._classes = Channel(f"{prefix}/segmentation/classes", schema=_CLASSES, metadata=facts, context=context)
-        self._timing = Channel(f"{prefix}/segmentation/timing", schema=_TIMING, metadata=facts, context=context)
+        self._timing = Channel(f"{prefix}/segmentation/timing", schema=TIMING, metadata=facts, context=context)
 
     @property
     def watched(self) -> int:

@@ -156,7 +156,7 @@ class Recording:
             self._file.close()
             if not self._masks:
                 self._path.unlink(missing_ok=True)
-        if self._outbox is not None:
+        if self._outbox is not None and self._masks:
             left_out = (
                 f", {self._outbox.dropped} left out: the disk or the processor is too slow" if self._outbox.dropped else ""
             )
