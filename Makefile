@@ -29,7 +29,7 @@ INSTALL = $(PIP) install --no-input
 # The one tool that is not in a lock file: it writes them.
 UV := uv==0.13.9
 
-.PHONY: help run install test slow soak fuzz check format docs bench bench-peers coverage train evaluate export wheel image lock clean
+.PHONY: help run install test slow cluster soak fuzz check format docs bench bench-peers coverage train evaluate export wheel image lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-11s %s\n' "$$name" "$$what"; done
@@ -40,10 +40,13 @@ run: $(VENV)/.serve $(VENV)/.labels ## serve on 127.0.0.1:PORT, send one sample 
 install: $(VENV)/.dev ## .venv with the product and all that its development needs
 
 test: $(VENV)/.dev ## the test suite, minutes
-	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow and not cluster' $(ARGS)
 
 slow: $(VENV)/.dev ## what takes longer: full-size networks, 4K scenes, 20,000 mutated images
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+cluster: $(VENV)/.dev ## Ray: killed workers and machines, replicas, updates, overload; needs the right to make network namespaces
+	$(BIN)/python -m pytest -m cluster $(ARGS)
 
 soak: $(VENV)/.dev ## ten minutes of everything at once; ARGS='--minutes 2' for less
 	$(BIN)/python benchmarks/soak.py $(ARGS)
@@ -73,7 +76,7 @@ bench-peers: $(VENV)/.dev ## the same model behind other servers, some minutes; 
 # The report comes even if a test fails; the exit code is then that of the tests.
 coverage: $(VENV)/.dev ## the test suite with branch coverage
 	$(BIN)/coverage erase
-	tests=0; $(BIN)/coverage run -m pytest -m 'not slow' $(ARGS) || tests=$$?; \
+	tests=0; $(BIN)/coverage run -m pytest -m 'not slow and not cluster' $(ARGS) || tests=$$?; \
 	$(BIN)/coverage combine --quiet && $(BIN)/coverage report && exit $$tests
 
 train: $(VENV)/.dev ## train a network: python -m models.train ARGS

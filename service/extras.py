@@ -34,6 +34,7 @@ EXTRAS: dict[str, frozenset[str]] = {
     "medical": frozenset({"nibabel", "pydicom"}),
     "foxglove": frozenset({"foxglove"}),
     "ros2": frozenset({"diagnostic_msgs", "rclpy", "rmw_fastrtps_cpp", "sensor_msgs"}),
+    "ray": frozenset({"ray"}),
 }
 """The import names that each extra brings. An extra is listed as soon as a file of ``service`` imports one of its packages."""
 

@@ -633,7 +633,7 @@ def test_a_command_line_that_makes_no_sense_has_exit_code_2(words: list[str], ru
 def test_help_names_the_commands(run: Run) -> None:
     """Every command of the contract."""
     out = run("--help").out
-    for command in ("serve", "segment", "live", "models", "check", "captures"):
+    for command in ("serve", "segment", "live", "models", "check", "captures", "cluster"):
         assert f"  {command}" in out
 
 
@@ -712,7 +712,7 @@ def test_a_start_that_fails_has_no_trace(artifact_dir: Path) -> None:
     ("words", "completed"),
     [
         (["seg"], ["segment"]),
-        ([""], ["serve", "segment", "live", "models", "check", "captures"]),
+        ([""], ["serve", "segment", "live", "models", "check", "captures", "cluster"]),
         (["segment", "--min-"], ["--min-confidence", "--min-area"]),
         (["segment", "--format", "coco-"], ["coco-uncompressed"]),
         (["segment", "--ids", "auto"], ["autoware"]),

@@ -1,4 +1,5 @@
-"""``fcn-serve serve | segment | live | models | check | captures``: a file a command, imported when it runs.
+"""``fcn-serve serve | segment | live | models | check | captures | cluster``: a file a command,
+imported when it runs.
 
 Exit codes: 0 all went well; 1 a file or an artifact failed; 2 the command line or a setting cannot be used (a port that is
 taken, a folder that is not there, a folder that another run writes into); 130 Ctrl-C in ``segment``; 130 or 143 a second Ctrl-C
@@ -23,8 +24,8 @@ from service.errors import BadSetting, ServiceError
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
-COMMANDS = ("serve", "segment", "live", "models", "check", "captures")
-"""Each is the function of its name in the file of its name."""
+COMMANDS = ("serve", "segment", "live", "models", "check", "captures", "cluster")
+"""Each is the function of its name in the file of its name, or the group of commands of that name."""
 
 # Where ``serve`` has not set up the log, the commands themselves say what matters.
 logging.getLogger("service").addHandler(logging.NullHandler())
@@ -46,8 +47,12 @@ class _Commands(TyperGroup):
 
 
 def _imported(name: str) -> Any:
+    module = importlib.import_module(f"{__name__}.{name}")
+    command = getattr(module, name)
+    if isinstance(command, typer.Typer):
+        return typer.main.get_command(command)
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    single.command(name)(getattr(importlib.import_module(f"{__name__}.{name}"), name))
+    single.command(name, cls=getattr(module, "Command", None))(command)
     return typer.main.get_command(single)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from service.batch.config import RunConfig
 from service.batch.inputs import Inputs, gather, is_scan
@@ -20,6 +21,7 @@ from service.batch.targets import Write, spoken
 from service.cli import FAILED, INTERRUPTED
 from service.cli.opened import opened
 from service.cli.progress import progress
+from service.cluster.session import ADDRESS
 from service.encodings import DEFAULT_FORMAT, FORMATS, VOLUME_FORMAT, understood_together
 from service.encodings.palettes import MODEL, PALETTES
 from service.encodings.tables import TABLES
@@ -31,6 +33,23 @@ OFFLINE_FORMATS = ("png", "overlay", "rle", BAG_FORMAT)
 """The formats of videos and bags."""
 OF_IMAGES, OF_VIDEOS = (Write.MASKS, Write.OVERLAYS), (Write.RLE, Write.OVERLAYS)
 """What is written if nothing is asked for."""
+
+
+THIS_MACHINE = "local"
+"""What stands for the address of ``--cluster`` where none is given."""
+
+
+class Command(TyperCommand):
+    """``--cluster`` takes a value or none: the next word is its address only if it has the form of one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line."""
+        options = args[: args.index("--")] if "--" in args else args
+        words = [
+            f"--cluster={THIS_MACHINE}" if word == "--cluster" and not ADDRESS.fullmatch(following) else word
+            for word, following in zip(options, [*options[1:], ""], strict=True)
+        ]
+        return super().parse_args(ctx, [*words, *args[len(options) :]])
 
 
 def _able(option: str) -> str:
@@ -130,6 +149,13 @@ def segment(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do again what is finished.")] = False,
     topic: Annotated[list[str] | None, typer.Option(help="Image topic of a bag; may be repeated. All by default.")] = None,
     copy: Annotated[bool, typer.Option("--copy", help="Copy a bag's other topics beside its masks.")] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Work on a Ray cluster: HOST:PORT of its head, or auto on a node; without an address on one of this machine.",
+        ),
+    ] = None,
 ) -> None:
     """Segment image files, videos and bags without a server. Run again, it goes on where it stopped.
 
@@ -178,7 +204,12 @@ def segment(
                 for sentence in plan.again():
                     typer.echo(sentence)
                 with progress() as bar:
-                    run(sources, predictor, plan, bar)
+                    if cluster is None:
+                        run(sources, predictor, plan, bar)
+                    else:
+                        from service.cluster.segment import run as run_on_cluster  # noqa: PLC0415
+
+                        run_on_cluster(sources, plan, settings, bar, None if cluster == THIS_MACHINE else cluster)
             except KeyboardInterrupt:
                 how_far = plan.report.progress()
                 typer.echo(

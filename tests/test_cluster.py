@@ -1,0 +1,453 @@
+"""Ray: the same results, records, exit codes and replies as without it, whatever is killed.
+
+``make cluster`` runs these; each command of a cluster starts in ten seconds or more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from service import cli
+from service.batch.records import NAME
+from service.batch.sources.images import Images, Job
+from service.cluster import segment as cluster_segment
+from service.cluster import serving
+from service.cluster.session import ADDRESS
+from service.errors import BadSetting
+from service.settings import Settings
+from tests import clusters
+from tests.clusters import HEAD, OTHER, Cluster
+from tests.conftest import encode_image, make_image
+from tests.live import live_server
+from tests.waiting import wait_until
+
+WORKER = "ray::MapWorker"
+
+
+def make_folder(folder: Path, count: int) -> Path:
+    """Write images that all differ, one of them in a folder below, and one that is none."""
+    (folder / "below").mkdir(parents=True)
+    for number in range(count):
+        image = np.roll(make_image(96, 128 + number % 7), number, axis=1)
+        name = f"below/{number:03d}.png" if number % 5 == 4 else f"{number:03d}.png"
+        (folder / name).write_bytes(encode_image(image))
+    (folder / "007.png").write_bytes(b"no image")
+    return folder
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def without_time(text: str) -> str:
+    """What a run prints, without its duration and its folder."""
+    return "\n".join(line.partition(" in ")[0] if " segmented with " in line else line for line in text.splitlines())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty files."""
+    return make_folder(tmp_path_factory.mktemp("drive") / "in", 40)
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path, artifact_dir: Path) -> tuple[dict[str, bytes], int, str, str]:
+    """What a run without a cluster makes of the folder: its tree, exit code, output and errors."""
+    out = folder.parent / "out"
+    words = ["segment", str(folder), "--out", str(out), "--write", "masks", "--write", "rle"]
+    result = CliRunner().invoke(cli.app, words, env={"FCN_MODELS_DIR": str(artifact_dir)})
+    made = tree(out)
+    out.rename(folder.parent / "alone")
+    return made, result.exit_code, without_time(result.stdout), result.stderr
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Cluster]:
+    """A cluster of one node with two processors, for all tests of this file."""
+    with clusters.own_network(), clusters.cluster() as running:
+        yield running
+
+
+# Without Ray ------------------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.one_of(st.integers(1, 300), st.none()), max_size=6), st.integers(1, 9))
+def test_every_file_of_a_run_is_in_one_task_in_order(sizes: list[int | None], workers: int) -> None:
+    """None is a video; the rank of a task is the place of its first file, and of single files their own place."""
+    sources: list[Any] = []
+    files: list[Path] = []
+    for number, size in enumerate(sizes):
+        names = [Path(f"{number}-{file}") for file in range(size or 1)]
+        files += names
+        jobs = [Job(name, None, None) for name in names]
+        sources.append(object() if size is None else Images(Path(), jobs, "png", {}, None))
+    parts = cluster_segment._parts(sources, workers)
+    for cut in (parts, cluster_segment._single(parts)):
+        at = 0
+        for rank, part in sorted(cut.items()):
+            assert rank == at
+            names = [job.source for job in part.jobs] if isinstance(part, Images) else [files[at]]
+            assert names == files[at : at + len(names)]
+            at += len(names)
+        assert at == len(files)
+
+
+@pytest.mark.parametrize(
+    ("words", "cluster", "paths"),
+    [
+        (["a.png", "--cluster"], "local", ["a.png"]),
+        (["--cluster", "a.png"], "local", ["a.png"]),
+        (["--cluster", "auto", "a.png"], "auto", ["a.png"]),
+        (["--cluster", "head.example:6379", "a.png"], "head.example:6379", ["a.png"]),
+        (["--cluster=10.0.0.1:6379", "a.png"], "10.0.0.1:6379", ["a.png"]),
+        (["--cluster", "--", "--cluster"], "local", ["--cluster"]),
+        (["a.png"], None, ["a.png"]),
+    ],
+)
+def test_the_word_behind_cluster_is_an_address_only_if_it_has_the_form(
+    words: list[str], cluster: str | None, paths: list[str]
+) -> None:
+    """A path never becomes an address."""
+    command = cli._imported("segment")
+    context = command.make_context("segment", list(words))
+    assert context.params["cluster"] == cluster
+    assert [str(path) for path in context.params["paths"]] == paths
+
+
+@pytest.mark.parametrize("text", ["", "ray://head:10001", "head", "head:", "a b:1", "http://head:8000", "/tmp/a:1"])
+def test_what_is_no_address(text: str) -> None:
+    """Ray's client would run the command's own part on the cluster, without its files."""
+    assert ADDRESS.fullmatch(text) is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [({"admin_port": 9000}, "FCN_ADMIN_PORT"), ({"admin_keys": "key"}, "FCN_ADMIN_KEYS"), ({"uds": "/run/x"}, "FCN_UDS")],
+)
+def test_settings_that_a_replica_cannot_have_are_refused(setting: dict[str, Any], name: str) -> None:
+    """In silence, they would hold for one replica or for none."""
+    with pytest.raises(BadSetting, match=name):
+        serving.check(Settings.load(**setting))
+
+
+def test_a_replica_takes_more_requests_than_its_admission_lets_in(artifact_dir: Path) -> None:
+    """Otherwise Ray would hold requests back that the service has to reject."""
+    settings = Settings.load(models_dir=artifact_dir, queue_megapixels=2.0)
+    assert serving.ongoing(settings) > 2.0e6 / (96 * 128) + settings.max_streams
+
+
+# Ray Data ---------------------------------------------------------------------------------------------------------------------
+
+
+def segment_words(folder: Path, out: Path) -> list[str | Path]:
+    """The command line of the tests below."""
+    return ["segment", folder, "--out", out, "--write", "masks", "--write", "rle"]
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_bytes_that_a_run_without_one_gives(
+    ray: Cluster, folder: Path, alone: tuple[dict[str, bytes], int, str, str], artifact_dir: Path, tmp_path: Path
+) -> None:
+    """Masks, lines, records, failures and the exit code; a second start finds everything finished."""
+    made, code, told, errors = alone
+    out = folder.parent / "out"
+    first = ray.run(*segment_words(folder, out), "--cluster", ray.address, models_dir=artifact_dir)
+    try:
+        assert first.returncode == code == 1, first.stderr
+        assert without_time(first.stdout) == told
+        assert errors in first.stderr
+        assert tree(out) == made
+        again = ray.run(*segment_words(folder, out), "--cluster", ray.address, models_dir=artifact_dir)
+        assert "0 of 1 segmented" in again.stdout
+        assert "39 were finished before" in again.stdout
+        assert tree(out) == made
+    finally:
+        out.rename(tmp_path / "out")
+
+
+def begin(ray: Cluster, folder: Path, out: Path, models: Path) -> subprocess.Popen[bytes]:
+    """Start a run on a cluster."""
+    words = ray.command(*segment_words(folder, out), "--cluster", ray.address)
+    environment = ray.environment | {"FCN_MODELS_DIR": str(models)}
+    return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def recorded(out: Path) -> int:
+    """How many results are recorded so far."""
+    return sum(path.read_bytes().count(b"\n") for path in out.rglob(NAME))
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough files that a run can be disturbed."""
+    return make_folder(tmp_path_factory.mktemp("drives") / "in", 800)
+
+
+@pytest.fixture(scope="module")
+def many_alone(many: Path, artifact_dir: Path) -> dict[str, bytes]:
+    """The tree of a run without a cluster."""
+    out = many.parent / "out"
+    words = [str(word) for word in segment_words(many, out)]
+    assert CliRunner().invoke(cli.app, words, env={"FCN_MODELS_DIR": str(artifact_dir)}).exit_code == 1
+    made = tree(out)
+    out.rename(many.parent / "alone")
+    return made
+
+
+@pytest.mark.cluster
+def test_a_killed_worker_loses_nothing(
+    ray: Cluster, many: Path, many_alone: dict[str, bytes], artifact_dir: Path, tmp_path: Path
+) -> None:
+    """Its files are done by the worker that takes its place, and each is recorded once."""
+    out = many.parent / "out"
+    with begin(ray, many, out, artifact_dir) as run:
+        try:
+            wait_until(lambda: recorded(out) > 50, "results", deadline_s=300, alive=lambda: run.poll() is None)
+            os.kill(ray.processes(WORKER)[0], signal.SIGKILL)
+            assert run.wait(600) == 1
+            assert tree(out) == many_alone
+        finally:
+            run.kill()
+            out.rename(tmp_path / "out")
+
+
+@pytest.mark.cluster
+def test_a_killed_run_is_gone_on_with(
+    ray: Cluster, many: Path, many_alone: dict[str, bytes], artifact_dir: Path, tmp_path: Path
+) -> None:
+    """What is recorded is not done again; what was made and not recorded yet is replaced by the same bytes."""
+    out = many.parent / "out"
+    with begin(ray, many, out, artifact_dir) as run:
+        wait_until(lambda: recorded(out) > 50, "results", deadline_s=300, alive=lambda: run.poll() is None)
+        run.kill()
+    try:
+        wait_until(lambda: not ray.processes(WORKER), "the workers to end")
+        text = b"".join(path.read_bytes() for path in out.rglob(NAME))
+        before = {path: path.stat().st_mtime_ns for path in out.rglob("*.mask.png") if f'"{path.name}"'.encode() in text}
+        assert len(before) > 20
+        second = ray.run(*segment_words(many, out), "--cluster", ray.address, models_dir=artifact_dir)
+        assert second.returncode == 1, second.stderr
+        assert {path: path.stat().st_mtime_ns for path in before} == before
+        made = tree(out)
+        assert made.keys() == many_alone.keys()
+        for name, content in made.items():
+            of_lines = name.endswith("jsonl")  # each run adds in its own order
+            assert (sorted(content.splitlines()) if of_lines else content) == (
+                sorted(many_alone[name].splitlines()) if of_lines else many_alone[name]
+            )
+    finally:
+        out.rename(tmp_path / "out")
+
+
+@pytest.mark.cluster
+def test_a_killed_machine_loses_nothing(many: Path, many_alone: dict[str, bytes], artifact_dir: Path, tmp_path: Path) -> None:
+    """Two nodes in two networks; the one that dies in the middle takes a worker and its tasks along."""
+    out = many.parent / "out"
+    with two_machines() as (running, other), begin(running, many, out, artifact_dir) as run:
+        try:
+            wait_until(lambda: recorded(out) > 50, "results", deadline_s=300, alive=lambda: run.poll() is None)
+            wait_until(lambda: len(running.processes(WORKER)) == 2, "a worker on each node", deadline_s=120)
+            kill_tree(other.pid)
+            assert run.wait(900) == 1
+            assert tree(out) == many_alone
+        finally:
+            run.kill()
+            out.rename(tmp_path / "out")
+
+
+def kill_tree(number: int) -> None:
+    """Kill a process and all below it, as a machine that loses its power does."""
+    children = Path(f"/proc/{number}/task/{number}/children").read_text().split()
+    os.kill(number, signal.SIGSTOP)
+    for child in children:
+        kill_tree(int(child))
+    os.kill(number, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def two_machines() -> Iterator[tuple[Cluster, subprocess.Popen[bytes]]]:
+    """A cluster of two nodes in two networks, joined by a cable; the head has one processor, and so has the other."""
+    with clusters.own_network(), subprocess.Popen(["unshare", "--net", "sleep", "infinity"]) as holder:
+        try:
+            enter = ["nsenter", f"--net=/proc/{holder.pid}/ns/net"]
+            here = Path("/proc/thread-self/ns/net").stat().st_ino
+            wait_until(lambda: Path(f"/proc/{holder.pid}/ns/net").stat().st_ino != here, "the second network")
+            for words in (
+                f"ip link add near type veth peer name far netns {holder.pid}",
+                f"ip addr add {HEAD}/24 dev near",
+                "ip link set near up",
+                f"{' '.join(enter)} ip addr add {OTHER}/24 dev far",
+                f"{' '.join(enter)} ip link set far up",
+                f"{' '.join(enter)} ip link set lo up",
+            ):
+                subprocess.run(words.split(), check=True, capture_output=True)
+            with clusters.cluster(cpus=1, host=HEAD, RAY_health_check_period_ms="1000") as running:
+                yield running, running.join(OTHER, enter)
+        finally:
+            holder.kill()
+
+
+# Ray Serve --------------------------------------------------------------------------------------------------------------------
+
+PORT = 8123
+URL = f"http://127.0.0.1:{PORT}"
+
+
+@pytest.fixture(scope="module")
+def deploy(ray: Cluster, artifact_dir: Path) -> Iterator[Callable[..., None]]:
+    """Deploys the application with other settings: a rolling update after the first time."""
+    before = dict[str, Any]()
+
+    def start(**settings: Any) -> None:
+        if settings == before and before:
+            return
+        words = ["cluster", "serve", "--replicas", "2", "--port", str(PORT), "--address", ray.address]
+        done = ray.run(*words, models_dir=artifact_dir, threads=1, **settings)
+        assert done.returncode == 0, done.stderr
+        before.clear()
+        before.update(settings)
+
+    yield start
+    stop = ["-c", "import ray; ray.init('auto', log_to_driver=False); from ray import serve; serve.shutdown()"]
+    subprocess.run([sys.executable, *stop], env=ray.environment | {"RAY_ADDRESS": ray.address}, check=False)
+
+
+QUIET = {"log_level": "warning", "queue_megapixels": 64}
+
+
+def retried(client: httpx.Client, body: bytes, attempts: int = 20, **query: str) -> httpx.Response:
+    """Send an image as a caller with retries does."""
+    for _ in range(attempts):
+        try:
+            reply = client.post(f"{URL}/segment", content=body, params=query)
+        except httpx.TransportError:
+            reply = None
+        if reply is not None and reply.status_code < 500 and reply.status_code != 429:
+            return reply
+        time.sleep(0.25)
+    raise AssertionError(reply)
+
+
+@pytest.mark.cluster
+def test_replies_are_those_of_the_service_byte_for_byte(deploy: Callable[..., None], artifact_dir: Path, png: bytes) -> None:
+    """Every kind of reply: masks, documents, problems, pages, and one request id."""
+    deploy(**QUIET)
+    calls: list[tuple[str, str, dict[str, Any]]] = [
+        ("POST", "/segment", {"content": png}),
+        ("POST", "/segment?format=npy", {"content": png}),
+        ("POST", "/segment?format=overlay", {"files": {"image": ("a.png", png)}}),
+        ("POST", "/segment?format=coco", {"files": [("image", ("a.png", png)), ("image", ("b.png", png))]}),
+        ("POST", "/segment?format=dance", {"content": png}),
+        ("POST", "/segment", {"content": b"no image"}),
+        ("GET", "/models", {}),
+        ("GET", "/livez", {}),
+        ("GET", "/readyz", {}),
+        ("GET", "/", {}),
+        ("GET", "/v2/models/colours", {}),
+        ("GET", "/nothing", {}),
+    ]
+    left_out = {"date", "server", "server-timing", "transfer-encoding", "content-length", "connection"}
+    with live_server(Settings.load(models_dir=artifact_dir, threads=1)) as local, httpx.Client(timeout=60) as client:
+        for method, path, options in calls:
+            headers = {"X-Request-ID": "one-id", "X-Frame-Id": "7"}
+            far, near = (client.request(method, f"{base}{path}", headers=headers, **options) for base in (URL, local))
+            assert far.status_code == near.status_code, path
+            assert far.content == near.content, path
+            kept = [{(name, value) for name, value in reply.headers.items() if name not in left_out} for reply in (far, near)]
+            assert kept[0] == kept[1], path
+            assert far.headers.get_list("x-request-id") == ["one-id"], path
+        made = client.post(f"{URL}/segment", content=b"no image")
+        assert made.headers.get_list("x-request-id") == [made.json()["request_id"]]
+
+
+@pytest.mark.cluster
+def test_requests_outlive_a_killed_replica(ray: Cluster, deploy: Callable[..., None], png: bytes) -> None:
+    """Of 500 requests a few may fail while a replica dies; a retry brings each of them back."""
+    deploy(**QUIET)
+    killed: list[int] = []
+    with httpx.Client(timeout=60) as client, ThreadPoolExecutor(4) as pool:
+        expected = retried(client, png).content
+
+        def one(number: int) -> bool:
+            if number == 100:
+                killed.append(ray.processes("ray::ServeReplica")[0])
+                os.kill(killed[0], signal.SIGKILL)
+            return retried(client, png, attempts=240).content == expected
+
+        assert all(pool.map(one, range(500)))
+    assert killed
+    wait_until(lambda: len(ray.processes("ray::ServeReplica")) == 2, "the replica to be replaced", deadline_s=180)
+
+
+@pytest.mark.cluster
+def test_an_upload_of_20_megabytes_passes(deploy: Callable[..., None]) -> None:
+    """Ray's proxy streams it to the replica."""
+    deploy(**QUIET)
+    image = make_image(2600, 2600)
+    body = encode_image(image, "PNM")
+    assert len(body) > 20e6
+    with httpx.Client(timeout=120) as client:
+        labels = np.load(io.BytesIO(retried(client, body, format="npy").content))
+    assert labels.shape == image.shape[:2]
+    assert (labels == image.argmax(axis=2)).mean() > 0.99
+
+
+@pytest.mark.cluster
+def test_a_stream_passes(deploy: Callable[..., None], png: bytes) -> None:
+    """Frames in, masks out, through Ray's proxy."""
+    from service.client import Client  # noqa: PLC0415
+
+    deploy(**QUIET)
+    with Client(URL) as client:
+        masks = list(client.stream(iter([png] * 5)))
+    assert masks
+    assert all(mask.labels.shape == (96, 128) for mask in masks)
+
+
+@pytest.mark.cluster
+def test_overload_is_told_by_the_service_itself(deploy: Callable[..., None]) -> None:
+    """429 with Retry-After and a problem document comes through Ray; nothing waits in a queue of Ray's."""
+    deploy(log_level="warning", queue_megapixels=0.5)
+    body = encode_image(make_image(600, 800), "JPEG", quality=90)
+    with httpx.Client(timeout=120, limits=httpx.Limits(max_connections=24)) as client, ThreadPoolExecutor(24) as pool:
+        replies = list(pool.map(lambda _: client.post(f"{URL}/segment", content=body), range(150)))
+    codes = {reply.status_code for reply in replies}
+    assert codes == {200, 429}
+    for reply in replies:
+        if reply.status_code == 429:
+            assert reply.headers["content-type"] == "application/problem+json"
+            assert reply.json()["code"] == "overloaded"
+            assert "retry-after" in reply.headers
+
+
+@pytest.mark.cluster
+def test_an_update_loses_no_request(deploy: Callable[..., None], png: bytes) -> None:
+    """Replicas are replaced one by one; a caller that retries sees no failure."""
+    deploy(**QUIET)
+    with httpx.Client(timeout=60) as client, ThreadPoolExecutor(2) as pool:
+        expected = retried(client, png).content
+        updating = pool.submit(deploy, log_level="error", queue_megapixels=32)
+        answered = 0
+        while not updating.done():
+            assert retried(client, png, attempts=100).content == expected
+            answered += 1
+        updating.result()
+        assert answered
