@@ -26,7 +26,7 @@ import pytest
 from tests.waiting import wait_until
 
 MARK = "FCN_TEST_CLUSTER"
-"""The variable by which the processes of a test's cluster are found, whoever has started them."""
+"""The variable by which the processes of a test's cluster are found, those of commands too."""
 HEAD, OTHER = "10.213.0.1", "10.213.0.2"
 PORTS = {"metrics-export": 20001, "dashboard-agent-grpc": 20002, "dashboard-agent-listen": 20003, "runtime-env-agent": 20004}
 _CLONE_NEWNET = 0x40000000

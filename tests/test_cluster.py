@@ -42,7 +42,7 @@ WORKER = "ray::MapWorker"
 
 
 def make_folder(folder: Path, count: int) -> Path:
-    """Write images that all differ, one of them in a folder below, and one that is none."""
+    """Write images that all differ, one of them in a folder below, and a file that cannot be read as one."""
     (folder / "below").mkdir(parents=True)
     for number in range(count):
         image = np.roll(make_image(96, 128 + number % 7), number, axis=1)
@@ -133,7 +133,7 @@ def test_the_word_behind_cluster_is_an_address_only_if_it_has_the_form(
 
 
 @pytest.mark.parametrize("text", ["", "ray://head:10001", "head", "head:", "a b:1", "http://head:8000", "/tmp/a:1"])
-def test_what_is_no_address(text: str) -> None:
+def test_other_words_are_refused_as_an_address(text: str) -> None:
     """Ray's client would run the command's own part on the cluster, without its files."""
     assert ADDRESS.fullmatch(text) is None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,20 +31,21 @@ def predictor(artifact_dir: Path) -> Iterator[Predictor]:
 
 
 def test_a_batch_gives_each_image_the_result_that_it_has_alone(predictor: Predictor) -> None:
-    """Sizes mixed, files and arrays mixed, in the order of the images."""
-    sources: list[Any] = [make_image(40, 60), encode_image(make_image(96, 128)), make_image(80, 120), make_image(10, 300)]
-    results = predictor.segment_batch(sources)
-    for source, result in zip(sources, results, strict=True):
-        alone = predictor.segment(source)
+    """Images of one network size run together; each is finished at its own size."""
+    sources: list[Any] = [make_image(96, 128), encode_image(make_image(96, 128)), make_image(192, 256)[:, ::-1].copy()]
+    engine = predictor.engine()
+    prepared = [predictor.prepare(source, engine.manifest) for source in sources]
+    for source, one, inferred in zip(sources, prepared, predictor.run(engine, prepared), strict=True):
+        assert inferred.batch == 3
+        result, alone = predictor.finish(engine, one, inferred, time.monotonic()), predictor.segment(source)
         assert np.array_equal(result.labels, alone.labels)
         np.testing.assert_allclose(result.scores, alone.scores, atol=1e-5)
-    assert predictor.segment_batch([]) == []
 
 
-def test_a_bad_image_fails_its_batch_with_its_own_error(predictor: Predictor, png: bytes) -> None:
-    """The first bad image is the answer."""
+def test_a_bad_image_fails_with_its_own_error(predictor: Predictor, png: bytes) -> None:
+    """So does an unknown model."""
     with pytest.raises(CorruptImage):
-        predictor.segment_batch([png, png[:-40]])
+        predictor.segment(png[:-40])
     with pytest.raises(UnknownModel):
         predictor.segment(png, "third")
 

@@ -70,7 +70,7 @@ def share(ray: Any, settings: Settings, replicas: int | None) -> tuple[int, int,
         if most >= (replicas or 1):
             return cpus, gpus, replicas or most
     wanted = f"{sizes[-1]} processors" + (" and a GPU" if gpus else "")
-    raise BadSetting(f"--replicas: the cluster has no room for {replicas or 1} of {wanted} each (FCN_THREADS)")
+    raise BadSetting(f"--replicas: the cluster cannot hold {replicas or 1} of {wanted} each (FCN_THREADS)")
 
 
 def ongoing(settings: Settings) -> int:

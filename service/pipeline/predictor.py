@@ -136,30 +136,6 @@ class Predictor:
         (inferred,) = self.run(engine, [prepared], instances=instances)
         return self.finish(engine, prepared, inferred, started_s)
 
-    def segment_batch(self, sources: Sequence[Source], model: str | Engine | None = None) -> list[Segmentation]:
-        """Segment several images; those of one network size run as one batch.
-
-        Takes:
-            sources: as :meth:`segment`; all are held in memory at once
-        Gives:
-            one result each, in order; the timing of each counts the waits for the others as ``queue``
-        Raises:
-            as :meth:`segment`, for the first image that fails
-        """
-        started_s = time.monotonic()
-        engine = self.engine(model)
-        prepared = [self.prepare(source, engine.manifest) for source in sources]
-        by_size: dict[tuple[int, ...], list[int]] = {}
-        for index, one in enumerate(prepared):
-            shape = one.fitted.shape if isinstance(one, Prepared) else (-1, index)  # a scan is a batch by itself
-            by_size.setdefault(shape, []).append(index)
-        results: dict[int, Segmentation] = {}
-        for indices in by_size.values():
-            inferred = self.run(engine, [prepared[index] for index in indices])
-            for index, found in zip(indices, inferred, strict=True):
-                results[index] = self.finish(engine, prepared[index], found, started_s)
-        return [results[index] for index in range(len(sources))]
-
     def workload(self, header: decoding.Header, manifest: Manifest, resolution: Resolution = "working") -> Workload:
         """Return the cost of an image.
 
