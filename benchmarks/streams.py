@@ -27,6 +27,7 @@ import numpy as np  # noqa: E402
 from benchmarks import harness  # noqa: E402
 from benchmarks.bench import SIZES, bare  # noqa: E402
 from models.scenes import street_scene  # noqa: E402
+from service.batch.config import RunConfig  # noqa: E402
 from service.batch.inputs import Input  # noqa: E402
 from service.batch.run import Plan, run  # noqa: E402
 from service.batch.sources.video import plan_videos  # noqa: E402
@@ -158,7 +159,8 @@ def video(path: Path, predictor: Predictor, *, overlay: bool) -> float:
     options = dict.fromkeys(("rle", "png", "overlay"), NO_OPTIONS)
     write = [Write.RLE, *([Write.OVERLAYS] if overlay else [])]
     begun = time.perf_counter()
-    with Plan(predictor.repository.get(None), options, predictor.limits, overwrite=True) as plan:
+    config = RunConfig(predictor.repository.get(None), options, predictor.limits, overwrite=True)
+    with Plan(config) as plan:
         report = run(plan_videos(plan, [Input(path, path.parent)], write), predictor, plan, Silence())
     return report.done / (time.perf_counter() - begun)
 

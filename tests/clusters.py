@@ -121,6 +121,38 @@ def cluster(cpus: int = 2, host: str = "127.0.0.1", **environment: str) -> Itera
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def kill_tree(number: int) -> None:
+    """Kill a process and all below it, as a machine that loses its power does."""
+    children = Path(f"/proc/{number}/task/{number}/children").read_text().split()
+    os.kill(number, signal.SIGSTOP)
+    for child in children:
+        kill_tree(int(child))
+    os.kill(number, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def two_machines() -> Iterator[tuple[Cluster, subprocess.Popen[bytes]]]:
+    """A cluster of two nodes in two networks, joined by a cable; the head has one processor, and so has the other."""
+    with own_network(), subprocess.Popen(["unshare", "--net", "sleep", "infinity"]) as holder:
+        try:
+            enter = ["nsenter", f"--net=/proc/{holder.pid}/ns/net"]
+            here = Path("/proc/thread-self/ns/net").stat().st_ino
+            wait_until(lambda: Path(f"/proc/{holder.pid}/ns/net").stat().st_ino != here, "the second network")
+            for words in (
+                f"ip link add near type veth peer name far netns {holder.pid}",
+                f"ip addr add {HEAD}/24 dev near",
+                "ip link set near up",
+                f"{' '.join(enter)} ip addr add {OTHER}/24 dev far",
+                f"{' '.join(enter)} ip link set far up",
+                f"{' '.join(enter)} ip link set lo up",
+            ):
+                subprocess.run(words.split(), check=True, capture_output=True)
+            with cluster(cpus=1, host=HEAD, RAY_health_check_period_ms="1000") as running:
+                yield running, running.join(OTHER, enter)
+        finally:
+            holder.kill()
+
+
 def _start(words: list[str], variables: dict[str, str], folder: Path, enter: list[str]) -> subprocess.Popen[bytes]:
     """Start a node, and wait until it is there.
 

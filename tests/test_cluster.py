@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import signal
@@ -33,7 +32,7 @@ from service.cluster.session import ADDRESS
 from service.errors import BadSetting
 from service.settings import Settings
 from tests import clusters
-from tests.clusters import HEAD, OTHER, Cluster
+from tests.clusters import Cluster
 from tests.conftest import encode_image, make_image
 from tests.live import live_server
 from tests.waiting import wait_until
@@ -261,48 +260,16 @@ def test_a_killed_run_is_gone_on_with(
 def test_a_killed_machine_loses_nothing(many: Path, many_alone: dict[str, bytes], artifact_dir: Path, tmp_path: Path) -> None:
     """Two nodes in two networks; the one that dies in the middle takes a worker and its tasks along."""
     out = many.parent / "out"
-    with two_machines() as (running, other), begin(running, many, out, artifact_dir) as run:
+    with clusters.two_machines() as (running, other), begin(running, many, out, artifact_dir) as run:
         try:
             wait_until(lambda: recorded(out) > 50, "results", deadline_s=300, alive=lambda: run.poll() is None)
             wait_until(lambda: len(running.processes(WORKER)) == 2, "a worker on each node", deadline_s=120)
-            kill_tree(other.pid)
+            clusters.kill_tree(other.pid)
             assert run.wait(900) == 1
             assert tree(out) == many_alone
         finally:
             run.kill()
             out.rename(tmp_path / "out")
-
-
-def kill_tree(number: int) -> None:
-    """Kill a process and all below it, as a machine that loses its power does."""
-    children = Path(f"/proc/{number}/task/{number}/children").read_text().split()
-    os.kill(number, signal.SIGSTOP)
-    for child in children:
-        kill_tree(int(child))
-    os.kill(number, signal.SIGKILL)
-
-
-@contextlib.contextmanager
-def two_machines() -> Iterator[tuple[Cluster, subprocess.Popen[bytes]]]:
-    """A cluster of two nodes in two networks, joined by a cable; the head has one processor, and so has the other."""
-    with clusters.own_network(), subprocess.Popen(["unshare", "--net", "sleep", "infinity"]) as holder:
-        try:
-            enter = ["nsenter", f"--net=/proc/{holder.pid}/ns/net"]
-            here = Path("/proc/thread-self/ns/net").stat().st_ino
-            wait_until(lambda: Path(f"/proc/{holder.pid}/ns/net").stat().st_ino != here, "the second network")
-            for words in (
-                f"ip link add near type veth peer name far netns {holder.pid}",
-                f"ip addr add {HEAD}/24 dev near",
-                "ip link set near up",
-                f"{' '.join(enter)} ip addr add {OTHER}/24 dev far",
-                f"{' '.join(enter)} ip link set far up",
-                f"{' '.join(enter)} ip link set lo up",
-            ):
-                subprocess.run(words.split(), check=True, capture_output=True)
-            with clusters.cluster(cpus=1, host=HEAD, RAY_health_check_period_ms="1000") as running:
-                yield running, running.join(OTHER, enter)
-        finally:
-            holder.kill()
 
 
 # Ray Serve --------------------------------------------------------------------------------------------------------------------
