@@ -4,6 +4,8 @@
 - a URL goes through ``POST /segment`` of a running service, the file's bytes as they are;
 - a checkpoint (``.pt``) runs in PyTorch, resized, upsampled and grouped by the service's code.
 
+A folder of scans (``images/*.nii.gz``) is scored by Dice, IoU, HD95 and volume error: see ``models.training.scan_scores``.
+
 A model that tells objects apart is also scored on them: against the folder's ``objects/``, or where there is none against the
 components of its labels that are clearly single things (``models.training.objects``); the other things are a crowd.
 """
@@ -26,6 +28,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from models.exporting.receptive_field import measure_reach
 from models.nets.architectures import ARCHITECTURES
 from models.training import checkpoint
 from models.training.average_precision import AveragePrecision
@@ -36,17 +39,20 @@ from models.training.data import DataError, frame_pairs, objects_of, read_image,
 from models.training.losses import IGNORED
 from models.training.metrics import confusion_matrix, scores
 from models.training.panoptic_quality import PanopticQuality
+from models.training.scan_scores import PredictScan, ScanScores, evaluate_scans, is_of_scans
 from models.training.segments import found_segments, true_segments
 from service.client import Client, Mask
 from service.encodings import color
 from service.errors import ServiceError
+from service.pipeline.codecs import nifti
 from service.pipeline.codecs.decoding import Limits
-from service.pipeline.manifest import Calibration, ObjectScores, SplitScores
+from service.pipeline.manifest import Calibration, InputPolicy, Manifest, ObjectScores, SplitScores, Training
 from service.pipeline.plan import fit_size, resize_image
 from service.pipeline.predictor import Predictor
 from service.pipeline.repository import Repository
 from service.pipeline.tasks.panoptic import Instance, Instances, group
 from service.pipeline.tasks.semantic import confidence_map, label_map
+from service.pipeline.tasks.volume import segment as segment_scan
 from service.process import configure_process
 
 
@@ -109,6 +115,61 @@ def _of_service(url: str, table: ClassTable, resources: ExitStack) -> Predict:
         return Prediction(mask.labels, instances=_learned(mask))
 
     return predict
+
+
+def scan_predictor_of(model: str, table: ClassTable, resources: ExitStack) -> PredictScan:
+    """Make the function by which a model for scans predicts; takes and raises as :func:`predictor_of`."""
+    if model.startswith(("http://", "https://")):
+        client = resources.enter_context(Client(model))
+        offered = client.models().models
+
+        def ask(path: Path) -> NDArray[np.uint8]:
+            volume = client.segment_volume(path)
+            served = next(one for one in offered if f"{one.name}@{one.version}" == volume.model)
+            _check_classes(tuple(entry.name for entry in served.classes), table, model)
+            return volume.labels
+
+        return ask
+    path = Path(model)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    if path.suffix == ".onnx":
+        predictor = Predictor(Repository(path), Limits())
+        resources.callback(predictor.close)
+        manifest = predictor.repository.get().manifest
+        _check_classes(tuple(entry.name for entry in manifest.classes), table, model)
+        return lambda image: predictor.segment(image.read_bytes()).labels
+    return _of_scan_checkpoint(path, table)
+
+
+def _of_scan_checkpoint(path: Path, table: ClassTable) -> PredictScan:
+    """PyTorch in the place of ONNX Runtime; everything else is the service's."""
+    content = checkpoint.load(path)
+    net = checkpoint.network(content)
+    _check_classes(checkpoint.class_table(content).names, table, str(path))
+    policy = InputPolicy.model_validate(content["input"])
+    reach = measure_reach(net)
+    manifest = Manifest(
+        name="checkpoint",
+        version="0",
+        architecture=content["architecture"],
+        classes=table.entries,
+        input=policy,
+        stride=1,
+        receptive_field=reach.receptive_field,
+        halo=reach.halo,
+        training=Training(data="", licence=""),
+    )
+    limits = Limits()
+
+    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            scored: NDArray[np.float32] = net(torch.from_numpy(batch).movedim(-1, 1)).numpy()
+        return scored
+
+    return lambda image: (
+        segment_scan(nifti.read(image.read_bytes(), limits), manifest, run, max_voxels=limits.max_voxels).labels
+    )
 
 
 def _learned(mask: Mask) -> Instances | None:
@@ -294,6 +355,17 @@ def print_scores(found: Evaluation, console: Console) -> None:
         console.print(f"expected calibration error {found.error_after:.4f}; {found.error_before:.4f} at temperature 1")
 
 
+def print_scan_scores(found: ScanScores, console: Console) -> None:
+    """Print every class of scans."""
+    rows = Table("class", "Dice", "IoU", "HD95 (mm)", "volume error")
+    for name, distance in found.hd95_mm.items():
+        error = found.volume_error[name]
+        told = ("-" if distance is None else f"{distance:.2f}", "-" if error is None else f"{100 * error:+.1f} %")
+        rows.add_row(name, _number(found.scores.dice.get(name)), _number(found.scores.iou.get(name)), *told)
+    console.print(rows)
+    console.print(f"{found.scores.frames} scans")
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
@@ -307,6 +379,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--classes", default=CAMVID.name, metavar="TABLE", help=f"class table of the labels: {tables}")
     parser.add_argument("--components", action="store_true", help="score connected components as objects, for comparison")
     parser.add_argument("--occurring", action="store_true", help="count only classes that occur in the labels")
+    parser.add_argument("--last", type=int, default=0, metavar="N", help="of scans: the last N by name alone, as --hold-out")
     parser.add_argument("--picture", type=Path, metavar="FILE.png", help="draw a few frames beside their truth")
     parser.add_argument("--json", type=Path, metavar="FILE.json", help="write the scores, for models.export --scores")
     return parser.parse_args(arguments)
@@ -319,6 +392,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with ExitStack() as resources:
             table = class_table(args.classes)
+            if is_of_scans(args.data):
+                predict_scan = scan_predictor_of(args.model, table, resources)
+                of_scans = evaluate_scans(predict_scan, args.data, table, last=args.last, picture=args.picture)
+                print_scan_scores(of_scans, Console())
+                _write(args.json, of_scans.scores)
+                return 0
             predict = predictor_of(args.model, table, resources)
             found = evaluate(
                 predict,
@@ -332,9 +411,13 @@ def main(arguments: list[str] | None = None) -> int:
         Console(stderr=True, soft_wrap=True).print(str(error), style="red", markup=False, highlight=False)
         return 2
     print_scores(found, Console())
-    if args.json:
-        args.json.write_text(found.scores.model_dump_json(indent=1) + "\n")
+    _write(args.json, found.scores)
     return 0
+
+
+def _write(path: Path | None, found: SplitScores) -> None:
+    if path is not None:
+        path.write_text(found.model_dump_json(indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``python -m models.train``: train a network of the family on a folder of frames and labels.
+"""``python -m models.train``: train a network of the family on a folder of frames and labels, or of scans.
 
 The light networks need nothing but the data: their encoder starts from the ImageNet weights of an installed package. The
 others start from ``--start FILE``, or from nothing. Writes into ``--out``: ``last.pt`` (everything that ``--resume`` needs),
@@ -20,13 +20,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from models.arguments import size_argument
-from models.nets.architectures import ARCHITECTURES
+from models.nets.architectures import ARCHITECTURES, FOR_SCANS
 from models.training import checkpoint
 from models.training.classes import TABLES, ClassTableError
 from models.training.config import TrainingConfig, usual_device
 from models.training.data import DataError
 from models.training.log import write_log
-from models.training.trainer import Trainer, fit, load_data
+from models.training.scan_trainer import ScanTrainer
+from models.training.trainer import Run, Trainer, fit, load_data
 
 NAMED = 12
 """Tensors with random start values that are named one by one."""
@@ -34,6 +35,7 @@ NAMED = 12
 
 def parse(arguments: list[str] | None) -> TrainingConfig:
     """Read the command line."""
+    known = ARCHITECTURES | FOR_SCANS
     parser = argparse.ArgumentParser(
         prog="python -m models.train",
         description=(__doc__ or "").partition("\n")[0],
@@ -50,9 +52,11 @@ def parse(arguments: list[str] | None) -> TrainingConfig:
     data.add_argument("--scene-weight", type=float, help="share of the semantic loss of painted scenes")
     data.add_argument("--also-validate", nargs="*", type=Path, metavar="FOLDER", help="further folders to validate on")
     data.add_argument("--classes", metavar="TABLE", help=f"class table: {', '.join(TABLES)} or a JSON file")
+    data.add_argument("--maps", type=Path, metavar="FOLDER", help="label maps of heads from which scans are generated")
+    data.add_argument("--hold-out", type=int, metavar="N", help="the last N scans or label maps are validated on")
     data.add_argument("--size", type=size_argument, help="working size, HEIGHTxWIDTH; the architecture's own where absent")
     net = parser.add_argument_group("network")
-    net.add_argument("--architecture", choices=list(ARCHITECTURES), metavar="ARCH", help=", ".join(ARCHITECTURES))
+    net.add_argument("--architecture", choices=list(known), metavar="ARCH", help=", ".join(known))
     net.add_argument("--width", type=float, help="multiplier of every layer's channels; the light ones have one")
     net.add_argument(
         "--start",
@@ -65,6 +69,7 @@ def parse(arguments: list[str] | None) -> TrainingConfig:
     net.add_argument("--fixed-norm", action="store_true", help="loaded normalisation layers keep their statistics")
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("--epochs", type=int)
+    recipe.add_argument("--steps-an-epoch", type=int, help="for networks for scans")
     recipe.add_argument("--batch", type=int)
     recipe.add_argument("--crop", type=size_argument, help="HEIGHTxWIDTH of a training crop; the working size where absent")
     recipe.add_argument("--scale", type=float, nargs=2, metavar=("LOW", "HIGH"))
@@ -81,6 +86,8 @@ def parse(arguments: list[str] | None) -> TrainingConfig:
     recipe.add_argument("--auxiliary", type=float, help="weight of the auxiliary head's loss (fcn-resnet); 0 leaves it out")
     recipe.add_argument("--lovasz", type=float, help="weight of the Lovasz loss beside cross-entropy")
     recipe.add_argument("--lovasz-step", type=int, help="every how many pixels the Lovasz loss counts one")
+    recipe.add_argument("--dice", type=float, help="weight of the Dice loss beside cross-entropy, for networks for scans")
+    recipe.add_argument("--class-weights", type=float, nargs="*", metavar="W", help="of cross-entropy, for networks for scans")
     recipe.add_argument("--objects", type=float, help="weight of the losses of a panoptic network's centres and offsets")
     recipe.add_argument("--average", type=float, help="decay of the weight average")
     run = parser.add_argument_group("run")
@@ -101,18 +108,14 @@ def main(arguments: list[str] | None = None) -> int:
     config = parse(arguments)
     console = Console(stderr=True)
     try:
-        data = load_data(config)
-        trainer = Trainer(config, data)
+        trainer = ScanTrainer(config) if config.architecture in FOR_SCANS else Trainer(config, load_data(config))
         if config.resume:
             trainer.restore(checkpoint.load(config.out / "last.pt"))
     except (DataError, ClassTableError, checkpoint.CheckpointError, ModuleNotFoundError, ValueError, OSError) as error:
         console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         return 2
     config.out.mkdir(parents=True, exist_ok=True)
-    counted = ", ".join(f"{len(frames)} {name}" for name, frames in data.val.items()) or "none"
-    console.print(
-        f"{config.architecture}: {len(data.train)} frames; to validate: {counted}; {config.device}; into {config.out}"
-    )
+    console.print(f"{config.architecture}: {trainer.describe()}; {config.device}; into {config.out}")
     if not config.resume and len(trainer.fresh) < len(list(trainer.net.parameters())):
         fresh = ", ".join(_layers(trainer.fresh))
         console.print(
@@ -132,7 +135,7 @@ def _layers(names: list[str]) -> list[str]:
     return names if len(names) <= NAMED else list(dict.fromkeys(f"{name.partition('.')[0]}.*" for name in names))
 
 
-def _show(trainer: Trainer, console: Console) -> None:
+def _show(trainer: Run, console: Console) -> None:
     """Train with a bar; one line an epoch on standard output where that is not a terminal."""
     config, steps = trainer.config, trainer.steps_an_epoch
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())

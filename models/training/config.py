@@ -37,6 +37,10 @@ class TrainingConfig:
     """Further folders to validate on; classes that do not occur in one count in no mean of it."""
     classes: str = "camvid"
     """Class table: a known name or a JSON file. A panoptic network tells the objects of its countable classes apart."""
+    maps: Path | None = None
+    """Folder of label maps from which heads are generated (models.heads), for a network of slices."""
+    hold_out: int = 0
+    """The last so many scans or label maps by name are validated on, not trained on; for networks for scans."""
     size: tuple[int, int] | None = None
     """Working size (height, width); the architecture's own where None."""
 
@@ -51,6 +55,8 @@ class TrainingConfig:
     """Whether loaded normalisation layers keep their statistics: right for a short run from finished weights."""
 
     epochs: int = 300
+    steps_an_epoch: int = 60
+    """Steps between two validations, for networks for scans; of frames an epoch is all of them."""
     batch: int = 16
     crop: tuple[int, int] | None = None
     """(height, width) of a training crop; the working size where None."""
@@ -77,6 +83,10 @@ class TrainingConfig:
     """Weight of the Lovasz loss beside cross-entropy."""
     lovasz_step: int = 2
     """The Lovasz loss counts every so many pixels, down and across; sorting all of them costs a CPU as much as the network."""
+    dice: float = 1.0
+    """Weight of the Dice loss beside cross-entropy, for networks for scans."""
+    class_weights: tuple[float, ...] = ()
+    """Weight of each class in the cross-entropy, for networks for scans; 1 where empty."""
     objects: float = 1.0
     """Weight of the losses of centres and offsets of a panoptic network."""
     average: float = 0.998

@@ -51,6 +51,30 @@ def _jaccard_gradient(positive: Tensor) -> Tensor:
     return torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
 
 
+def dice_loss(probabilities: Tensor, labels: Tensor, *, background: int = 0) -> Tensor:
+    """One minus the mean Dice coefficient of the batch's classes (Milletari, Navab, Ahmadi, 3DV 2016, section 3).
+
+    The paper has two classes, and squares in the denominator; here are K, and no squares (Drozdzal et al. 2016).
+
+    Takes:
+        probabilities: N x K x H x W, or N x K x D x H x W, softmax of the scores
+        labels: N x H x W, or N x D x H x W, int64, :data:`IGNORED` where unlabelled
+        background: the class that does not count, as it covers nearly all
+    Gives:
+        0..1; 0 where no other class occurs
+    """
+    counted = (labels != IGNORED)[:, None]
+    truth = torch.zeros_like(probabilities).scatter_(1, torch.where(counted[:, 0], labels, 0)[:, None], 1.0) * counted
+    sides = [0, *range(2, probabilities.ndim)]
+    occurring = truth.sum(sides)
+    both = (probabilities * truth).sum(sides)
+    either = (probabilities * counted).sum(sides) + occurring
+    wanted = occurring > 0
+    wanted[background] = False
+    losses = 1 - (2 * both + 1) / (either + 1)
+    return losses[wanted].mean() if bool(wanted.any()) else losses.sum() * 0
+
+
 def center_loss(found: Tensor, wanted: Targets) -> Tensor:
     """Mean squared error of the centres' heatmap where it is known (Cheng et al. 2020, section 3.1), times 200 as there.
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.exporting.weights import start_from
-from models.nets.architectures import ARCHITECTURES, Architecture, build
+from models.nets.architectures import ARCHITECTURES, Architecture, architecture, build
 from models.nets.encoders import EfficientNetLite, imagenet_weights_file
 from models.nets.network import AUXILIARY, Network
 from models.scenes import CLASSES
@@ -118,59 +118,65 @@ def _sure(frame: Frame, teacher: Network, present: set[int], things: tuple[int, 
     return Frame(frame.name, frame.image, sure[0].numpy(), objects[0].byte().numpy(), frame.weight)
 
 
-class Trainer:
-    """The state of a training run and its two verbs: one epoch, one validation."""
+class Run:
+    """The state of a training run: weights, their average, the optimiser, how far it is.
 
-    def __init__(self, config: TrainingConfig, data: Data) -> None:
-        self.config, self.table = config, data.table
+    What is trained on is a subclass's business: :meth:`_step` and :meth:`validate`.
+
+    Takes:
+        size: the working size (height, width), for the checkpoint
+        steps_an_epoch: optimiser steps between two validations
+    """
+
+    def __init__(self, config: TrainingConfig, table: ClassTable, size: tuple[int, int], steps_an_epoch: int) -> None:
+        self.config, self.table, self.size, self.steps_an_epoch = config, table, size, steps_an_epoch
         self.device = torch.device(config.device)
-        self.size = data.policy.working_size
-        self.crop = check_crop(config.crop or fit_size(*self.size, data.policy), ARCHITECTURES[config.architecture])
-        self.train = data.train.to(self.device)
-        self.val = {name: frames.to(self.device) for name, frames in data.val.items()}
-        self.batch = min(config.batch, len(self.train))
         torch.manual_seed(config.seed)
-        net = make_network(config, len(self.table.entries))
+        net = make_network(config, len(table.entries))
         start = config.start or _imagenet(net)
         self.fresh = start_from(net, start) if start else list(net.state_dict())
         """The tensors that start from random numbers; the others come from a file."""
         for name, parameter in net.named_parameters():
             parameter.requires_grad_(not name.startswith(config.freeze or ("\0",)))
-        self.net: Network = net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        layout = torch.channels_last if net.dimensions == 2 else torch.contiguous_format
+        self.net: Network = net.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         self.average = WeightAverage[Network](self.net, config.average)
-        if self.device.type == "cuda" and not has_auxiliary(self.net):
-            self._capture()
+        self._prepare()
         groups = parameter_groups(self.net, config.lr, config.loaded_lr, config.weight_decay, set(self.fresh))
         self.optimizer = torch.optim.AdamW(groups, fused=True)
-        pixels = torch.bincount(data.train.labels.flatten(), minlength=256)[: net.classes]
-        self.weights = class_weights(pixels).to(self.device)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.augment = Augmentation(
-            crop=self.crop,
-            scale=config.scale,
-            color=config.color,
-            camera=config.camera,
-            paste=config.paste,
-            paste_classes=tuple(k for k, name in enumerate(self.table.names) if name in config.paste_classes),
-        )
         self.epoch = 0
         self.best = -1.0
         self.history: list[dict[str, float]] = []
-        self.steps_an_epoch = max(1, len(self.train) // self.batch)
+
+    def describe(self) -> str:
+        """What is trained on, in words."""
+        raise NotImplementedError
+
+    def validate(self) -> dict[str, SplitScores]:
+        """Score the averaged weights, by name of the set."""
+        raise NotImplementedError
+
+    def _step(self, _step: int) -> Tensor:
+        """The loss of a step of the epoch."""
+        raise NotImplementedError
+
+    def _prepare(self) -> None:
+        """Do what has to be done to the network before the optimiser sees it."""
+
+    def _begin_epoch(self) -> None:
+        """Draw what an epoch draws."""
 
     def run_epoch(self, tick: Callable[[], Any]) -> float:
-        """Pass over the frames once; give the mean loss."""
+        """Run the steps of an epoch; give the mean loss."""
         # Dropout and stochastic depth draw from torch's own generator; with this seed a resumed run draws as one never stopped.
         torch.manual_seed(self.config.seed + self.epoch)
         self._set_training()
-        order = torch.randperm(len(self.train), generator=self.generator).to(self.device)
+        self._begin_epoch()
         total = torch.zeros((), device=self.device)
         for step in range(self.steps_an_epoch):
             self._set_rate((self.epoch + step / self.steps_an_epoch) / self.config.epochs)
-            chosen = order[step * self.batch : (step + 1) * self.batch]
-            with torch.no_grad():
-                batch = self.augment(self.train.take(chosen), self.generator)
-            loss = self._step_loss(batch)
+            loss = self._step(step)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
@@ -187,63 +193,14 @@ class Trainer:
         if self.config.fixed_norm:
             fresh = {name.rpartition(".")[0] for name in self.fresh}
             for name, module in self.net.named_modules():
-                if isinstance(module, nn.BatchNorm2d) and name not in fresh:
+                if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d) and name not in fresh:
                     module.eval()
-
-    def _step_loss(self, batch: Batch) -> Tensor:
-        images = batch.images.contiguous(memory_format=torch.channels_last)
-        with self._precision():
-            main, *auxiliary = self.net.for_loss(images)
-        loss = self._loss(main.float(), batch.labels, batch.weights)
-        if ARCHITECTURES[self.config.architecture].objects:
-            centers, offsets = auxiliary
-            wanted = targets(batch.objects, batch.labels, self.net.stride, IGNORED)
-            of_objects = center_loss(centers.float(), wanted) + offset_loss(offsets.float(), wanted)
-            return loss + self.config.objects * of_objects
-        for scored in auxiliary:
-            loss = loss + self.config.auxiliary * self._loss(scored.float(), batch.labels, batch.weights)
-        return loss
-
-    def _precision(self) -> torch.autocast:
-        """bfloat16 on a GPU; a captured graph casts weights itself, so autocast's cache must stay out of it."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda", cache_enabled=False)
-
-    def _capture(self) -> None:
-        """Replay the network's forward and backward pass as CUDA graphs.
-
-        At this size an H100 computes 21 ms a step and waits 57 for Python to launch it (batch 16, Lite1, 360 x 480).
-        """
-        sample = torch.zeros(self.batch, 3, *self.crop, device=self.device)
-        self._set_training()
-        with self._precision():
-            torch.cuda.make_graphed_callables(self.net, (sample.contiguous(memory_format=torch.channels_last),))
-
-    def _loss(self, scored: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-        """Cross-entropy weighted by class and frame, and the Lovasz loss of the frames of full weight."""
-        scored = F.interpolate(scored, size=y.shape[1:], mode="bilinear", align_corners=False)
-        # Not cross_entropy's own mean: it is NaN, for good, at the first batch without a labelled pixel.
-        losses = F.cross_entropy(scored, y, self.weights, ignore_index=IGNORED, reduction="none").sum((1, 2))
-        counted = torch.where(y == IGNORED, 0, self.weights[y.clamp(max=len(self.weights) - 1)]).sum((1, 2))
-        loss = (losses * weights).sum() / (counted * weights).sum().clamp(min=1e-6)
-        full = weights >= 1
-        if self.config.lovasz > 0 and bool(full.any()):
-            step = self.config.lovasz_step
-            sparse, truth = scored[full][..., ::step, ::step], y[full][..., ::step, ::step]
-            loss = loss + self.config.lovasz * lovasz_softmax(sparse.softmax(1), truth)
-        return loss
 
     def _set_rate(self, progress: float) -> None:
         epochs, warm = self.config.epochs, self.config.warm_up_epochs
         factor = (min(1.0, progress * epochs / warm) if warm else 1.0) * 0.5 * (1 + math.cos(math.pi * progress))
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-
-    def validate(self) -> dict[str, SplitScores]:
-        """Score the averaged weights on the validation frames at their full size, by name of the set."""
-        return {
-            name: score_frames(self.average.net, frames, self.table, occurring=name != "val")
-            for name, frames in self.val.items()
-        }
 
     def state(self) -> dict[str, Any]:
         """Everything that a resumed run needs, in plain types and tensors."""
@@ -291,6 +248,97 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.epoch, self.best, self.history = state["epoch"], state["best"], state["history"]
+
+
+class Trainer(Run):
+    """A run on frames: pictures with labels, all in memory."""
+
+    def __init__(self, config: TrainingConfig, data: Data) -> None:
+        self.crop = check_crop(
+            config.crop or fit_size(*data.policy.working_size, data.policy), architecture(config.architecture)
+        )
+        device = torch.device(config.device)
+        self.train = data.train.to(device)
+        self.val = {name: frames.to(device) for name, frames in data.val.items()}
+        self.batch = min(config.batch, len(self.train))
+        super().__init__(config, data.table, data.policy.working_size, max(1, len(self.train) // self.batch))
+        pixels = torch.bincount(data.train.labels.flatten(), minlength=256)[: self.net.classes]
+        self.weights = class_weights(pixels).to(self.device)
+        self.augment = Augmentation(
+            crop=self.crop,
+            scale=config.scale,
+            color=config.color,
+            camera=config.camera,
+            paste=config.paste,
+            paste_classes=tuple(k for k, name in enumerate(self.table.names) if name in config.paste_classes),
+        )
+
+    def describe(self) -> str:
+        """How many frames, of which sets."""
+        counted = ", ".join(f"{len(frames)} {name}" for name, frames in self.val.items()) or "none"
+        return f"{len(self.train)} frames; to validate: {counted}"
+
+    def validate(self) -> dict[str, SplitScores]:
+        """Score the averaged weights on the validation frames at their full size, by name of the set."""
+        return {
+            name: score_frames(self.average.net, frames, self.table, occurring=name != "val")
+            for name, frames in self.val.items()
+        }
+
+    def _prepare(self) -> None:
+        if self.device.type == "cuda" and not has_auxiliary(self.net):
+            self._capture()
+
+    def _begin_epoch(self) -> None:
+        self._order = torch.randperm(len(self.train), generator=self.generator).to(self.device)
+
+    def _step(self, _step: int) -> Tensor:
+        chosen = self._order[_step * self.batch : (_step + 1) * self.batch]
+        with torch.no_grad():
+            batch = self.augment(self.train.take(chosen), self.generator)
+        return self._step_loss(batch)
+
+    def _step_loss(self, batch: Batch) -> Tensor:
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        with self._precision():
+            main, *auxiliary = self.net.for_loss(images)
+        loss = self._loss(main.float(), batch.labels, batch.weights)
+        if ARCHITECTURES[self.config.architecture].objects:
+            centers, offsets = auxiliary
+            wanted = targets(batch.objects, batch.labels, self.net.stride, IGNORED)
+            of_objects = center_loss(centers.float(), wanted) + offset_loss(offsets.float(), wanted)
+            return loss + self.config.objects * of_objects
+        for scored in auxiliary:
+            loss = loss + self.config.auxiliary * self._loss(scored.float(), batch.labels, batch.weights)
+        return loss
+
+    def _precision(self) -> torch.autocast:
+        """bfloat16 on a GPU; a captured graph casts weights itself, so autocast's cache must stay out of it."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda", cache_enabled=False)
+
+    def _capture(self) -> None:
+        """Replay the network's forward and backward pass as CUDA graphs.
+
+        At this size an H100 computes 21 ms a step and waits 57 for Python to launch it (batch 16, Lite1, 360 x 480).
+        """
+        sample = torch.zeros(self.batch, 3, *self.crop, device=self.device)
+        self._set_training()
+        with self._precision():
+            torch.cuda.make_graphed_callables(self.net, (sample.contiguous(memory_format=torch.channels_last),))
+
+    def _loss(self, scored: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        """Cross-entropy weighted by class and frame, and the Lovasz loss of the frames of full weight."""
+        scored = F.interpolate(scored, size=y.shape[1:], mode="bilinear", align_corners=False)
+        # Not cross_entropy's own mean: it is NaN, for good, at the first batch without a labelled pixel.
+        losses = F.cross_entropy(scored, y, self.weights, ignore_index=IGNORED, reduction="none").sum((1, 2))
+        counted = torch.where(y == IGNORED, 0, self.weights[y.clamp(max=len(self.weights) - 1)]).sum((1, 2))
+        loss = (losses * weights).sum() / (counted * weights).sum().clamp(min=1e-6)
+        full = weights >= 1
+        if self.config.lovasz > 0 and bool(full.any()):
+            step = self.config.lovasz_step
+            sparse, truth = scored[full][..., ::step, ::step], y[full][..., ::step, ::step]
+            loss = loss + self.config.lovasz * lovasz_softmax(sparse.softmax(1), truth)
+        return loss
 
 
 def _told(architecture: str, width: float, table: ClassTable, weights: dict[str, Tensor]) -> str:
@@ -377,7 +425,7 @@ def parameter_groups(net: Network, rate: float, loaded: float, weight_decay: flo
     ]
 
 
-def fit(trainer: Trainer, tick: Callable[[], Any], report: Callable[[dict[str, float]], Any]) -> None:
+def fit(trainer: Run, tick: Callable[[], Any], report: Callable[[dict[str, float]], Any]) -> None:
     """Run epoch after epoch, validate, keep checkpoints in ``config.out``.
 
     Takes:
