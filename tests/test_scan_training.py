@@ -102,7 +102,8 @@ def test_volumes_are_learnt(volumes: Path, tmp_path: Path) -> None:
     """The ball is found in the held-out volume after a few steps, by the checkpoint and by the log."""
     classes = table(tmp_path / "ball.json", ("background", "ball"))
     out = tmp_path / "run"
-    command = [*VOLUMES, *RUN, "--batch", "1", "--steps-an-epoch", "10", "--average", "0.5", "--data", str(volumes), "--classes", classes]
+    command = [*VOLUMES, *RUN, "--batch", "1", "--steps-an-epoch", "10", "--average", "0.5"]
+    command += ["--data", str(volumes), "--classes", classes]
     assert train.main([*command, "--hold-out", "1", "--epochs", "2", "--out", str(out)]) == 0
     assert float(rows(out)[-1]["mean_iou"]) > 0.6
     scores = tmp_path / "scores.json"
