@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
 import json
+import zipfile
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +15,12 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 import cv2
+import nibabel
 import numpy as np
+import pydicom
 from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID
 from starlette.requests import Request
 from starlette.types import Message
 
@@ -37,9 +43,9 @@ from service.encodings import (
 )
 from service.errors import BadArtifact, ServiceError, UnsupportedFormat
 from service.pipeline import manifest, onnx_file
-from service.pipeline.codecs import decoding
+from service.pipeline.codecs import decoding, scans
 
-LIMITS = decoding.Limits(max_bytes=1 << 20, max_pixels=1 << 20, max_side=4096)
+LIMITS = decoding.Limits(max_bytes=1 << 20, max_pixels=1 << 20, max_side=4096, max_scan_bytes=1 << 20, max_voxels=1 << 20)
 PICTURE = (np.arange(9 * 11 * 3).reshape(9, 11, 3) * 7 % 256).astype(np.uint8)
 LABELS = np.array([[0, 0, 1], [2, 1, 1]], np.uint8)
 CLASSES = [
@@ -101,6 +107,53 @@ def _probe(data: bytes) -> None:
         return
     if not 0 < header.width * header.height <= LIMITS.max_pixels:
         raise AssertionError(str(header))
+
+
+def _scan(data: bytes) -> None:
+    try:
+        header = decoding.probe(data, LIMITS)
+        if header.scan is None:
+            return
+        scan = scans.read(data, LIMITS, header.scan)
+    except ServiceError:
+        return
+    if scan.values.shape != scan.grid.shape or scan.values.size > LIMITS.max_voxels:
+        raise AssertionError(f"{scan.values.shape} {scan.grid.shape}")
+
+
+def _nifti_scans() -> list[bytes]:
+    """Both versions, plain and compressed."""
+    values = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    plain = [kind(values, np.diag([1.0, 2, 3, 1])).to_bytes() for kind in (nibabel.Nifti1Image, nibabel.Nifti2Image)]
+    return [*plain, *(gzip.compress(data) for data in plain)]
+
+
+def _dicom_scans() -> list[bytes]:
+    """A slice in each byte order, implicit and explicit, and a zip of a series."""
+    syntaxes = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+    files = [_dicom_slice(syntax, place) for syntax in syntaxes for place in range(2)]
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, data in enumerate(files[2:4]):
+            archive.writestr(str(number), data)
+    return [*files[::2], made.getvalue()]
+
+
+def _dicom_slice(syntax: str, place: int) -> bytes:
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = UID(syntax)
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID("1.2.840.10008.5.1.4.1.1.4"), UID("1.2.3")
+    one = Dataset()
+    one.file_meta = meta
+    one.SeriesInstanceUID, one.PhotometricInterpretation, one.SamplesPerPixel = "1.2", "MONOCHROME2", 1
+    one.ImagePositionPatient, one.ImageOrientationPatient = [0.0, 0, place], [1.0, 0, 0, 0, 1, 0]
+    one.PixelSpacing, one.Rows, one.Columns, one.PixelRepresentation = [1.0, 1.0], 3, 4, 0
+    one.BitsAllocated, one.BitsStored, one.HighBit = 16, 12, 11
+    one.add_new(0x7FE00010, "OW", bytes(range(24)))
+    file = io.BytesIO()
+    little, implicit = not syntax.endswith(".2.2"), syntax.endswith("1.2")
+    pydicom.dcmwrite(file, one, implicit_vr=implicit, little_endian=little, enforce_file_format=True)
+    return file.getvalue()
 
 
 def _form(data: bytes) -> None:
@@ -240,6 +293,8 @@ def _panoptic() -> list[bytes]:
 TARGETS: dict[str, Target] = {
     "decode": Target(_decode, _images),
     "probe": Target(_probe, _images),
+    "nifti": Target(_scan, _nifti_scans),
+    "dicom": Target(_scan, _dicom_scans),
     "form": Target(_form, _forms),
     "content-type": Target(
         _content_type, lambda: [b"multipart/form-data; boundary=frontier", b"multipart/mixed; a=b; c*=utf-8''x"]

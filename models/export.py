@@ -28,7 +28,7 @@ from models.training import checkpoint
 from models.training.classes import TABLES
 from service.errors import BadArtifact
 from service.pipeline import onnx_file
-from service.pipeline.manifest import Loss, Manifest, Output, Reduced, SplitScores, read_manifest
+from service.pipeline.manifest import InputPolicy, Loss, Manifest, Output, Reduced, SplitScores, read_manifest
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -44,6 +44,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--classes", metavar="TABLE", help=f"{', '.join(TABLES)} or a JSON file; a checkpoint of ours knows its own"
     )
     parser.add_argument("--input-size", type=size_argument, metavar="HxW", help="working size in the place of the weights' own")
+    parser.add_argument("--slice-step", type=int, metavar="N", help="of a network of slices: run every N-th slice of a plane")
     parser.add_argument("--name", required=True, help="the model's name in the service")
     parser.add_argument("--version", default="1.0.0")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.onnx")
@@ -126,7 +127,7 @@ def build_manifest(args: argparse.Namespace, source: Source, frames: int = 0) ->
     for item in args.scores:
         split, _, file = item.partition("=")
         splits[split] = SplitScores.model_validate(json.loads(Path(file).read_text()))
-    net, known = source.net, architecture(args.architecture)
+    net = source.net
     reach = measure_reach(net)
     told = {"data": args.data_name, "licence": args.licence, "notes": args.notes}
     outputs = [{"name": name, "kind": name, "stride": stride} for name, stride in zip(net.outputs, reach.strides, strict=True)]
@@ -137,7 +138,7 @@ def build_manifest(args: argparse.Namespace, source: Source, frames: int = 0) ->
         architecture=args.architecture,
         description=args.description,
         classes=source.table.entries,
-        input=known.policy(args.input_size) if args.input_size else source.policy,
+        input=_policy(args, source),
         stride=reach.strides[0],
         outputs=tuple(map(Output.model_validate, outputs)),
         receptive_field=reach.receptive_field,
@@ -148,6 +149,14 @@ def build_manifest(args: argparse.Namespace, source: Source, frames: int = 0) ->
         precision=args.precision,
         reduced=None if args.precision == "fp32" else _reduced(args, frames),
     )
+
+
+def _policy(args: argparse.Namespace, source: Source) -> InputPolicy:
+    """The input that the weights were trained for, changed as the command line says."""
+    policy = architecture(args.architecture).policy(args.input_size) if args.input_size else source.policy
+    if args.slice_step is None:
+        return policy
+    return InputPolicy.model_validate({**policy.model_dump(), "slice_step": args.slice_step})
 
 
 def _reduced(args: argparse.Namespace, frames: int) -> Reduced:

@@ -15,7 +15,7 @@ import pydicom
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from service.pipeline.manifest import InputPolicy, Manifest, Percentiles
 from tests.conftest import make_manifest, write_artifact
@@ -68,9 +68,9 @@ def dicom_bytes(
         elements: by DICOM's keyword, beside or in the place of the usual ones; None leaves one out
     """
     meta = FileMetaDataset()
-    meta.TransferSyntaxUID = syntax
-    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.4"
-    meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+    meta.TransferSyntaxUID = UID(syntax)
+    meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.4")
+    meta.MediaStorageSOPInstanceUID = UID("1.2.3.4")
     slice_ = Dataset()
     usual = {
         "SeriesInstanceUID": "1.2.3",

@@ -178,6 +178,7 @@ def test_a_slice_with_adjacent_slices_is_not_a_colour() -> None:
         ({"input": {"working_size": [96, 128], "dtype": "int16"}}, r"input\.dtype: .*'int16'"),
         ({"input": {"working_size": [96, 128], "orientation": "RRS"}}, "orientation"),
         ({"input": {"working_size": [96, 128], "planes": ["axial", "axial"]}}, "planes"),
+        ({"input": {"working_size": [96, 128], "slice_step": 2}}, "slice_step"),
         ({"input": {"working_size": [96, 128], "spacing_mm": [1, 0, 1]}}, "spacing_mm"),
         ({"input": {"working_size": [96, 128], "intensity": {"lower": 1, "upper": 99}}}, "dtype must be float32"),
         ({"input": {"working_size": [96, 128], "dtype": "float32", "intensity": {"lower": 9, "upper": 9}}}, "upper"),

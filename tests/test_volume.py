@@ -15,7 +15,8 @@ from service.errors import ImageTooLarge, InferenceFailed
 from service.pipeline.codecs import nifti
 from service.pipeline.codecs.limits import Limits
 from service.pipeline.manifest import InputPolicy, Percentiles
-from service.pipeline.tasks.volume import segment, slices, softmax
+from service.pipeline.tasks import volume as tasks_volume
+from service.pipeline.tasks.volume import probabilities, segment, slices, softmax
 from service.pipeline.volume import Scan, best_class, frame, resized, tent
 from tests.conftest import make_manifest
 from tests.phantoms import nifti_bytes, scan_manifest
@@ -169,6 +170,49 @@ def test_planes_are_averaged() -> None:
     both = segment(scan, scan_manifest(planes=("sagittal", "coronal")), run, max_voxels=10**6).labels
     assert (both == 2).all()
     assert {shape[1:3] for shape in calls} == {(24, 24), (16, 24)}
+
+
+@pytest.mark.parametrize("step", [2, 3])
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_slices_between_those_that_run_are_interpolated(step: int, lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linearly between the two beside them, the last slice runs too, and lanes change no bit."""
+    monkeypatch.setattr(tasks_volume, "BATCH_PIXELS", 1000)
+    values = np.random.default_rng(4).random((12, 15, 17), dtype=np.float32)
+    ran = []
+
+    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        ran.append(len(batch))
+        return by_intensity(batch)
+
+    expected = np.zeros((3, *values.shape), np.float32)
+    for axis in range(3):
+        plane = ("sagittal", "coronal", "axial")[axis]
+        every = np.moveaxis(probabilities(values, scan_manifest(planes=(plane,)), by_intensity), 1 + axis, 0)
+        known = sorted({*range(0, len(every), step), len(every) - 1})
+        for k in range(len(every)):
+            above = next(one for one in known if one >= k)
+            below = max(one for one in known if one <= k)
+            share = (k - below) / max(1, above - below)
+            np.moveaxis(expected, 1 + axis, 0)[k] += (every[below] * (1 - share) + every[above] * share) / 3
+    found = probabilities(values, scan_manifest(slice_step=step), run, lanes=lanes)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert sum(ran) == sum(len({*range(0, side, step), side - 1}) for side in values.shape)
+    np.testing.assert_array_equal(found, probabilities(values, scan_manifest(slice_step=step), by_intensity))
+
+
+def test_an_error_of_one_slice_ends_the_others() -> None:
+    """A deadline or a caller that left: no more than the batches under way still run."""
+    ran = []
+
+    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        ran.append(len(batch))
+        if len(ran) > 3:
+            raise InferenceFailed("enough")
+        return by_intensity(batch)
+
+    with pytest.raises(InferenceFailed, match="enough"):
+        probabilities(np.zeros((260, 250, 240), np.float32), scan_manifest(planes=("axial",)), run, lanes=2)
+    assert len(ran) < 12
 
 
 def test_blocks_are_the_whole_volume() -> None:

@@ -69,7 +69,8 @@ def _input(policy: InputPolicy) -> str:
         text += f"; axes {policy.orientation}"
     if policy.spacing_mm:
         text += f"; voxels of {' x '.join(f'{side:g}' for side in policy.spacing_mm)} mm"
-    return text + (f"; slices: {', '.join(policy.planes)}" if policy.planes else "")
+    step = f", every {policy.slice_step} of a plane" if policy.slice_step > 1 else ""
+    return text + (f"; slices: {', '.join(policy.planes)}{step}" if policy.planes else "")
 
 
 def _output(manifest: Manifest, output: Output) -> str:

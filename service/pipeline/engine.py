@@ -137,6 +137,8 @@ class Engine:
         """The hash of the file, followed by its data files if it keeps its weights in some."""
         self.fault: str | None = None
         """Why this engine will never run again, once that is proven: only a new process helps."""
+        self.lanes = 1
+        """Inferences that share the processors where each takes a lane; 1 where there is one lane."""
         self._opened = False
         self._one_by_one = whole.every.session.get_inputs()[0].shape[0] == 1
         self._labeller = labeller
@@ -202,6 +204,7 @@ class Engine:
             lane = Sessions(every, scores)
         labeller = _labeller(options.gpu, on_cuda=on_cuda) if on_device and manifest.input.dimensions == 2 else None
         engine = cls(whole, lane, manifest, path, sha256, labeller)
+        engine.lanes = options.lanes if in_lanes else 1
         try:
             engine._check_multiple(options.lanes if in_lanes else 0)
             if on_cuda:  # CUDA chooses its algorithms for each shape

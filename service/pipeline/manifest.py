@@ -113,6 +113,8 @@ class InputPolicy(_Frozen):
     """Direction in which each axis of a volume's array grows, as ``RAS`` (right, anterior, superior); None: the scan's own."""
     planes: tuple[Plane, ...] = ()
     """Planes in which a network of slices cuts a volume; the scores of several planes are averaged. Empty for pictures."""
+    slice_step: Annotated[int, Field(ge=1, le=4)] = 1
+    """Every so many slices of a plane run, and the last one; the probabilities of those between are interpolated."""
 
     @model_validator(mode="before")
     @classmethod
@@ -130,6 +132,8 @@ class InputPolicy(_Frozen):
             raise ValueError("working_depth is needed where dimensions is 3, and only there")
         if self.dimensions == 3 and self.planes:
             raise ValueError("planes are for networks of slices; dimensions is 3")
+        if self.slice_step > 1 and not self.planes:
+            raise ValueError(f"slice_step is for networks of slices, which have planes; is {self.slice_step}")
         if len(set(self.planes)) != len(self.planes):
             raise ValueError("planes must differ from each other")
         if self.orientation is not None and len({_AXES[letter] for letter in self.orientation}) != 3:

@@ -262,11 +262,13 @@ class Predictor:
 
 
 def _run_scan(engine: Engine, prepared: PreparedScan, *, alone: bool, check: Callable[[], None]) -> NDArray[np.float32]:
+    lanes = engine.lanes if alone else 1
+
     def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
         check()
-        return engine.run(batch, (OUTPUT,), alone=alone)[OUTPUT]
+        return engine.run(batch, (OUTPUT,), alone=lanes == 1 and alone)[OUTPUT]
 
-    return probabilities(prepared.placed.values, engine.manifest, run)
+    return probabilities(prepared.placed.values, engine.manifest, run, lanes=lanes)
 
 
 def _check_kind(header: decoding.Header, manifest: Manifest) -> None:

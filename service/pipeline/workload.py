@@ -49,7 +49,7 @@ class Workload(NamedTuple):
             shape: of the file
             working: at the network's spacing
         """
-        runs = max(1, len(manifest.input.planes))
+        runs = max(1, len(manifest.input.planes)) / manifest.input.slice_step
         return cls(SCAN_COST * math.prod(shape) / 1e6, working, runs * math.prod(working) / 1e6)
 
     @classmethod
