@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from service.errors import BadSetting
 from service.pipeline.codecs.limits import Limits
+from service.pipeline.cpus import available_cpus
 from service.pipeline.engine import EngineOptions
 from service.pipeline.providers import GpuOptions
 from service.pipeline.repository import Repository
@@ -47,7 +48,9 @@ def open_repository(settings: Settings) -> Repository:
     """
     options = engine_options(settings)
     lanes = _lanes(settings, on_cuda=settings.provider == "cuda")  # `auto` may end on the CPU
-    return Repository(settings.models_dir, replace(options, lanes=lanes), settings.default_model, settings.precision)
+    return Repository(
+        settings.models_dir, replace(options, lanes=lanes), settings.default_model, settings.precision, settings.model_alias
+    )
 
 
 def open_predictor(settings: Settings, models: Path | None = None) -> Predictor:
@@ -103,6 +106,7 @@ def make_plane(settings: Settings, repository: Repository, captures: Captures | 
         keys=Keys(key.get_secret_value() for key in settings.api_keys),
         queue_megapixels=settings.queue_megapixels,
         concurrency=_lanes(settings, on_cuda=on_cuda),
+        lane_each=_lanes(settings, on_cuda=on_cuda) * settings.workers >= available_cpus(),
         max_batch=settings.max_batch or (8 if on_cuda else 1),
         finished=None if captures is None else captures.consider,
     )

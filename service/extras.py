@@ -35,6 +35,7 @@ EXTRAS: dict[str, frozenset[str]] = {
     "foxglove": frozenset({"foxglove"}),
     "ros2": frozenset({"diagnostic_msgs", "rclpy", "rmw_fastrtps_cpp", "sensor_msgs"}),
     "ray": frozenset({"ray"}),
+    "grpc": frozenset({"grpc", "grpc_health", "google"}),
 }
 """The import names that each extra brings. An extra is listed as soon as a file of ``service`` imports one of its packages."""
 

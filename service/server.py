@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import __version__, process
 from service.api.app import create_app
+from service.api.peers import Peers
 from service.api.transport.connection import Connection, StreamConnection
 from service.errors import ServiceError
 from service.log import log_config
@@ -34,7 +35,11 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    settings: Settings, listeners: Sequence[socket.socket], opening: Callable[[], Repository], early: MemoryHandler
+    settings: Settings,
+    listeners: Sequence[socket.socket],
+    opening: Callable[[], Repository],
+    early: MemoryHandler,
+    peers: Peers | None = None,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM.
 
@@ -42,13 +47,14 @@ def run(
         listeners: sockets that listen; the first is the public one
         opening: gives the models, when they are open
         early: has the log's lines of before it was set up
+        peers: the other workers, where this process is one of several
     Raises:
         ServiceError: the reason for which it did not start
     """
     purpose = f"FCN_MAX_CONNECTIONS: {settings.max_connections} connections"
     needed = settings.max_connections + SPARE_DESCRIPTORS
     process.allow_descriptors(needed, needed + BACKLOG, purpose)
-    application = create_app(settings, opening)
+    application = create_app(settings, opening, peers=peers)
     startup = _Startup(application)
     config = uvicorn.Config(
         startup,
@@ -70,7 +76,7 @@ def run(
     # After its shutdown uvicorn raises the signal once more, for the handler that was there before: all is done then.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        _Server(config, listeners[0], application, settings.drain_s).run(sockets=list(listeners))
+        _Server(config, listeners[0], application, settings.drain_s, peers).run(sockets=list(listeners))
     except KeyboardInterrupt:
         return
     except SystemExit:
@@ -96,8 +102,16 @@ class _Server(uvicorn.Server):
     end in order: uvicorn itself would cut them off. A second signal ends it at once.
     """
 
-    def __init__(self, config: uvicorn.Config, listener: socket.socket, application: FastAPI, drain_s: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        listener: socket.socket,
+        application: FastAPI,
+        drain_s: float,
+        peers: Peers | None,
+    ) -> None:
         super().__init__(config)
+        self._peers = peers
         self._application = application
         self._drain_s = drain_s
         self._address = _address(listener)
@@ -106,6 +120,8 @@ class _Server(uvicorn.Server):
         """Start, then log the address."""
         await super().startup(sockets)
         log.info("fcn-serve %s listens on %s; Ctrl-C ends it", __version__, self._address)
+        if self._peers is not None:
+            self._peers.on_start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish the requests that were there when the signal came, then close."""
@@ -117,8 +133,10 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Handle a signal. The first begins to drain; the second ends the process, and requests in work are lost."""
-        if self.should_exit:
+        """Handle a signal. The first begins to drain; the second ends the process, and requests in work are lost. A terminal
+        sends Ctrl-C to one of several processes and to their supervisor, which sends SIGTERM: that is one signal.
+        """
+        if self.should_exit and (self._peers is None or sig != signal.SIGTERM):
             os._exit(128 + sig)
         super().handle_exit(sig, frame)
 

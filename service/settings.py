@@ -48,10 +48,20 @@ class Settings(BaseSettings):
     admin_host: str = "127.0.0.1"
     """The address of that port."""
 
+    grpc_port: Annotated[int | None, Field(ge=1, le=65535, examples=[8001])] = None
+    """A port of the same address for the Open Inference Protocol over gRPC, which needs the extra `grpc`; unset, there is
+    none."""
+
+    shared_memory: Annotated[str, Field(pattern=r"^(/?[A-Za-z0-9_-][A-Za-z0-9._-]*)?$", examples=["/fcn-"])] = ""
+    """The beginning of the names of POSIX shared memory objects that callers may use for tensors, as ``/fcn-``; left empty,
+    none. Every caller may then read and write those objects by way of the service."""
+
     models_dir: Path = SHIPPED_MODELS
     """The folder whose ``*.onnx`` files are served."""
     default_model: str | None = None
     """The model that answers when a request names none; unset, the first by name."""
+    model_alias: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", examples=["street"])] = None
+    """Another name of the default model, for callers that know it by one, as those of an InferenceService of KServe."""
     precision: Literal["auto", "fp32", "int8"] = "auto"
     """Which variant of that model answers: ``auto`` takes int8 where the processor has instructions for it (VNNI, AMX, dot
     product) and the artifact's card shows at most 0.3 points lost, else float32."""
@@ -69,9 +79,12 @@ class Settings(BaseSettings):
     cuda_graphs: Annotated[int, Field(ge=0, le=64)] = 0
     """On a GPU: network shapes whose kernels are recorded in CUDA graphs and replayed; 0 records none. For cameras of fixed
     sizes."""
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    """Processes behind the port, each with its own models, queue and bounds; more than one pays above some eight processors.
+    Metrics are those of all. Loading by call (`FCN_ADMIN_KEYS`) and shared memory need 1."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Threads of inference; 0 counts the CPUs that this process may use (container quota and affinity). A lone frame gets all
-    of them, concurrent frames share them."""
+    """Threads of inference of a process; 0 counts the CPUs that it may use (container quota and affinity),
+    shared among the workers. A lone frame gets all of them, concurrent frames share them."""
     concurrency: Annotated[int, Field(ge=0, le=64)] = 0
     """Concurrent inferences; 0 is one a thread on the CPU, which gives the most frames a second, and one on a GPU. Each takes
     45 MB with the shipped network."""
@@ -164,9 +177,21 @@ class Settings(BaseSettings):
         return prefix
 
     @model_validator(mode="after")
-    def _two_ports(self) -> Self:
+    def _own_ports(self) -> Self:
         if self.admin_port == self.port:
             raise ValueError(f"FCN_ADMIN_PORT: {self.port} is FCN_PORT; leave it unset to have both on one port")
+        if self.grpc_port is not None and self.grpc_port in (self.port, self.admin_port):
+            raise ValueError(f"FCN_GRPC_PORT: {self.grpc_port} is taken by HTTP; gRPC needs a port of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _one_worker(self) -> Self:
+        if self.workers > 1 and self.admin_keys:
+            raise ValueError("FCN_WORKERS: a load or unload would reach one worker alone; unset FCN_ADMIN_KEYS")
+        if self.workers > 1 and self.capture_dir is not None:
+            raise ValueError("FCN_WORKERS: each worker would bound the folder of captures for itself; unset FCN_CAPTURE_DIR")
+        if self.workers > 1 and self.shared_memory:
+            raise ValueError("FCN_WORKERS: a region would be registered with one worker alone; unset FCN_SHARED_MEMORY")
         return self
 
     @classmethod

@@ -25,6 +25,13 @@ from tests.waiting import wait_until
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def free_port() -> int:
+    """Return a port of 127.0.0.1 at which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
 @contextmanager
 def live_server(settings: Settings, bounds: Bounds | None = None) -> Iterator[str]:
     """A server in a thread of this process, ready for requests.
@@ -75,8 +82,7 @@ def live_process(folder: Path, settings: dict[str, Any]) -> Iterator[LiveProcess
         folder: where its log goes (into a file: a full pipe would stop the server)
         settings: by their names, without the prefix
     """
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = {**os.environ, **{f"FCN_{name.upper()}": str(value) for name, value in settings.items()}}
     command = [sys.executable, "-m", "service", "serve", "--host", "127.0.0.1", "--port", str(port)]
     log = folder / "server.log"

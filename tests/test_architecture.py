@@ -50,7 +50,12 @@ LAYERS: dict[str, set[str]] = {
         "batch",
         "api",
     },
+    "worker": {"api", "compose", "pipeline", "server", "settings"},
+    "workers": {"api", "errors", "log", "pipeline", "process", "settings", "worker"},
     "cli": {
+        "extras",
+        "worker",
+        "workers",
         "errors",
         "log",
         "settings",
@@ -162,7 +167,7 @@ def test_each_layer_imports_only_what_its_row_names() -> None:
 def test_only_the_api_and_the_server_import_the_web_frameworks() -> None:
     """Values in, arrays out: no HTTP below the rim."""
     rim = WEB - {"typer", "rich"}
-    outside = ("service.api", "service.server", "service.client", "service.cli")
+    outside = ("service.api", "service.server", "service.workers", "service.client", "service.cli")
     assert offences("service", forbidden=rim, except_for=outside) == []
 
 

@@ -30,6 +30,8 @@ INSTALLED_AS = {
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
     "google": "protobuf",
+    "grpc": "grpcio",
+    "grpc_health": "grpcio-health-checking",
     "opentelemetry": "opentelemetry-api",
     "ruamel": "ruamel-yaml",
 }

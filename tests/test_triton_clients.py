@@ -15,10 +15,11 @@ from pydantic import SecretStr
 
 from service.settings import Settings
 from tests.conftest import encode_image, make_image
-from tests.live import ROOT, live_server
+from tests.live import ROOT, free_port, live_server
 
 PAGE = (ROOT / "docs" / "triton-clients.md").read_text("utf-8")
 KSERVE = "kserve==0.21.0"
+GRPC_PORT = free_port()
 
 
 def snippets(kind: str) -> str:
@@ -27,10 +28,15 @@ def snippets(kind: str) -> str:
     return "\n".join(block for block in blocks if "fcn-serve serve" not in block)
 
 
+def addressed(text: str, host: str) -> str:
+    """Snippets that ask the server of this test."""
+    return text.replace("localhost:8000", host).replace("localhost:8001", f"127.0.0.1:{GRPC_PORT}")
+
+
 @pytest.fixture(scope="module")
 def host() -> Iterator[str]:
     """A server with the shipped models."""
-    with live_server(Settings(admin_keys=(SecretStr("an administrator's key"),))) as url:
+    with live_server(Settings(admin_keys=(SecretStr("an administrator's key"),), grpc_port=GRPC_PORT)) as url:
         yield url.removeprefix("http://")
 
 
@@ -51,12 +57,13 @@ def run(command: list[Any], folder: Path) -> str:
 
 def test_tritons_clients_do_what_the_page_says(host: str, folder: Path) -> None:
     """Files, pixels, different sizes, asyncio, the repository."""
-    printed = run([sys.executable, "-c", snippets("python").replace("localhost:8000", host)], folder).splitlines()
+    printed = run([sys.executable, "-c", addressed(snippets("python"), host)], folder).splitlines()
     assert printed[0].startswith("(1, 360, 480) [")
     assert printed[1].startswith("(360, 480) (360, 480) (11, ")
     assert printed[2:5] == ["(360, 480)", "(60, 80)", "[(360, 480), (60, 80)]"]
-    assert "'state': 'READY'" in printed[5]
-    assert "'count': 5" in printed[6]
+    assert printed[5:7] == ["(360, 480)", "['0', '1', '2']"]
+    assert "'state': 'READY'" in printed[7]
+    assert "'count': 9" in printed[8]
 
 
 def test_curl_does_what_the_page_says(host: str, folder: Path) -> None:

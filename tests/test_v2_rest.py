@@ -210,8 +210,8 @@ def test_errors_are_read_by_the_client(tritonic: triton.InferenceServerClient, j
         ),
         (lambda: tritonic.infer("colours", [tensor(make_image(1001, 1000), "UINT8")]), "413", "at most 2065536 bytes"),
         (lambda: tritonic.infer("colours", [tensor(make_image(1, 4001), "UINT8")]), "413", "a side has at most 4000"),
-        (lambda: tritonic.register_system_shared_memory("a", "b", 3), "404", "shared memory is not offered"),
-        (tritonic.get_cuda_shared_memory_status, "404", "shared memory is not offered"),
+        (lambda: tritonic.register_system_shared_memory("a", "b", 3), "422", "FCN_SHARED_MEMORY turns it on"),
+        (tritonic.get_cuda_shared_memory_status, "404", "CUDA shared memory is not offered"),
         (lambda: tritonic.get_model_metadata("unicorn"), "404", "no model 'unicorn'"),
         (lambda: tritonic.get_inference_statistics("unicorn"), "404", "no model 'unicorn'"),
     ]
@@ -454,7 +454,8 @@ def test_openapi_describes_the_protocol(base_url: str) -> None:
     assert set(call["requestBody"]["content"]) == {"application/json", "application/octet-stream"}
     assert "inference-header-content-length" in {parameter["name"] for parameter in call["parameters"]}
     schemas = document["components"]["schemas"]
-    assert {"binary_data_output", "timeout", "priority", "content_type"} == set(schemas["RequestParameters"]["properties"])
+    parameters = {"binary_data_output", "timeout", "priority", "content_type", "triton_enable_empty_final_response"}
+    assert parameters == set(schemas["RequestParameters"]["properties"])
     assert set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document))) <= set(schemas)
 
 

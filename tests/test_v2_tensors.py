@@ -239,9 +239,19 @@ BAD: dict[str, tuple[tuple[bytes, int | None], str, str]] = {
         "a label map has a class for every pixel",
     ),
     "shared memory": (
+        request(input_parameters={"shared_memory_region": "x", "shared_memory_byte_size": 3}, data=None),
+        "shared_memory",
+        "it is off; FCN_SHARED_MEMORY turns it on",
+    ),
+    "shared memory without a size": (
         request(input_parameters={"shared_memory_region": "x"}, data=None),
+        "shared_memory_byte_size",
+        "how many bytes",
+    ),
+    "shared memory without a region": (
+        request(input_parameters={"shared_memory_offset": 7}),
         "shared_memory_region",
-        "send tensors in the body, as binary data",
+        "which one",
     ),
 }
 

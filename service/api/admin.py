@@ -41,4 +41,7 @@ async def unload(name: Name, services: ServicesNow) -> None:
 @router.get("/metrics", response_class=Response)
 async def metrics(services: ServicesNow) -> Response:
     """Metrics for Prometheus."""
-    return Response(services.metrics.text(), media_type=METRICS_MEDIA_TYPE)
+    text = services.metrics.text()
+    if services.peers is not None:
+        text = services.peers.text(text)
+    return Response(text, media_type=METRICS_MEDIA_TYPE)

@@ -28,6 +28,7 @@ from service.api.compression import CompressedJson
 from service.api.in_flight import InFlight
 from service.api.keys import Origins
 from service.api.metrics import Metrics
+from service.api.peers import Peers
 from service.api.readiness import Readiness
 from service.api.services import Services
 from service.api.stream import Streams
@@ -39,6 +40,7 @@ from service.api.unmatched import Unmatched
 from service.api.upload import UPLOADS_AT_ONCE, Uploads
 from service.api.v2 import rest as inference_v2
 from service.api.v2 import schemas as schemas_v2
+from service.api.v2.memory import Regions
 from service.compose import make_captures, make_plane, open_repository
 from service.pipeline.engine import Engine
 from service.pipeline.repository import Repository
@@ -48,13 +50,19 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings, opening: Callable[[], Repository] | None = None, bounds: Bounds | None = None) -> FastAPI:
+def create_app(
+    settings: Settings,
+    opening: Callable[[], Repository] | None = None,
+    bounds: Bounds | None = None,
+    peers: Peers | None = None,
+) -> FastAPI:
     """Return the complete application; its lifespan opens the models.
 
     Takes:
         settings: read by the caller
         opening: gives the open models, if the caller has begun to open them already
         bounds: of every connection; by default the usual ones, with the settings' idle time
+        peers: the other workers, where this process is one of several
     """
     metrics, in_flight = Metrics(), InFlight()
     bounds = bounds or Bounds(keep_alive_s=settings.keep_alive_s)
@@ -66,11 +74,12 @@ def create_app(settings: Settings, opening: Callable[[], Repository] | None = No
         metrics.watch_traffic(
             in_flight=in_flight.count, connections=lambda: len(connections.open), streams=lambda: streams.open
         )
-        async with _serving(settings, metrics, opening or partial(open_repository, settings)) as services:
+        async with _serving(settings, metrics, opening or partial(open_repository, settings), peers) as services:
             app.state.services = operators.state.services = services
             app.state.streams, app.state.in_flight = streams, in_flight
             connections.early_refusal = EarlyRefusal(services.plane, metrics, settings.deadline_ms / 1000)
-            yield {CONNECTIONS: connections}
+            async with _grpc(settings, services, in_flight, streams, bounds):
+                yield {CONNECTIONS: connections}
 
     compression = Middleware(CompressedJson)
     telemetry = Middleware(Telemetry, metrics=metrics, in_flight=in_flight, on_crash=problems.internal_error)
@@ -156,7 +165,9 @@ class _ByPort:
 
 
 @contextlib.asynccontextmanager
-async def _serving(settings: Settings, metrics: Metrics, opening: Callable[[], Repository]) -> AsyncIterator[Services]:
+async def _serving(
+    settings: Settings, metrics: Metrics, opening: Callable[[], Repository], peers: Peers | None
+) -> AsyncIterator[Services]:
     captures = await asyncio.to_thread(make_captures, settings)
     repository = await asyncio.to_thread(opening)
     plane = make_plane(settings, repository, captures)
@@ -175,7 +186,9 @@ async def _serving(settings: Settings, metrics: Metrics, opening: Callable[[], R
         plane=plane,
         readiness=readiness,
         metrics=metrics,
+        peers=peers,
         uploads=Uploads(max(UPLOADS_AT_ONCE * settings.max_image_bytes, settings.max_scan_bytes)),
+        regions=Regions(settings.shared_memory, settings.max_image_bytes),
         max_image_bytes=settings.max_image_bytes,
         max_scan_bytes=settings.max_scan_bytes,
         deadline_s=settings.deadline_ms / 1000,
@@ -183,7 +196,7 @@ async def _serving(settings: Settings, metrics: Metrics, opening: Callable[[], R
         admin_keys=Keys(key.get_secret_value() for key in settings.admin_keys) if settings.admin_keys else None,
     )
     try:
-        async with _watching(repository, settings.reload_s):
+        async with _watching(repository, settings.reload_s), _publishing(metrics, peers):
             with _red_on_signals(readiness):
                 yield services
     finally:
@@ -191,6 +204,31 @@ async def _serving(settings: Settings, metrics: Metrics, opening: Callable[[], R
         await plane.drain(max(1.0, settings.drain_s - readiness.draining_s))
         if captures is not None:
             await asyncio.to_thread(captures.close)
+
+
+def _grpc(
+    settings: Settings, services: Services, in_flight: InFlight, streams: Streams, bounds: Bounds
+) -> contextlib.AbstractAsyncContextManager[None]:
+    """Return what serves gRPC for as long as it lasts, if there is a port for it."""
+    if settings.grpc_port is None:
+        return contextlib.nullcontext()
+    from service.api.v2.grpc.server import serving  # noqa: PLC0415 - an extra
+
+    return serving(settings, services, in_flight, streams, bounds)
+
+
+@contextlib.asynccontextmanager
+async def _publishing(metrics: Metrics, peers: Peers | None) -> AsyncIterator[None]:
+    """Write the metrics of this worker for the others, for as long as the block lasts, and once more in the end."""
+    if peers is None:
+        yield
+        return
+    publishing = asyncio.create_task(peers.keep_publishing(metrics.text))
+    try:
+        yield
+    finally:
+        publishing.cancel()
+        peers.publish(metrics.text())
 
 
 @contextlib.asynccontextmanager

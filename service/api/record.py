@@ -16,6 +16,7 @@ from typing import cast
 from opentelemetry import trace
 from starlette.types import Scope
 
+from service.pipeline.engine import Engine
 from service.pipeline.segmentation import Timing
 
 FRAME_HEADERS = (b"x-frame-id", b"x-frame-stamp")
@@ -57,6 +58,10 @@ class RequestRecord:
     """The problem's code, where it failed."""
     trace_id: str | None = None
     """The trace that the request is part of, where traces are sent."""
+
+    def answered_by(self, engine: Engine) -> None:
+        """Note the model that answers."""
+        self.model, self.sha256 = f"{engine.manifest.name}@{engine.manifest.version}", engine.sha256
 
     def add(self, size: tuple[int, ...], timing: Timing) -> None:
         """Count an image that has just been finished.

@@ -11,8 +11,10 @@ from starlette.requests import HTTPConnection
 
 from service.api.keys import offered_key
 from service.api.metrics import Metrics
+from service.api.peers import Peers
 from service.api.readiness import Readiness
 from service.api.upload import Uploads
+from service.api.v2.memory import Regions
 from service.pipeline.repository import Repository
 from service.serving.dataplane import DataPlane
 from service.serving.keys import Keys
@@ -25,6 +27,8 @@ class Services:
     plane: DataPlane
     readiness: Readiness
     metrics: Metrics
+    peers: Peers | None
+    """The other workers, where this process is one of several."""
     uploads: Uploads
     max_image_bytes: int
     max_scan_bytes: int
@@ -32,6 +36,8 @@ class Services:
     """The deadline of a request that names none."""
     scan_deadline_s: float
     """The deadline of a request with a scan that names none."""
+    regions: Regions
+    """The registered regions of shared memory."""
     admin_keys: Keys | None
     """None where administration is off."""
 

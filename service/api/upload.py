@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TypeVar
 
@@ -44,6 +45,7 @@ class Uploads:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
+        self._counting = threading.Lock()  # what is in shared memory is read on other threads
         self.size = 0
         """Bytes held now."""
 
@@ -58,15 +60,17 @@ class Uploads:
 
         def hold(size: int) -> None:
             nonlocal held
-            held += size
-            self.size += size
+            with self._counting:
+                held += size
+                self.size += size
             if self.size > self._capacity:
                 raise Overloaded("too many uploads at once; try again in 1 s", retry_after_s=1.0)
 
         try:
             yield hold
         finally:
-            self.size -= held
+            with self._counting:
+                self.size -= held
 
 
 @contextlib.asynccontextmanager

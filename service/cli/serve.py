@@ -1,28 +1,23 @@
-"""``fcn-serve serve``.
-
-A rolling update waits from start to ready. So before the models begin to open, only what opens them is imported. The web's
-libraries, which take as long, are imported beside the opening.
-"""
+"""``fcn-serve serve``: settings, sockets, then one process or several."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
+import importlib.util
 import logging
 import os
 import socket
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from service import worker
 from service.cli import listening
-from service.compose import open_repository, require_models
-from service.pipeline.repository import Repository
+from service.compose import require_models
+from service.errors import BadSetting
+from service.extras import needs
 from service.settings import Settings, without_effect
 
 log = logging.getLogger(__name__)
@@ -43,22 +38,20 @@ def serve(
     require_models(settings)
     with contextlib.ExitStack() as open_sockets:
         listeners = [open_sockets.enter_context(_public_listener(settings))]
+        if settings.grpc_port is not None:
+            _check_grpc(settings.host, settings.grpc_port)
         if settings.admin_port is not None:
             address = listening.tcp(settings.admin_host, settings.admin_port, "FCN_ADMIN_PORT")
             listeners.append(open_sockets.enter_context(address))
-        # Lines of before the log is set up wait for it.
-        early = MemoryHandler(1000, flushLevel=logging.CRITICAL + 1)
-        logging.getLogger("service").addHandler(early)
+        early = worker.early_log()
         for sentence in without_effect(os.environ):
             log.warning("%s", sentence)
-        # The web's libraries take as long to import as the models to open: the one beside the other.
-        with ThreadPoolExecutor(1, thread_name_prefix="fcn-opening") as opener:
-            with _nothing_collected():
-                opening = opener.submit(_opened_for_serving, settings)
-                from service.server import run  # noqa: PLC0415
+        if settings.workers == 1:
+            worker.serve(settings, listeners, early)
+        else:
+            from service.workers import supervise  # noqa: PLC0415 - uvicorn
 
-                opening.result()  # what cannot be opened is one line, before a server says that it starts
-            run(settings, listeners, opening.result, early)
+            supervise(settings, listeners, early)
 
 
 def _public_listener(settings: Settings) -> AbstractContextManager[socket.socket]:
@@ -67,21 +60,17 @@ def _public_listener(settings: Settings) -> AbstractContextManager[socket.socket
     return listening.tcp(settings.host, settings.port, "FCN_PORT")
 
 
-@contextlib.contextmanager
-def _nothing_collected() -> Iterator[None]:
-    """Keep the garbage collector from searching what is imported and opened meanwhile, now and later: all of it stays. The
-    search is a tenth of the time of the imports.
+def _check_grpc(host: str, port: int) -> None:
+    """Return None if gRPC can be served: its server takes the port itself, once the models are open.
+
+    Raises:
+        BadSetting: if its packages are missing, or the port is taken
     """
-    gc.disable()
     try:
-        yield
-        gc.freeze()
-    finally:
-        gc.enable()
-
-
-def _opened_for_serving(settings: Settings) -> Repository:
-    """Open the models. A start needs one that can be served; a service that runs may lose its last one."""
-    repository = open_repository(settings)
-    repository.get()
-    return repository
+        installed = all(importlib.util.find_spec(name) for name in ("grpc", "grpc_health", "google.protobuf"))
+    except (ModuleNotFoundError, ValueError):
+        installed = False
+    if not installed:
+        raise BadSetting(f"FCN_GRPC_PORT: {needs('calls over gRPC need', 'grpc')}")
+    with listening.tcp(host, port, "FCN_GRPC_PORT"):
+        pass

@@ -86,6 +86,7 @@ class Repository:
         options: how each is opened
         default: the name of the model that answers when none is named; the first by name if None
         precision: which variant of that model answers
+        alias: another name of that model; a model of the folder that has it goes before
     Raises:
         UnknownModel: if there is no ``default``
         ProviderUnavailable: if ``cuda`` was asked for and does not run here: no artifact would do better
@@ -97,6 +98,7 @@ class Repository:
         options: EngineOptions = ON_CPU,
         default: str | None = None,
         precision: Precision = "auto",
+        alias: str | None = None,
     ) -> None:
         self.folder = folder
         self.outcomes: Counter[tuple[str, str]] = Counter()
@@ -104,6 +106,7 @@ class Repository:
         self._options = options
         self._default = default
         self._precision = precision
+        self._alias = alias
         self._instructions = int8_instructions()
         self._served = _Served({}, None)
         self._told: Choice | None = None
@@ -169,6 +172,8 @@ class Repository:
         """
         served = self._served
         engines = served.engines
+        if name is not None and name == self._alias and name not in engines:
+            name = None
         wanted = name or (served.choice.name if served.choice else self._default)
         if wanted is not None and wanted in engines:
             return engines[wanted]

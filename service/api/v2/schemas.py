@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from pydantic_core import CoreSchema
 
+from service.api.v2.memory import Placement, Region
 from service.errors import BadParameter
 from service.pipeline.repository import ModelState
 
@@ -33,9 +34,6 @@ WHY_NOT = {
     "sequence_id": "every request stands for itself",
     "sequence_start": "every request stands for itself",
     "sequence_end": "every request stands for itself",
-    "shared_memory_region": "send tensors in the body, as binary data",
-    "shared_memory_offset": "send tensors in the body, as binary data",
-    "shared_memory_byte_size": "send tensors in the body, as binary data",
 }
 """Parameters of the protocol's extensions that are refused, and why."""
 
@@ -79,7 +77,33 @@ class _Strict(BaseModel):
         return schema
 
 
-class InputParameters(_Strict):
+class _InMemory(_Strict):
+    """A tensor that is in a registered region of shared memory, or will be."""
+
+    shared_memory_region: str | None = None
+    """The region's name."""
+    shared_memory_byte_size: SizeInt | None = None
+    """Bytes of it that hold the tensor."""
+    shared_memory_offset: SizeInt = 0
+    """Bytes of the region before them."""
+
+    def placement(self) -> Placement | None:
+        """Return where the tensor is; None if it travels in the request.
+
+        Raises:
+            BadParameter: if its size is missing
+        """
+        if self.shared_memory_region is None:
+            if self.shared_memory_offset or self.shared_memory_byte_size is not None:
+                raise BadParameter("shared_memory_region: which one", parameter="shared_memory_region")
+            return None
+        if self.shared_memory_byte_size is None:
+            reason = "shared_memory_byte_size: how many bytes of the region hold the tensor"
+            raise BadParameter(reason, parameter="shared_memory_byte_size")
+        return Placement(self.shared_memory_region, self.shared_memory_byte_size, self.shared_memory_offset)
+
+
+class InputParameters(_InMemory):
     """How an input travels."""
 
     binary_data_size: SizeInt | None = None
@@ -88,7 +112,7 @@ class InputParameters(_Strict):
     """The kind of the elements, as some clients name it: `base64`, `np`, `image/png` and the like."""
 
 
-class OutputParameters(_Strict):
+class OutputParameters(_InMemory):
     """How an output comes back."""
 
     binary_data: bool | None = None
@@ -108,6 +132,8 @@ class RequestParameters(_Strict):
     """1 goes before all that wait for the engine, 2 and 0 are the usual ones, 3 and more come after all others."""
     content_type: ContentType | None = None
     """As of an input."""
+    triton_enable_empty_final_response: bool = False
+    """Whether the answer says that it is the last one of its request, in a stream. Every answer is."""
 
 
 class InputTensor(_Strict):
@@ -298,6 +324,31 @@ class ModelIndex(BaseModel):
         return cls(name=state.name, version=state.version, state=state.state, reason=state.reason or "")
 
 
+class RegisterRequest(_Strict):
+    """A part of a shared memory object."""
+
+    key: str
+    """The object's name, as `/frames-front`."""
+    offset: SizeInt = 0
+    """Bytes of the object before the part."""
+    byte_size: SizeInt
+    """Bytes of the part."""
+
+
+class RegionStatus(BaseModel):
+    """A registered region."""
+
+    name: str
+    key: str
+    offset: int
+    byte_size: int
+
+    @classmethod
+    def of(cls, region: Region) -> Self:
+        """Describe a region."""
+        return cls(name=region.name, key=region.key, offset=region.offset, byte_size=region.byte_size)
+
+
 class Loaded(BaseModel):
     """The model is served."""
 
@@ -324,7 +375,23 @@ def read(kind: type[Request], document: bytes) -> Request:
     try:
         return kind.model_validate_json(document)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise _bad_request(kind, error) from error
+
+
+def check(kind: type[Request], values: dict[str, Any]) -> Request:
+    """Check a request whose values came in another form than JSON.
+
+    Raises:
+        BadParameter: as :func:`read`
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise _bad_request(kind, error) from error
+
+
+def _bad_request(kind: type[Request], error: ValidationError) -> BadParameter:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = [str(part)[:64] for part in first["loc"]]
     name = where[-1] if where else "body"
     if first["type"] == "extra_forbidden":
@@ -336,7 +403,7 @@ def read(kind: type[Request], document: bytes) -> Request:
         )
     else:
         reason = f"{'.'.join(where) or 'the request'}: {first['msg'].removeprefix('Value error, ')}"
-    raise BadParameter(reason, parameter=name)
+    return BadParameter(reason, parameter=name)
 
 
 def _fields_at(kind: type[BaseModel], where: list[str]) -> Iterable[str]:
@@ -395,5 +462,6 @@ def components() -> dict[str, Any]:
         (IndexRequest, "validation"),
         (LoadRequest, "validation"),
         (UnloadRequest, "validation"),
+        (RegisterRequest, "validation"),
     ]
     return dict(models_json_schema(named, ref_template="#/components/schemas/{model}")[1]["$defs"])

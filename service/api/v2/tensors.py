@@ -16,10 +16,12 @@ import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.api.v2.memory import NO_REGIONS, Placement, Regions
 from service.api.v2.schemas import INPUT, InferReply, InferRequest, InputTensor, OutputTensor, TensorMetadata
 from service.api.v2.schemas import read as wire_read
 from service.encodings import png
@@ -85,6 +87,8 @@ class Wanted:
 
     name: str
     binary: bool
+    place: Placement | None = None
+    """The place in shared memory that it goes to."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ class Order:
     """Name and version, where they are said."""
     timeout_ms: float | None = None
     priority: Priority = Priority.NORMAL
+    says_final: bool = False
+    """Whether the reply is to say that no other one follows."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +117,19 @@ class Part:
     data: bytes
 
 
-def read(body: bytes, json_size: int | None) -> Order:
+InMemory = Callable[[Placement], memoryview]
+"""Gives the bytes of a tensor in shared memory."""
+
+_NOT_IN_MEMORY: InMemory = partial(NO_REGIONS.read, hold=lambda _: None)
+
+
+def read(body: bytes, json_size: int | None, in_memory: InMemory = _NOT_IN_MEMORY) -> Order:
     """Understand a request.
 
     Takes:
         body: all of it
         json_size: bytes of the JSON at its beginning; None is all of them, and 0 says that the body is one image file
+        in_memory: gives the bytes of an input that is in shared memory
     Raises:
         BadParameter: naming what is wrong and what would be right
         EmptyBody: if there is nothing
@@ -132,13 +145,35 @@ def read(body: bytes, json_size: int | None) -> Order:
     if len(text) > MAX_JSON_BYTES:
         raise _bad("inputs", f"the JSON has more than {MAX_JSON_BYTES} bytes beside the tensor's data")
     request = wire_read(InferRequest, text)
+    return order_of(request, lambda tensor: _tensor_bytes(tensor, tail, data), in_memory)
+
+
+def order_of(
+    request: InferRequest, content_of: Callable[[InputTensor], memoryview | list[bytes] | None], in_memory: InMemory
+) -> Order:
+    """Understand a request whose tensors may have come in any way.
+
+    Takes:
+        content_of: gives the content of an input: its bytes, or the elements of ``BYTES`` one by one; None if it has none
+        in_memory: gives the bytes of one that is in shared memory
+    Raises:
+        BadParameter: naming what is wrong and what would be right
+        EmptyBody: if there are no images
+    """
     if len(request.inputs) != 1:
         raise _bad("inputs", f"there is one input, '{INPUT}'; {len(request.inputs)} came. Several images are one tensor")
     tensor = request.inputs[0]
     if tensor.name != INPUT:
         raise _bad("name", f"no input {tensor.name[:64]!r}; there is '{INPUT}'")
     _check_datatype(tensor.datatype)
-    images, is_batch = _images(tensor, _tensor_bytes(tensor, tail, data))
+    content, place = content_of(tensor), tensor.parameters.placement()
+    if place is not None:
+        if content is not None:
+            raise _bad("shared_memory_region", "the tensor is in shared memory; its data must not come as well")
+        content = in_memory(place)
+    elif content is None:
+        raise _bad("data", "neither data in JSON nor binary data with Inference-Header-Content-Length came")
+    images, is_batch = _images(tensor, content)
     return Order(
         images,
         _wanted(request),
@@ -147,6 +182,7 @@ def read(body: bytes, json_size: int | None) -> Order:
         (request.model_name, request.model_version),
         request.parameters.timeout / 1000 or None,
         Priority(min(request.parameters.priority, Priority.LOW) or Priority.NORMAL),
+        request.parameters.triton_enable_empty_final_response,
     )
 
 
@@ -159,24 +195,30 @@ def make_parts(result: Segmentation, outputs: Sequence[Wanted], max_json_values:
     return [_part(wanted, OUTPUTS[wanted.name].make(result), max_json_values) for wanted in outputs]
 
 
-def write(order: Order, made: Sequence[Sequence[Part]], model: tuple[str, str]) -> tuple[bytes, int | None]:
+def write(
+    order: Order, made: Sequence[Sequence[Part]], model: tuple[str, str], regions: Regions = NO_REGIONS
+) -> tuple[bytes, int | None]:
     """Put a reply together.
 
     Takes:
         made: of each image, its parts, as ``order.outputs`` has them
         model: name and version
+        regions: of shared memory, for the outputs that go there
     Gives:
         the body, and the bytes of JSON at its beginning if binary tensors follow them
     Raises:
         BadParameter: if images of different sizes were to be one tensor
     """
-    tensors, binary, texts = [], [], []
+    tensors: list[OutputTensor] = []
+    binary: list[bytes] = []
+    texts: list[bytes | None] = []
     for at, wanted in enumerate(order.outputs):
         parts = [parts[at] for parts in made]
-        shape = _common_shape(wanted.name, [part.shape for part in parts])
-        output = OutputTensor(
-            name=wanted.name, datatype=OUTPUTS[wanted.name].datatype, shape=[len(parts), *shape] if order.is_batch else [*shape]
-        )
+        output = output_tensor(order, wanted, parts, regions)
+        if wanted.place is not None:
+            texts.append(None)
+            tensors.append(output)
+            continue
         if wanted.binary:
             binary += [part.data for part in parts]
             output.parameters = {"binary_data_size": sum(len(part.data) for part in parts)}
@@ -186,6 +228,23 @@ def write(order: Order, made: Sequence[Sequence[Part]], model: tuple[str, str]) 
         texts.append(None if wanted.binary else b'"data":[' + b",".join(part.data for part in parts) + b"]")
     head = _write_json(InferReply(model_name=model[0], model_version=model[1], id=order.id, outputs=tensors), texts)
     return b"".join((head, *binary)), len(head) if binary else None
+
+
+def output_tensor(order: Order, wanted: Wanted, parts: Sequence[Part], regions: Regions) -> OutputTensor:
+    """Describe an output, joined from those of all images. One that is wanted in shared memory is written there.
+
+    Raises:
+        BadParameter: if images of different sizes were to be one tensor
+    """
+    shape = _common_shape(wanted.name, [part.shape for part in parts])
+    shape = (len(parts), *shape) if order.is_batch else shape
+    output = OutputTensor(name=wanted.name, datatype=OUTPUTS[wanted.name].datatype, shape=[*shape])
+    if (place := wanted.place) is not None:
+        written = regions.write(place, [part.data for part in parts])
+        output.parameters = {"shared_memory_region": place.region, "shared_memory_byte_size": written}
+        if place.offset:
+            output.parameters["shared_memory_offset"] = place.offset
+    return output
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -224,8 +283,8 @@ def _take_data(text: bytes, block: int = BLOCK) -> tuple[bytes, bytes | None]:
     return text[:start] + rest, text[start:closes]
 
 
-def _tensor_bytes(tensor: InputTensor, tail: memoryview | None, data: bytes | None) -> memoryview | list[bytes]:
-    """The parts of an input: the elements of ``BYTES`` where they came as JSON, else its bytes."""
+def _tensor_bytes(tensor: InputTensor, tail: memoryview | None, data: bytes | None) -> memoryview | list[bytes] | None:
+    """The parts of an input: the elements of ``BYTES`` where they came as JSON, else its bytes; None if there are none."""
     size = tensor.parameters.binary_data_size
     if tensor.data is not None:
         if size is not None or tail:
@@ -234,7 +293,7 @@ def _tensor_bytes(tensor: InputTensor, tail: memoryview | None, data: bytes | No
             return _base64(data or b"")
         return _numbers(data or b"").data
     if tail is None:
-        raise _bad("data", "neither data in JSON nor binary data with Inference-Header-Content-Length came")
+        return None
     if size is not None and size != len(tail):
         raise _bad("binary_data_size", f"is {size}, and {len(tail)} bytes follow the JSON")
     return tail
@@ -362,8 +421,11 @@ def _wanted(request: InferRequest) -> tuple[Wanted, ...]:
     names = [output.name for output in request.outputs]
     if len(set(names)) < len(names):
         raise _bad("outputs", "an output is asked for twice")
-    given = [output.parameters.binary_data for output in request.outputs]
-    return tuple(Wanted(name, default if binary is None else binary) for name, binary in zip(names, given, strict=True))
+    given = [(output.parameters.binary_data, output.parameters.placement()) for output in request.outputs]
+    return tuple(
+        Wanted(name, bool(place) or (default if binary is None else binary), place)
+        for name, (binary, place) in zip(names, given, strict=True)
+    )
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

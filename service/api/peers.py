@@ -1,0 +1,113 @@
+"""The workers of one service (``FCN_WORKERS``), and their metrics as one set.
+
+Each worker writes its metrics as text into a folder that all share: twice a second, and at its end. The one that is asked adds
+them up. Counters and histograms of a worker that has ended stay, so that sums never fall; its gauges go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+PUBLISH_S = 0.5
+"""Seconds between two writes. A worker that is killed loses what it counted since the last one."""
+
+_JOINED: dict[str, Callable[[float, float], float]] = {
+    "fcn_ready": min,
+    "fcn_model_info": max,
+    "fcn_artifact_refused": max,
+    "process_start_time_seconds": min,
+    "process_max_fds": min,
+}
+"""Gauges whose values of several workers are not summed."""
+
+
+@dataclass(frozen=True)
+class Peers:
+    """This worker and the others.
+
+    Takes:
+        folder: where all write their metrics
+        on_start: called when this worker accepts requests
+    """
+
+    folder: Path
+    on_start: Callable[[], None] = lambda: None
+
+    def publish(self, text: bytes, pid: int | None = None) -> None:
+        """Write the metrics of a worker; of this one if none is named."""
+        path = self._path(os.getpid() if pid is None else pid)
+        partial = path.with_suffix(".part")
+        partial.write_bytes(text)
+        partial.replace(path)
+
+    async def keep_publishing(self, text: Callable[[], bytes]) -> None:
+        """Write the metrics of this worker again and again."""
+        while True:
+            self.publish(text())
+            await asyncio.sleep(PUBLISH_S)
+
+    def forget(self, pid: int) -> None:
+        """Note that a worker has ended: its gauges no longer count."""
+        path = self._path(pid)
+        if path.exists():
+            registry = CollectorRegistry()
+            registry.register(_Fixed(family for family in _families(path) if family.type != "gauge"))
+            self.publish(generate_latest(registry), pid)
+
+    def text(self, own: bytes) -> bytes:
+        """Return the metrics of all workers in Prometheus' text format.
+
+        Takes:
+            own: those of this worker, which are written first
+        """
+        self.publish(own)
+        families: dict[str, Metric] = {}
+        values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
+        for path in sorted(self.folder.glob("*.prom")):
+            for family in _families(path):
+                families.setdefault(family.name, family)
+                found = values.setdefault(family.name, {})
+                join = _JOINED.get(family.name)
+                for sample in family.samples:
+                    key = sample.name, tuple(sorted(sample.labels.items()))
+                    before = found.get(key)
+                    if before is None:
+                        found[key] = sample.value
+                    else:
+                        found[key] = join(before, sample.value) if join else before + sample.value
+        merged = []
+        for name, family in families.items():
+            metric = Metric(name, family.documentation, family.type)
+            for (sample, labels), value in values[name].items():
+                metric.add_sample(sample, dict(labels), value)
+            merged.append(metric)
+        registry = CollectorRegistry()
+        registry.register(_Fixed(merged))
+        return generate_latest(registry)
+
+    def _path(self, pid: int) -> Path:
+        return self.folder / f"{pid}.prom"
+
+
+def _families(path: Path) -> Iterable[Metric]:
+    return text_string_to_metric_families(path.read_text("utf-8"))
+
+
+class _Fixed(Collector):
+    """Metrics that are known already, in the form that the registry takes."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = list(metrics)
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metrics."""
+        return self._metrics
