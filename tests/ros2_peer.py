@@ -20,11 +20,12 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image, Imu
+from std_msgs.msg import Header
 
 from service.live.ros2.label_info import TYPES
 from service.live.ros2.type_support import message_class
 
-KINDS = {"raw": Image, "compressed": CompressedImage, "imu": Imu, "diagnostics": DiagnosticArray}
+KINDS = {"raw": Image, "compressed": CompressedImage, "imu": Imu, "diagnostics": DiagnosticArray, "header": Header}
 
 
 def profile(asked: dict[str, Any]) -> QoSProfile:
@@ -44,6 +45,9 @@ def told(topic: str, message: Any) -> None:
     """Write a line about a message."""
     if isinstance(message, bytes):
         tell(topic, data=base64.b64encode(message).decode())
+        return
+    if isinstance(message, Header):
+        tell(topic, stamp=[message.stamp.sec, message.stamp.nanosec], frame_id=message.frame_id)
         return
     head = {"stamp": [message.header.stamp.sec, message.header.stamp.nanosec], "frame_id": message.header.frame_id}
     if isinstance(message, DiagnosticArray):

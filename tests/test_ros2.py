@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import base64
 import contextlib
 import json
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from service.live.options import LiveOptions
 from service.live.registry import open_sink, open_source
 from service.live.ros2.names import names_of
 from service.live.segmenter import OwnNetwork
+from service.pipeline.codecs.messages import MessageDecoder
 from service.pipeline.manifest import ClassEntry
 from service.settings import Settings
 from tests.conftest import make_manifest, write_artifact
@@ -325,7 +328,7 @@ def test_a_mute_publisher_is_told_and_waited_for(
         wait_until(lambda: "/g/image_raw: no publisher; waiting for one" in caplog.text, "no publisher")
         peer.tell("advertise", "/g/image_raw", type="raw")
         wait_until(lambda: "a publisher is there, and no frame comes" in caplog.text, "mute")
-        assert "FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA at the publisher too" in caplog.text
+        assert "ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST puts FASTDDS_BUILTIN_TRANSPORTS out of effect" in caplog.text
         peer.send_until("/g/image_raw", raw("red"), lambda: peer.of("/g/out/mask"))
     peer.tell("retire", "/g/image_raw")
 
@@ -340,6 +343,33 @@ def test_an_encoding_that_is_unknown_costs_its_frames_only(peer: Peer, models: P
         peer.send_until("/h/image_raw", raw("red"), lambda: peer.of("/h/out/mask"))
     assert outcome["counters"]["ros2:/h/image_raw"].snapshot().failed >= 1
     peer.tell("retire", "/h/image_raw")
+
+
+def test_a_type_that_is_brought_along_is_the_real_one_to_a_package_that_has_it(peer: Peer, models: Path) -> None:
+    """A type that the wheels have too, published as one that they lack: its compiled class receives it."""
+    from service.live.ros2 import label_info, node, qos  # noqa: PLC0415
+    from service.live.ros2.cdr import Cdr  # noqa: PLC0415
+    from service.live.ros2.type_support import message_class  # noqa: PLC0415
+
+    name = "std_msgs/msg/Header"
+    own = message_class({each: label_info.TYPES[each] for each in (name, "builtin_interfaces/msg/Time")})
+    message = Cdr()
+    message.number("i", -5)
+    message.number("I", 7)
+    message.text("camera")
+    peer.tell("listen", "/l", type="header", reliable=True, latched=True)
+    shared = node.join(LiveOptions(limits_of(Settings(models_dir=models))))
+    try:
+        publisher = shared.node.create_publisher(own, "/l", qos.latched())
+        publisher.publish(message.message())
+        found = peer.wait("/l")
+        assert (found["stamp"], found["frame_id"]) == ([-5, 7], "camera")
+        (theirs,) = shared.node.get_subscriptions_info_by_topic("/l")
+        (ours,) = shared.node.get_publishers_info_by_topic("/l")
+        assert ours.topic_type == theirs.topic_type == name
+        assert str(ours.topic_type_hash) == str(theirs.topic_type_hash)
+    finally:
+        node.leave()
 
 
 def test_ctrl_c_ends_the_command_in_order(models: Path, peer: Peer) -> None:
@@ -384,6 +414,41 @@ def test_lost_and_late_frames_are_counted_and_told(models: Path, caplog: pytest.
         topic.close()
     assert "frames are lost between their publisher and here" in caplog.text
     assert "frames come late" in caplog.text
+
+
+def test_a_video_is_decoded_frame_by_frame_though_the_newest_wins(models: Path) -> None:
+    """``CompressedImage`` in h264: the frames that are superseded are decoded too, because the newest builds upon them."""
+    av = pytest.importorskip("av")
+    from sensor_msgs.msg import CompressedImage  # noqa: PLC0415
+
+    from service.live.sources.ros2 import COMPRESSED, Ros2Topic  # noqa: PLC0415
+
+    encoder = av.CodecContext.create("libx264", "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = WIDTH, HEIGHT, "yuv420p", Fraction(1, 10)
+    encoder.options = {"tune": "zerolatency"}
+    topic = Ros2Topic("ros2:/m/image_raw/compressed", LiveOptions(limits_of(Settings(models_dir=models))))
+    topic.open(lambda: None)
+    try:
+        topic._schema, topic._decoder = COMPRESSED, MessageDecoder(COMPRESSED)
+        for number, colour in enumerate(("red", "green", "blue")):
+            picture = np.empty((HEIGHT, WIDTH, 3), np.uint8)
+            picture[:] = COLOURS[colour]
+            frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+            frame.pts = number
+            (packet,) = encoder.encode(frame)
+            message = CompressedImage(format="h264")
+            message.header.stamp.sec = number
+            message.data = array.array("B", bytes(packet))
+            topic._receive(message, {})
+        newest = topic.take()
+        assert newest is not None
+        assert newest.stamp_ns == 2_000_000_000
+        assert isinstance(newest.image, np.ndarray)
+        assert np.abs(newest.image.astype(int) - COLOURS["blue"]).max() < 10
+        assert (topic.received, topic.dropped) == (3, 2)
+        assert topic.take() is None
+    finally:
+        topic.close()
 
 
 def test_the_hash_of_the_type_is_that_of_the_generator_of_ros(tmp_path: Path) -> None:
@@ -457,6 +522,17 @@ def test_without_rclpy_the_extra_is_named(models: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "rclpy", None)
     with pytest.raises(BadSetting, match=r"pip install '\.\[ros2\]'.*or source a ROS 2 installation"):
         open_source("ros2:/a", LiveOptions(limits_of(Settings(models_dir=models))))
+
+
+def test_the_remedy_of_lost_frames_is_the_one_that_helps_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LARGE_DATA has no effect where the discovery is limited to this machine."""
+    from service.live.ros2.environment import remedy  # noqa: PLC0415
+
+    assert "ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST puts" in remedy()
+    monkeypatch.delenv("ROS_AUTOMATIC_DISCOVERY_RANGE")
+    assert "=LARGE_DATA at the publisher too" in remedy()
+    monkeypatch.setenv("ROS_LOCALHOST_ONLY", "1")
+    assert "ROS_LOCALHOST_ONLY=1 puts" in remedy()
 
 
 @pytest.mark.parametrize("chosen", ["FASTDDS_BUILTIN_TRANSPORTS", "FASTDDS_DEFAULT_PROFILES_FILE"])

@@ -47,6 +47,15 @@ def ready() -> Any:
         raise BadSetting(_unloadable(error)) from error
 
 
+def remedy() -> str:
+    """Say what helps where raw pictures are lost between two processes."""
+    if os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE") == "LOCALHOST":
+        return f"ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST puts {TRANSPORTS} out of effect: unset it, or publish CompressedImage"
+    if os.environ.get("ROS_LOCALHOST_ONLY") == "1":
+        return f"ROS_LOCALHOST_ONLY=1 puts {TRANSPORTS} out of effect: unset it, or publish CompressedImage"
+    return f"raw pictures need {TRANSPORTS}=LARGE_DATA at the publisher too; or publish CompressedImage"
+
+
 def _unloadable(error: ImportError) -> str:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     why = " ".join(str(error).split())

@@ -19,7 +19,7 @@ from service.live.frame import LiveFrame
 from service.live.newest import Newest
 from service.live.options import LiveOptions
 from service.live.ros2 import node as shared
-from service.live.ros2.environment import TRANSPORTS, ready
+from service.live.ros2.environment import ready, remedy
 from service.live.ros2.qos import policy_of, profile
 from service.pipeline.codecs.messages import MessageDecoder, Picture
 
@@ -34,7 +34,6 @@ ABSENT_S, MUTE_S = 2.0, 5.0
 LATE_NS = 200_000_000
 """A frame whose way took this much longer than the fastest one of the last frames is late."""
 _DELAYS = 200
-_REMEDY = f"raw pictures need {TRANSPORTS}=LARGE_DATA at the publisher too; or publish CompressedImage"
 
 
 class Ros2Topic:
@@ -135,7 +134,7 @@ class Ros2Topic:
         elif self._schema not in types:
             self._subscribe(fitting[0])
         else:
-            self._wait(now, MUTE_S, f"a publisher is there, and no frame comes: is the camera running? {_REMEDY}")
+            self._wait(now, MUTE_S, f"a publisher is there, and no frame comes: is the camera running? {remedy()}")
 
     def _wait(self, now: float, seconds: float, sentence: str) -> None:
         if not self._told and now - self._since_s > seconds:
@@ -191,7 +190,7 @@ class Ros2Topic:
             if before is not None and number > before + 1:
                 self._lost += number - before - 1
                 self._node.lost[self.address] = self._lost
-                self._complaints.say(f"{self.topic}: frames are lost between their publisher and here: {_REMEDY}")
+                self._complaints.say(f"{self.topic}: frames are lost between their publisher and here: {remedy()}")
             self._sequences[publisher] = number
         delay_ns = about.get("received_timestamp", 0) - about.get("source_timestamp", 0)
         self._delays_ns.append(delay_ns)
