@@ -11,9 +11,11 @@ import sqlite3
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from mcap.reader import make_reader
@@ -23,9 +25,17 @@ from rosbags.interfaces import QosDurability
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from service.batch.config import RunConfig
 from service.batch.recordings import pictures
 from service.batch.records import NAME as RECORD
+from service.batch.records import Recipe
+from service.batch.sources import Done
+from service.batch.sources.bag import BAG_THINGS, BagSource
+from service.encodings import understood, understood_together
 from service.extras import needs
+from service.pipeline.codecs.decoding import Limits
+from service.pipeline.predictor import Predictor
+from service.pipeline.repository import Repository
 from tests.conftest import encode_image, make_image, make_labels, make_manifest, write_artifact
 from tests.test_video import COMMAND, ROOT, run
 from tests.waiting import wait_until
@@ -247,6 +257,87 @@ def test_options_hold_for_the_masks_of_a_bag(tmp_path: Path) -> None:
     assert (7, "vehicle") in [(row.class_id, row.class_name) for row in info.class_map]
     refused = run(tmp_path / "models", bag, "--statistics", "--overwrite")
     assert (refused.returncode, "it is for format=rle" in refused.stderr) == (1, True)
+
+
+def street_models(folder: Path) -> Path:
+    """A folder with the model of colours, one of which is called car."""
+    classes = [
+        entry.model_copy(update={"name": name})
+        for entry, name in zip(make_manifest().classes, ("car", "road", "sky"), strict=True)
+    ]
+    folder.mkdir()
+    write_artifact(folder / "street.onnx", make_manifest(classes=classes))
+    return folder
+
+
+def boxes_of(mask: np.ndarray, value: int) -> list[tuple[float, ...]]:
+    """Middle and size of each connected component, the largest first, by OpenCV."""
+    _, _, statistics, _ = cv2.connectedComponentsWithStats((mask == value).astype(np.uint8), connectivity=8)
+    rows = sorted(statistics[1:].tolist(), key=lambda row: -row[4])
+    return [(x + width / 2, y + height / 2, width, height) for x, y, width, height, _ in rows]
+
+
+def test_things_are_boxes_on_a_topic_of_their_own(tmp_path: Path) -> None:
+    """With --instances each image has a Detection2DArray with its header: a box a thing, its class and its score."""
+    models, bag = street_models(tmp_path / "models"), make_bag(tmp_path / "drive", frames=2)
+    outcome = run(models, bag, "--instances", "--topic", "/raw")
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    (source,) = (tmp_path / "drive.masks").glob("*.mcap")
+    found: dict[str, list[Any]] = {}
+    with source.open("rb") as file:  # the reference reader decodes by the definition in the file
+        for _, channel, _, message in make_reader(file, decoder_factories=[DecoderFactory()]).iter_decoded_messages():
+            found.setdefault(channel.topic, []).append(message)
+    assert {topic: len(messages) for topic, messages in found.items()} == {
+        "/raw/mask": 2,
+        "/raw/label_info": 1,
+        "/raw/detections": 2,
+    }
+    for mask, told in zip(found["/raw/mask"], found["/raw/detections"], strict=True):
+        assert (told.header.stamp.nanosec, told.header.frame_id) == (mask.header.stamp.nanosec, "camera_front")
+        labels = np.frombuffer(mask.data, np.uint8).reshape(mask.height, mask.width)
+        boxes = [
+            (one.bbox.center.position.x, one.bbox.center.position.y, one.bbox.size_x, one.bbox.size_y)
+            for one in told.detections
+        ]
+        assert boxes == boxes_of(labels, 0)
+        assert boxes
+        for one in told.detections:
+            (result,) = one.results
+            assert (result.hypothesis.class_id, one.id, one.header) == ("0", "", told.header)
+            assert 0.3 < result.hypothesis.score <= 1
+    assert "0 of 0" in run(models, bag, "--instances", "--topic", "/raw").stdout
+    assert "made with other options" in run(models, bag, "--instances", "--min-area", "5", "--topic", "/raw").stdout
+    alone = run(models, bag, "--min-area", "5", "--topic", "/raw")
+    assert (alone.returncode, "min_area is for" in alone.stderr) == (1, True)
+
+
+def test_things_of_an_interrupted_run_are_not_looked_for_again(tmp_path: Path) -> None:
+    """The journal has them beside the masks: the finished bag is what one run writes."""
+    models, bag = street_models(tmp_path / "models"), make_bag(tmp_path / "drive", frames=3)
+    assert run(models, bag, "--instances", "--out", tmp_path / "whole").returncode == 0
+    with contextlib.closing(Predictor(Repository(models / "street.onnx"), Limits())) as predictor:
+        engine = predictor.engine()
+        table = engine.manifest.classes
+        options = {
+            **understood_together(("png", "overlay", "rle", "gray"), table),
+            BAG_THINGS: understood(BAG_THINGS, table, instances=True),
+        }
+        (target,) = (tmp_path / "whole").glob("*.masks")
+        recipe = Recipe("street@1", engine.sha256, "gray", {})
+        source = BagSource(bag, tmp_path / "parts" / target.name, recipe, [], copy=False)
+        (tmp_path / "parts").mkdir()
+        source.open(RunConfig(engine, options, Limits()))
+        for frame in islice(source.frames(), 4):
+            image = frame.image
+            source.write(Done(frame, None if image is None else predictor.segment(image, engine), None))
+        source.close()
+    (journal,) = (tmp_path / "parts").iterdir()
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert [len(line["things"]) > 0 for line in lines] == [True] * len(lines)
+    outcome = run(models, bag, "--instances", "--out", tmp_path / "parts")
+    assert (outcome.returncode, outcome.stdout.split(" segmented")[0]) == (0, f"{6 - len(lines)} of {6 - len(lines)}")
+    assert len(lines) >= 2
+    assert contents(tmp_path / "parts" / target.name) == contents(target)
 
 
 def test_what_is_for_others_is_refused_beside_a_bag_and_what_is_for_bags_without_one(

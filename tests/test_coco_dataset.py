@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from numpy.typing import NDArray
 from pycocotools.coco import COCO  # type: ignore[import-untyped]
+from pycocotools.cocoeval import COCOeval  # type: ignore[import-untyped]
 
 from service import encodings
 from service.encodings import Named, coco_dataset
@@ -83,6 +84,31 @@ def test_objects_are_annotations_with_scores() -> None:
     things = [one for one in document["annotations"] if "instance" in one]
     assert sorted(one["score"] for one in things) == sorted(objects().scores)
     assert all(0 <= one["confidence"] <= 1 and len(one["bbox"]) == 4 for one in document["annotations"])
+
+
+def test_cocoeval_judges_objects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The dataset is the truth: a ``coco`` reply of the same objects has AP 1 in each class, connected components have not."""
+    truth = loaded(tmp_path, street("coco-dataset", learned=True, instances=True))
+    rows = {"iou": 0, "all areas": 0, "most": 2}
+
+    def judged(learned: bool) -> dict[int, float]:
+        classes = json.loads(street("coco", learned=learned, instances=True))["classes"]
+        found = [
+            {"image_id": 1, "category_id": one["id"] + 1, "segmentation": one["segmentation"], "score": one.get("score", 0.5)}
+            for one in classes
+        ]
+        judge = COCOeval(truth, truth.loadRes(found), "segm")
+        judge.evaluate()
+        judge.accumulate()
+        precision = judge.eval["precision"][rows["iou"], :, :, rows["all areas"], rows["most"]].mean(0)
+        return dict(zip(judge.params.catIds, precision.tolist(), strict=True))
+
+    things = {one["category_id"] for one in truth.loadAnns(truth.getAnnIds()) if "instance" in one}
+    learned, components = judged(learned=True), judged(learned=False)
+    assert len(things) == 4
+    assert {learned[number] for number in things} == {1.0}
+    assert components[9] < 0.5  # cars
+    capsys.readouterr()
 
 
 @given(maps)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from pycocotools import mask as pycoco  # type: ignore[import-untyped]
 
 from service.encodings import instance_ids, things, understood
 from service.encodings.runs import Thing
@@ -61,6 +63,46 @@ def test_cityscapes_scripts_find_the_same_things() -> None:
         assert instance.pixelCount in areas
         assert label.hasInstances == (instance.instID >= 1000)
     assert len(found) == len(segments)
+
+
+def write_predictions(folder: Path, body: bytes) -> Path:
+    """The things of a ``coco`` reply as Cityscapes' evaluation reads them: a mask a file, and a list of them."""
+    lines = []
+    for number, found in enumerate(json.loads(body)["classes"]):
+        if "score" in found or "component" in found:
+            Image.fromarray(pycoco.decode(found["segmentation"]) * np.uint8(255)).save(folder / f"{number}.png")
+            lines.append(f"{number}.png {found['id']} {found.get('score', 1.0)}")
+    (folder / "predictions.txt").write_text("\n".join(lines))
+    return folder / "predictions.txt"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_cityscapes_evaluation_judges_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its instance evaluation reads the file as truth: the same objects have AP 1, without cars that of cars is 0."""
+    monkeypatch.setattr(np, "in1d", np.isin, raising=False)  # numpy 2.4 has it no more, cityscapesScripts 2.3 calls it
+    evaluation: Any = pytest.importorskip("cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling")
+    args = evaluation.args
+    monkeypatch.setattr(args, "quiet", True)
+    monkeypatch.setattr(args, "predictionPath", str(tmp_path))
+    monkeypatch.setattr(args, "gtInstancesFile", str(tmp_path / "truth.json"))
+    monkeypatch.setattr(args, "minRegionSizes", np.array([1, 1, 1]))
+    evaluation.setInstanceLabels(args)
+    truth = str(tmp_path / "truth.png")
+    Path(truth).write_bytes(street("instance-ids", learned=True, ids="cityscapes-label"))
+    instances = evaluation.getGtInstances([truth], args)
+
+    def judged(classes: list[str]) -> dict[str, float]:
+        folder = tmp_path / str(len(classes))
+        folder.mkdir()
+        body = street("coco", learned=True, instances=True, ids="cityscapes-label", classes=classes)
+        predicted = write_predictions(folder, body)
+        matches = evaluation.matchGtWithPreds([str(predicted)], [truth], instances, args)
+        found = evaluation.computeAverages(evaluation.evaluateMatches(matches, args), args)
+        return {name: scores["ap"] for name, scores in found["classes"].items() if np.isfinite(scores["ap"])}
+
+    names = [entry.name for entry in STREET_CLASSES]
+    assert judged(names) == pytest.approx({"car": 1.0, "person": 1.0, "rider": 1.0})
+    assert judged([name for name in names if name != "car"]) == pytest.approx({"car": 0.0, "person": 1.0, "rider": 1.0})
 
 
 def test_things_beyond_the_thousandth_are_a_group() -> None:

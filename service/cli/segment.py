@@ -14,7 +14,7 @@ from service.batch.config import RunConfig
 from service.batch.inputs import Inputs, gather, is_scan
 from service.batch.run import Plan, Report, run
 from service.batch.sources import Source
-from service.batch.sources.bag import BAG_FORMAT, is_mcap, plan_bags
+from service.batch.sources.bag import BAG_FORMAT, BAG_THINGS, is_mcap, plan_bags
 from service.batch.sources.images import plan_images
 from service.batch.sources.video import plan_videos
 from service.batch.targets import Write, spoken
@@ -22,7 +22,7 @@ from service.cli import FAILED, INTERRUPTED
 from service.cli.opened import opened
 from service.cli.progress import progress
 from service.cluster.session import ADDRESS
-from service.encodings import DEFAULT_FORMAT, FORMATS, VOLUME_FORMAT, understood_together
+from service.encodings import DEFAULT_FORMAT, FORMATS, VOLUME_FORMAT, understood, understood_together
 from service.encodings.palettes import MODEL, PALETTES
 from service.encodings.tables import TABLES
 from service.errors import BadSetting
@@ -94,7 +94,10 @@ def segment(
     legend: Annotated[bool, typer.Option("--legend", help="Overlays: names and colours of the classes present.")] = False,
     instances: Annotated[
         bool,
-        typer.Option("--instances", help=f"{_able('instances')}: a mask for each thing of the countable classes."),
+        typer.Option(
+            "--instances",
+            help=f"{_able('instances')}: a mask for each thing of the countable classes. Bags: their boxes, a topic more.",
+        ),
     ] = False,
     min_area: Annotated[
         int, typer.Option(min=0, help="With --instances: smaller things, in pixels, are dropped.", show_default=False)
@@ -169,8 +172,8 @@ def segment(
     _check(found, out=out, name=name, write=write, topic=topic, copy=copy)
     if scans and (len(scans) < len(found.images) or found.videos or found.bags):
         raise BadSetting("scans and pictures need different models: segment them one after the other")
-    query = {"classes": classes or (), "min_confidence": min_confidence, "ids": ids}
-    more = {
+    query: dict[str, Any] = {"classes": classes or (), "min_confidence": min_confidence, "ids": ids}
+    more: dict[str, Any] = {
         "statistics": statistics,
         "legend": legend,
         "instances": instances,
@@ -192,6 +195,9 @@ def segment(
         engine = (predictor.scan_engine() if scans and model is None else None) or predictor.repository.get(model)
         table = engine.manifest.classes
         options = understood_together(OFFLINE_FORMATS, table, **query)
+        if found.bags and (instances or min_area):  # the other formats that may stand beside a bag have no things
+            of_things = {option: more.pop(option) for option in ("instances", "min_area")}
+            options[BAG_THINGS] = understood(BAG_THINGS, table, **query, **of_things)
         options |= understood_together(sorted(_written(found, write, name)), table, **query, **more)
         begun = time.monotonic()
         with Plan(RunConfig(engine, options, predictor.limits, resolution, overwrite)) as plan:

@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.batch.recordings import Message
+from service.batch.recordings.detections import DETECTIONS, detections_message, register
 from service.batch.recordings.pictures import IMAGE, LABEL_INFO, types
 from service.encodings.color import ColoredRow
+from service.encodings.detections import Detection
 from service.optional import load
 from service.pipeline.codecs.messages import Head
 
@@ -62,6 +64,7 @@ class MaskWriter:
             self._bag = writing.Writer(self._output, compression=writing.CompressionType.ZSTD)
             self._bag.start(profile=profile, library="fcn-serve")
             self._types = types()
+            register(self._types)
         except BaseException:
             self._output.close()
             raise
@@ -81,9 +84,15 @@ class MaskWriter:
         )
         self._add(number, message.log_ns, message.publish_ns, message.data)
 
-    def announce(self, topic: str) -> None:
-        """Add the topics of an image topic's masks and classes, which are there even without a message."""
+    def announce(self, topic: str, *, things: bool = False) -> None:
+        """Add the topics of an image topic's masks and classes, which are there even without a message.
+
+        Takes:
+            things: whether there is a topic of detections too
+        """
         self._of_ours(f"{topic}/mask", IMAGE)
+        if things:
+            self._of_ours(f"{topic}/detections", DETECTIONS)
         self._of_ours(f"{topic}/label_info", LABEL_INFO, latched=True)
 
     def write(self, topic: str, head: Head, log_ns: int, labels: NDArray[np.uint8]) -> None:
@@ -113,6 +122,17 @@ class MaskWriter:
             data=np.ascontiguousarray(labels).reshape(-1),
         )
         self._add(self._of_ours(f"{topic}/mask", IMAGE), log_ns, log_ns, bytes(self._types.serialize_cdr(mask, IMAGE)))
+
+    def write_detections(self, topic: str, head: Head, log_ns: int, found: Sequence[Detection]) -> None:
+        """Write the things of an image.
+
+        Takes:
+            topic, head: of the image
+            found: none of them is a message too
+        """
+        message = detections_message(self._types, self._header(head), found)
+        number = self._of_ours(f"{topic}/detections", DETECTIONS)
+        self._add(number, log_ns, log_ns, bytes(self._types.serialize_cdr(message, DETECTIONS)))
 
     def finish(self) -> None:
         """Write the index, and the metadata of a folder."""

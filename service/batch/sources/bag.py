@@ -1,7 +1,8 @@
 """Bags of ROS 2 and ROS 1, and MCAP files: image topics in, mask topics out.
 
 Of each image topic ``/camera/image_raw`` comes ``/camera/image_raw/mask``, ``sensor_msgs/Image`` in mono8 whose pixel is the
-class id and whose header is the image's, and ``/camera/image_raw/label_info``, a latched ``vision_msgs/LabelInfo``.
+class id and whose header is the image's, and ``/camera/image_raw/label_info``, a latched ``vision_msgs/LabelInfo``. Where
+instances are asked for, ``/camera/image_raw/detections`` has the box of each thing, ``vision_msgs/Detection2DArray``.
 
 A bag is written under another name and renamed when it is complete: its index stands at its end, so that an unfinished one
 cannot be gone on with. An interrupted run leaves its journal: the next one takes the masks from it, writes the bag from its
@@ -29,18 +30,23 @@ from service.batch.recordings import Channel, Contents, Message, Recording, is_r
 from service.batch.recordings.opening import open_recording
 from service.batch.recordings.pictures import PictureReader, holds_pictures, reader_of
 from service.batch.recordings.writer import MaskWriter
-from service.batch.records import Finished, Recipe, size_of, state_of
+from service.batch.records import Finished, Recipe, options_of, size_of, state_of
 from service.batch.run import Plan, reason
 from service.batch.sources import Done, Ending, Frame
 from service.batch.sources.video import replace_folder
 from service.batch.targets import BAG, MASKS, is_result, unfinished
-from service.encodings import FORMATS, MaskView, rle, to_json
+from service.encodings import FORMATS, MaskView, Options, rle, to_json
+from service.encodings.detections import Detection, detections
 from service.errors import BadParameter, CorruptImage, ServiceError, UnsupportedImage
 from service.optional import load
 from service.pipeline.codecs.messages import Head
 
 BAG_FORMAT = "gray"
 """The masks of a bag: one byte a pixel, and nothing that is said beside it."""
+BAG_THINGS = "coco"
+"""The format whose options the things of a bag have, where they are asked for."""
+_OURS = ("mask", "label_info", "detections")
+"""How the topics that are written end."""
 
 
 DEPTH_FRAMES, DEPTH_MESSAGES = 30, 3000
@@ -57,6 +63,8 @@ class BagFrame(Frame):
     head: Head | None = None
     known: NDArray[np.uint8] | None = None
     """The mask that an interrupted run has made of it."""
+    things: tuple[Detection, ...] = ()
+    """The things that an interrupted run has found in it."""
     new: bool = True
     """Whether the journal does not hold it yet."""
 
@@ -86,7 +94,9 @@ def plan_bags(
     """
     for entry in inputs:
         target = target_of(entry, out)
-        recipe = plan.recipe(BAG_FORMAT, topics=sorted(topics), copy=copy)
+        things = plan.config.options.get(BAG_THINGS)
+        asked = {} if things is None else {"things": options_of(things)}
+        recipe = plan.recipe(BAG_FORMAT, topics=sorted(topics), copy=copy, **asked)
         if plan.wanted(entry.path, {target: recipe}):
             yield BagSource(entry.path, target, recipe, topics, copy=copy)
 
@@ -117,6 +127,8 @@ class BagSource:
         self._damage: list[str] = []
         self._unread: list[str] = []
         """Image topics that cannot be read, each with its reason."""
+        self._things: Options | None = None
+        """Of the things that are looked for."""
         self._pictures = self._failed = 0
         self._worst = ""
 
@@ -129,7 +141,10 @@ class BagSource:
         self._learn_depths()
         self._state = state_of(self.path)
         options = config.options[BAG_FORMAT]
-        run = {**config.journal(), "topics": sorted(chosen), **options.selection()}
+        self._things = config.options.get(BAG_THINGS)
+        run: dict[str, Any] = {**config.journal(), "topics": sorted(chosen), **options.selection()}
+        if self._things is not None:
+            run["things"] = options_of(self._things)
         self._journal = self._until.enter_context(contextlib.closing(Journal(target, self.path, run, afresh=config.overwrite)))
         part = unfinished(target)
         _remove(part)
@@ -148,7 +163,7 @@ class BagSource:
             )
         )
         for topic in chosen:
-            self._writer.announce(topic)
+            self._writer.announce(topic, things=self._things is not None)
         return sum(
             contents.counts.get(channel.id, 0)
             for contents in self._contents
@@ -188,7 +203,7 @@ class BagSource:
                 raise BadParameter(
                     f"no image topic {topic!r} in this bag; there are {', '.join(known) or 'none'}", parameter="topic"
                 )
-        of_masks = {f"{topic}/{end}" for topic in known for end in ("mask", "label_info")}
+        of_masks = {f"{topic}/{end}" for topic in known for end in _OURS}
         chosen = list(self._topics) or [topic for topic in known if topic not in of_masks]
         if not chosen:
             told = sorted({f"{channel.schema} ({channel.schema_encoding})" for channel in channels if channel.schema})
@@ -196,7 +211,7 @@ class BagSource:
                 f"there is no image topic in this bag{'; it holds ' + ', '.join(told) if told else ''}", parameter="topic"
             )
         there = {channel.topic for channel in channels}
-        self._left_out = {f"{topic}/{end}" for topic in chosen for end in ("mask", "label_info")} & there
+        self._left_out = {f"{topic}/{end}" for topic in chosen for end in _OURS} & there
         masks = sorted(topic for topic in self._left_out if topic.endswith("/mask"))
         if masks and self._copy:
             self.notes.append(f"{', '.join(masks)} was there already, and is replaced")
@@ -255,7 +270,8 @@ class BagSource:
             if known is not None:
                 reader.skip(picture)
                 mask = None if "failure" in known else rle.decode(known)
-                return BagFrame(None, known.get("failure"), message, number, picture.head, mask, new=False)
+                things = tuple(Detection(**thing) for thing in known.get("things", ()))
+                return BagFrame(None, known.get("failure"), message, number, picture.head, mask, things, new=False)
             image = reader.decode(picture, self._config.limits)
         except ServiceError as error:
             return BagFrame(None, error.message, message, number, new=known is None)
@@ -269,7 +285,7 @@ class BagSource:
         if frame.number < 0:
             return done
         self._pictures += 1
-        labels, about = frame.known, to_json(frame.about())[:-1]
+        labels, things, about = frame.known, frame.things, to_json(frame.about())[:-1]
         if done.failure is not None:
             self._failed += 1
             self._worst = self._worst or done.failure
@@ -279,9 +295,15 @@ class BagSource:
             made, options = done.made, self._config.options[BAG_FORMAT]
             view = MaskView.of(made, options).selected()
             labels = view.labels
+            if self._things is not None:
+                things = tuple(detections(MaskView.of(made, self._things).selected()))
+                about += b',"things":' + to_json([thing.to_json() for thing in things])
             self._journal.add(about + b"," + FORMATS["rle"].encode(view)[1:])
         if labels is not None and frame.head is not None:
-            self._writer.write(frame.message.channel.topic, frame.head, frame.message.log_ns, labels)
+            topic, log_ns = frame.message.channel.topic, frame.message.log_ns
+            self._writer.write(topic, frame.head, log_ns, labels)
+            if self._things is not None:
+                self._writer.write_detections(topic, frame.head, log_ns, things)
         return done
 
     def finish(self) -> Ending:
