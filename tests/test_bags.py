@@ -270,15 +270,15 @@ def street_models(folder: Path) -> Path:
     return folder
 
 
-def boxes_of(mask: np.ndarray, value: int) -> list[tuple[float, ...]]:
+def bounds_of(mask: np.ndarray, value: int) -> list[tuple[float, ...]]:
     """Middle and size of each connected component, the largest first, by OpenCV."""
     _, _, statistics, _ = cv2.connectedComponentsWithStats((mask == value).astype(np.uint8), connectivity=8)
     rows = sorted(statistics[1:].tolist(), key=lambda row: -row[4])
     return [(x + width / 2, y + height / 2, width, height) for x, y, width, height, _ in rows]
 
 
-def test_things_are_boxes_on_a_topic_of_their_own(tmp_path: Path) -> None:
-    """With --instances each image has a Detection2DArray with its header: a box a thing, its class and its score."""
+def test_things_have_bounding_boxes_on_a_topic_of_their_own(tmp_path: Path) -> None:
+    """With --instances each image has a Detection2DArray with its header: a bounding box a thing, its class and its score."""
     models, bag = street_models(tmp_path / "models"), make_bag(tmp_path / "drive", frames=2)
     outcome = run(models, bag, "--instances", "--topic", "/raw")
     assert (outcome.returncode, outcome.stderr) == (0, "")
@@ -295,12 +295,12 @@ def test_things_are_boxes_on_a_topic_of_their_own(tmp_path: Path) -> None:
     for mask, told in zip(found["/raw/mask"], found["/raw/detections"], strict=True):
         assert (told.header.stamp.nanosec, told.header.frame_id) == (mask.header.stamp.nanosec, "camera_front")
         labels = np.frombuffer(mask.data, np.uint8).reshape(mask.height, mask.width)
-        boxes = [
+        bounds = [
             (one.bbox.center.position.x, one.bbox.center.position.y, one.bbox.size_x, one.bbox.size_y)
             for one in told.detections
         ]
-        assert boxes == boxes_of(labels, 0)
-        assert boxes
+        assert bounds == bounds_of(labels, 0)
+        assert bounds
         for one in told.detections:
             (result,) = one.results
             assert (result.hypothesis.class_id, one.id, one.header) == ("0", "", told.header)
@@ -311,7 +311,7 @@ def test_things_are_boxes_on_a_topic_of_their_own(tmp_path: Path) -> None:
     assert (alone.returncode, "min_area is for" in alone.stderr) == (1, True)
 
 
-def test_things_of_an_interrupted_run_are_not_looked_for_again(tmp_path: Path) -> None:
+def test_things_of_an_interrupted_run_are_kept(tmp_path: Path) -> None:
     """The journal has them beside the masks: the finished bag is what one run writes."""
     models, bag = street_models(tmp_path / "models"), make_bag(tmp_path / "drive", frames=3)
     assert run(models, bag, "--instances", "--out", tmp_path / "whole").returncode == 0

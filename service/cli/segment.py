@@ -96,7 +96,7 @@ def segment(
         bool,
         typer.Option(
             "--instances",
-            help=f"{_able('instances')}: a mask for each thing of the countable classes. Bags: their boxes, a topic more.",
+            help=f"{_able('instances')}: a mask for each thing of the countable classes. Bags: bounding boxes as a topic.",
         ),
     ] = False,
     min_area: Annotated[

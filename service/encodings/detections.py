@@ -1,4 +1,4 @@
-"""Things as boxes, for messages of detections such as ``vision_msgs/Detection2DArray``: in bags and on live topics."""
+"""Bounding boxes of things, for messages of detections such as ``vision_msgs/Detection2DArray``: in bags and on live topics."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Detection:
 
 
 def detections(view: MaskView) -> list[Detection]:
-    """Find the things of an image, and their boxes.
+    """Find the things of an image, and their bounding boxes.
 
     Takes:
         view: a selected one (``MaskView.selected``) whose options ask for instances
@@ -43,11 +43,11 @@ def detections(view: MaskView) -> list[Detection]:
     parts, table = view.masks()
     values, _ = find_runs(parts.reshape(-1))
     rows = [row for row in rows_present(values, table) if isinstance(row, Thing)]
-    boxes = shares.boxes(parts, rows)
+    corners = shares.boxes(parts, rows)
     scores = [0.0 if row.score is None else row.score for row in rows]
     if any(row.score is None for row in rows):
         scores = [more["confidence"] for more in shares.describe(parts, rows, view.confidence())]
     return [
         Detection(row.id, row.name, score, x, y, width, height)
-        for row, score, (x, y, width, height) in zip(rows, scores, boxes, strict=True)
+        for row, score, (x, y, width, height) in zip(rows, scores, corners, strict=True)
     ]

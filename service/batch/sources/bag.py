@@ -2,7 +2,7 @@
 
 Of each image topic ``/camera/image_raw`` comes ``/camera/image_raw/mask``, ``sensor_msgs/Image`` in mono8 whose pixel is the
 class id and whose header is the image's, and ``/camera/image_raw/label_info``, a latched ``vision_msgs/LabelInfo``. Where
-instances are asked for, ``/camera/image_raw/detections`` has the box of each thing, ``vision_msgs/Detection2DArray``.
+instances are asked for, ``/camera/image_raw/detections`` has the bounding box of each thing, ``vision_msgs/Detection2DArray``.
 
 A bag is written under another name and renamed when it is complete: its index stands at its end, so that an unfinished one
 cannot be gone on with. An interrupted run leaves its journal: the next one takes the masks from it, writes the bag from its
@@ -128,7 +128,7 @@ class BagSource:
         self._unread: list[str] = []
         """Image topics that cannot be read, each with its reason."""
         self._things: Options | None = None
-        """Of the things that are looked for."""
+        """Of the things that are to be found; None if none are."""
         self._pictures = self._failed = 0
         self._worst = ""
 
