@@ -94,7 +94,7 @@ def segment(frames: int) -> None:
 @contextlib.contextmanager
 def replica(variant: dict[str, str]) -> Iterator[str]:
     """Serve by one replica, and give its URL."""
-    with clusters.cluster(**variant) as here:
+    with clusters.cluster(environment=variant) as here:
         words = ["cluster", "serve", "--replicas", "1", "--port", str(PORT), "--address", here.address]
         done = here.run(*words, threads=1, log_level="warning")
         if done.returncode:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,7 +92,7 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(cpus: int = 2, host: str = "127.0.0.1", **environment: str) -> Iterator[Cluster]:
+def cluster(cpus: int = 2, host: str = "127.0.0.1", environment: Mapping[str, str] | None = None) -> Iterator[Cluster]:
     """Start a head, and end all of its processes after the block, those that commands and nodes have started too.
 
     Takes:
@@ -103,7 +103,7 @@ def cluster(cpus: int = 2, host: str = "127.0.0.1", **environment: str) -> Itera
     folder = Path(tempfile.mkdtemp(prefix="fcn-"))  # short: a path of a Unix socket has 107 bytes
     variables = {
         **os.environ,
-        **environment,
+        **(environment or {}),
         MARK: secrets.token_hex(8),
         "RAY_AUTH_MODE": "disabled",  # it would write a token into the home folder
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -147,7 +147,7 @@ def two_machines() -> Iterator[tuple[Cluster, subprocess.Popen[bytes]]]:
                 f"{' '.join(enter)} ip link set lo up",
             ):
                 subprocess.run(words.split(), check=True, capture_output=True)
-            with cluster(cpus=1, host=HEAD, RAY_health_check_period_ms="1000") as running:
+            with cluster(cpus=1, host=HEAD, environment={"RAY_health_check_period_ms": "1000"}) as running:
                 yield running, running.join(OTHER, enter)
         finally:
             holder.kill()

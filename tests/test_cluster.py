@@ -139,7 +139,12 @@ def test_other_words_are_refused_as_an_address(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("setting", "name"),
-    [({"admin_port": 9000}, "FCN_ADMIN_PORT"), ({"admin_keys": "key"}, "FCN_ADMIN_KEYS"), ({"uds": "/run/x"}, "FCN_UDS")],
+    [
+        ({"admin_port": 9000}, "FCN_ADMIN_PORT"),
+        ({"admin_keys": "key"}, "FCN_ADMIN_KEYS"),
+        ({"capture_dir": "/srv"}, "FCN_CAPTURE_DIR"),
+        ({"uds": "/run/x"}, "FCN_UDS"),
+    ],
 )
 def test_settings_that_a_replica_cannot_have_are_refused(setting: dict[str, Any], name: str) -> None:
     """In silence, they would hold for one replica or for none."""

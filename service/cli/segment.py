@@ -191,7 +191,8 @@ def segment(
         "range_max": range_max,
         "beams": beams,
     }
-    with opened(settings) as predictor:
+    # On a cluster the workers run the network: this machine may have no GPU.
+    with opened(settings if cluster is None else settings.model_copy(update={"provider": "cpu"})) as predictor:
         engine = (predictor.scan_engine() if scans and model is None else None) or predictor.repository.get(model)
         table = engine.manifest.classes
         options = understood_together(OFFLINE_FORMATS, table, **query)

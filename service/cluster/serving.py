@@ -47,6 +47,8 @@ def check(settings: Settings) -> None:
     refused = {
         "FCN_UDS": (settings.uds is not None, "Ray's proxies listen on TCP"),
         "FCN_ADMIN_PORT": (settings.admin_port is not None, "replicas have no ports of their own"),
+        "FCN_GRPC_PORT": (getattr(settings, "grpc_port", None) is not None, "replicas have no ports of their own"),
+        "FCN_CAPTURE_DIR": (settings.capture_dir is not None, "one process may write into that folder"),
         "FCN_ADMIN_KEYS": (bool(settings.admin_keys), "a call reaches one replica; change the files of FCN_MODELS_DIR"),
     }
     for name, (is_set, why) in refused.items():
