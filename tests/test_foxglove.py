@@ -18,7 +18,7 @@ import pytest
 from foxglove.layouts import ImageConfig, ImageModeConfig, PlotConfig, PlotSeries
 from PIL import Image
 
-from service.errors import BadSetting
+from service.errors import BadSetting, InferenceFailed
 from service.live.channels import A_SOURCE, TIMING
 from service.live.options import LiveOptions
 from service.live.registry import open_sink
@@ -129,6 +129,19 @@ def test_a_channel_that_no_window_shows_costs_nothing() -> None:
             sink.send(frame_of(number), result_of(confidence=confidence))
             window.next()
     assert not asked
+
+
+def test_a_mask_that_fails_costs_itself_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """A service that does not give one confidence, or any other error, ends no window: the next mask arrives whole."""
+
+    def broken() -> np.ndarray:
+        raise InferenceFailed("the service is gone")
+
+    with served(session_of("front")) as sink, window_of(sink, "/segmentation/confidence") as window:
+        sink.send(frame_of(1), result_of(confidence=broken))
+        wait_until(lambda: "foxglove://127.0.0.1:0: a mask is lost: the service is gone" in caplog.messages)
+        sink.send(frame_of(2), result_of())
+        assert window.next().log_ns == frame_of(2).stamp_ns
 
 
 def test_several_cameras_have_topics_of_their_own() -> None:

@@ -28,6 +28,7 @@ from service.pipeline.codecs import decoding
 from service.pipeline.codecs.limits import Limits
 from tests.cameras import HEIGHT, RATE, WIDTH, Camera, MjpegCamera, RtspCamera, write_video
 from tests.conftest import make_image
+from tests.test_architecture import import_without
 from tests.waiting import wait_until
 
 OPTIONS = LiveOptions(Limits())
@@ -349,6 +350,22 @@ def test_a_device_that_may_not_be_read_says_which_group_may() -> None:
     command = [sys.executable, "-c", AS_ANOTHER, str(device)]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert f"{device}: permission denied: the user of this process may not read it; add it to the group" in found.stdout, found
+
+
+@pytest.mark.parametrize(
+    ("options", "package", "extra"),
+    [
+        (["--from", "rtsp://127.0.0.1:1/cam", "--to", "-"], "av", "video"),
+        (["--from", ".", "--to", "foxglove://127.0.0.1:0"], "foxglove", "foxglove"),
+    ],
+)
+def test_a_package_that_is_missing_is_named_by_its_extra(options: list[str], package: str, extra: str) -> None:
+    """The command ends with one line that says what to install."""
+    program = f"import sys; sys.argv = {['fcn-serve', 'live', *options]!r}; from service.__main__ import main; main()"
+    ended = import_without(program, {package})
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"fcn-serve: live needs the extra '{extra}': pip install")
+    assert ended.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

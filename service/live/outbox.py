@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.errors import ServiceError
+from service.errors import BadSetting, ServiceError
+from service.live.complaints import Complaints
 from service.live.frame import LiveFrame
 from service.live.session import LiveResult
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,17 +31,19 @@ class Outbox:
     """The masks that wait for one sink.
 
     Takes:
-        write: writes one mask; called on the outbox's thread, one call after another
+        write: writes one mask; called on the outbox's thread, one call after another. A BadSetting ends the writing; any other
+            error belongs to its mask
         depth: masks of each source that may wait; a newer one takes the place of the oldest
-        name: of the thread
+        name: of the sink, for the log
     """
 
     def __init__(self, write: Callable[[Mask], None], depth: int, name: str) -> None:
         self.dropped = 0
-        """Masks that were not written because newer ones came."""
-        self.failure: ServiceError | OSError | None = None
+        """Masks that were not written: newer ones came, or they failed."""
+        self.failure: BadSetting | None = None
         """What ended the writing."""
-        self._write, self._depth = write, depth
+        self._write, self._depth, self._name = write, depth, name
+        self._complaints = Complaints(log)
         self._changed = threading.Condition()
         self._waiting: deque[Mask] = deque()
         self._closed = False
@@ -48,7 +54,7 @@ class Outbox:
         """Add a mask; this never waits.
 
         Raises:
-            ServiceError, OSError: what ended the writing
+            BadSetting: what ended the writing
         """
         mask = Mask(frame, result, (time.monotonic() - frame.came_s) * 1000)
         with self._changed:
@@ -80,8 +86,12 @@ class Outbox:
         while (mask := self._next()) is not None:
             try:
                 self._write(mask)
-            except (ServiceError, OSError) as error:
+            except BadSetting as error:
                 with self._changed:
                     self.failure = error
                     self._waiting.clear()
                 return
+            except Exception as error:  # noqa: BLE001 - a thread that ends would lose every later mask in silence
+                self.dropped += 1
+                told = error.message if isinstance(error, ServiceError) else f"{type(error).__name__}: {error}"
+                self._complaints.say(f"{self._name}: a mask is lost: {told}")

@@ -51,15 +51,17 @@ class Inbox:
         self.newest: Newest[Picture] = Newest()
         self.received = 0
         """Packets that came; a packet holds a frame."""
-        self.lost = 0
-        """Frames that no decoder saw, or that were damaged."""
+        self.skipped = 0
+        """Frames that no decoder saw; counted by the reader alone."""
+        self.damaged = 0
+        """Frames that could not be decoded; counted by the decoder alone."""
         self.came: Callable[[], None] = lambda: None
         """Wakes the loop."""
 
     @property
     def dropped(self) -> int:
         """Frames without a mask, so far."""
-        return self.lost + self.newest.superseded
+        return self.skipped + self.damaged + self.newest.superseded
 
     def put(self, picture: Picture) -> None:
         """Add a picture and wake the loop."""
@@ -98,7 +100,7 @@ class Decoder:
             return
         before = self._backlog.dropped
         self._backlog.put(packet, came_s, is_key=packet.is_keyframe)
-        self._inbox.lost += self._backlog.dropped - before
+        self._inbox.skipped += self._backlog.dropped - before
 
     def close(self, *, drop: bool) -> None:
         """Decode what waits, unless it is to be dropped, and end the thread."""
@@ -118,11 +120,11 @@ class Decoder:
         try:
             pictures = self._context.decode(packet)
         except (av.FFmpegError, EOFError):
-            self._inbox.lost += packet is not None
+            self._inbox.damaged += packet is not None
             return
         for picture in pictures:
             if picture.is_corrupt:  # made up of what is missing
-                self._inbox.lost += 1
+                self._inbox.damaged += 1
                 continue
             arrived_s = self._came_s.get(picture.pts, came_s)
             self._inbox.put(Picture(picture, self._stamp_ns(picture.pts, arrived_s), arrived_s))

@@ -63,7 +63,7 @@ class Window:
             raise BadSetting(f"--to {self.address}: {_reason(str(error), self._host, self.port)}") from error
         self.port = self._server.port
         self._channels = Channels(context, session)
-        self._outbox = Outbox(self._channels.log, 1, "foxglove")
+        self._outbox = Outbox(self._channels.log, 1, self.address)
         host = f"[{self._host}]" if ":" in self._host else self._host
         log.info("%s: in Foxglove, open a connection to ws://%s:%d", self.address, host, self.port)
 

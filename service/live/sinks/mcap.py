@@ -129,7 +129,7 @@ class Recording:
         self._writer = foxglove.open_mcap(self._file, context=context, writer_options=options)
         self._writer.write_metadata("fcn-serve", facts_of(session))
         self._channels = Channels(context, session)
-        self._outbox = Outbox(self._write, DEPTH, "mcap")
+        self._outbox = Outbox(self._write, DEPTH, self.address)
 
     def send(self, frame: LiveFrame, result: LiveResult) -> None:
         """Record a mask; if the disk is too slow, the oldest that waits is left out.
@@ -157,9 +157,7 @@ class Recording:
             if not self._masks:
                 self._path.unlink(missing_ok=True)
         if self._outbox is not None and self._masks:
-            left_out = (
-                f", {self._outbox.dropped} left out: the disk or the processor is too slow" if self._outbox.dropped else ""
-            )
+            left_out = f", {self._outbox.dropped} left out" if self._outbox.dropped else ""
             log.info("%s: %d masks%s", self.address, self._masks, left_out)
         if not self._told:
             self._stop_if_failed()
