@@ -33,7 +33,7 @@ def places(labels: NDArray[np.uint8], ids: list[int]) -> list[Place]:
     Gives:
         one place a class that covers enough, in the order of ``ids``; each lies on a pixel of its class
     """
-    step = max(1, labels.shape[0] // _ROWS)
+    step = max(1, min(labels.shape[0] // _ROWS, labels.shape[1]))
     small = np.ascontiguousarray(labels[step // 2 :: step, step // 2 :: step])
     counts = np.bincount(small.reshape(-1), minlength=256)
     found = []
