@@ -119,6 +119,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then log the address."""
         await super().startup(sockets)
+        process.freeze_garbage()
         log.info("fcn-serve %s listens on %s; Ctrl-C ends it", __version__, self._address)
         if self._peers is not None:
             self._peers.on_start()

@@ -376,6 +376,8 @@ def test_the_page_says_what_it_is(browser: Browser, base_url: str) -> None:
         ready(page)
         expect(page.get_by_role("heading", name="pixel by pixel")).to_be_visible()
         expect(page.locator("#headline-classes")).to_contain_text("3 classes: red, green, blue")
+        why = "Answers requests that name no model, in fp32: no int8 variant of it is served."
+        expect(page.locator("#headline-why")).to_have_text(why)
         page.click("[data-sample]")
         expect(page.locator("#view")).to_be_visible()
         expect(page.locator("#headline")).to_be_hidden()
@@ -537,6 +539,8 @@ def test_two_models_are_shown_side_by_side(browser: Browser, tmp_path: Path, png
         assert {tuple(color) for color in pixels(page, "second-mask").reshape(-1, 4)} == {(0, 255, 0, 255)}
         page.get_by_label("Compare with").select_option("")
         expect(page.locator("#second")).to_be_hidden()
+        page.locator("#model").select_option("other")
+        expect(page.locator("#card-why")).to_contain_text("colours answers requests that name no model, in fp32: ")
 
 
 @in_a_browser

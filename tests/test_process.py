@@ -169,6 +169,36 @@ def test_a_session_opens_without_configuration(artifact: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(artifact)], env=unconfigured(), check=True)
 
 
+FROZEN = """
+import gc, sys, threading, time, urllib.request
+from service.__main__ import main
+from service.server import _Server
+
+frozen = []
+started = _Server.startup
+
+async def startup(self, sockets=None):
+    await started(self, sockets)
+    frozen.append((len(gc.get_objects()), gc.get_freeze_count()))
+    self.should_exit = True
+
+_Server.startup = startup
+sys.argv = ["fcn-serve", "serve", "--port", "0"]
+try:
+    main()
+finally:
+    ((searched, kept),) = frozen
+    assert searched < kept / 20, (searched, kept)
+"""
+
+
+def test_a_started_service_leaves_nothing_of_its_start_to_the_garbage_collector(artifact: Path) -> None:
+    """A full collection searches what requests made, and not the hundreds of thousands of objects that stay."""
+    environment = {**os.environ, "FCN_MODELS_DIR": str(artifact.parent)}
+    done = subprocess.run([sys.executable, "-c", FROZEN], env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_too_few_descriptors_are_a_bad_setting() -> None:
     """The error names the purpose, the need and the limit."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import platform
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,11 +23,13 @@ from models.exporting.quantisation.equalisation import equalise, streams
 from models.exporting.quantisation.maps import Maps
 from models.exporting.quantisation.qdq import quantised
 from models.exporting.quantisation.ranges import Range, find_ranges
-from models.exporting.quantisation.recipe import Quantisation, quantise
+from models.exporting.quantisation.recipe import BITS, Quantisation, quantise
 from models.exporting.quantisation.rounding import Rounded, round_weights
 from models.exporting.quantisation.statistics import Moments, Statistics, collect
+from service.pipeline.cpus import int8_instructions
 
 Array = NDArray[np.float32]
+SHIPPED = Path(__file__).resolve().parents[1] / "models/artifacts/fcn4s-lite0-camvid-int8.onnx"
 
 
 def graph(nodes: Sequence[NodeProto], weights: dict[str, Array], planes: int = 4) -> onnx.ModelProto:
@@ -305,3 +309,54 @@ def test_the_layer_that_costs_most_is_named() -> None:
     name, share = loss.costliest(spoiled, images)
     assert name == "right"
     assert share > 0.05
+
+
+PAIR = 2**15 - 1
+"""``vpmaddubsw`` of AVX2 adds two products of an unsigned and a signed byte, and cuts the sum off at 16 bits."""
+
+
+def test_no_sum_of_two_products_leaves_16_bits() -> None:
+    """With 7 bits the largest pair of products fits, whatever the image; with 8 it is twice as large as what fits."""
+    largest = 2 ** (BITS - 1)
+    assert 2 * 255 * largest <= PAIR < 2 * 255 * 2 * largest
+    kernels = [
+        numpy_helper.to_array(tensor) for tensor in onnx.load(SHIPPED).graph.initializer if tensor.data_type == TensorProto.INT8
+    ]
+    integers = [kernel.astype(np.int64) for kernel in kernels if kernel.ndim > 1]
+    assert len(integers) > 50
+    assert max(2 * 255 * int(np.abs(kernel).max()) for kernel in integers) <= PAIR
+    # And no channel's sum leaves the 32 bits of the accumulator.
+    sums = [255 * np.abs(kernel).reshape(len(kernel), -1).sum(1).max() for kernel in integers]
+    assert max(sums) < 2**31
+
+
+def products(largest: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """ONNX Runtime's sums of products of white pixels and the largest weights, and the exact ones."""
+    pixels = np.full((64, 96), 255, np.uint8)
+    weights = np.full((96, 32), largest, np.int8)
+    weights[:, ::2] = -largest
+    made = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["a", "b"], ["y"])],
+        "products",
+        [helper.make_tensor_value_info("a", TensorProto.UINT8, pixels.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, None)],
+        [numpy_helper.from_array(weights, "b")],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(["y"], {"a": pixels})[0].astype(np.int64), pixels.astype(np.int64) @ weights.astype(np.int64)
+
+
+def test_seven_bits_are_multiplied_exactly_on_this_processor() -> None:
+    """White against the largest weights of the recipe: nothing is cut off, with VNNI or without."""
+    found, exact = products(2 ** (BITS - 1) - 1)
+    assert np.array_equal(found, exact)
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or int8_instructions() is not None, reason="this processor adds 8-bit products in 32 bits"
+)
+def test_eight_bits_would_be_cut_off_on_this_processor() -> None:
+    """The reason for 7 bits: with 8, and without VNNI or AMX, sums of products are wrong, and no error says so."""
+    found, exact = products(127)
+    assert not np.array_equal(found, exact)

@@ -12,12 +12,14 @@ export function showCard(s) {
   $("headline-classes").textContent = headline(chosen);
   $("card-name").textContent = chosen.name;
   $("card-score").textContent = first?.mean_iou ? `mean IoU ${percent(first.mean_iou)} · ${split}` : `version ${chosen.version}`;
+  $("headline-why").textContent = $("card-why").textContent = why(s);
   $("card-about").textContent = chosen.description ?? "";
   const facts = {
     version: chosen.version,
     architecture: chosen.architecture,
     classes: chosen.classes.length,
     "working size": (chosen.input?.working_size ?? []).slice().reverse().join(" × "),
+    precision: chosen.precision,
     stride: chosen.stride,
     "receptive field": chosen.receptive_field && `${chosen.receptive_field} px`,
     provider: chosen.provider,
@@ -35,6 +37,13 @@ function headline({ classes }) {
   const names = classes.slice(0, NAMED).map(({ name }) => name);
   const more = classes.length > NAMED ? `, and ${classes.length - NAMED} more` : "";
   return `A neural network gives each pixel one of ${classes.length} classes: ${names.join(", ")}${more}.`;
+}
+
+// Which variant answers requests that name no model, and the service's own reason: "int8: this processor has AVX-512 VNNI; ...".
+function why({ model, standard, reason }) {
+  if (!reason) return "";
+  const answer = model.name === standard ? "Answers requests that name no model" : `${standard} answers requests that name no model`;
+  return `${answer}, in ${reason}.`;
 }
 
 function scoreTable(s, split, scores) {

@@ -19,8 +19,8 @@ import { View } from "./view.js";
 
 async function meetService(s) {
   try {
-    const [{ default: standard, models }, openapi, formats, { bright }] = await Promise.all(["models", "openapi.json", "formats", "palettes"].map(get));
-    Object.assign(s, { models, formats, bright });
+    const [{ default: standard, default_reason: reason, models }, openapi, formats, { bright }] = await Promise.all(["models", "openapi.json", "formats", "palettes"].map(get));
+    Object.assign(s, { models, standard, reason, formats, bright });
     $("model").replaceChildren(...models.map(({ name }) => new Option(name, name, name === standard, name === standard)));
     $("model").disabled = false;
     $("key-form").hidden = true;
