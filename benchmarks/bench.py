@@ -150,7 +150,7 @@ class Bench:
         for name, size in SIZES.items():
             self.images[name].write_bytes(harness.sample(*size))
             self.forms[name].write_bytes(as_form(self.images[name].read_bytes()))
-        self.product = stack.enter_context(harness.server())
+        self.product = stack.enter_context(harness.server(environment={"FCN_PRECISION": "fp32"}))
         graph = str(naive_graph())
         command = (sys.executable, str(Path(__file__).with_name("naive.py")), graph, "{port}")
         self.naive = stack.enter_context(harness.server(command, probe="/health"))

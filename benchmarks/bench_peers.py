@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 import httpx  # noqa: E402  (after the path)
 
 from benchmarks import harness  # noqa: E402
-from benchmarks.bench import BOUNDARY, RESULTS, SIZES, as_form, naive_graph  # noqa: E402
+from benchmarks.bench import ARTIFACT, BOUNDARY, RESULTS, SIZES, as_form, naive_graph  # noqa: E402
 from service.encodings import png  # noqa: E402
 
 ENVIRONMENTS = ROOT / ".venv-peers"
@@ -160,13 +160,14 @@ def memory_mb(pid: int) -> float:
 
 
 @contextmanager
-def served(peer: Peer, python: str) -> Iterator[harness.Server]:
-    """A peer, ready; ended afterwards with all that it started."""
+def served(peer: Peer, python: str, artifact: Path) -> Iterator[harness.Server]:
+    """A peer with an artifact, ready; ended afterwards with all that it started."""
     graph = str(naive_graph()) if "{graph}" in peer.command else ""
     command = [word.format(python=python, graph=graph, port="{port}") for word in peer.command]
     members: dict[int, str] = {}
     try:
-        with harness.server(command, path=peer.path, probe=peer.probe, environment=peer.environment) as server:
+        environment = {**peer.environment, "PEER_ARTIFACT": str(artifact)}
+        with harness.server(command, path=peer.path, probe=peer.probe, environment=environment) as server:
             try:
                 yield server
             finally:
@@ -192,8 +193,9 @@ def mask_of(url: str, image: bytes, *, form: bool) -> bytes:
 class Comparison:
     """fcn-serve, up all the time, and the peers one at a time."""
 
-    def __init__(self, product: harness.Server, folder: Path, seconds: float) -> None:
+    def __init__(self, product: harness.Server, artifact: Path, folder: Path, seconds: int) -> None:
         self._product = product
+        self._artifact = artifact
         self._seconds = seconds
         self._images = {name: harness.sample(*size) for name, size in SIZES.items()}
         self._files: dict[tuple[str, bool], Path] = {}
@@ -214,7 +216,7 @@ class Comparison:
         """One peer once, at every size."""
         ours = {size: self._load(self._product.url, size, form=False, seconds=self._seconds) for size in SIZES}
         self.memory_mb[PRODUCT].append(memory_mb(self._product.pid))
-        with served(peer, python) as server:
+        with served(peer, python, self._artifact) as server:
             self.ready_s[peer.name].append(server.ready_s)
             for size in SIZES:
                 self._verify(peer, server.url, size)
@@ -244,13 +246,14 @@ def median(values: Sequence[float]) -> float:
     return round(statistics.median(values), 4)
 
 
-def report(found: Comparison, peers: Sequence[Peer], rounds: int) -> str:
+def report(found: Comparison, peers: Sequence[Peer], rounds: int, precision: str) -> str:
     """The table as Markdown."""
+    command = f"`make bench-peers ARGS='--precision {precision}'`"
     head = "".join(f" {size}, frames/s | fcn-serve over it |" for size in SIZES)
     lines = [
         "# Other servers",
         "",
-        f"`make bench-peers`: {harness.machine()}. Medians over {rounds} rounds, {CONNECTIONS} connections.",
+        f"{command}: {harness.machine()}. Medians over {rounds} rounds, {CONNECTIONS} connections.",
         "",
         f"| |{head} memory, MB | ready, s | configuration |",
         "|---" * (2 * len(SIZES) + 4) + "|",
@@ -285,32 +288,36 @@ def main() -> int:
         "--python", default="python3.11", help="what the peers' environments are made with; they are pinned for 3.11"
     )
     parser.add_argument("--only", action="append", choices=[peer.name for peer in PEERS], help="this peer; may be repeated")
+    parser.add_argument("--precision", choices=["fp32", "int8"], default="fp32", help="of the artifact that all serve")
     parser.add_argument("--prepare", action="store_true", help="only make the environments")
     options = parser.parse_args()
     peers = [peer for peer in PEERS if not options.only or peer.name in options.only]
     pythons = {peer.name: python_of(peer, options.python) for peer in peers}
     if options.prepare:
         return 0
+    artifact = ARTIFACT if options.precision == "fp32" else ARTIFACT.with_name(f"{ARTIFACT.stem}-int8.onnx")
+    settings = {"FCN_PRECISION": options.precision}
     with tempfile.TemporaryDirectory() as folder:
         starts = []
         for _ in range(3):
-            with harness.server() as server:
+            with harness.server(environment=settings) as server:
                 starts.append(server.ready_s)
-        with harness.server() as product:
-            found = Comparison(product, Path(folder), options.seconds)
+        with harness.server(environment=settings) as product:
+            found = Comparison(product, artifact, Path(folder), options.seconds)
             found.ready_s[PRODUCT] = starts
             for number in range(options.rounds):
                 for peer in peers:
                     print(f"round {number + 1} of {options.rounds}: {peer.name}", file=sys.stderr, flush=True)
                     found.take(peer, pythons[peer.name])
-    text = report(found, peers, options.rounds)
+    text = report(found, peers, options.rounds, options.precision)
     print(text)
     if options.only:
         return 0
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "peers.md").write_text(text)
+    name = "peers" if options.precision == "fp32" else "peers-int8"
+    (RESULTS / f"{name}.md").write_text(text)
     figures = {"rates": found.rates, "ratios": found.ratios, "memory_mb": found.memory_mb, "ready_s": found.ready_s}
-    (RESULTS / "peers.json").write_text(json.dumps({"machine": harness.machine(), **figures}, indent=1) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps({"machine": harness.machine(), **figures}, indent=1) + "\n")
     ahead = all(median(rates) > 1 for by_size in found.ratios.values() for rates in by_size.values())
     return 0 if ahead else 1
 

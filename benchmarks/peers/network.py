@@ -18,7 +18,10 @@ from service.pipeline.manifest import read_manifest
 from service.pipeline.plan import fit_size, resize_image
 from service.pipeline.tasks.semantic import label_map
 
-ARTIFACT = Path(__file__).resolve().parents[2] / "models/artifacts/fcn4s-lite0-camvid.onnx"
+ARTIFACT = Path(
+    os.environ.get("PEER_ARTIFACT", Path(__file__).resolve().parents[2] / "models/artifacts/fcn4s-lite0-camvid.onnx")
+)
+"""``bench_peers.py`` chooses float32 or int8."""
 WORKERS = int(os.environ.get("PEER_WORKERS", "1"))
 """Processes that segment; ``bench_peers.py`` chooses."""
 THREADS = int(os.environ.get("PEER_THREADS", "0"))

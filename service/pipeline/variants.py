@@ -55,7 +55,7 @@ def choose(engines: Mapping[str, Engine], default: str | None, precision: Precis
     if served.provider == "cuda":
         return Choice(name, "fp32: it runs on a GPU")
     if instructions is None:
-        return Choice(name, "fp32: this processor has no VNNI, AMX or dot-product instructions")
+        return Choice(name, "fp32: this processor has no VNNI, AMX or dot-product instructions, so int8 would gain less")
     if lost is None or lost > MOST_LOST:
         return Choice(name, f"fp32: of {variant.manifest.name}, {_said(lost)}; at most {MOST_LOST} may be lost")
     return Choice(variant.manifest.name, f"int8: this processor has {instructions}; {_said(lost)}")
