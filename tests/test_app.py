@@ -29,7 +29,7 @@ from pydantic import SecretStr
 from service.api.app import create_app
 from service.errors import InferenceFailed, NotReady, UnknownModel
 from service.pipeline.codecs.decoding import FORMATS
-from service.pipeline.engine import Engine, Sessions
+from service.pipeline.engine import Engine, Network, Sessions
 from service.settings import Settings
 from tests.conftest import STRIDE, encode_image, make_image, make_manifest, write_artifact
 from tests.live import live_process, live_server
@@ -324,7 +324,8 @@ async def test_a_gpu_that_fails_for_good_turns_liveness_red(artifact_dir: Path, 
         engine.provider = "cuda"
         onnx.save(always_failing(), tmp_path / "failing.onnx")
         failing = onnxruntime.InferenceSession(tmp_path / "failing.onnx", providers=["CPUExecutionProvider"])
-        engine._sessions[:] = [Sessions(failing, failing)] * 2
+        network = Network.of(failing, 0)
+        engine._sessions[:] = [Sessions(network, network)] * 2
         assert (await client.get("/livez")).status_code == 200
         assert (await client.post("/segment", content=png)).json()["code"] == "inference_failed"
         for path in ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready"):
