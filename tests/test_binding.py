@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import onnxruntime as ort
 import pytest
+from numpy.typing import NDArray
 
 from service.pipeline.binding import PLACES, RecordedRuns, Values, run_bound
 from tests.conftest import make_graph
@@ -31,9 +32,9 @@ def shapes(images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> dict[str,
     return {"scores": (len(images), 3, images.shape[1] // 8, images.shape[2] // 8)}
 
 
-def plain(session: ort.InferenceSession, images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> object:
+def plain(session: ort.InferenceSession, images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> NDArray[np.float32]:
     """The scores without any binding."""
-    return session.run(NAMES, {"image": images})[0]
+    return np.asarray(session.run(NAMES, {"image": images})[0])
 
 
 def test_a_bound_run_gives_what_a_plain_one_gives(session: ort.InferenceSession) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -43,7 +44,7 @@ class _Writer:
         self.constants.append(numpy_helper.from_array(np.asarray(values, dtype), name))
         return name
 
-    def node(self, operator: str, inputs: Sequence[str], made: str, **attributes: object) -> str:
+    def node(self, operator: str, inputs: Sequence[str], made: str, **attributes: Any) -> str:
         """Add an operator; gives the name of its result."""
         self.nodes.append(helper.make_node(operator, list(inputs), [made], made, **attributes))
         return made
@@ -128,7 +129,7 @@ def label_graph() -> onnx.ModelProto:
     w.node("Squeeze", [w.lowest("wins", "winner"), "planes"], "winner/plane")
     w.node("Cast", ["winner/plane"], "labels", to=TensorProto.UINT8)
 
-    inputs = {
+    inputs: dict[str, tuple[int, list[Any]]] = {
         "scores": (TensorProto.FLOAT, ["N", "K", "h", "w"]),
         "index": (TensorProto.INT64, []),
         "ids": (TensorProto.INT32, ["K", 1, 1]),
@@ -137,7 +138,7 @@ def label_graph() -> onnx.ModelProto:
         "column_cell": (TensorProto.INT64, ["C"]),
         "column_fraction": (TensorProto.DOUBLE, ["C"]),
     }
-    outputs = {"labels": (TensorProto.UINT8, ["R", "C"]), "finite": (TensorProto.INT32, [])}
+    outputs: dict[str, tuple[int, list[Any]]] = {"labels": (TensorProto.UINT8, ["R", "C"]), "finite": (TensorProto.INT32, [])}
     graph = helper.make_graph(
         w.nodes,
         "labels",

@@ -41,7 +41,7 @@ class Labeller:
         options.intra_op_num_threads = 1
         if providers:
             options.add_session_config_entry(STRICT, "1")
-        chosen = list(providers) or [CPU]
+        chosen: list[Provider | str] = [*providers] or [CPU]
         self._session = ort.InferenceSession(LABEL_GRAPH, options, providers=chosen, enable_fallback=0)
         self._device: Device = "cuda" if providers else "cpu"
 
@@ -96,7 +96,7 @@ class OnDevice(Mapping[str, Scores]):
         self._values, self._index, self._labeller = values, index, labeller
 
     def __getitem__(self, name: str) -> Scores:
-        return self._values.host(name)[self._index]
+        return np.asarray(self._values.host(name)[self._index])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values.on_device)
