@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -38,6 +38,8 @@ VARIANTS = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED=1": {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"},
 }
 PORT = 8123
+CASES = ("alone", "1", "2", "machines")
+"""Without Ray; so many workers on one node; one worker on each of two nodes."""
 
 
 def frame(seed: int) -> bytes:
@@ -68,8 +70,12 @@ def timed(name: str, command: list[str], environment: dict[str, str], out: Path)
     print(f"{name}: {rate:.1f} frames/s, first result after {first_s - begun:.0f} s, exit code {process.returncode}")
 
 
-def segment(frames: int) -> None:
-    """Compare runs over one folder."""
+def segment(frames: int, cases: Sequence[str]) -> None:
+    """Compare runs over one folder.
+
+    Takes:
+        cases: of :data:`CASES`
+    """
     with tempfile.TemporaryDirectory() as folder:
         drive = Path(folder) / "in"
         drive.mkdir()
@@ -81,14 +87,16 @@ def segment(frames: int) -> None:
             return [sys.executable, "-m", "service", "segment", str(drive), "--out", out, "--write", "masks"]
 
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        timed("one command alone", words("alone"), environment, Path(folder) / "alone")
-        for cpus in (1, 2):
+        if "alone" in cases:
+            timed("one command alone", words("alone"), environment, Path(folder) / "alone")
+        for cpus in [int(case) for case in cases if case.isdigit()]:
             with clusters.own_network(), clusters.cluster(cpus=cpus) as here:
                 command = [*words(f"workers{cpus}"), "--cluster", here.address]
                 timed(f"{cpus} workers on one node", command, here.environment, Path(folder) / f"workers{cpus}")
-        with clusters.two_machines() as (there, _):
-            command = [*words("machines"), "--cluster", there.address]
-            timed("one worker on each of two nodes", command, there.environment, Path(folder) / "machines")
+        if "machines" in cases:
+            with clusters.two_machines() as (there, _):
+                command = [*words("machines"), "--cluster", there.address]
+                timed("one worker on each of two nodes", command, there.environment, Path(folder) / "machines")
 
 
 @contextlib.contextmanager
@@ -128,10 +136,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("segment", "serve"))
     parser.add_argument("--frames", type=int, default=200)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
     parser.add_argument("--calls", type=int, default=100)
     asked = parser.parse_args()
     if asked.what == "segment":
-        segment(asked.frames)
+        segment(asked.frames, asked.cases)
     else:
         serve(asked.calls)
 
