@@ -1,29 +1,37 @@
-"""``python -m models.calibrate CHECKPOINT``: fit the temperature that makes probabilities mean what they say.
+"""``python -m models.calibrate CHECKPOINT|ARTIFACT``: fit the temperature that makes probabilities mean what they say.
 
 Every other frame of a folder fits it, the rest judge it. The network must not have been trained on the folder, since it is
-surer of such frames. The result goes into the checkpoint, and by ``models.export`` into the artifact's manifest.
+surer of such frames. The result goes into the checkpoint, and by ``models.export`` into the artifact's manifest; or into the
+manifest and the card of an artifact, whose graph stays as it is. Where a network was trained on all frames, ``--by`` names one
+of the same recipe that was not: its scores fit the temperature.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
 from models.evaluate import Predict, predictor_of
+from models.exporting import artifact
+from models.exporting.card import write_card
 from models.training import checkpoint
 from models.training.calibration import CalibrationError, fit_temperature
-from models.training.classes import ClassTable, ClassTableError
+from models.training.classes import TABLES, ClassTable, ClassTableError
 from models.training.data import DataError, frame_pairs, read_labels
 from models.training.losses import IGNORED
-from service.pipeline.manifest import Calibration
+from service.errors import ServiceError
+from service.pipeline import onnx_file
+from service.pipeline.manifest import Calibration, Manifest, read_manifest
 from service.pipeline.tasks.semantic import confidence_map
 
 CELLS_A_FRAME = 2000
@@ -72,13 +80,49 @@ def calibrate(predict: Predict, folder: Path, table: ClassTable, split: str) -> 
         fitted_on=split,
         ece_before=round(errors[1.0].value(), 4),
         ece_after=round(errors[temperature].value(), 4),
+        reliability_before=errors[1.0].bins(),
+        reliability_after=errors[temperature].bins(),
     )
+
+
+def _table_of(model: Path) -> ClassTable:
+    """Return the class table of a checkpoint or of an artifact."""
+    if model.suffix != ".onnx":
+        return checkpoint.class_table(checkpoint.load(model))
+    names = tuple(row.name for row in _manifest_of(model).classes)
+    found = next((known for known in TABLES.values() if known.names == names), None)
+    if found is None:
+        raise ClassTableError(f"{model}: no class table has the classes {', '.join(names)}; calibrate its checkpoint")
+    return found
+
+
+def _manifest_of(file: Path) -> Manifest:
+    return read_manifest(onnx_file.outline(file).metadata, source=file.name)
+
+
+def _write_checkpoint(file: Path, found: Calibration) -> None:
+    kept = {key: value for key, value in checkpoint.load(file).items() if key != "format"}
+    checkpoint.save(file, {**kept, "calibration": found.model_dump()})
+
+
+def _write_artifact(file: Path, found: Calibration) -> None:
+    """Write a calibration into an artifact and its card; the manifest becomes one of the newest schema."""
+    manifest = _manifest_of(file).model_copy(update={"calibration": found})
+    model = onnx.load(file)
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        made = Path(folder) / file.name
+        artifact.write(model, manifest, made)
+        artifact.move(made, file)
+    write_card(manifest, file, file.with_suffix(".md"))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Calibrate; give the exit status."""
     parser = argparse.ArgumentParser(prog="python -m models.calibrate", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("checkpoint", type=Path, help="checkpoint (.pt); the temperature is written into it")
+    parser.add_argument("model", type=Path, help="checkpoint (.pt) or artifact (.onnx); the temperature is written into it")
+    parser.add_argument(
+        "--by", type=Path, metavar="MODEL", help="checkpoint or artifact whose scores fit the temperature; the model itself"
+    )
     parser.add_argument(
         "--data", type=Path, required=True, metavar="FOLDER", help="images/ and labels/ that were not trained on"
     )
@@ -86,17 +130,16 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     console = Console(stderr=True, soft_wrap=True)
     try:
-        content = checkpoint.load(args.checkpoint)
-        table = checkpoint.class_table(content)
+        is_artifact = args.model.suffix == ".onnx"
+        table = _table_of(args.model)
         split = args.split or "-".join(args.data.resolve().parts[-2:])
         with ExitStack() as resources:
-            predict = predictor_of(str(args.checkpoint), table, resources)
+            predict = predictor_of(str(args.by or args.model), table, resources)
             found = calibrate(predict, args.data, table, split)
-    except (DataError, ClassTableError, checkpoint.CheckpointError, ValueError, OSError) as error:
+        (_write_artifact if is_artifact else _write_checkpoint)(args.model, found)
+    except (ServiceError, DataError, ClassTableError, checkpoint.CheckpointError, ValueError, OSError) as error:
         console.print(str(error), style="red", markup=False, highlight=False)
         return 2
-    kept = {key: value for key, value in content.items() if key != "format"}
-    checkpoint.save(args.checkpoint, {**kept, "calibration": found.model_dump()})
     print(
         f"temperature {found.temperature:g}, fitted on {split}; expected calibration error {found.ece_before:.4f} before, "
         f"{found.ece_after:.4f} after"

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import cv2
@@ -32,7 +33,7 @@ from models.exporting.receptive_field import measure_reach
 from models.nets.architectures import ARCHITECTURES
 from models.training import checkpoint
 from models.training.average_precision import AveragePrecision
-from models.training.calibration import CalibrationError
+from models.training.calibration import CalibrationError, draw_reliability
 from models.training.classes import CAMVID, TABLES, ClassTable
 from models.training.classes import table as class_table
 from models.training.data import DataError, frame_pairs, objects_of, read_image, read_labels
@@ -46,7 +47,7 @@ from service.encodings import color
 from service.errors import ServiceError
 from service.pipeline.codecs import nifti
 from service.pipeline.codecs.decoding import Limits
-from service.pipeline.manifest import Calibration, InputPolicy, Manifest, ObjectScores, SplitScores, Training
+from service.pipeline.manifest import Calibration, InputPolicy, Manifest, ObjectScores, ReliabilityBin, SplitScores, Training
 from service.pipeline.plan import fit_size, resize_image
 from service.pipeline.predictor import Predictor
 from service.pipeline.repository import Repository
@@ -82,6 +83,10 @@ class Evaluation:
     error_before: float | None = None
     """Expected calibration error at temperature 1; None where there are no scores to tell."""
     error_after: float | None = None
+    """The same of the probabilities as they are served."""
+    reliability_before: tuple[ReliabilityBin, ...] = ()
+    """The reliability diagram at temperature 1; empty where there are no scores to tell."""
+    reliability_after: tuple[ReliabilityBin, ...] = ()
     """The same of the probabilities as they are served."""
 
 
@@ -301,7 +306,9 @@ def evaluate(
         objects = _object_scores(table, quality, precision)
         kept = {name: scored for name, scored in objects.items() if found_scores.iou[name] is not None}
         found_scores = found_scores.model_copy(update={"objects": kept})
-    return Evaluation(found_scores, before.value() if probable else None, after.value() if probable else None)
+    if not probable:
+        return Evaluation(found_scores)
+    return Evaluation(found_scores, before.value(), after.value(), before.bins(), after.bins())
 
 
 def _object_scores(table: ClassTable, quality: PanopticQuality, precision: AveragePrecision) -> dict[str, ObjectScores]:
@@ -353,6 +360,19 @@ def print_scores(found: Evaluation, console: Console) -> None:
     )
     if found.error_before is not None and found.error_after is not None:
         console.print(f"expected calibration error {found.error_after:.4f}; {found.error_before:.4f} at temperature 1")
+        console.print(_reliability(found))
+
+
+def _reliability(found: Evaluation) -> Table:
+    """The reliability diagrams in numbers: before, at temperature 1, and after, as served."""
+    rows = Table("share of pixels", "probability", "right", "", "share of pixels", "probability", "right", title="reliability")
+    for before, after in zip_longest(found.reliability_before, found.reliability_after):
+        rows.add_row(*_cells(before), "", *_cells(after))
+    return rows
+
+
+def _cells(found: ReliabilityBin | None) -> tuple[str, str, str]:
+    return ("", "", "") if found is None else (f"{found.share:.1%}", f"{found.probability:.3f}", f"{found.right:.3f}")
 
 
 def print_scan_scores(found: ScanScores, console: Console) -> None:
@@ -381,6 +401,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--occurring", action="store_true", help="count only classes that occur in the labels")
     parser.add_argument("--last", type=int, default=0, metavar="N", help="of scans: the last N by name alone, as --hold-out")
     parser.add_argument("--picture", type=Path, metavar="FILE.png", help="draw a few frames beside their truth")
+    parser.add_argument("--reliability", type=Path, metavar="FILE.png", help="draw the reliability diagrams, before and after")
     parser.add_argument("--json", type=Path, metavar="FILE.json", help="write the scores, for models.export --scores")
     return parser.parse_args(arguments)
 
@@ -411,6 +432,8 @@ def main(arguments: list[str] | None = None) -> int:
         Console(stderr=True, soft_wrap=True).print(str(error), style="red", markup=False, highlight=False)
         return 2
     print_scores(found, Console())
+    if args.reliability and found.reliability_after:
+        draw_reliability(found.reliability_before, found.reliability_after, args.reliability)
     _write(args.json, found.scores)
     return 0
 

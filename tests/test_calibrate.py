@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -15,9 +16,13 @@ from models.exporting.source import load_source
 from models.nets.architectures import build
 from models.scenes.__main__ import main as write_scenes
 from models.training import checkpoint
+from models.training.calibration import CalibrationError, draw_reliability
 from models.training.classes import CAMVID
 from models.training.data import DataError
+from service.pipeline import onnx_file
+from service.pipeline.manifest import read_manifest
 from service.pipeline.tasks.semantic import label_map
+from tests.conftest import make_graph, make_manifest, write_artifact
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -77,3 +82,43 @@ def test_the_command_writes_the_temperature_into_the_checkpoint(tmp_path: Path, 
     assert source.calibration is not None
     assert f"temperature {source.calibration.temperature:g}, fitted on drive-val" in capsys.readouterr().out
     assert main([str(tmp_path / "none.pt"), "--data", str(tmp_path)]) == 2
+
+
+def test_an_artifact_is_calibrated_by_a_network_that_was_not_trained_on_the_frames(tmp_path: Path) -> None:
+    """The temperature of the other's scores goes into manifest and card; the graph, and so every label, stays as it is."""
+    torch.manual_seed(0)
+    weights = build("fcn8s-lite0", 11).state_dict()
+    told = {"architecture": "fcn8s-lite0", "width": 1.0, "classes": CAMVID.to_json(), "working_size": [64, 80], "epoch": 1}
+    twin = tmp_path / "twin.pt"
+    checkpoint.save(twin, {**told, "weights": weights})
+    assert write_scenes(["--count", "2", "--size", "64x80", "--out", str(tmp_path / "drive" / "val")]) == 0
+    file = tmp_path / "street.onnx"
+    manifest = make_manifest(classes=[entry.model_dump() for entry in CAMVID.entries])
+    write_artifact(file, manifest, make_graph(np.random.default_rng(0).normal(0, 0.05, (11, 3)).astype(np.float32)))
+    before = onnx.load(file)
+    words = [str(file), "--by", str(twin), "--data", str(tmp_path / "drive" / "val"), "--split", "val (a twin)"]
+    assert main(words) == 0
+    after = onnx.load(file)
+    assert after.graph.SerializeToString() == before.graph.SerializeToString()
+    found = read_manifest(onnx_file.outline(file).metadata)
+    assert found.calibration is not None
+    assert found.calibration.fitted_on == "val (a twin)"
+    assert sum(one.share for one in found.calibration.reliability_after) == pytest.approx(1, abs=2e-3)
+    card = file.with_suffix(".md").read_text("utf-8")
+    assert "## Reliability" in card
+    assert f"temperature {found.calibration.temperature:.3f}, fitted on val (a twin)" in card
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["drive", "street.md", "street.onnx", "twin.pt"]
+
+
+def test_the_reliability_diagram_holds_the_calibration_error(tmp_path: Path) -> None:
+    """The error is the mean gap between probability and share of right pixels; the picture is a picture."""
+    rng = np.random.default_rng(1)
+    probability = rng.uniform(0.2, 1, 20_000)
+    error = CalibrationError()
+    error.add(probability, rng.random(20_000) < probability**2)
+    bins = error.bins()
+    assert sum(one.share * abs(one.probability - one.right) for one in bins) == pytest.approx(error.value(), abs=1e-3)
+    assert all(one.right < one.probability for one in bins[:-1])
+    draw_reliability(bins, bins, tmp_path / "reliability.png")
+    with Image.open(tmp_path / "reliability.png") as picture:
+        assert picture.size[0] > 400

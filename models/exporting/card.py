@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from pathlib import Path
 
 from service.pipeline import onnx_file
-from service.pipeline.manifest import InputPolicy, Manifest, Output, Parity, Reduced, SplitScores
+from service.pipeline.manifest import Calibration, InputPolicy, Manifest, Output, Parity, Reduced, SplitScores
 
 
 def write_card(manifest: Manifest, artifact: Path, out: Path) -> None:
@@ -47,6 +48,8 @@ def card(manifest: Manifest, artifact: Path) -> str:
         lines += ["", "## Scores", "", *_score_table(manifest.scores)]
     if manifest.reduced:
         lines += ["", f"## Cost of {manifest.precision}", "", *_losses(manifest.reduced)]
+    if manifest.calibration and manifest.calibration.reliability_after:
+        lines += ["", "## Reliability", "", *_reliability(manifest.calibration)]
     lines += ["", "## Classes", "", "| id | name | colour (RGB) | countable |", "|---|---|---|---|"]
     lines += [
         f"| {entry.id} | {entry.name} | {' '.join(map(str, entry.color))} | {'yes' if entry.countable else 'no'} |"
@@ -128,6 +131,20 @@ def _losses(reduced: Reduced) -> list[str]:
         for name in dict.fromkeys(name for loss in found for name in loss.iou)
     ]
     return [*lines, "", *_table(splits, rows)]
+
+
+def _reliability(found: Calibration) -> list[str]:
+    """The reliability diagrams: of pixels with about one probability, the share that is right."""
+    lines = [
+        "Pixels by the probability of their class, at temperature 1 and as served, on frames that did not fit the temperature.",
+        "",
+        "| share of pixels | probability | right | share of pixels, as served | probability | right |",
+        "|---|---|---|---|---|---|",
+    ]
+    for pair in zip_longest(found.reliability_before, found.reliability_after):
+        cells = ["  |  | " if one is None else f"{one.share:.2%} | {one.probability:.3f} | {one.right:.3f}" for one in pair]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def _table(columns: list[str], rows: list[tuple[str, list[str]]]) -> list[str]:

@@ -9,11 +9,15 @@ negative log-likelihood (section 4.2 there).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from service.pipeline.manifest import ReliabilityBin
 
 BINS = 15
 """Bins of equal width, as in the paper."""
@@ -38,6 +42,18 @@ class CalibrationError:
         self._pixels += np.bincount(bins, minlength=BINS)
         self._right += np.bincount(bins[right.ravel()], minlength=BINS)
         self._probability += np.bincount(bins, flat, minlength=BINS)
+
+    def bins(self) -> tuple[ReliabilityBin, ...]:
+        """Return the reliability diagram: the bins that hold a pixel, by ascending probability (Guo et al. 2017, figure 1)."""
+        total = max(int(self._pixels.sum()), 1)
+        return tuple(
+            ReliabilityBin(
+                share=round(float(self._pixels[index] / total), 4),
+                probability=round(float(self._probability[index] / self._pixels[index]), 4),
+                right=round(float(self._right[index] / self._pixels[index]), 4),
+            )
+            for index in np.flatnonzero(self._pixels).tolist()
+        )
 
     def value(self) -> float:
         """Return the error, 0..1; 0 of no pixels."""
@@ -76,3 +92,29 @@ def fit_temperature(scores: Tensor, labels: Tensor) -> float:
             right = low + shrink * (high - low)
             at_right = loss(right)
     return round(math.exp((low + high) / 2), 3)
+
+
+def draw_reliability(before: Sequence[ReliabilityBin], after: Sequence[ReliabilityBin], out: Path) -> None:
+    """Draw reliability diagrams: the share of right pixels over their probability, and how many pixels a bin has.
+
+    Takes:
+        before, after: the bins at temperature 1, and at the one that is served
+        out: the picture's file
+    Raises:
+        OSError: if it cannot be written
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4.5), sharey=True, layout="constrained")
+    for axis, bins, title in zip(axes, (before, after), ("temperature 1", "as served"), strict=True):
+        probability = [found.probability for found in bins]
+        axis.bar(probability, [found.share for found in bins], width=0.8 / BINS, color="0.85", label="share of pixels")
+        axis.plot([0, 1], [0, 1], color="0.5", linewidth=1, label="true probabilities")
+        axis.plot(probability, [found.right for found in bins], marker="o", color="tab:blue", label="share of right pixels")
+        axis.set(title=title, xlabel="probability of the winner", xlim=(0, 1), ylim=(0, 1))
+    axes[0].legend(loc="upper left")
+    figure.savefig(out)
+    plt.close(figure)

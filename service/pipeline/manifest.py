@@ -248,6 +248,17 @@ class Reduced(_Frozen):
     """By split. Empty: the cost is unknown."""
 
 
+class ReliabilityBin(_Frozen):
+    """Pixels of about one probability, in a reliability diagram."""
+
+    share: Share
+    """Of all pixels."""
+    probability: Share
+    """The mean probability of their winners."""
+    right: Share
+    """The share of them that are right; ``probability`` where the network is calibrated."""
+
+
 class Calibration(_Frozen):
     """How scores become probabilities: softmax of the scores divided by a temperature (Guo et al. 2017, section 4.2)."""
 
@@ -257,6 +268,10 @@ class Calibration(_Frozen):
     ece_before: Share
     """Expected calibration error at temperature 1, on a split that did not fit it."""
     ece_after: Share
+    """The same at ``temperature``."""
+    reliability_before: tuple[ReliabilityBin, ...] = ()
+    """The reliability diagram at temperature 1, on the split of ``ece_before``; empty if it was not kept."""
+    reliability_after: tuple[ReliabilityBin, ...] = ()
     """The same at ``temperature``."""
 
 
