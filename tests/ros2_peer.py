@@ -19,13 +19,20 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import CompressedImage, Image, Imu
+from sensor_msgs.msg import CompressedImage, Image, Imu, LaserScan
 from std_msgs.msg import Header
 
 from service.live.ros2.label_info import TYPES
 from service.live.ros2.type_support import message_class
 
-KINDS = {"raw": Image, "compressed": CompressedImage, "imu": Imu, "diagnostics": DiagnosticArray, "header": Header}
+KINDS = {
+    "raw": Image,
+    "compressed": CompressedImage,
+    "imu": Imu,
+    "scan": LaserScan,
+    "diagnostics": DiagnosticArray,
+    "header": Header,
+}
 
 
 def profile(asked: dict[str, Any]) -> QoSProfile:
@@ -55,6 +62,10 @@ def told(topic: str, message: Any) -> None:
             {"name": each.name, "message": each.message, **{v.key: v.value for v in each.values}} for each in message.status
         ]
         tell(topic, **head, status=values)
+        return
+    if isinstance(message, LaserScan):
+        names = ("angle_min", "angle_max", "angle_increment", "range_min", "range_max")
+        tell(topic, **head, **{name: getattr(message, name) for name in names}, ranges=list(message.ranges))
         return
     more = {} if isinstance(message, CompressedImage) else {"size": [message.height, message.width], "step": message.step}
     form = message.format if isinstance(message, CompressedImage) else message.encoding

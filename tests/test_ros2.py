@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from service.compose import limits_of, open_predictor
 from service.encodings import autoware
+from service.encodings.ground import Camera
 from service.errors import BadSetting
 from service.live.loop import Bell, run
 from service.live.options import LiveOptions
@@ -259,6 +260,25 @@ def test_two_cameras_in_one_node_one_of_them_compressed(peer: Peer, models: Path
     assert {labels_of(each) == {IDS["red"]} and each["stamp"][1] == 123456789 for each in right} == {True}
     peer.tell("retire", "/left/image_raw/compressed")
     peer.tell("retire", "/right/image_raw")
+
+
+def test_free_space_is_a_laser_scan_on_the_ground(peer: Peer, models_of_streets: Path) -> None:
+    """Its stamp is the image's, its frame the ground's; a picture full of a car is met at the nearest ground in view."""
+    peer.tell("advertise", "/f/image_raw", type="raw")
+    peer.tell("listen", "/f/out/freespace", type="scan")
+    driving = {"fx": 40.0, "camera_height": 1.5, "camera_pitch": 0.3, "beams": 9}
+    with living(models_of_streets, ["ros2:/f/image_raw"], ["ros2:/f/out"], driving=driving, ground_frame="ground"):
+        peer.send_until("/f/image_raw", raw("green"), lambda: peer.of("/f/out/freespace"))
+        scan = peer.of("/f/out/freespace")[0]
+    assert scan["frame_id"] == "ground"
+    assert scan["stamp"][1] == 123456789
+    assert len(scan["ranges"]) == 9
+    assert scan["angle_max"] == pytest.approx(scan["angle_min"] + 8 * scan["angle_increment"], abs=1e-5)
+    assert scan["angle_min"] < 0 < scan["angle_max"]
+    camera = Camera(40.0, 40.0, (WIDTH - 1) / 2, (HEIGHT - 1) / 2, 1.5, 0.3)
+    nearest = float(camera.distances(camera.cx, HEIGHT - 0.5))
+    assert scan["ranges"][4] == pytest.approx(nearest, rel=0.05)
+    peer.tell("retire", "/f/image_raw")
 
 
 def test_masks_of_autoware_are_its_runs_in_its_ids(peer: Peer, models_of_streets: Path) -> None:

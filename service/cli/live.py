@@ -62,10 +62,52 @@ def live(
         Qos, typer.Option(help="Topics of ROS 2: the quality of service of subscriptions; sensor-data takes any publisher.")
     ] = "sensor-data",
     to_qos: Annotated[Qos, typer.Option(help="Topics of ROS 2: the quality of service of masks.")] = "sensor-data",
+    drivable: Annotated[
+        list[str] | None, typer.Option(help="Topic freespace: drivable classes, names or ids; road if left out.")
+    ] = None,
+    ego_rows: Annotated[
+        int | None, typer.Option(min=0, max=16384, help="Topic freespace: rows at the bottom that show the vehicle itself.")
+    ] = None,
+    fx: Annotated[float | None, typer.Option(help="Topic freespace: focal length in pixels; with --camera-height.")] = None,
+    fy: Annotated[float | None, typer.Option(help="Topic freespace: vertical focal length; --fx if left out.")] = None,
+    cx: Annotated[
+        float | None, typer.Option(help="Topic freespace: column of the optical axis; the middle by default.")
+    ] = None,
+    cy: Annotated[float | None, typer.Option(help="Topic freespace: row of the optical axis; the middle by default.")] = None,
+    camera_height: Annotated[
+        float | None, typer.Option(help="Topic freespace: metres of the camera above the ground; with --fx.")
+    ] = None,
+    camera_pitch: Annotated[
+        float | None, typer.Option(help="Topic freespace: radians, positive when the camera tilts down.")
+    ] = None,
+    range_max: Annotated[
+        float | None, typer.Option(help="Topic freespace: metres beyond which ground counts as free; 100 if left out.")
+    ] = None,
+    beams: Annotated[
+        int | None, typer.Option(min=1, max=8192, help="Topic freespace: beams of the scan; one a column if left out.")
+    ] = None,
+    ground_frame: Annotated[
+        str, typer.Option(help="Topic freespace: its frame id, on the ground below the camera, x ahead.")
+    ] = "base_footprint",
 ) -> None:
     """Segment cameras as their frames come, until Ctrl-C. The newest frame wins; stamps stay untouched."""
     settings = Settings.load()
     logging.config.dictConfig(log_config(settings.log_format, settings.log_level))
+    driving = {
+        "drivable": drivable,
+        "ego_rows": ego_rows,
+        "fx": fx,
+        "fy": fy,
+        "cx": cx,
+        "cy": cy,
+        "camera_height": camera_height,
+        "camera_pitch": camera_pitch,
+        "range_max": range_max,
+        "beams": beams,
+    }
+    driving = {name: value for name, value in driving.items() if value is not None}
+    if driving and not any(sink.startswith("ros2:") for sink in sinks):
+        raise BadSetting(f"--{next(iter(driving)).replace('_', '-')} is for the topic freespace of --to ros2:/NAME")
     options = LiveOptions(
         limits=limits_of(settings),
         model=model,
@@ -76,6 +118,8 @@ def live(
         server=server,
         from_qos=from_qos,
         to_qos=to_qos,
+        driving=driving,
+        ground_frame=ground_frame,
     )
     for option, addresses in (("--from", sources), ("--to", sinks)):
         twice = next((each for each in addresses if addresses.count(each) > 1), None)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 from service.pipeline.codecs.limits import Limits
 
@@ -34,3 +35,7 @@ class LiveOptions:
     """Of the subscriptions of topics."""
     to_qos: Qos = "sensor-data"
     """Of the topics that are published."""
+    driving: Mapping[str, Any] = field(default_factory=dict)
+    """The options of free space, as ``understood_driving`` takes them; empty publishes none."""
+    ground_frame: str = "base_footprint"
+    """The frame id of the scan of free space: below the camera, x ahead, y to the left."""

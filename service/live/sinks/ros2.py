@@ -5,6 +5,7 @@
 ``confidence``         ``sensor_msgs/Image``, mono8 the winner's probability, 255 is certainty
 ``label_info``         ``vision_msgs/LabelInfo``    the class table: reliable, transient-local, before the first mask
 ``overlay/compressed`` ``CompressedImage``, JPEG    the image under its mask
+``freespace``          ``sensor_msgs/LaserScan``    where the ground ahead ends; only with the camera's options
 ``/diagnostics``       ``DiagnosticArray``          once a second
 ====================== ============================ ===========================================================
 
@@ -21,12 +22,13 @@ from typing import Any
 import simplejpeg
 
 from service.encodings import autoware, overlay
+from service.encodings.driving import Driving
 from service.errors import CorruptImage
 from service.live.complaints import Complaints
 from service.live.counters import Snapshot
 from service.live.frame import LiveFrame
 from service.live.options import LiveOptions
-from service.live.ros2 import label_info
+from service.live.ros2 import freespace, label_info
 from service.live.ros2 import node as shared
 from service.live.ros2.environment import ready
 from service.live.ros2.names import names_of
@@ -47,7 +49,7 @@ class _Camera:
 
     def __init__(self, node: Any, base: str, options: LiveOptions, complaints: Complaints) -> None:
         from rclpy.event_handler import PublisherEventCallbacks  # noqa: PLC0415
-        from sensor_msgs.msg import CompressedImage, Image  # noqa: PLC0415
+        from sensor_msgs.msg import CompressedImage, Image, LaserScan  # noqa: PLC0415
 
         def publisher(kind: Any, name: str) -> Any:
             topic = f"{base}/{name}"
@@ -67,6 +69,7 @@ class _Camera:
         self.mask = publisher(Image, "mask")
         self.confidence = publisher(Image, "confidence")
         self.overlay = publisher(CompressedImage, "overlay/compressed")
+        self.freespace = publisher(LaserScan, freespace.TOPIC) if options.driving else None
 
 
 class Segmentation:
@@ -87,12 +90,15 @@ class Segmentation:
         self._diagnostics: Any = None
         self._session: LiveSession | None = None
         self._cameras: dict[str, _Camera] = {}
+        self._driving = Driving()
 
     def start(self, session: LiveSession) -> None:
         """Announce the classes, then the topics of the masks."""
         from diagnostic_msgs.msg import DiagnosticArray  # noqa: PLC0415
 
         self._session = session
+        if self._options.driving:
+            self._driving = freespace.driving_of(self._options, session)
         self._node = shared.join(self._options)
         node, complaints = self._node.node, Complaints(log)
         missing = label_info.why_not()
@@ -113,6 +119,11 @@ class Segmentation:
         camera.mask.publish(_mono8(frame, height, width, data))
         if camera.confidence.get_subscription_count():
             camera.confidence.publish(_mono8(frame, height, width, view.confidence().tobytes()))
+        if camera.freespace is not None and camera.freespace.get_subscription_count():
+            scan = freespace.scan_of(view, self._driving)
+            if scan is not None:
+                message = _stamped(camera.freespace.msg_type(), frame)
+                camera.freespace.publish(freespace.filled(message, scan, self._options.ground_frame))
         if camera.overlay.get_subscription_count():
             from sensor_msgs.msg import CompressedImage  # noqa: PLC0415
 
