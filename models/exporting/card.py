@@ -38,7 +38,7 @@ def card(manifest: Manifest, artifact: Path) -> str:
         found = manifest.calibration
         lines.append(
             f"| calibration | temperature {found.temperature:.3f}, fitted on {found.fitted_on}; expected calibration error "
-            f"{found.ece_before:.3f} before, {found.ece_after:.3f} after, on another split |"
+            f"{found.ece_before:.3f} before, {found.ece_after:.3f} after, on its frames that did not fit it |"
         )
     if manifest.parity:
         lines.append(f"| ONNX Runtime against PyTorch | {_parity(manifest.parity)} |")
