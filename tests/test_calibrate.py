@@ -89,25 +89,25 @@ def test_an_artifact_is_calibrated_by_a_network_that_was_not_trained_on_the_fram
     torch.manual_seed(0)
     weights = build("fcn8s-lite0", 11).state_dict()
     told = {"architecture": "fcn8s-lite0", "width": 1.0, "classes": CAMVID.to_json(), "working_size": [64, 80], "epoch": 1}
-    twin = tmp_path / "twin.pt"
-    checkpoint.save(twin, {**told, "weights": weights})
+    other = tmp_path / "trained-on-train.pt"
+    checkpoint.save(other, {**told, "weights": weights})
     assert write_scenes(["--count", "2", "--size", "64x80", "--out", str(tmp_path / "drive" / "val")]) == 0
     file = tmp_path / "street.onnx"
     manifest = make_manifest(classes=[entry.model_dump() for entry in CAMVID.entries])
     write_artifact(file, manifest, make_graph(np.random.default_rng(0).normal(0, 0.05, (11, 3)).astype(np.float32)))
     before = onnx.load(file)
-    words = [str(file), "--by", str(twin), "--data", str(tmp_path / "drive" / "val"), "--split", "val (a twin)"]
+    words = [str(file), "--by", str(other), "--data", str(tmp_path / "drive" / "val"), "--split", "val (another)"]
     assert main(words) == 0
     after = onnx.load(file)
     assert after.graph.SerializeToString() == before.graph.SerializeToString()
     found = read_manifest(onnx_file.outline(file).metadata)
     assert found.calibration is not None
-    assert found.calibration.fitted_on == "val (a twin)"
+    assert found.calibration.fitted_on == "val (another)"
     assert sum(one.share for one in found.calibration.reliability_after) == pytest.approx(1, abs=2e-3)
     card = file.with_suffix(".md").read_text("utf-8")
     assert "## Reliability" in card
-    assert f"temperature {found.calibration.temperature:.3f}, fitted on val (a twin)" in card
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["drive", "street.md", "street.onnx", "twin.pt"]
+    assert f"temperature {found.calibration.temperature:.3f}, fitted on val (another)" in card
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["drive", "street.md", "street.onnx", "trained-on-train.pt"]
 
 
 def test_the_reliability_diagram_holds_the_calibration_error(tmp_path: Path) -> None:
