@@ -564,3 +564,25 @@ def test_a_missing_extra_is_named_before_the_start() -> None:
         [sys.executable, "-c", blocker], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120
     )
     assert "FCN_GRPC_PORT: calls over gRPC need the extra 'grpc': pip install" in ended.stderr
+
+
+def test_the_default_model_answers_to_its_alias(models_dir: Path) -> None:
+    """Over both transports, under the name that was asked; a model of that name goes before."""
+    port = free_port()
+    settings = Settings(models_dir=models_dir, default_model="colours", model_alias="street", grpc_port=port)
+    with live_server(settings) as url, triton.InferenceServerClient(f"127.0.0.1:{port}") as over_grpc:
+        with triton_http.InferenceServerClient(url.removeprefix("http://")) as over_rest:
+            for kind, client in ((triton, over_grpc), (triton_http, over_rest)):
+                assert client.is_model_ready("street")
+                reply = client.infer("street", [tensor(kind, make_image(8, 9), "UINT8")]).get_response()
+                assert (reply["model_name"] if isinstance(reply, dict) else reply.model_name) == "street"
+            assert over_rest.get_model_metadata("street")["name"] == "street"
+            assert over_grpc.get_model_config("street").config.name == "street"
+        assert httpx.get(f"{url}/models/street").json()["name"] == "colours"
+        body = {
+            "model_name": "street",
+            "inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 1, 3], "data": [1, 2, 3]}],
+        }
+        assert httpx.post(f"{url}/v2/models/street/infer", json=body).json()["model_name"] == "street"
+    with live_server(Settings(models_dir=models_dir, default_model="colours", model_alias="again")) as url:
+        assert httpx.get(f"{url}/models/again").json()["name"] == "again"

@@ -21,9 +21,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import Server, ServerState
+from uvicorn.supervisors import multiprocess
 
 from service import server as service_server
 from service.api.transport.connection import Connection, StreamConnection
+from service.workers import _Worker
 
 PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 
@@ -207,3 +209,11 @@ def test_the_parser_has_what_the_connection_asks_it() -> None:
         assert callable(getattr(parser, name))
     assert issubclass(httptools.HttpParserUpgrade, Exception)
     assert not issubclass(httptools.HttpParserUpgrade, httptools.HttpParserError)
+
+
+def test_the_supervisor_makes_its_workers_by_the_name_that_ours_replaces() -> None:
+    """``service/workers.py`` puts a class of its own in the place of ``Process``."""
+    for method in ("init_processes", "keep_subprocess_alive", "restart_all"):
+        assert "Process" in getattr(multiprocess.Multiprocess, method).__code__.co_names
+    assert issubclass(_Worker, multiprocess.Process)
+    assert str(inspect.signature(multiprocess.Process.target)).startswith("(self, sockets")

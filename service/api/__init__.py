@@ -5,7 +5,8 @@
 - ``services``     what the routes work with; ``keys``: the check of a caller's key
 - ``segment``      ``POST /segment``
 - ``stream``       ``WS /stream``: frames in, masks out, the newest frame wins
-- ``v2``           the Open Inference Protocol: ``rest``, its ``schemas`` and its ``tensors``
+- ``v2``           the Open Inference Protocol: ``rest``, its ``schemas`` and its ``tensors``, ``memory`` and ``grpc``
+- ``peers``        the workers of one service, and their metrics as one set
 - ``models``       ``GET /models`` and the probes; ``admin``: what operators call
 - ``pages``        the web page and the documentation, static files in ``page/``
 - ``parameters``   queries and headers, parsed; ``negotiation``: the format of a reply
