@@ -15,8 +15,10 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import httpx
 import numpy as np
@@ -29,7 +31,7 @@ from tests.live import ROOT, free_port, live_process
 
 MODEL = "fcn4s-lite0-camvid"
 STREET = ROOT / "docs" / "images" / "street.jpg"
-CALLERS, A_BLOCK = 4, 24
+CALLERS, A_BLOCK = 4, 12
 
 
 def transports(rounds: int) -> None:
@@ -54,16 +56,16 @@ def transports(rounds: int) -> None:
             shared, output = kind.InferInput("image", list(pixels.shape), "UINT8"), kind.InferRequestedOutput("labels")
             shared.set_shared_memory("frames", pixels.nbytes)
             output.set_shared_memory("frames", pixels.nbytes // 3, pixels.nbytes)
-            calls[f"{name}, JPEG"] = lambda client=client, jpeg=jpeg: client.infer(MODEL, [jpeg])  # type: ignore[misc]
+            calls[f"{name}, JPEG"] = partial(client.infer, MODEL, [jpeg])
 
-            def send_raw(client: object = client, kind: object = kind) -> object:
-                sent = kind.InferInput("image", list(pixels.shape), "UINT8")  # type: ignore[attr-defined]
+            def send_raw(client: Any = client, kind: Any = kind) -> object:
+                sent = kind.InferInput("image", list(pixels.shape), "UINT8")
                 sent.set_data_from_numpy(pixels)
-                return client.infer(MODEL, [sent])  # type: ignore[attr-defined]
+                return client.infer(MODEL, [sent])
 
-            def send_shared(client: object = client, shared: object = shared, output: object = output) -> object:
+            def send_shared(client: Any = client, shared: Any = shared, output: Any = output) -> object:
                 shared_memory.set_shared_memory_region(region, [pixels])
-                reply = client.infer(MODEL, [shared], outputs=[output])  # type: ignore[attr-defined]
+                reply = client.infer(MODEL, [shared], outputs=[output])
                 shared_memory.get_contents_as_numpy(region, np.uint8, [1080, 1920], pixels.nbytes)
                 return reply
 
