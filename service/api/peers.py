@@ -87,8 +87,8 @@ class Peers:
         merged = []
         for name, family in families.items():
             metric = Metric(name, family.documentation, family.type)
-            for (sample, labels), value in values[name].items():
-                metric.add_sample(sample, dict(labels), value)
+            for (series, labels), value in values[name].items():
+                metric.add_sample(series, dict(labels), value)
             merged.append(metric)
         registry = CollectorRegistry()
         registry.register(_Fixed(merged))
