@@ -124,6 +124,6 @@ def test_a_predictor_gives_the_same_result_where_labels_stay_on_the_device(artif
         prepared = [predictor.prepare(one, engine.manifest) for one in images]
         found_of = predictor.run(engine, prepared)
         batches.append([predictor.finish(engine, *pair, 0.0).labels for pair in zip(prepared, found_of, strict=True)])
-    assert np.array_equal(*batches)
+    assert np.array_equal(np.stack(batches[0]), np.stack(batches[1]))
     for predictor in (plain, there):
         predictor.close()

@@ -75,7 +75,7 @@ def test_a_scan_whose_lowest_value_is_bright_is_inverted(dtype: str, stored: int
     high = (1 << (stored - 1)) - 1 if dtype[0] == "i" else (1 << stored) - 1
     low = -(1 << (stored - 1)) if dtype[0] == "i" else 0
     inverse = (low + high - pixels.astype(np.int64)).astype(dtype)
-    bits = {"BitsStored": stored, "HighBit": stored - 1}
+    bits: dict[str, Any] = {"BitsStored": stored, "HighBit": stored - 1}
     mask = (1 << stored) - 1
     kept = (inverse.astype(np.int64) & mask).astype(f"u{np.dtype(dtype).itemsize}").view(dtype)
     found = read(dicom_bytes(kept, PhotometricInterpretation="MONOCHROME1", **bits))
@@ -189,7 +189,7 @@ def test_compressed_pixels_are_refused_with_the_remedy(syntax: str, reason: str)
     # The element keeps its length where the name is no longer; otherwise another file is written.
     if len(syntax) > 20:
         meta = pydicom.dcmread(io.BytesIO(dicom_bytes(ramp((5, 7)))))
-        meta.file_meta.TransferSyntaxUID = syntax
+        meta.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
         meta[0x7FE00010].value = b"\xfe\xff\x00\xe0\0\0\0\0"
         meta[0x7FE00010].is_undefined_length = True
         file = io.BytesIO()

@@ -15,7 +15,7 @@ from service.live.label_places import places
 def test_each_name_stands_on_a_pixel_of_its_class(seed: int, height: int, width: int, classes: int) -> None:
     """Whatever the regions are, no name is written over another class, and no class has two."""
     coarse = np.random.default_rng(seed).integers(0, classes, (4, 5), np.uint8)
-    labels = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_NEAREST)
+    labels = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_NEAREST).astype(np.uint8)
     found = places(labels, list(range(classes)))
     assert len({place.class_id for place in found}) == len(found) <= classes
     for place in found:

@@ -16,6 +16,7 @@ from models import evaluate, export, train
 from models.heads import TISSUES
 from models.training import checkpoint
 from models.training.classes import CAMVID
+from models.training.classes import table as class_table
 from models.training.losses import IGNORED, dice_loss
 from models.training.scan_scores import evaluate_scans, hd95, surface
 from models.training.scan_trainer import mean_dice
@@ -155,7 +156,7 @@ def test_for_hard_predictions_the_dice_loss_is_one_minus_the_mean_dice() -> None
     assert float(dice_loss(hard, torch.from_numpy(labels))) == pytest.approx(1 - np.mean(dice), abs=2e-3)
     flat = torch.full((1, 3, 4, 4), 1 / 3, requires_grad=True)
     nothing = dice_loss(flat, torch.zeros((1, 4, 4), dtype=torch.int64))
-    nothing.backward()
+    torch.autograd.backward(nothing)
     assert float(nothing.detach()) == 0
 
 
@@ -191,7 +192,7 @@ def test_mean_dice_leaves_out_scans_without_the_class() -> None:
 
 def test_the_error_of_the_volume_has_a_sign(volumes: Path, tmp_path: Path) -> None:
     """A prediction of twice the voxels is an error of one; distances are in the scan's own mm."""
-    classes = evaluate.class_table(table(tmp_path / "ball.json", ("background", "ball")))
+    classes = class_table(table(tmp_path / "ball.json", ("background", "ball")))
 
     def twice(path: Path) -> np.ndarray:
         labels = np.asarray(nibabel.load(volumes / "labels" / path.name).dataobj)

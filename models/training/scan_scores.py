@@ -90,7 +90,7 @@ def _to_nearest(points: NDArray[np.float32], others: NDArray[np.float32]) -> flo
     chosen = torch.from_numpy(points[np.linspace(0, len(points) - 1, min(POINTS, len(points))).round().astype(int)])
     targets = torch.from_numpy(others)
     step = max(1, _AT_ONCE // len(targets))
-    nearest = [torch.cdist(part, targets).amin(1) for part in chosen.split(step)]
+    nearest = [torch.cdist(part, targets).amin(1) for part in torch.split(chosen, step)]
     return float(torch.quantile(torch.cat(nearest), 0.95))
 
 
