@@ -39,8 +39,9 @@ run: $(VENV)/.serve $(VENV)/.labels ## serve on 127.0.0.1:PORT, send one sample 
 
 install: $(VENV)/.dev ## .venv with the product and all that its development needs
 
+# Two processes, each test file in one of them. For one process: make test ARGS='--numprocesses 0 -k png'
 test: $(VENV)/.dev ## the test suite, minutes
-	$(BIN)/python -m pytest -m 'not slow and not cluster' $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow and not cluster' --numprocesses 2 --dist loadfile $(ARGS)
 
 slow: $(VENV)/.dev ## what takes longer: full-size networks, 4K scenes, 20,000 mutated images
 	$(BIN)/python -m pytest -m slow $(ARGS)
