@@ -16,11 +16,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from service import cli
 from service.settings import Settings
 from tests.live import ROOT, live_server
+from tests.phantoms import nifti_bytes, phantom_map
 from tests.test_bags import make_bag
 from tests.test_video import make_video
 
@@ -43,6 +45,8 @@ NOT_HERE = {
     r"\b(theirs\.onnx|FCN_MODELS_DIR=artifacts)\b": "needs a file that only the reader has",
     r"--unix-socket": "needs a service at that socket: tests/test_listening.py has one",
     r"\blive --from\b": "needs a camera, or plays a file at its own pace: tests/test_live_cameras.py has both",
+    r"--cluster\b|\bcluster serve\b": "starts Ray, or joins it: tests/test_cluster.py does",
+    r"\bfcn-serve captures\b": "needs captures: tests/test_captures.py has some",
     r"(?<![\w-])serve\b": "serves until Ctrl-C: tests/live.py starts it so",
     r"^(ros2|source /opt/ros)\b": "needs a ROS installation",
     r"\blive --from": "runs until Ctrl-C: tests/test_ros2.py runs it so",
@@ -123,6 +127,8 @@ def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     if "drive.mcap" in text:
         (made,) = make_bag(tmp_path / "bag", frames=1, topic="/camera/image_raw").glob("*.mcap")
         made.rename(tmp_path / "drive.mcap")
+    if "scan.nii.gz" in text:
+        (tmp_path / "scan.nii.gz").write_bytes(nifti_bytes(phantom_map(20).astype(np.float32)))
     if "my_rosbag2_folder" in text:
         make_bag(tmp_path / "my_rosbag2_folder", frames=1)
     return tmp_path
@@ -180,7 +186,7 @@ def test_every_snippet_runs(
 
 def test_every_language_of_a_block_is_known() -> None:
     """``sh`` or ``shell`` would not be collected, nor would a block without a language."""
-    known = {"bash", "python", "python kserve", "json", "yaml", "text", "cpp"}
+    known = {"bash", "dockerfile", "python", "python kserve", "json", "yaml", "text", "cpp"}
     assert {name_of(block): block.language for block in blocks() if block.language not in known} == {}
 
 

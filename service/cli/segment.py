@@ -47,7 +47,7 @@ class Command(TyperCommand):
         options = args[: args.index("--")] if "--" in args else args
         words = [
             f"--cluster={THIS_MACHINE}" if word == "--cluster" and not ADDRESS.fullmatch(following) else word
-            for word, following in zip(options, [*options[1:], ""], strict=True)
+            for word, following in zip(options, [*options[1:], ""], strict=False)  # one more than none, where there is none
         ]
         return super().parse_args(ctx, [*words, *args[len(options) :]])
 
