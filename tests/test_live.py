@@ -215,6 +215,23 @@ def test_addresses_that_are_unknown_name_those_that_are(address: str, why: str, 
         open_sink(address, options)
 
 
+@pytest.mark.parametrize("address", ["rtps://me:hidden@10.0.0.1/a", "rtps://me:hidden@[", "ftp://me:hidden@10.0.0.1/a"])
+def test_an_unknown_address_is_told_without_its_password(address: str, options: LiveOptions) -> None:
+    """A mistyped scheme does not put a password into a log."""
+    for opening in (open_source, open_sink):
+        with pytest.raises(BadSetting) as told:
+            opening(address, options)
+        assert "hidden" not in str(told.value)
+
+
+def test_an_address_that_is_named_twice_is_told_without_its_password() -> None:
+    """One line, exit code 2."""
+    command = [sys.executable, "-m", "service", "live", *["--from", "rtsp://me:hidden@10.0.0.1/a"] * 2, "--to", "-"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr == "fcn-serve: --from rtsp://10.0.0.1/a is named twice\n"
+
+
 def test_a_folder_without_images_is_told(tmp_path: Path, options: LiveOptions) -> None:
     """Before anything runs."""
     with pytest.raises(BadSetting, match="no images"):

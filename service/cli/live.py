@@ -21,6 +21,7 @@ from service.live.loop import Bell, run
 from service.live.options import LiveOptions, Qos
 from service.live.registry import SINKS, SOURCES, examples, open_sink, open_source
 from service.live.segmenter import OwnNetwork, RunningService, Segmenter
+from service.live.sources.addresses import without_password
 from service.log import log_config
 from service.settings import Settings
 
@@ -124,7 +125,7 @@ def live(
     for option, addresses in (("--from", sources), ("--to", sinks)):
         twice = next((each for each in addresses if addresses.count(each) > 1), None)
         if twice is not None:
-            raise BadSetting(f"{option} {twice} is named twice")
+            raise BadSetting(f"{option} {without_password(twice)} is named twice")
     receiving = [open_source(address, options) for address in sources]
     sending = [open_sink(address, options) for address in sinks]
     bell = Bell()

@@ -15,6 +15,7 @@ from service.errors import BadSetting
 from service.live.options import LiveOptions
 from service.live.sinks import LiveSink
 from service.live.sources import LiveSource
+from service.live.sources.addresses import without_password
 
 
 @dataclass(frozen=True)
@@ -89,4 +90,6 @@ def _module_of(address: str, kinds: Sequence[Kind], option: str) -> Any:
     for kind in kinds:
         if kind.matches(address):
             return importlib.import_module(kind.module)
-    raise BadSetting(f"{option} {address}: not an address that is known, or not there; these are: {examples(kinds)}")
+    raise BadSetting(
+        f"{option} {without_password(address)}: not an address that is known, or not there; these are: {examples(kinds)}"
+    )

@@ -14,6 +14,9 @@ def without_password(url: str) -> str:
     Takes:
         url: as the command line has it
     """
-    parts = urlsplit(url)
-    plain = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    try:
+        parts = urlsplit(url)
+        plain = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    except ValueError:  # no URL, such as rtsp://me:secret@[
+        plain = re.sub(r"//[^/?#]*@", "//", url)
     return _SECRET.sub(r"\1***", plain)
