@@ -186,7 +186,7 @@ def test_every_snippet_runs(
 
 def test_every_language_of_a_block_is_known() -> None:
     """``sh`` or ``shell`` would not be collected, nor would a block without a language."""
-    known = {"bash", "dockerfile", "python", "python kserve", "json", "yaml", "text", "cpp"}
+    known = {"bash", "dockerfile", "python", "py", "json", "yaml", "text", "cpp"}
     assert {name_of(block): block.language for block in blocks() if block.language not in known} == {}
 
 

@@ -86,7 +86,7 @@ def test_kserves_client_does_what_the_page_says(host: str, folder: Path, tmp_pat
     installed = subprocess.run(pip, capture_output=True, text=True, check=False, timeout=1800)
     if installed.returncode:
         pytest.skip(f"{KSERVE} cannot be installed here: {installed.stderr[-200:]}")
-    assert run([python, "-c", snippets("python kserve").replace("localhost:8000", host)], folder) == "(1, 360, 480)\n"
+    assert run([python, "-c", snippets("py").replace("localhost:8000", host)], folder) == "(1, 360, 480)\n"
     assert run([python, "-c", ALL_OF_KSERVE, f"http://{host}"], folder) == "ok\n"
 
 
