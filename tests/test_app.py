@@ -230,21 +230,26 @@ def test_a_caller_who_goes_away_leaves_nothing_behind(slow_dir: Path) -> None:
     body = encode_image(make_image(360, 480), "JPEG")
     with live_server(Settings(models_dir=slow_dir, deadline_ms=600_000)) as base_url:
 
-        async def impatient() -> None:
+        async def is_impatient() -> bool:
+            """Whether it left; where this process stands still meanwhile, the answer may be there first."""
             async with httpx.AsyncClient(base_url=base_url) as client:
-                with pytest.raises(httpx.ReadTimeout):
+                try:
                     await client.post("/segment", content=body, timeout=httpx.Timeout(60, read=0.05))
+                except httpx.ReadTimeout:
+                    return True
+                return False
 
-        async def many() -> None:
-            await asyncio.gather(*[impatient() for _ in range(8)])
+        async def many() -> int:
+            return sum(await asyncio.gather(*[is_impatient() for _ in range(8)]))
 
-        asyncio.run(many())
+        left = asyncio.run(many())
+        assert left > 0
         wait_until(lambda: metric(base_url, "fcn_queue_depth") == 0, "an empty queue")
         assert httpx.post(f"{base_url}/segment", content=body, timeout=30).status_code == 200
         text = httpx.get(f"{base_url}/metrics").text
         served = float(text.partition('fcn_stage_duration_seconds_count{stage="infer"} ')[2].split()[0])
         assert served < 9
-        assert 'fcn_errors_total{code="client_gone"} 8.0' in text
+        assert f'fcn_errors_total{{code="client_gone"}} {left}.0' in text
 
 
 def test_more_than_the_queue_holds_is_shed_and_the_rest_is_served(slow_dir: Path) -> None:
@@ -358,16 +363,16 @@ def test_on_a_signal_readiness_turns_red_and_what_is_in_work_finishes(
     body = encode_image(make_image(360, 480), "JPEG")
     with live_process(tmp_path, {"models_dir": slow_dir, "deadline_ms": 60_000}) as server:
         base_url, process = server.base_url, server.process
-        with ThreadPoolExecutor(4) as pool:
-            calls = [pool.submit(httpx.post, f"{base_url}/segment", content=body, timeout=60) for _ in range(4)]
-            wait_until(lambda: metric(base_url, "fcn_queue_depth") == 4 or any(call.done() for call in calls), "four images")
+        with ThreadPoolExecutor(12) as pool, httpx.Client(base_url=base_url, timeout=60) as client:
+            calls = [pool.submit(client.post, "/segment", content=body) for _ in range(12)]
+            wait_until(lambda: metric(base_url, "fcn_queue_depth") >= 8 or any(call.done() for call in calls), "images in work")
             process.send_signal(number)
-            reply = httpx.get(f"{base_url}/readyz")
+            reply = client.get("/readyz")
             assert reply.status_code == 503
             assert "about to end" in reply.json()["detail"]
-            reply = httpx.post(f"{base_url}/segment", content=body)
+            reply = client.post("/segment", content=body)
             assert (reply.status_code, reply.json()["code"]) == (503, NotReady.code)
-            assert [call.result().status_code for call in calls] == [200] * 4
+            assert {call.result().status_code for call in calls} == {200}
         assert process.wait(timeout=20) == 0
         assert "Traceback" not in server.log.read_text("utf-8")
 

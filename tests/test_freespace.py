@@ -476,7 +476,8 @@ def test_a_server_and_its_clients_tell_the_free_space_of_an_image(artifact_dir: 
     image = encode_image(picture)
     query: dict[str, Any] = {"drivable": "green", "fx": 90.0, "camera_height": 1.2, "camera_pitch": 0.05}
     with live_server(Settings(models_dir=artifact_dir)) as url:
-        found = Client(url).freespace(image, **query)
+        with Client(url) as client:
+            found = client.freespace(image, **query)
         again = asyncio.run(_async_freespace(url, image, query))
         reply = httpx.post(f"{url}/segment", params={"format": "freespace", **query}, content=image)
         both = [("image", ("a.png", image)), ("image", ("b.png", image))]

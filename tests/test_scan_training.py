@@ -166,11 +166,11 @@ def test_descending_the_dice_loss_raises_the_overlap() -> None:
         truth = torch.zeros((1, *sides), dtype=torch.int64)
         truth[:, 2:5, 2:5] = 1
         scores = torch.zeros((1, 2, *sides), requires_grad=True)
-        before = float(dice_loss(scores.softmax(1), truth))
+        before = dice_loss(scores.softmax(1), truth).item()
         for _ in range(150):
             (slope,) = torch.autograd.grad(dice_loss(scores.softmax(1), truth), scores)
             scores = (scores - 50 * slope).detach().requires_grad_()
-        assert float(dice_loss(scores.softmax(1), truth)) < 0.2 * before
+        assert dice_loss(scores.softmax(1), truth).item() < 0.2 * before
 
 
 def test_the_distance_of_shifted_cubes_is_their_shift() -> None:
