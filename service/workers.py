@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import signal
 import socket
 import sys
@@ -16,6 +17,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from logging.handlers import MemoryHandler
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import uvicorn
@@ -101,6 +103,21 @@ class _Worker(multiprocess.Process):
         except ServiceError as error:
             sys.stderr.write(f"fcn-serve: {error.message}\n")
             sys.exit(STARTUP_FAILURE)
+
+    def ping(self, timeout: float = 5) -> bool:
+        """Return whether the worker answers within ``timeout`` seconds; at once where it has ended meanwhile.
+
+        uvicorn's own waits for all of the timeout: the parent holds both ends of the pipe, so the end of a worker closes none.
+        """
+        try:
+            self.parent_conn.send(b"ping")
+            wait([self.parent_conn, self.process.sentinel], timeout)
+            if not self.parent_conn.poll(0):
+                return False
+            self.parent_conn.recv()
+        except (OSError, EOFError, pickle.UnpicklingError):
+            return False
+        return True
 
     def join(self) -> None:
         """Wait until the worker has ended, and drop its gauges; counters stay."""

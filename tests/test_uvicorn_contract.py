@@ -216,4 +216,5 @@ def test_the_supervisor_makes_its_workers_by_the_name_that_ours_replaces() -> No
     for method in ("init_processes", "keep_subprocess_alive", "restart_all"):
         assert "Process" in getattr(multiprocess.Multiprocess, method).__code__.co_names
     assert issubclass(_Worker, multiprocess.Process)
+    assert {"parent_conn", "process"} <= set(multiprocess.Process.__init__.__code__.co_names), "of our own ping"
     assert str(inspect.signature(multiprocess.Process.target)).startswith("(self, sockets")
