@@ -51,8 +51,9 @@ def run(
     Raises:
         ServiceError: the reason for which it did not start
     """
-    purpose = f"FCN_MAX_CONNECTIONS: {settings.max_connections} connections"
-    needed = settings.max_connections + SPARE_DESCRIPTORS
+    transports = "connections" if settings.grpc_port is None else "connections of HTTP and as many of gRPC"
+    purpose = f"FCN_MAX_CONNECTIONS: {settings.max_connections} {transports}"
+    needed = (1 if settings.grpc_port is None else 2) * settings.max_connections + SPARE_DESCRIPTORS
     process.allow_descriptors(needed, needed + BACKLOG, purpose)
     application = create_app(settings, opening, peers=peers)
     startup = _Startup(application)

@@ -356,6 +356,45 @@ def test_garbage_on_the_port_ends_its_connection_alone(both: Both, stub: Any) ->
     assert stub.ModelInfer(message()).model_name == "colours"
 
 
+def test_idle_connections_are_closed_and_let_others_in(models_dir: Path) -> None:
+    """Those of clients that have begun well and make no call."""
+    port = free_port()
+    settings = Settings(models_dir=models_dir, grpc_port=port, max_connections=2, keep_alive_s=1.0)
+    with live_server(settings), ExitStack() as opened:
+        preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)) + bytes((0, 0, 0, 4, 1, 0, 0, 0, 0))
+        links = [opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30)) for _ in range(2)]
+        for link in links:
+            link.sendall(preface)
+        for link in links:
+            with suppress(ConnectionResetError):
+                while link.recv(65536):
+                    pass
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            ask = service_pb2_grpc.GRPCInferenceServiceStub(channel).ServerLive
+            assert ask(service_pb2.ServerLiveRequest(), timeout=60, wait_for_ready=True).live
+
+
+def test_probes_read_no_message(both: Both) -> None:
+    """They are answered before their caller has sent one; other calls wait for theirs."""
+    end = threading.Event()
+
+    def never() -> Iterator[bytes]:
+        end.wait(60)
+        yield from ()
+
+    with grpc.insecure_channel(both.grpc) as channel:
+        try:
+            for name, live in (("ServerLive", b"\x08\x01"), ("ServerReady", b"\x08\x01")):
+                call = channel.stream_unary(f"/inference.GRPCInferenceService/{name}")
+                assert call(never(), timeout=30) == live
+            waiting = channel.stream_unary("/inference.GRPCInferenceService/ModelReady").future(never())
+            with pytest.raises(grpc.FutureTimeoutError):
+                waiting.result(timeout=0.2)
+            waiting.cancel()
+        finally:
+            end.set()
+
+
 # --- keys ----------------------------------------------------------------------------------------------------------------
 
 
@@ -367,7 +406,7 @@ def test_keys_travel_in_the_metadata_and_probes_need_none(models_dir: Path) -> N
         models_dir=models_dir, default_model="colours", grpc_port=port, api_keys=api_keys, admin_keys=admin_keys
     )
     with (
-        live_server(settings),
+        live_server(settings) as url,
         triton.InferenceServerClient(f"127.0.0.1:{port}") as client,
     ):
         assert client.is_server_live()
@@ -382,6 +421,10 @@ def test_keys_travel_in_the_metadata_and_probes_need_none(models_dir: Path) -> N
         client.start_stream(lambda result, error: failed.put(error))
         assert "wants a key" in str(failed.get(timeout=60))
         client.stop_stream()
+        refused_streams = (
+            'fcn_requests_total{method="GRPC",route="/inference.GRPCInferenceService/ModelStreamInfer",status="401"}'
+        )
+        wait_until(lambda: Both(url, "").metric(refused_streams) == 1, "the refused stream to be counted")
         with pytest.raises(InferenceServerException, match="wants a key"):
             client.unload_model("again", headers={"x-api-key": KEY})
         client.unload_model("again", headers={"x-api-key": ADMIN})
@@ -554,6 +597,22 @@ def test_a_port_that_cannot_be_had_is_named(both: Both, models_dir: Path) -> Non
     assert ended.returncode == 2
     assert f"FCN_GRPC_PORT: cannot listen on port {taken}" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_descriptors_are_counted_for_both_transports(models_dir: Path) -> None:
+    """300 for 100 connections of each: a limit of 250 is named before anything is served."""
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (250, 250)); from service.cli import main; main()"
+    environment = {
+        **os.environ,
+        "FCN_MODELS_DIR": str(models_dir),
+        "FCN_PORT": str(free_port()),
+        "FCN_GRPC_PORT": str(free_port()),
+        "FCN_MAX_CONNECTIONS": "100",
+    }
+    command = [sys.executable, "-c", limited, "serve"]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert ended.returncode == 2
+    assert "100 connections of HTTP and as many of gRPC need 300 file descriptors" in ended.stderr
 
 
 def test_a_missing_extra_is_named_before_the_start() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -159,3 +160,28 @@ def test_metrics_of_workers_are_summed_and_counters_outlive_them(tmp_path: Path)
         "x_sum": 13,
         "x_count": 13,
     }
+
+
+def test_a_folder_that_cannot_be_written_stops_neither_metrics_nor_workers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One warning until it can be written again; the worker that is asked tells its own as they are."""
+
+    def text(number: int) -> bytes:
+        return f"# TYPE x counter\nx_total {number}\n".encode()
+
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    peers = Peers(folder)
+    peers.publish(text(1))
+    for _ in range(2):
+        folder.rename(tmp_path / "away")
+        with caplog.at_level(logging.WARNING, "service"):
+            caplog.clear()
+            peers.publish(text(2))
+            peers.publish(text(3), 7)
+            assert b"\nx_total 4.0\n" in peers.text(text(4))
+        assert len(caplog.records) == 1
+        (tmp_path / "away").rename(folder)
+        peers.publish(text(5), 7)
+        assert b"\nx_total 11.0\n" in peers.text(text(6))

@@ -7,9 +7,10 @@ them up. Counters and histograms of a worker that has ended stay, so that sums n
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -29,8 +30,10 @@ _JOINED: dict[str, Callable[[float, float], float]] = {
 }
 """Gauges whose values of several workers are not summed."""
 
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
+
+@dataclass
 class Peers:
     """This worker and the others.
 
@@ -41,13 +44,24 @@ class Peers:
 
     folder: Path
     on_start: Callable[[], None] = lambda: None
+    _failing: bool = field(default=False, init=False)
+    """Whether the last write failed: one line of the log for each time that the folder cannot be written."""
 
     def publish(self, text: bytes, pid: int | None = None) -> None:
-        """Write the metrics of a worker; of this one if none is named."""
+        """Write the metrics of a worker; of this one if none is named. Where that fails, the log says so: serving goes on, and
+        the next write may succeed.
+        """
         path = self._path(os.getpid() if pid is None else pid)
         partial = path.with_suffix(".part")
-        partial.write_bytes(text)
-        partial.replace(path)
+        try:
+            partial.write_bytes(text)
+            partial.replace(path)
+        except OSError as error:
+            if not self._failing:
+                log.warning("the metrics of a worker cannot be written, and other workers tell older ones: %s", error)
+            self._failing = True
+        else:
+            self._failing = False
 
     async def keep_publishing(self, text: Callable[[], bytes]) -> None:
         """Write the metrics of this worker again and again."""
@@ -67,13 +81,15 @@ class Peers:
         """Return the metrics of all workers in Prometheus' text format.
 
         Takes:
-            own: those of this worker, which are written first
+            own: those of this worker, which are written first; they are told as they are here also where that fails
         """
         self.publish(own)
+        mine = self._path(os.getpid())
+        others = (_families(path) for path in sorted(self.folder.glob("*.prom")) if path != mine)
         families: dict[str, Metric] = {}
         values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
-        for path in sorted(self.folder.glob("*.prom")):
-            for family in _families(path):
+        for found_families in (text_string_to_metric_families(own.decode("utf-8")), *others):
+            for family in found_families:
                 families.setdefault(family.name, family)
                 found = values.setdefault(family.name, {})
                 join = _JOINED.get(family.name)

@@ -1,7 +1,8 @@
 """One call, from its metadata to its reply: its record and its key, its message, its answer or its refusal.
 
 Every call is served as a stream of bytes, which is the same on the wire. So the key, readiness and the queue are checked
-before the message is read, a message is read within a bound, and a reply that is not read is given up.
+before the message is read, and a message is read within a bound. A reply that is not read is given up, and its call counted as
+failed; gRPC keeps the reply, and the call among its ``FCN_MAX_CONNECTIONS``, until the connection ends.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ METHOD = "GRPC"
 OK = 200
 ARRIVING_AT_ONCE = 16
 """Messages of inferences that may come in at the same time: gRPC keeps each in memory until it is complete."""
+SMALL_AT_ONCE = 64
+"""Messages of other calls that may come in at the same time: gRPC takes them as long as those of inferences."""
 IN_WORK_A_STREAM = 4
 """Requests of one stream that may be in work or wait to be sent. Meanwhile no other one is read."""
 
@@ -69,6 +72,7 @@ class Exchanges:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_arriving", asyncio.Semaphore(ARRIVING_AT_ONCE))
+        object.__setattr__(self, "_small_arriving", asyncio.Semaphore(SMALL_AT_ONCE))
 
     def handlers(self) -> dict[str, Any]:
         """Return the handler of every call, by its name."""
@@ -84,7 +88,10 @@ class Exchanges:
         request_class = messages.message(f"inference.{call.request}")
 
         async def answer(caller: calls.Caller, requests: Requests) -> Any:
-            body = await self._message(requests, calls.MAX_SMALL_BYTES)
+            if not request_class.DESCRIPTOR.fields:  # there is nothing to read: probes are answered whatever else comes in
+                return await call.answer(caller, request_class())
+            async with self._small_arriving:  # type: ignore[attr-defined]
+                body = await self._message(requests, calls.MAX_SMALL_BYTES)
             try:
                 request = request_class.FromString(body)
             except DecodeError as error:
@@ -116,14 +123,19 @@ class Exchanges:
         await self._serve("ModelInfer", calls.Access.CALLERS, requests, context, answer)
 
     async def _stream(self, requests: Requests, context: Context) -> None:
-        """Answer the requests of a stream in their order. A request that fails is answered with its error."""
+        """Answer the requests of a stream in their order. A request that fails is answered with its error; each is counted, and
+        the stream itself where it is refused.
+        """
         route, record = _route("ModelStreamInfer"), _record_of(context)
         try:
             with self._checked(record, context, calls.Access.CALLERS, route), self.streams.one_more():
                 self.services.readiness.check()
                 await self._run_stream(record, requests, context)
         except (ServiceError, Refused) as error:
-            await _refuse(context, record, refusals.refusal_of(error))
+            refusal = refusals.refusal_of(error)
+            record.code = refusal.name
+            finish(self.services.metrics, record, path=route, route=route, method=METHOD, status=refusal.http_status)
+            await _refuse(context, record, refusal)
 
     async def _run_stream(self, record: RequestRecord, requests: Requests, context: Context) -> None:
         headers, answers = _headers_of(context), asyncio.Queue[asyncio.Task[bytes] | None]()

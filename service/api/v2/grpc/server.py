@@ -23,6 +23,8 @@ from service.settings import Settings
 
 HEALTH_S = 0.5
 """Seconds between two checks of readiness for watchers. A call of Check always reads it."""
+LEAST_IDLE_S = 1.0
+"""Seconds that a connection without a call is kept at least."""
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
@@ -37,7 +39,7 @@ async def serving(
     """
     max_bytes = settings.max_image_bytes + tensors.MAX_JSON_BYTES
     exchanges = Exchanges(services, in_flight, streams, bounds, max_bytes)
-    server = grpc.aio.server(options=_options(settings, max_bytes), maximum_concurrent_rpcs=settings.max_connections)
+    server = grpc.aio.server(options=_options(settings, bounds, max_bytes), maximum_concurrent_rpcs=settings.max_connections)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, exchanges.handlers()),))
     probe = _Health(services.readiness)
     health_pb2_grpc.add_HealthServicer_to_server(probe, server)
@@ -57,11 +59,14 @@ async def serving(
         await server.stop(max(1.0, settings.drain_s - services.readiness.draining_s))
 
 
-def _options(settings: Settings, max_bytes: int) -> list[tuple[str, Any]]:
+def _options(settings: Settings, bounds: Bounds, max_bytes: int) -> list[tuple[str, Any]]:
     return [
         ("grpc.max_receive_message_length", max_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        # Connections without a call must not keep out others. gRPC's clients open another one when they need it.
+        ("grpc.max_connection_idle_ms", round(1000 * max(settings.keep_alive_s, LEAST_IDLE_S))),
+        ("grpc.server_handshake_timeout_ms", round(1000 * bounds.head_s)),
         # Of two services on one port the second fails, and takes no callers of the first. Workers share a port: the command has
         # found it free before.
         ("grpc.so_reuseport", int(settings.workers > 1)),
