@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -219,6 +220,61 @@ def test_lines_of_a_run_end_in_the_order_of_their_ranks(added: list[tuple[int, i
         documents = [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
         assert [tuple(document["n"]) for document in documents] == sorted(expected.values())
         assert {document["file"] for document in documents} == set(expected)
+
+
+FULL_DISK = """
+    import json, resource, sys
+    from pathlib import Path
+    from service.batch.lines import Lines
+    from service.batch.records import NAME, Finished, Recipe, Records
+
+    folder = Path(sys.argv[1])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fails(add, size):  # a write beyond the limit is cut, then refused, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, hard))
+        try:
+            add()
+        except OSError:
+            return
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        raise AssertionError("written")
+
+    def line(name):
+        return json.dumps({"file": name, "counts": "x" * 100}).encode()
+
+    path = folder / "masks.jsonl"
+    lines = Lines(path)
+    lines.add(line("c"), 3)
+    size = path.stat().st_size
+    fails(lambda: lines.add(line("b"), 2), size)
+    assert path.stat().st_size == size and not lines.has(Path("b"))
+    lines.add(line("a"), 1)
+    lines.add(line("b"), 2)
+    lines.close()
+    assert path.read_bytes().splitlines() == [line("a"), line("b"), line("c")]
+
+    def row(name):
+        result = folder / name
+        return Finished(result, folder / "source.png", Recipe("m@1", "s", "png", {}), "state", 4)
+
+    records = Records(folder)
+    records.add(row("a"))
+    size = (folder / NAME).stat().st_size
+    fails(lambda: records.add(row("b")), size)
+    assert (folder / NAME).stat().st_size == size
+    records.add(row("c"))
+    records.close()
+    assert [json.loads(each)["result"] for each in (folder / NAME).read_bytes().splitlines()] == ["a", "c"]
+"""
+
+
+def test_a_disk_that_was_full_for_a_moment_costs_one_line(tmp_path: Path) -> None:
+    """Nothing is left of a line that could not be written, and those behind it are whole."""
+    command = [sys.executable, "-c", textwrap.dedent(FULL_DISK), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_name_that_is_not_utf_8_is_recorded(tmp_path: Path) -> None:

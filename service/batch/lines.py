@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from service.batch.appending import append
 from service.batch.targets import spoken, unfinished
 
 
@@ -28,12 +29,12 @@ class Lines:
         self._superseded: set[int] = set()
         self._ranks: dict[int, int] = {}
         """By where a line of this run begins."""
-        self._file: IO[bytes] = path.open("a+b")
-        self._file.seek(0)
-        for line in self._file:
-            if not line.endswith(b"\n"):
-                break
-            self._note(line)
+        self._file = path.open("ab", buffering=0)
+        with path.open("rb") as lines:
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    break
+                self._note(line)
         self._file.truncate(self._end)
 
     def has(self, source: Path) -> bool:
@@ -45,10 +46,11 @@ class Lines:
 
         Takes:
             rank: its place among the lines of this run; equal ranks keep their order
+        Raises:
+            OSError: if it cannot be written; nothing of it is left then
         """
+        append(self._file, line + b"\n")
         self._ranks[self._end] = rank
-        self._file.write(line + b"\n")
-        self._file.flush()
         self._note(line + b"\n")
 
     def _note(self, line: bytes) -> None:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from service.batch.appending import append
 from service.errors import BadSetting
 
 NAME = ".fcn-serve.jsonl"
@@ -153,6 +154,8 @@ class Records:
 
         Takes:
             rank: its place among the records of this run; equal ranks keep their order
+        Raises:
+            OSError: if the record cannot be written; nothing of it is left then
         """
         of_many, recipe = finished.line is not None, finished.recipe
         row = {
@@ -165,14 +168,14 @@ class Records:
             **({} if of_many else {"size": finished.size}),
             **({"damage": finished.damage} if finished.damage else {}),
         }
+        with self._path.open("ab", buffering=0) as file:
+            append(file, _line(row))
         key = self._key(finished.result, finished.source, of_many=of_many)
         if key in self._rows:
             self._superseded = True
         else:
             self._ranks[key] = rank
         self._rows[key] = row
-        with self._path.open("ab") as file:
-            file.write(_line(row))
 
     def close(self) -> None:
         """Leave one line a result, those of this run in the order of their ranks, and unlock the folder."""
