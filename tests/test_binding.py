@@ -68,6 +68,29 @@ def test_a_place_is_used_again(session: ort.InferenceSession) -> None:
     assert len(set(seen)) <= PLACES
 
 
+def test_outputs_may_be_collected_while_a_place_is_taken(session: ort.InferenceSession) -> None:
+    """The garbage collector runs finalizers at any time: also in the thread that looks for a place."""
+
+    class Collecting(dict):  # type: ignore[type-arg]
+        def __contains__(self, key: object) -> bool:
+            gc.collect()
+            return super().__contains__(key)
+
+    runs = RecordedRuns(session, "cpu", 1)
+    cycle: list[object] = [runs.run(batch(1), shapes(batch(1)))]
+    cycle.append(cycle)
+    runs._free = Collecting(runs._free)
+    gc.disable()
+    try:
+        del cycle
+        found = runs._thread.submit(runs._run, batch(2), shapes(batch(2))).result(60)
+    finally:
+        gc.enable()
+    assert np.array_equal(found.host("scores"), plain(session, batch(2)))
+    (free,) = runs._free.values()
+    assert len(free) == PLACES - 1
+
+
 def test_shapes_beyond_the_limit_run_unrecorded(session: ort.InferenceSession) -> None:
     """And give the same scores."""
     runs = RecordedRuns(session, "cpu", 2)

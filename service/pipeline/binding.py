@@ -5,7 +5,6 @@ The same code runs on every provider. On the CPU nothing is copied, and a run ta
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -78,7 +77,6 @@ class RecordedRuns:
         self._session, self._device, self._most = session, device, most
         self._free: dict[tuple[object, ...], list[_Place]] = {}
         self._made = 0
-        self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="fcn-graphs")
 
     def run(self, batch: NDArray[Any], outputs: Mapping[str, tuple[int, ...]]) -> Values:
@@ -101,20 +99,20 @@ class RecordedRuns:
         return found
 
     def _place(self, key: tuple[object, ...], batch: NDArray[Any], outputs: Mapping[str, tuple[int, ...]]) -> _Place | None:
-        with self._lock:
-            if key not in self._free:
-                if len(self._free) == self._most:
-                    return None
-                self._free[key] = []
-                self._made += PLACES
-                numbers = range(self._made - PLACES + 1, self._made + 1)  # 0 is ONNX Runtime's own
-                self._free[key] = [_Place.make(self._session, self._device, k, batch, outputs) for k in numbers]
-            free = self._free[key]
-            return free.pop() if free else None
+        if key not in self._free:
+            if len(self._free) == self._most:
+                return None
+            self._free[key] = []
+            self._made += PLACES
+            numbers = range(self._made - PLACES + 1, self._made + 1)  # 0 is ONNX Runtime's own
+            self._free[key] = [_Place.make(self._session, self._device, k, batch, outputs) for k in numbers]
+        free = self._free[key]
+        return free.pop() if free else None
 
     def _give_back(self, key: tuple[object, ...], place: _Place) -> None:
-        with self._lock:
-            self._free[key].append(place)
+        # A finalizer: garbage collection calls it in any thread, at any time, so a lock could be held by that same thread.
+        # Appending to a list is atomic, and only the thread of the runs takes places from it.
+        self._free[key].append(place)
 
 
 @dataclass(frozen=True, eq=False)
