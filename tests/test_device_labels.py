@@ -104,6 +104,15 @@ def test_a_single_row_of_scores_is_labelled_by_the_processor(labeller: Labeller,
     assert np.array_equal(outputs["scores"], scores[0])
 
 
+def test_a_single_row_of_scores_that_are_not_finite_is_refused(labeller: Labeller) -> None:
+    """As larger ones are."""
+    scores = np.zeros((1, 4, 1, 5), np.float32)
+    scores[0, 2, 0, 3] = np.nan
+    outputs = OnDevice(Values({"scores": ort.OrtValue.ortvalue_from_numpy(scores)}), 0, labeller)
+    with pytest.raises(InferenceFailed, match="not finite"):
+        outputs.labels((9, 9))
+
+
 @pytest.mark.parametrize("graphs", [0, 2])
 def test_a_predictor_gives_the_same_result_where_labels_stay_on_the_device(artifact: Path, graphs: int) -> None:
     """Labels, scores and confidence, one image and several of a batch, with outputs at fixed places and without."""

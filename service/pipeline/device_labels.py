@@ -25,6 +25,8 @@ MOST_VALUES = 1 << 24
 FATAL = 4
 """ONNX Runtime's log severity: its errors also come as exceptions."""
 
+NOT_FINITE = "the network's scores are not finite numbers; its weights or this image break it"
+
 Labels = NDArray[np.uint8]
 
 
@@ -79,7 +81,7 @@ class Labeller:
             self._session.run_with_iobinding(binding)
             found, finite = (value.numpy() for value in binding.get_outputs())
             if not finite:
-                raise InferenceFailed("the network's scores are not finite numbers; its weights or this image break it")
+                raise InferenceFailed(NOT_FINITE)
             labels[band] = found
         return labels
 
@@ -116,5 +118,7 @@ class OnDevice(Mapping[str, Scores]):
         """
         scores = self._values.on_device["scores"]
         if min(scores.shape()[2:]) < 2:  # the graph needs cells of four scores
+            if not np.isfinite(self["scores"]).all():
+                raise InferenceFailed(NOT_FINITE)
             return label_map(self["scores"], size)
         return self._labeller.labels(scores, self._index, size)
