@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -255,6 +256,53 @@ def test_a_full_disk_costs_captures_and_no_mask(artifact_dir: Path, tmp_path: Pa
     command = [sys.executable, "-c", textwrap.dedent(FULL_DISK), str(tmp_path / "kept"), str(artifact_dir)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_capture_that_cannot_be_removed_still_counts(tmp_path: Path) -> None:
+    """The bound holds: the new capture fails. One that an operator has removed counts no more."""
+    store = Store(tmp_path, 1000)
+    for number in range(4):
+        store.add(f"{number:03}", {"image.png": b"x" * 200, "capture.json": b"{}"})
+    blocked = tmp_path / ".partial-000"
+    blocked.mkdir()
+    (blocked / "left").write_bytes(b"")  # a folder cannot be renamed to one that is not empty
+    with pytest.raises(OSError, match="000"):
+        store.add("004", {"image.png": b"x" * 200, "capture.json": b"{}"})
+    assert store.bytes == 4 * 202
+    assert [entry.name for entry in entries(tmp_path)] == ["000", "001", "002", "003"]
+    shutil.rmtree(blocked)
+    shutil.rmtree(tmp_path / "000")
+    assert store.add("004", {"image.png": b"x" * 200, "capture.json": b"{}"}) == 0
+    assert store.bytes == 4 * 202
+
+
+def test_a_capture_that_is_removed_meanwhile_is_left_out_of_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server goes on removing old ones while another process lists them."""
+    store = Store(tmp_path, 1000)
+    for number in range(2):
+        store.add(f"{number:03}", {"image.png": b"x", "capture.json": b"{}"})
+    is_file = Path.is_file
+
+    def removed_after(path: Path) -> bool:
+        found = is_file(path)
+        if path.parent.name == "000":
+            shutil.rmtree(path.parent)
+        return found
+
+    monkeypatch.setattr(Path, "is_file", removed_after)
+    assert [entry.name for entry in entries(tmp_path)] == ["001"]
+
+
+def test_captures_are_exported_into_the_empty_folder_one_is_in(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--export .``"""
+    kept = kept.absolute()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    outcome = CliRunner().invoke(app, ["captures", str(kept), "--export", "."])
+    assert outcome.exit_code == 0, outcome.output
+    assert (tmp_path / "empty" / "captures.jsonl").is_file()
 
 
 def test_a_server_keeps_frames_and_counts_them(artifact_dir: Path, tmp_path: Path) -> None:

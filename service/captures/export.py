@@ -33,6 +33,7 @@ def export(captures: Iterable[Entry], out: Path) -> tuple[int, list[str]]:
         BadSetting: if ``out`` exists and is not an empty folder
         OSError: if it cannot be written
     """
+    out = out.absolute()  # "." has no name
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadSetting(f"{out} exists: name a new folder, or a new .zip")
     partial = out.with_name(f".{out.name}.part")

@@ -13,6 +13,7 @@ It is written under a hidden name, flushed to the disk, and renamed. Hidden fold
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -66,8 +67,12 @@ def entries(folder: Path) -> list[Entry]:
     Raises:
         OSError: if the folder cannot be read
     """
-    whole = (path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and (path / FACTS).is_file())
-    return [Entry(path, _size(path)) for path in whole]
+    found = []
+    for path in sorted(folder.iterdir()):
+        if not path.name.startswith(".") and (path / FACTS).is_file():
+            with contextlib.suppress(FileNotFoundError):  # removed since by the server that writes here
+                found.append(Entry(path, _size(path)))
+    return found
 
 
 class Store:
@@ -104,7 +109,7 @@ class Store:
         Gives:
             how many older ones were removed for it
         Raises:
-            OSError: if it cannot be written; nothing of it is left then
+            OSError: if it cannot be written, or an older one cannot be removed for it; nothing of it is left then
             ValueError: if it is larger than the bound by itself
         """
         needed = sum(map(len, files.values()))
@@ -130,16 +135,15 @@ class Store:
     def _evict_for(self, needed: int) -> int:
         removed = 0
         while self._kept and self.bytes + needed > self._max_bytes:
-            oldest = self._kept.pop(0)
-            self.bytes -= oldest.size_bytes
+            oldest = self._kept[0]
             # First out of sight: a reader never finds half of it.
             hidden = self._folder / f"{_PARTIAL}{oldest.name}"
-            try:
+            with contextlib.suppress(FileNotFoundError):  # an operator has removed it
                 oldest.folder.rename(hidden)
-            except OSError:  # an operator has removed it
-                continue
-            shutil.rmtree(hidden, ignore_errors=True)
-            removed += 1
+                shutil.rmtree(hidden, ignore_errors=True)
+                removed += 1
+            del self._kept[0]
+            self.bytes -= oldest.size_bytes
         return removed
 
 
