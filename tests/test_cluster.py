@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -22,13 +23,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from service import cli
+from service import __version__, cli, process
 from service.batch.records import NAME
 from service.batch.sources.images import Images, Job
 from service.cluster import segment as cluster_segment
 from service.cluster import serving
 from service.cluster.session import ADDRESS
+from service.cluster.worker import Assignment, Worker
 from service.errors import BadSetting
+from service.pipeline.engine import Engine
 from service.settings import Settings
 from tests import clusters
 from tests.clusters import Cluster
@@ -155,6 +158,45 @@ def test_a_replica_takes_more_requests_than_its_admission_lets_in(artifact_dir: 
     """Otherwise Ray would hold requests back that the service has to reject."""
     settings = Settings.load(models_dir=artifact_dir, queue_megapixels=2.0)
     assert serving.ongoing(settings) > 2.0e6 / (96 * 128) + settings.max_streams
+
+
+def worker(of: str, artifact: Path, folder: Path | None) -> Worker:
+    """A worker in this process, as Ray Data makes it.
+
+    Takes:
+        of: version of the command
+    """
+    engine = Engine.open(artifact)
+    settings = Settings.load(threads=1)
+    return Worker(of, pickle.dumps(Assignment(folder, settings, artifact, engine.sha256, {}, "native", overwrite=False)))
+
+
+@pytest.fixture
+def own_process_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A worker changes its folder; this process comes back to its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(process, "configure_process", lambda: None)
+
+
+@pytest.mark.usefixtures("own_process_kept")
+def test_a_worker_works_in_the_folder_of_the_command(artifact: Path, tmp_path: Path) -> None:
+    """Relative paths mean the same files there; a machine without the folder refuses."""
+    (tmp_path / "there").mkdir()
+    assert worker(__version__, artifact, tmp_path / "there")._refusal is None
+    assert Path.cwd() == tmp_path / "there"
+    assert worker(__version__, artifact, None)._refusal is None
+    assert Path.cwd() == tmp_path / "there"
+    refusal = worker(__version__, artifact, tmp_path / "gone")._refusal
+    assert refusal is not None
+    assert str(tmp_path / "gone") in refusal
+
+
+@pytest.mark.usefixtures("own_process_kept")
+def test_a_worker_of_another_version_reads_nothing() -> None:
+    """What another version has pickled may not be read here."""
+    refusal = Worker("0.0.1", b"no pickle")._refusal
+    assert refusal is not None
+    assert "the command is of 0.0.1" in refusal
 
 
 # Ray Data ---------------------------------------------------------------------------------------------------------------------
@@ -347,6 +389,18 @@ def test_replies_are_those_of_the_service_byte_for_byte(deploy: Callable[..., No
             assert far.headers.get_list("x-request-id") == ["one-id"], path
         made = client.post(f"{URL}/segment", content=b"no image")
         assert made.headers.get_list("x-request-id") == [made.json()["request_id"]]
+
+
+@pytest.mark.cluster
+def test_another_address_than_that_of_the_proxies_is_refused(
+    ray: Cluster, deploy: Callable[..., None], artifact_dir: Path
+) -> None:
+    """Ray keeps the address of the first start: nothing would listen on the second one."""
+    deploy(**QUIET)
+    for words in (["--port", str(PORT + 1)], ["--port", str(PORT), "--host", "127.0.0.2"]):
+        done = ray.run("cluster", "serve", *words, "--address", ray.address, models_dir=artifact_dir, threads=1)
+        assert done.returncode == 2, done.stderr
+        assert f"the cluster serves on 127.0.0.1:{PORT} already" in done.stderr
 
 
 @pytest.mark.cluster

@@ -216,7 +216,9 @@ def segment(
                     else:
                         from service.cluster.segment import run as run_on_cluster  # noqa: PLC0415
 
-                        run_on_cluster(sources, plan, settings, bar, None if cluster == THIS_MACHINE else cluster)
+                        head = None if cluster == THIS_MACHINE else cluster
+                        relative = not all(path.is_absolute() for path in (*paths, out or Path("/")))
+                        run_on_cluster(sources, plan, settings, bar, head, Path.cwd() if relative else None)
             except KeyboardInterrupt:
                 how_far = plan.report.progress()
                 typer.echo(

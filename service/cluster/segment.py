@@ -10,6 +10,7 @@ import logging
 import pickle
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from service import __version__
@@ -34,11 +35,19 @@ Parts = dict[int, Source[Any]]
 """Tasks by rank: the place of their first file among all files of the run."""
 
 
-def run(sources: Sequence[Source[Any]], plan: Plan, settings: Settings, progress: Progress, address: str | None) -> Report:
+def run(
+    sources: Sequence[Source[Any]],
+    plan: Plan,
+    settings: Settings,
+    progress: Progress,
+    address: str | None,
+    folder: Path | None = None,
+) -> Report:
     """Work on all sources at once, on the workers of a cluster.
 
     Takes:
         address: of the cluster; None starts one on this machine
+        folder: in which relative paths of files begin, on all machines; None if there are none
     Gives:
         what came of it, as ``batch.run.run``; records, lines, failures and notes end in the order of the sources
     Raises:
@@ -57,7 +66,7 @@ def run(sources: Sequence[Source[Any]], plan: Plan, settings: Settings, progress
         whole = any(not isinstance(part, Images) for part in parts.values())
         report.unit = "frames" if whole else "images"
         progress.begin("cluster", None if whole else report.expected)
-        assignment = _assignment(plan, settings, cpus, provider="cuda" if gpus else "cpu")
+        assignment = _assignment(plan, settings, cpus, "cuda" if gpus else "cpu", folder)
         missing, reports = parts, dict[int, Report]()
         # A worker that is lost too often takes the tasks along that it had. Those are tried once more, file by file.
         for one_by_one in (False, True):
@@ -89,12 +98,12 @@ def _share(ray: Any, settings: Settings) -> tuple[int, int]:
     return settings.threads or 1, int(on_gpu)
 
 
-def _assignment(plan: Plan, settings: Settings, cpus: int, provider: str) -> bytes:
+def _assignment(plan: Plan, settings: Settings, cpus: int, provider: str, folder: Path | None) -> bytes:
     config = plan.config
     of_worker = settings.model_copy(update={"threads": cpus, "provider": provider, "default_model": None})
     artifact = config.engine.path.resolve()
     return pickle.dumps(
-        Assignment(__version__, of_worker, artifact, config.engine.sha256, config.options, config.resolution, config.overwrite)
+        Assignment(folder, of_worker, artifact, config.engine.sha256, config.options, config.resolution, config.overwrite)
     )
 
 
@@ -157,7 +166,7 @@ def _outcomes(
         warnings.simplefilter("ignore", DeprecationWarning)  # Ray 2.60 has no other way to bound retries
         work = data.from_items(rows, override_num_blocks=len(rows)).map(
             Worker,
-            fn_constructor_args=(assignment,),
+            fn_constructor_args=(__version__, assignment),
             compute=data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1 if one_by_one else 2),
             num_cpus=cpus,
             num_gpus=gpus,

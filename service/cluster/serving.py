@@ -176,9 +176,11 @@ def deploy(ray: Any, settings: Settings, replicas: int | None) -> None:
     """Start the application, or replace the one that runs, replica by replica. Return when it is ready.
 
     Raises:
+        BadSetting: if a setting does not fit this cluster, or its proxies listen at another address already
         ServiceError: if it does not become ready
     """
     from ray import serve  # noqa: PLC0415
+    from ray.serve.context import _get_global_client  # noqa: PLC0415 - Ray 2.60 has no public way to the proxies' address
 
     check(settings)
     cpus, gpus, most = share(ray, settings, replicas)
@@ -191,6 +193,10 @@ def deploy(ray: Any, settings: Settings, replicas: int | None) -> None:
             "keep_alive_timeout_s": math.ceil(settings.keep_alive_s),
         },
     )
+    proxies = _get_global_client().http_config
+    if (proxies.host, proxies.port) != (settings.host, settings.port):  # Ray keeps the first address, and only logs that
+        there = f"{proxies.host}:{proxies.port}"
+        raise BadSetting(f"the cluster serves on {there} already: use that, or run `serve shutdown` first")
     try:
         serve.run(app, name=APPLICATION, route_prefix=settings.root_path or "/", blocking=False)
     except RuntimeError as error:

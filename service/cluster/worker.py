@@ -6,6 +6,7 @@ records, and what failed. It neither writes a record nor holds a lock.
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,8 +29,8 @@ from service.settings import Settings
 class Assignment:
     """What every worker of a run is started with."""
 
-    version: str
-    """Of the distribution, on the driver's machine."""
+    folder: Path | None
+    """In which relative paths of files begin; None if there are none."""
     settings: Settings
     artifact: Path
     sha256: str
@@ -66,20 +67,23 @@ class Worker:
     """One process of the cluster. Ray Data makes one for each share of processors, or each GPU.
 
     Takes:
+        version: of the distribution, on the driver's machine
         assignment: pickled
     """
 
-    def __init__(self, assignment: bytes) -> None:
+    def __init__(self, version: str, assignment: bytes) -> None:
         process.configure_process()
         self._refusal: str | None = None
         try:
+            if version != __version__:  # before reading what another version has pickled
+                raise BadSetting(f"it has fcn-serve {__version__}, and the command is of {version}")
             self._open(pickle.loads(assignment))  # noqa: S301 - from the driver of this cluster
         except (ServiceError, OSError) as error:
             self._refusal = getattr(error, "message", None) or str(error)
 
     def _open(self, assignment: Assignment) -> None:
-        if assignment.version != __version__:
-            raise BadSetting(f"it has fcn-serve {__version__}, and the command is of {assignment.version}")
+        if assignment.folder is not None:
+            os.chdir(assignment.folder)
         self._predictor = open_predictor(assignment.settings, assignment.artifact)
         repository = self._predictor.repository
         if reason := next(iter(repository.broken.values()), None):
