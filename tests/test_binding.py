@@ -69,7 +69,7 @@ def test_a_place_is_used_again(session: ort.InferenceSession) -> None:
 
 
 def test_outputs_may_be_collected_while_a_place_is_taken(session: ort.InferenceSession) -> None:
-    """The garbage collector runs finalizers at any time: also in the thread that looks for a place."""
+    """The garbage collector runs finalizers at any time: also in the thread that searches for a place."""
 
     class Collecting(dict):  # type: ignore[type-arg]
         def __contains__(self, key: object) -> bool:
