@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import random
 import struct
 import traceback
+import tracemalloc
 import warnings
 import zipfile
 from typing import Any
@@ -15,6 +17,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -102,6 +105,45 @@ def test_padding_has_no_value() -> None:
     np.testing.assert_array_equal(found[3:], pixels.T[3:])
 
 
+def test_padding_is_a_range_where_a_limit_says_so() -> None:
+    """From the value to the limit, whichever is the greater."""
+    pixels = ramp((5, 7))
+    pixels[0, :4] = -2000, -1500, -1000, -999
+    for one, other in ((-2000, -1000), (-1000, -2000)):
+        found = read(dicom_bytes(pixels, PixelPaddingValue=one, PixelPaddingRangeLimit=other)).values[:, :, 0]
+        assert np.isnan(found[:3, 0]).all()
+        assert found[3, 0] == -999
+        np.testing.assert_array_equal(found[4:], pixels.T[4:])
+
+
+def test_padding_may_use_bits_above_the_stored_ones() -> None:
+    """Some scanners fill with a value that no voxel of so few bits can have; an overlay in those bits pads nothing."""
+    pixels = ramp((5, 7), "u2")
+    pixels[0, :2] = 0xF830, 0x830
+    found = read(dicom_bytes(pixels, BitsStored=12, HighBit=11, PixelPaddingValue=0xF830)).values[:, :, 0]
+    assert np.isnan(found[0, 0])
+    assert found[1, 0] == 0x830
+    pixels[0, 0] = 0xA007
+    assert read(dicom_bytes(pixels, BitsStored=12, HighBit=11, PixelPaddingValue=0)).values[0, 0, 0] == 7
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("undefined", [False, True])
+def test_a_modality_table_is_refused(syntax: str, undefined: bool) -> None:
+    """Its values take the place of slope and intercept, which the file lacks."""
+    table = Dataset()
+    table.add_new(0x00283002, "US", [2, 0, 16])
+    table.add_new(0x00283004, "LO", "HU")
+    table.add_new(0x00283006, "OW", b"\1\0\2\0")
+    data = pydicom.dcmread(io.BytesIO(dicom_bytes(ramp((5, 7)), syntax=syntax)))
+    data.add_new(0x00283000, "SQ", [table])
+    data[0x00283000].is_undefined_length = undefined
+    file = io.BytesIO()
+    pydicom.dcmwrite(file, data)
+    with pytest.raises(UnsupportedImage, match=r"modality table \(0028,3000\)"):
+        read(file.getvalue())
+
+
 @pytest.mark.parametrize("directions", [[1.0, 0, 0, 0, 1, 0], [0.0, 1, 0, 0, 0, -1], [0.0, 0, -1, 1, 0, 0], OBLIQUE])
 def test_each_voxel_lies_where_another_reader_puts_it(directions: list[float]) -> None:
     """nibabel's reader of DICOM is the oracle: row and column to mm; its axes grow to the left and posterior, ours do not."""
@@ -146,11 +188,12 @@ def test_a_tilted_gantry_shears_the_volume() -> None:
 def test_other_files_of_a_zip_are_passed_over() -> None:
     """A text, a DICOMDIR, what a Mac adds."""
     files = {f"series/{number}": data for number, data in enumerate(series(ramp()))}
-    directory = bytearray(next(iter(files.values())))
-    kind = b"1.2.840.10008.5.1.4.1.1.4\0"
-    assert kind in directory
-    listing = bytes(directory.replace(kind, b"1.2.840.10008.1.3.10".ljust(len(kind), b"\0")))
-    others = {"DICOMDIR": listing, "readme.txt": b"x" * 400, "__MACOSX/series/._0": files["series/0"], ".DS_Store": b"1" * 400}
+    others = {
+        "DICOMDIR": _directory(),
+        "readme.txt": b"x" * 400,
+        "__MACOSX/series/._0": files["series/0"],
+        ".DS_Store": b"1" * 400,
+    }
     found = read(zipped(others | files))
     np.testing.assert_array_equal(found.values, ramp())
 
@@ -261,10 +304,64 @@ def test_a_file_of_a_zip_is_unpacked_to_the_size_in_the_table_alone() -> None:
     made = bytearray(zipped({"a": data, "b": data + bytes(2**20)}))
     at = made.rfind(b"PK\1\2")
     made[at + 24 : at + 28] = struct.pack("<I", len(data))
-    header = decoding.probe(bytes(made), LIMITS)
+    error = _refusal(bytes(made))
+    assert isinstance(error, CorruptImage)
+    assert "damaged" in str(error)
+
+
+def test_the_size_of_a_series_takes_little_memory() -> None:
+    """A slice that unpacks to much before its pixels, and a directory before many files, cost a part of it at the most."""
+    private = pydicom.dcmread(io.BytesIO(dicom_bytes(ramp((5, 7)))))
+    private.add_new(0x00090010, "LO", "X")
+    private.add_new(0x00091001, "OB", bytes(2**25))
+    file = io.BytesIO()
+    pydicom.dcmwrite(file, private)
+    body = zipped([file.getvalue()])
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnsupportedImage, match=f"do not begin in its first {dicom_series.HEADER_BYTES} bytes"):
+            decoding.probe(body, dataclasses.replace(LIMITS, max_scan_bytes=2**27))
+        assert tracemalloc.get_traced_memory()[1] < 5 * dicom_series.HEADER_BYTES
+    finally:
+        tracemalloc.stop()
+    others = {f"{number:03}": b"x" * 400 for number in range(dicom_series.MAX_OTHERS)}
+    with pytest.raises(UnsupportedImage, match="among its first"):
+        decoding.probe(zipped({"DICOMDIR": _directory()} | others | {"slice": dicom_bytes(ramp((5, 7)))}), LIMITS)
+
+
+def test_a_header_of_a_hundred_kilobytes_is_read() -> None:
+    """Scanners write protocols of their own before the pixels."""
+    private = pydicom.dcmread(io.BytesIO(dicom_bytes(ramp((5, 7)))))
+    private.add_new(0x00090010, "LO", "X")
+    private.add_new(0x00091001, "OB", bytes(100_000))
+    file = io.BytesIO()
+    pydicom.dcmwrite(file, private)
+    np.testing.assert_array_equal(read(zipped([file.getvalue()])).values[:, :, 0], ramp((5, 7)).T)
+
+
+def test_a_place_beyond_the_zip_is_damage() -> None:
+    """The table's extra field can name any 64 bits."""
+    name, data = b"IM0", dicom_bytes(ramp((5, 7)))
+    extra = struct.pack("<HHQ", 1, 8, 2**64 - 1)
+    local = struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, 0, 0, 0, 0, len(data), len(data), len(name), 0) + name + data
+    table = struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, 0, 0, 0, 0, 0, *[len(data)] * 2, 3, len(extra), 0, 0, 0, 0, 2**32 - 1)
+    table += name + extra
+    made = local + table + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 1, 1, len(table), len(local), 0)
+    with pytest.raises((CorruptImage, UnsupportedImage)):
+        decoding.probe(made, LIMITS)
+
+
+def test_the_estimate_of_a_series_refuses_no_overlap_and_no_notes() -> None:
+    """The step is that of two slices where they overlap, and only files that can hold a slice count."""
+    overlapping = zipped(series(ramp(), (0, 0, 0.5), SliceThickness=900.0))
+    header = decoding.probe(overlapping, LIMITS)
     assert header.scan is not None
-    with pytest.raises(CorruptImage, match="damaged"):
-        scans.read(bytes(made), LIMITS, header.scan)
+    np.testing.assert_allclose(header.scan.grid.spacing_mm, (1, 1, 0.5))
+    volume = ramp((64, 64, 4))
+    notes = {f"note{number}": b"x" * 400 for number in range(20)}
+    header = decoding.probe(zipped({f"{k}.dcm": one for k, one in enumerate(series(volume))} | notes), LIMITS)
+    assert header.scan is not None
+    assert header.scan.shape == (64, 64, 4)
 
 
 def test_encrypted_and_strange_zips_are_refused() -> None:
@@ -301,6 +398,13 @@ def test_a_thousand_damaged_files_are_refused_or_read() -> None:
         told = "" if error is None else "".join(traceback.format_exception(error))
         assert "DOE" not in told
     assert min(outcomes.values()) > 100
+
+
+def _directory() -> bytes:
+    """A DICOMDIR, as far as its first bytes tell."""
+    data, kind = dicom_bytes(ramp((5, 7))), b"1.2.840.10008.5.1.4.1.1.4\0"
+    assert kind in data
+    return data.replace(kind, b"1.2.840.10008.1.3.10".ljust(len(kind), b"\0"))
 
 
 def _refusal(data: bytes) -> ServiceError | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
@@ -195,7 +195,7 @@ async def segment(
         with services.uploads.one_more() as hold:
             async with arriving(request):
                 images = await read_images(request, wanted.max_bytes, hold)
-            is_scan = any(scans.kind(image.data) is not None for image in images)
+            is_scan = await _any_scan([image.data for image in images])
             if wanted.unless_scan is not None and not is_scan:
                 raise wanted.unless_scan
             if is_scan and not wanted.scan:
@@ -205,6 +205,13 @@ async def segment(
             masks = await unless_gone(request, wanted.masks(images))
     made = gather(wanted.format, masks) if len(masks) == 1 else await asyncio.to_thread(gather, wanted.format, masks)
     return TimelyResponse(made.body, media_type=made.media_type)
+
+
+async def _any_scan(bodies: Sequence[bytes]) -> bool:
+    def found() -> bool:
+        return any(scans.kind(body) is not None for body in bodies)
+
+    return await asyncio.to_thread(found) if any(map(scans.takes_time, bodies)) else found()
 
 
 class _SegmentRoute(APIRoute):

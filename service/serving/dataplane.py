@@ -34,7 +34,7 @@ from typing import Any, Generic, ParamSpec, Self, TypeVar
 from service import process
 from service.errors import DeadlineExceeded, NotReady, Overloaded, ServiceError, UnsupportedImage
 from service.pipeline import plan
-from service.pipeline.codecs import decoding
+from service.pipeline.codecs import decoding, scans
 from service.pipeline.cpus import available_cpus
 from service.pipeline.engine import Engine
 from service.pipeline.manifest import Manifest
@@ -215,7 +215,7 @@ class DataPlane:
         """
         engine = self.predictor.engine(model)
         with self.statistics(engine.manifest).request():
-            headers = self.probe_all(sources, names) if headers is None else headers
+            headers = await self.probe_all(sources, names) if headers is None else headers
             if not scans:
                 _of_each(_check_picture, headers, names)
             workloads = _of_each(
@@ -255,15 +255,17 @@ class DataPlane:
                 return answers
 
     def probe(self, source: Source) -> decoding.Header:
-        """Read an image's header and enforce the limits; microseconds.
+        """Read an image's header and enforce the limits; microseconds, unless :func:`scans.takes_time` says otherwise.
 
         Raises:
             EmptyBody, BodyTooLarge, ImageTooLarge, UnsupportedImage, CorruptImage: as ``decoding.probe``
         """
         return decoding.probe(source, self.limits)
 
-    def probe_all(self, sources: Sequence[Source], names: Sequence[str | None] = ()) -> list[decoding.Header]:
+    async def probe_all(self, sources: Sequence[Source], names: Sequence[str | None] = ()) -> list[decoding.Header]:
         """Read the headers of the images of one request; errors as :meth:`probe`, naming the image if there are several."""
+        if any(isinstance(source, bytes) and scans.takes_time(source) for source in sources):
+            return await asyncio.to_thread(_of_each, self.probe, sources, names)
         return _of_each(self.probe, sources, names)
 
     def check_capacity(self, head: bytes, deadline: Deadline) -> decoding.Header | None:
@@ -280,6 +282,8 @@ class DataPlane:
         header = None
         try:
             manifest = self.predictor.repository.get().manifest
+            if scans.takes_time(head):
+                return None
             if head:
                 header = decoding.probe(head, self.predictor.limits)
                 if header.scan is not None:

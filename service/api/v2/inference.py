@@ -44,7 +44,7 @@ class Inference:
         """
         plane, order = self.services.plane, self.order
         _check_model(order, self.model)
-        headers = plane.probe_all(order.images)
+        headers = await plane.probe_all(order.images)
         _check_sizes(order, headers)
         answers = await plane.segment(
             order.images, self._encode, self.engine, deadline=deadline, priority=order.priority, headers=headers

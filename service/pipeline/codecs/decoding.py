@@ -34,7 +34,9 @@ RGB = NDArray[np.uint8]
 
 
 def probe(data: bytes | RGB, limits: Limits) -> Header:
-    """Read the header of a picture or a scan and enforce the limits. Takes microseconds: may be called on an event loop.
+    """Read the header of a picture or a scan and enforce the limits.
+
+    It takes microseconds and may be called on an event loop, unless :func:`scans.takes_time` says otherwise.
 
     Takes:
         data: the image file, or H x W x 3 uint8 RGB

@@ -1,7 +1,8 @@
 """One DICOM file: the header that geometry and values need, and the pixels of one slice, without compression.
 
-Only the elements in :data:`_TAGS` are ever read. Names, dates and numbers of a patient are skipped by their length, so no error
-and no log can repeat them; messages here repeat no text of a file either, numbers and identifiers of the standard alone.
+Only the elements in :data:`_TAGS` are ever read; of a modality table, only whether there is one. Names, dates and numbers of a
+patient are skipped by their length, so no error and no log can repeat them; messages here repeat no text of a file either,
+numbers and identifiers of the standard alone.
 
 The standard is DICOM PS3: part 3, C.7.6.2 (image plane), C.7.6.3 (pixels) and C.11.1 (rescale slope); part 5, section 7.1 (data
 elements) and A (transfer syntaxes); part 10, section 7.1 (meta information). pydicom reads the elements.
@@ -32,11 +33,14 @@ _DIRECTORY = "1.2.840.10008.1.3.10"
 _REMEDY = "write it without compression (`gdcmconv --raw`, or `dcmdjpeg`)"
 
 MAX_SIDE = 65535
-_SPACINGS_MM = (1e-3, 1e3)
+LEAST_SPACING_MM = 1e-3
+_SPACINGS_MM = (LEAST_SPACING_MM, 1e3)
 _FAR_MM = 1e6
 """Positions beyond this are damage."""
 
 _SYNTAX, _CLASS = 0x00020010, 0x00020002
+_TABLE = 0x00283000
+"""A table from stored values to those of the scanner (C.11.1), in the place of slope and intercept."""
 _PIXELS = {0x7FE00010, 0x7FE00008, 0x7FE00009}
 """Pixels as integers, as floats and as doubles."""
 _CHARACTER_SET = 0x00080005
@@ -59,11 +63,12 @@ _TAGS = {
     "high": 0x00280102,
     "signed": 0x00280103,
     "padding": 0x00280120,
+    "padding_limit": 0x00280121,
     "intercept": 0x00281052,
     "slope": 0x00281053,
 }
 """Every element that is read, by a name of ours."""
-_SHORT = {"samples", "rows", "columns", "allocated", "stored", "high", "signed", "padding"}
+_SHORT = {"samples", "rows", "columns", "allocated", "stored", "high", "signed", "padding", "padding_limit"}
 """Those that are whole numbers of 16 bits; the others are text."""
 
 
@@ -92,8 +97,8 @@ class Header:
     intercept: float
     inverted: bool
     """Whether the lowest value is the brightest (MONOCHROME1)."""
-    padding: int | None
-    """The stored value that means: nothing was measured here."""
+    padding: tuple[int, int] | None
+    """The least and the greatest stored value that mean: nothing was measured here."""
     offset: int
     """Bytes before the first pixel."""
 
@@ -155,7 +160,12 @@ def values(data: bytes, header: Header) -> NDArray[np.float32]:
         found = lowest + highest - found
     found = found * header.slope + header.intercept
     if header.padding is not None:
-        found[native == header.padding] = np.nan
+        low, high = header.padding
+        empty = (native >= low) & (native <= high)
+        lowest, highest = _range(header)
+        if low < lowest or high > highest:  # it needs bits above those of the values
+            empty |= (stored >= low) & (stored <= high)
+        found[empty] = np.nan
     with np.errstate(over="ignore"):
         return found.astype(np.float32).T
 
@@ -171,8 +181,12 @@ def _read_header(data: bytes, limits: Limits, *, whole: bool) -> Header:
     fields = _fields(data, start, implicit=syntax == IMPLICIT, little=syntax != BIG_ENDIAN)
     if (_count(fields, "frames") or 1) > 1:
         raise UnsupportedImage("a DICOM file of several frames; send single slices, or convert it to NIfTI (dcm2niix)")
+    if fields["pixels"] is None and not whole:
+        raise UnsupportedImage(f"a DICOM file whose pixels do not begin in its first {len(data)} bytes; convert it to NIfTI")
     if fields["pixels"] is None:
         raise UnsupportedImage("a DICOM file without pixels: a report, a plan or a directory; send the slices of a scan")
+    if fields["table"]:
+        raise UnsupportedImage("a DICOM file with a modality table (0028,3000); convert it to NIfTI")
     photometric = str(fields["photometric"] or "").strip()
     if (_count(fields, "samples") or 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise UnsupportedImage("a DICOM file in colour; scans are grey (MONOCHROME1 or MONOCHROME2)")
@@ -201,7 +215,7 @@ def _read_header(data: bytes, limits: Limits, *, whole: bool) -> Header:
         slope=_factor(fields, "slope", 1.0),
         intercept=_factor(fields, "intercept", 0.0),
         inverted=photometric == "MONOCHROME1",
-        padding=_padding(fields["padding"], dtype),
+        padding=_padding(fields, dtype),
         offset=offset,
     )
 
@@ -225,7 +239,7 @@ def _syntax(data: bytes) -> tuple[str, int]:
 
 
 def _fields(data: bytes, start: int, *, implicit: bool, little: bool) -> dict[str, Any]:
-    """The values of :data:`_TAGS`, None where absent; ``pixels`` is where their element begins.
+    """The values of :data:`_TAGS`, None where absent; ``pixels`` is where their element begins, ``table`` whether there is one.
 
     The bytes are taken as they are and read here: pydicom's own conversion repeats a strange value in its log. For the same
     reason the name of the character set is skipped; no text is read that needs one.
@@ -241,9 +255,9 @@ def _fields(data: bytes, start: int, *, implicit: bool, little: bool) -> dict[st
             implicit,
             little,
             stop_when=lambda tag, *_: int(tag) in _PIXELS or int(tag) == _CHARACTER_SET,
-            specific_tags=list(_TAGS.values()),
+            specific_tags=[*_TAGS.values(), _TABLE],
         )
-        found |= {tag: part.get_item(tag).value for tag in _TAGS.values() if tag in part}
+        found |= {tag: part.get_item(tag).value for tag in (*_TAGS.values(), _TABLE) if tag in part}
         at = file.tell()
         tag = 0
         if at + 8 <= len(data):
@@ -254,7 +268,7 @@ def _fields(data: bytes, start: int, *, implicit: bool, little: bool) -> dict[st
         (length,) = struct.unpack_from(f"{order}I" if implicit else f"{order}H", data, at + (4 if implicit else 6))
         file.seek(at + 8 + length)
     read = {name: _value(found.get(tag), order, short=name in _SHORT) for name, tag in _TAGS.items()}
-    return read | {"pixels": at if tag in _PIXELS else None}
+    return read | {"pixels": at if tag in _PIXELS else None, "table": bool(found.get(_TABLE))}
 
 
 def _text(dataset: Any, tag: int) -> str:
@@ -316,9 +330,13 @@ def _stored(fields: dict[str, Any], *, little: bool) -> tuple[np.dtype[Any], int
     return np.dtype(f"{order}{'i' if signed else 'u'}{allocated // 8}"), stored, high + 1 - stored
 
 
-def _padding(value: int | None, dtype: np.dtype[Any]) -> int | None:
-    """The stored value that means nothing; its two bytes are read as the stored values are."""
-    return value - 2**16 if value is not None and dtype.kind == "i" and value >= 2**15 else value
+def _padding(fields: dict[str, Any], dtype: np.dtype[Any]) -> tuple[int, int] | None:
+    """The least and greatest stored value that mean nothing (C.7.5.1.1.2); their two bytes are read as the stored ones are."""
+    given = [fields[name] for name in ("padding", "padding_limit")]
+    if given[0] is None:
+        return None
+    ends = [value - 2**16 if dtype.kind == "i" and value >= 2**15 else value for value in given if value is not None]
+    return min(ends), max(ends)
 
 
 def _factor(fields: dict[str, Any], name: str, usual: float) -> float:

@@ -30,11 +30,15 @@ MAGIC_ZIP = b"PK\x03\x04"
 MAX_FILES = 4096
 """Files of a zip: the slices of a scan, and a few others."""
 MAX_OTHERS = 256
-"""Files of a zip that are opened to find a first slice."""
+"""Files of a zip that are opened to find the first two slices."""
 MAX_TABLE_BYTES = MAX_FILES * 512
 """Bytes of a zip's table of contents: names of some hundred characters."""
 FIRST_BYTES = 2**16
 """Bytes of the first slice that are unpacked to know the scan's size."""
+HEADER_BYTES = 2**22
+"""Bytes of it that are unpacked where its header is longer than usual."""
+_START_BYTES = dicom.PREAMBLE + 4 + 512
+"""Bytes of a file that tell whether it may be a slice."""
 STEP_TOLERANCE = 0.02
 """Share of a step by which a slice may be off its place: positions are rounded to so many decimals."""
 _SAME = 1e-3
@@ -46,15 +50,20 @@ class Header:
     """The size of a scan, before all of its slices are read."""
 
     shape: Shape
-    """Columns x rows x slices; of a zip the number of its files, which may hold others."""
+    """Columns x rows x slices; of a zip the number of its files that are long enough, which may hold others."""
     grid: Grid
-    """As the first file and the number of files tell; the scan that is read has its own."""
+    """As the first slices and the number of files tell; the scan that is read has its own."""
 
     @property
     def voxels(self) -> int:
         """X times Y times Z."""
         x, y, z = self.shape
         return x * y * z
+
+
+def may_be_series(data: bytes) -> bool:
+    """Return whether a body begins as one that may be DICOM. Microseconds; :func:`is_series` and :func:`probe` take longer."""
+    return data.startswith(MAGIC_ZIP) or dicom.is_dicom(data)
 
 
 def is_series(data: bytes) -> bool:
@@ -87,11 +96,12 @@ def probe(data: bytes, limits: Limits) -> Header:
         raise BodyTooLarge(text, limit=limits.max_scan_bytes, actual=len(data), unit="bytes")
     if dicom.is_dicom(data):
         first, count = dicom.read_header(data, limits), 1
+        step_mm = first.thickness_mm
     else:
-        first, count = _first(data, limits)
+        first, count, step_mm = _first(data, limits)
     shape = (first.columns, first.rows, count)
     _check_voxels(shape, limits)
-    return Header(shape, _grid(first, first.position + (count - 1) * first.thickness_mm * first.normal, count, compressed=True))
+    return Header(shape, _grid(first, first.position + (count - 1) * step_mm * first.normal, count, compressed=True))
 
 
 def read(data: bytes, limits: Limits) -> Scan:
@@ -148,7 +158,18 @@ def _nifti_header(shape: Shape, affine: NDArray[np.float64]) -> bytes:
 
 # --- zips ----------------------------------------------------------------------------------------------------------------
 
-_DAMAGE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError, ValueError, KeyError)
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+    ArithmeticError,
+)
 """What reading a damaged or unusual zip raises."""
 
 
@@ -201,29 +222,54 @@ def _checked(archive: zipfile.ZipFile, limits: Limits) -> list[zipfile.ZipInfo]:
     return entries
 
 
-def _first(data: bytes, limits: Limits) -> tuple[dicom.Header, int]:
-    """The header of the first slice, and how many files there are at the most."""
+def _first(data: bytes, limits: Limits) -> tuple[dicom.Header, int, float]:
+    """The header of the first slice, how many slices there are at the most, and the step between them in mm at the most.
+
+    Slices may overlap, so that the step is less than a thickness; the distance of the next slice in the zip tells it, then.
+    """
     try:
         with _opened(data) as archive:
             entries = _checked(archive, limits)
-            for at, entry in enumerate(entries):
-                head = _head(archive, entry, FIRST_BYTES)
-                if dicom.is_dicom(head) and not dicom.is_directory(head):
-                    whole = entry.file_size <= FIRST_BYTES
-                    return _header_of(archive, entry, head, limits, whole=whole), len(entries) - at
+            slices = _slice_entries(archive, entries)
+            entry = next(slices, None)
+            if entry is None:
+                text = f"a zip without a DICOM slice among its first {MAX_OTHERS} files; send the slices of one series in it"
+                raise UnsupportedImage(text)
+            first = _header_of(archive, entry, limits)
+            needed = first.rows * first.columns * first.dtype.itemsize
+            count = sum(other.file_size >= needed for other in entries[entries.index(entry) :])
+            second = next(slices, None)
+            return first, count, first.thickness_mm if second is None else _step_mm(first, archive, second, limits)
     except _DAMAGE as error:
         raise CorruptImage("the zip is truncated or damaged") from error
-    raise UnsupportedImage("a zip without a DICOM slice; send the slices of one series in it")
 
 
-def _header_of(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, head: bytes, limits: Limits, *, whole: bool) -> dicom.Header:
-    """A slice's header from its first bytes, or from all of them where it is longer than usual."""
+def _slice_entries(archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo]) -> Iterator[zipfile.ZipInfo]:
+    """Those of the first files that may be slices, by their first bytes."""
+    for entry in entries[:MAX_OTHERS]:
+        start = _head(archive, entry, _START_BYTES)
+        if dicom.is_dicom(start) and not dicom.is_directory(start):
+            yield entry
+
+
+def _step_mm(first: dicom.Header, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limits: Limits) -> float:
+    """The thickness of a slice, or the distance to another slice where that is less."""
     try:
-        return dicom.read_header(head, limits, whole=whole)
+        position = _header_of(archive, entry, limits).position
+    except ServiceError:  # :func:`read` tells what is wrong with it
+        return first.thickness_mm
+    distance_mm = abs(float((position - first.position) @ first.normal))
+    return min(first.thickness_mm, distance_mm) if distance_mm > dicom.LEAST_SPACING_MM else first.thickness_mm
+
+
+def _header_of(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limits: Limits) -> dicom.Header:
+    """A slice's header from its first bytes, or from more of them where it is longer than usual."""
+    try:
+        return dicom.read_header(_head(archive, entry, FIRST_BYTES), limits, whole=entry.file_size <= FIRST_BYTES)
     except (CorruptImage, UnsupportedImage):
-        if whole:
+        if entry.file_size <= FIRST_BYTES:
             raise
-        return dicom.read_header(_head(archive, entry, entry.file_size), limits)
+    return dicom.read_header(_head(archive, entry, HEADER_BYTES), limits, whole=entry.file_size <= HEADER_BYTES)
 
 
 def _slices(data: bytes, limits: Limits) -> Iterator[bytes]:
@@ -233,7 +279,7 @@ def _slices(data: bytes, limits: Limits) -> Iterator[bytes]:
             for entry in _checked(archive, limits):
                 _check_entry(entry)
                 with archive.open(entry) as file:
-                    start = file.read(dicom.PREAMBLE + 4 + 512)
+                    start = file.read(_START_BYTES)
                     if dicom.is_dicom(start) and not dicom.is_directory(start):
                         yield start + file.read()
     except _DAMAGE as error:

@@ -26,6 +26,11 @@ class Header(Protocol):
         """Where the voxels lie."""
 
 
+def takes_time(data: bytes) -> bool:
+    """Return whether :func:`kind` and :func:`probe` may take milliseconds, and so belong on a thread: zips, and DICOM."""
+    return dicom_series.may_be_series(data)
+
+
 def kind(data: bytes) -> str | None:
     """The name of a scan's format; None for anything else.
 
