@@ -38,7 +38,7 @@ METHOD = "GRPC"
 OK = 200
 ARRIVING_AT_ONCE = 16
 """Messages of inferences that may come in at the same time: gRPC keeps each in memory until it is complete."""
-SMALL_AT_ONCE = 64
+SMALL_AT_ONCE = 16
 """Messages of other calls that may come in at the same time: gRPC takes them as long as those of inferences."""
 IN_WORK_A_STREAM = 4
 """Requests of one stream that may be in work or wait to be sent. Meanwhile no other one is read."""
@@ -91,7 +91,7 @@ class Exchanges:
             if not request_class.DESCRIPTOR.fields:  # there is nothing to read: probes are answered whatever else comes in
                 return await call.answer(caller, request_class())
             async with self._small_arriving:  # type: ignore[attr-defined]
-                body = await self._message(requests, calls.MAX_SMALL_BYTES)
+                body = await self._message(requests, calls.MAX_SMALL_BYTES, self.bounds.head_s)
             try:
                 request = request_class.FromString(body)
             except DecodeError as error:
@@ -117,7 +117,7 @@ class Exchanges:
             self.services.readiness.check()
             self.services.plane.check_capacity(b"", caller.deadline)
             async with self._arriving:  # type: ignore[attr-defined]
-                body = await self._message(requests, self.max_bytes)
+                body = await self._message(requests, self.max_bytes, self.bounds.upload_s)
             return await calls.infer(caller, body)
 
         await self._serve("ModelInfer", calls.Access.CALLERS, requests, context, answer)
@@ -253,7 +253,7 @@ class Exchanges:
                 self.services.plane.keys.check(offered_key(headers))
             yield
 
-    async def _message(self, requests: Requests, max_bytes: int) -> bytes:
+    async def _message(self, requests: Requests, max_bytes: int, limit_s: float) -> bytes:
         """Read the one message of a call.
 
         Raises:
@@ -261,7 +261,6 @@ class Exchanges:
             BodyTooLarge: if it is too large
             BadParameter: if there is none
         """
-        limit_s = self.bounds.upload_s
         try:
             async with asyncio.timeout(limit_s) as timer:
                 body = await anext(requests, None)
