@@ -7,7 +7,9 @@ import shutil
 import sqlite3
 import struct
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -22,6 +24,9 @@ from rosbags.rosbag2 import StoragePlugin
 
 from service.batch.recordings.pictures import types
 from service.batch.records import NAME as RECORD
+from service.errors import ServiceError
+from service.pipeline.codecs.limits import Limits
+from service.pipeline.codecs.messages import MessageDecoder
 from tests.conftest import encode_image, make_image, make_labels
 from tests.drawn_bags import (
     COMPRESSED,
@@ -315,6 +320,33 @@ def test_a_video_that_begins_without_its_key_frame_is_told(tmp_path: Path, artif
     assert outcome.returncode == 1
     assert "images have no mask; the first: a frame of the video cannot be decoded" in outcome.stderr
     assert len(masks_of(tmp_path / "drive.masks.mcap")["/fox/mask"]) == 2
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_a_video_with_b_frames_is_refused(codec: str) -> None:
+    """Its decoder gives the frame of another message: a mask would have a wrong stamp."""
+    encoder: Any = av.CodecContext.create(codec, "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 128, 96, "yuv420p", Fraction(1, 10)
+    encoder.options = {"bf": "2", "preset": "ultrafast", "x265-params": "bframes=2:b-adapt=0:log-level=none"}
+    encoder.options |= {"x264-params": "bframes=2:b-adapt=0"}
+    packets = []
+    for number in range(12):
+        frame = av.VideoFrame.from_ndarray(np.full((96, 128, 3), 20 * number, np.uint8), "rgb24").reformat(format="yuv420p")
+        frame.pts = number
+        packets += encoder.encode(frame)
+    packets += encoder.encode(None)
+    assert [packet.pts for packet in packets] != sorted(packet.pts for packet in packets)
+    decoder, told = MessageDecoder("foxglove.CompressedVideo"), set()
+    for packet in packets:
+        stamp = SimpleNamespace(sec=0, nsec=0)
+        message = SimpleNamespace(timestamp=stamp, frame_id="", data=bytes(packet), format=codec.replace("libx", "h"))
+        try:
+            image = decoder.decode(decoder.picture(message), Limits())
+        except ServiceError as error:
+            told.add(error.message)
+        else:
+            assert abs(float(image.mean()) - 20 * packet.pts) < 8
+    assert "the video's frames are not sent in the order in which they are shown; encode it without B-frames" in told
 
 
 @pytest.mark.parametrize("order", ["reversed", "alone"])

@@ -96,6 +96,8 @@ class MessageDecoder:
         self._kind = kind
         self._decoder: Any = None
         self._codec = ""
+        self._number = 0
+        """Of the packet that the video's decoder got last."""
         self._largest = 0
         self.is_wide = False
         """Whether there were images of 16 bits."""
@@ -189,12 +191,19 @@ class MessageDecoder:
             self._codec, self._decoder = codec, av.CodecContext.create(codec, "r")
             self._decoder.thread_count = 1  # a frame for each packet, at once
             self._decoder.options = {"flags": "low_delay"}
+        self._number += 1
+        packet = av.Packet(picture.packed)
+        packet.pts = packet.dts = self._number
         try:
-            frames = self._decoder.decode(av.Packet(picture.packed))
+            frames = self._decoder.decode(packet)
         except av.FFmpegError as error:
             raise CorruptImage(f"a frame of the video cannot be decoded: {error.strerror}") from error
         if not frames:
             raise CorruptImage("a frame of the video cannot be decoded: those that it builds upon are missing")
+        if frames[-1].pts != self._number:  # that of another message: the mask would get a wrong stamp
+            raise UnsupportedImage(
+                "the video's frames are not sent in the order in which they are shown; encode it without B-frames"
+            )
         return np.ascontiguousarray(frames[-1].to_ndarray(format="rgb24"))
 
 
