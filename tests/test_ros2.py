@@ -436,29 +436,56 @@ def test_lost_and_late_frames_are_counted_and_told(models: Path, caplog: pytest.
     assert "frames come late" in caplog.text
 
 
-def test_a_video_is_decoded_frame_by_frame_though_the_newest_wins(models: Path) -> None:
-    """``CompressedImage`` in h264: the frames that are superseded are decoded too, because the newest builds upon them."""
+def video_messages(*colours: str, key_every: int = 250) -> list[Any]:
+    """``CompressedImage`` in h264, a second from each to the next."""
     av = pytest.importorskip("av")
     from sensor_msgs.msg import CompressedImage  # noqa: PLC0415
 
-    from service.live.sources.ros2 import COMPRESSED, Ros2Topic  # noqa: PLC0415
-
     encoder = av.CodecContext.create("libx264", "w")
     encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = WIDTH, HEIGHT, "yuv420p", Fraction(1, 10)
-    encoder.options = {"tune": "zerolatency"}
+    encoder.options = {"tune": "zerolatency", "x264-params": f"keyint={key_every}:scenecut=0"}
+    messages = []
+    for number, colour in enumerate(colours):
+        picture = np.empty((HEIGHT, WIDTH, 3), np.uint8)
+        picture[:] = COLOURS[colour]
+        frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+        frame.pts = number
+        (packet,) = encoder.encode(frame)
+        message = CompressedImage(format="h264")
+        message.header.stamp.sec = number
+        message.data = array.array("B", bytes(packet))
+        messages.append(message)
+    return messages
+
+
+def test_a_video_with_a_lost_frame_goes_on_with_its_next_key_frame(models: Path) -> None:
+    """What builds upon the lost frame would be decoded to a wrong picture in silence."""
+    from service.live.sources.ros2 import COMPRESSED, Ros2Topic  # noqa: PLC0415
+
+    topic = Ros2Topic("ros2:/n/image_raw/compressed", LiveOptions(limits_of(Settings(models_dir=models))))
+    topic.open(lambda: None)
+    taken = []
+    try:
+        topic._schema, topic._decoder = COMPRESSED, MessageDecoder(COMPRESSED)
+        for number, message in enumerate(video_messages("red", "red", "green", "green", "green", "blue", "blue", key_every=5)):
+            if number == 2:
+                continue
+            topic._receive(message, {"publisher_gid": "a", "publication_sequence_number": number + 1})
+            taken += [frame.stamp_ns // 1_000_000_000 for frame in [topic.take()] if frame is not None]
+    finally:
+        topic.close()
+    assert taken == [0, 1, 5, 6]
+
+
+def test_a_video_is_decoded_frame_by_frame_though_the_newest_wins(models: Path) -> None:
+    """``CompressedImage`` in h264: the frames that are superseded are decoded too, because the newest builds upon them."""
+    from service.live.sources.ros2 import COMPRESSED, Ros2Topic  # noqa: PLC0415
+
     topic = Ros2Topic("ros2:/m/image_raw/compressed", LiveOptions(limits_of(Settings(models_dir=models))))
     topic.open(lambda: None)
     try:
         topic._schema, topic._decoder = COMPRESSED, MessageDecoder(COMPRESSED)
-        for number, colour in enumerate(("red", "green", "blue")):
-            picture = np.empty((HEIGHT, WIDTH, 3), np.uint8)
-            picture[:] = COLOURS[colour]
-            frame = av.VideoFrame.from_ndarray(picture, "rgb24")
-            frame.pts = number
-            (packet,) = encoder.encode(frame)
-            message = CompressedImage(format="h264")
-            message.header.stamp.sec = number
-            message.data = array.array("B", bytes(packet))
+        for message in video_messages("red", "green", "blue"):
             topic._receive(message, {})
         newest = topic.take()
         assert newest is not None

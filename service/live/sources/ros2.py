@@ -171,7 +171,11 @@ class Ros2Topic:
             log.warning("%s: frames come", self.topic)
             self._told = False
         self._since_s = came_s
+        lost = self._lost
         self._count(about)
+        if self._lost > lost and self._schema == COMPRESSED:
+            # A video's decoder would go on with pictures that lack the lost ones. A new one waits for the next key frame.
+            self._decoder = MessageDecoder(self._schema)
         picture = None
         if self._decoder is not None and self._schema == COMPRESSED:
             try:
