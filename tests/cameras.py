@@ -125,6 +125,9 @@ class _Mjpeg(socketserver.StreamRequestHandler):
             body = b"<html><body>Live view</body></html>" * 20
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
             return
+        if path.startswith("/strange"):
+            self.wfile.write(b"220 ready\r\n\r\n")
+            return
         if not path.startswith("/cam"):
             status = {"/secret": b"401 Unauthorized"}.get(path, b"404 Not Found")
             self.wfile.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
@@ -137,7 +140,7 @@ class _Mjpeg(socketserver.StreamRequestHandler):
 
 
 class MjpegCamera(Camera):
-    """``http://.../cam``; ``/page`` is a web page, ``/secret`` wants a password."""
+    """``http://.../cam``; ``/page`` is a web page, ``/secret`` wants a password, ``/strange`` speaks no HTTP."""
 
     protocol = "http"
     handler = _Mjpeg

@@ -22,7 +22,7 @@ from service.live.frame import LiveFrame
 from service.live.options import LiveOptions
 from service.live.pictures import Decoder
 from service.live.registry import open_source
-from service.live.sources import LiveSource
+from service.live.sources import LiveSource, http
 from service.live.sources.addresses import without_password
 from service.pipeline.codecs import decoding
 from service.pipeline.codecs.limits import Limits
@@ -168,6 +168,37 @@ def test_an_address_without_a_camera_ends_the_run(path: str, says: str, start: C
         next_of(source)
     assert says in error.value.message
     assert address in error.value.message
+
+
+def test_an_address_that_speaks_no_http_is_tried_again(
+    start: Callable[[Camera], Camera], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The question what else it may send has no answer either."""
+    monkeypatch.setattr(capture, "PAUSES_S", (0.01,))
+    address = start(MjpegCamera()).url.replace("/cam", "/strange")
+    assert http._content_type(address) is None
+    with opened(address) as source:
+        wait_until(lambda: "waiting: " in caplog.text or source.take())
+    assert "; trying again" in caplog.text
+
+
+def test_a_decoder_that_fails_costs_its_connection_only(
+    start: Callable[[Camera], Camera], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that was not foreseen is told, and the camera is opened again."""
+    decode, failed = Decoder._decode, threading.Event()
+
+    def once(self: Decoder, packet: object, came_s: float) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise TypeError("no such field")
+        decode(self, packet, came_s)
+
+    monkeypatch.setattr(Decoder, "_decode", once)
+    monkeypatch.setattr(capture, "PAUSES_S", (0.01,))
+    with opened(start(RtspCamera()).url) as source:
+        next_of(source)
+    assert "lost: RuntimeError: the decoder failed: TypeError: no such field; trying again" in caplog.text
 
 
 def test_a_path_that_an_rtsp_server_does_not_have_yet_is_waited_for(

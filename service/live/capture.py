@@ -124,7 +124,7 @@ class Capture:
         attempt = 0
         while not self._stop.is_set():
             begun_s = time.monotonic()
-            loss = self._connect()
+            loss = self._attempt()
             if self._stop.is_set():
                 return
             if loss.lasting and not self._found:
@@ -135,6 +135,12 @@ class Capture:
             attempt = 0 if time.monotonic() - begun_s > _STEADY_S else attempt
             self._stop.wait(PAUSES_S[min(attempt, len(PAUSES_S) - 1)])
             attempt += 1
+
+    def _attempt(self) -> Loss:
+        try:
+            return self._connect()
+        except Exception as error:  # noqa: BLE001 - a camera may send anything, and a dead reader would be silent for ever
+            return Loss(f"{type(error).__name__}: {error}")
 
     def _connect(self) -> Loss:
         """Open a connection and follow it until it is lost; return why."""

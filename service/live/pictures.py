@@ -85,6 +85,8 @@ class Decoder:
         self._context, self._time_base = stream.codec_context, stream.time_base
         self._came_s: dict[int | None, float] = {}
         self._backlog = Backlog(independent=self._context.codec.intra_only)
+        self._failure: Exception | None = None
+        """What ended the thread before its time."""
         self._thread: threading.Thread | None = None
         if not (whole_files and self._context.name == "mjpeg"):
             self._context.thread_type = "SLICE"  # threads by frames would hold frames back
@@ -92,7 +94,14 @@ class Decoder:
             self._thread.start()
 
     def put(self, packet: Any) -> None:
-        """Take a packet that has just come."""
+        """Take a packet that has just come.
+
+        Raises:
+            RuntimeError: if the decoder's thread has failed; the connection is of no use then
+        """
+        if self._failure is not None:
+            failure = self._failure
+            raise RuntimeError(f"the decoder failed: {type(failure).__name__}: {failure}") from failure
         came_s = time.monotonic()
         self._inbox.received += 1
         if self._thread is None:
@@ -109,6 +118,12 @@ class Decoder:
             self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._follow()
+        except Exception as error:  # noqa: BLE001 - the reader raises it
+            self._failure = error
+
+    def _follow(self) -> None:
         while (entry := self._backlog.get()) is not None:
             if entry.after_gap:
                 self._context.flush_buffers()

@@ -106,7 +106,7 @@ class VideoFile:
                 if self._stop.wait(max(0.0, begun_s + due_s - first_s - time.monotonic())):
                     break
                 decoder.put(packet)
-        except (av.FFmpegError, OSError) as error:
+        except (av.FFmpegError, OSError, RuntimeError) as error:
             log.warning(
                 "%s: damaged after %.1f s: %s", self.address, due_s - first_s, getattr(error, "strerror", None) or error
             )

@@ -7,6 +7,7 @@ names the address; no request of a caller ever does.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import urllib.error
 import urllib.request
 from urllib.parse import urlsplit
@@ -56,7 +57,8 @@ def _content_type(address: str) -> str | None:
     """Return what kind of content an address has; None if it cannot be told."""
     parts = urlsplit(address)
     plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-    with contextlib.suppress(OSError, ValueError), urllib.request.urlopen(plain, timeout=_PROBE_S) as reply:  # noqa: S310 - http
+    unanswered = contextlib.suppress(OSError, ValueError, http.client.HTTPException)
+    with unanswered, urllib.request.urlopen(plain, timeout=_PROBE_S) as reply:  # noqa: S310 - http
         kind: str = reply.headers.get_content_type()
         return kind
     return None
