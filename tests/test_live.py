@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,8 +31,9 @@ from service.live.segmenter import OwnNetwork, RunningService
 from service.live.session import LiveResult, LiveSession
 from service.pipeline.predictor import Predictor
 from service.settings import Settings
-from tests.conftest import encode_image, make_image, make_labels, write_artifact
+from tests.conftest import encode_image, make_image, make_labels, make_manifest, write_artifact
 from tests.live import ROOT, live_server
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +192,26 @@ def test_a_running_service_gives_the_same_masks(models: Path, frames: Path, opti
             RunningService(client, LiveOptions(options.limits, model="other"))
 
 
+def test_a_service_that_loads_other_classes_ends_the_run(tmp_path: Path, frames: Path, options: LiveOptions) -> None:
+    """Ids would change their meaning in silence; a new version with the same classes goes on."""
+    frame = LiveFrame((frames / "1.png").read_bytes(), 7, "camera", "x", time.monotonic())
+    folder = tmp_path / "served"
+    folder.mkdir()
+    write_artifact(folder / "colours.onnx")
+
+    def load(**changes: Any) -> None:
+        write_artifact(tmp_path / "next.onnx", make_manifest(**changes)).replace(folder / "colours.onnx")
+
+    with live_server(Settings(models_dir=folder, reload_s=0.02)) as url, Client(url, retries=0) as client:
+        remote = RunningService(client, options)
+        first = remote.segment(frame).view.sha256
+        load(version="1.0.1")
+        wait_until(lambda: remote.segment(frame).view.sha256 != first)
+        load(classes=tuple(entry.model_copy(update={"name": f"light {entry.name}"}) for entry in make_manifest().classes))
+        with pytest.raises(BadSetting, match="--server: colours has other classes now; start the run again"):
+            wait_until(lambda: remote.segment(frame) is None)
+
+
 def test_the_command_writes_lines_of_json(models: Path, frames: Path) -> None:
     """``--to -`` for a pipe; the summary is on the other output, and a folder that ends has status 0."""
     command = [sys.executable, "-m", "service", "live", "--from", str(frames), "--to", "-"]
@@ -202,6 +224,24 @@ def test_the_command_writes_lines_of_json(models: Path, frames: Path) -> None:
     ]
     assert f"{frames}: 2 masks of 3 frames" in done.stderr
     assert "1 failed" in done.stderr
+
+
+def test_a_pipe_whose_reader_is_gone_ends_the_run_in_one_line(models: Path, frames: Path) -> None:
+    """``| head -1``."""
+    command = [sys.executable, "-m", "service", "live", "--from", str(frames), "--to", "-"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        env = {**os.environ, "FCN_MODELS_DIR": str(models)}
+        done = subprocess.run(
+            command, cwd=ROOT, env=env, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=120
+        )
+    finally:
+        os.close(writer)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("--to -: nothing reads the standard output any more")
+    assert "Traceback" not in done.stderr
+    assert "ignored" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ class RunningService:
     Raises:
         ConnectionFailed, NotReady, Unauthorized: if the service does not answer
         UnknownModel, UnknownClass, BadParameter: if the options do not fit its models
+        BadSetting: in :meth:`segment`, if the service has loaded a model with other classes since
     """
 
     def __init__(self, client: Client, asked: LiveOptions) -> None:
@@ -97,6 +98,8 @@ class RunningService:
         served = _served(client, asked.model)
         self.model: ModelFacts = served
         self.sha256 = ""
+        self._checked = ""
+        """The SHA-256 of the model whose classes were compared last."""
         options = _understood(served, asked)
         self.options = replace(options, min_confidence=0.0)  # the service drops uncertain pixels: it has the scores
 
@@ -110,6 +113,9 @@ class RunningService:
         image = decoding.decode(frame.image, self._limits, decoding.probe(frame.image, self._limits))
         least = self._min_confidence or None
         mask = self._client.segment(frame.image, self.model.name, min_confidence=least)
+        if mask.model.sha256 != self._checked:
+            self._check_classes()
+            self._checked = mask.model.sha256
         if mask.labels.shape != image.shape[:2]:
             raise InferenceFailed(f"the service's mask has {mask.labels.shape[::-1]} pixels, the frame {image.shape[1::-1]}")
 
@@ -119,6 +125,12 @@ class RunningService:
 
         view = MaskView(mask.labels, image, self.model, mask.model.sha256, confidence, self.options)
         return LiveResult(view.selected(), mask.timing)
+
+    def _check_classes(self) -> None:
+        """Check that the ids of masks still mean what the sinks were told at the start."""
+        name = self.model.name
+        if _served(self._client, name).classes != self.model.classes:
+            raise BadSetting(f"--server: {name} has other classes now; start the run again")
 
 
 def _understood(model: ModelFacts, asked: LiveOptions) -> Options:
