@@ -25,7 +25,7 @@ from models.scenes.light import draw_light
 from service import encodings
 from service.cli import app
 from service.client import AsyncClient, Client
-from service.encodings import freespace, freespace_binary
+from service.encodings import freespace, freespace_binary, ground
 from service.encodings.driving import Driving
 from service.encodings.freespace import Freespace
 from service.encodings.ground import Camera, sampling_of
@@ -153,6 +153,19 @@ def test_the_scan_is_the_one_that_loops_over_pixels_find(labels: Labels, camera:
         if math.isnan(found) and perhaps[beam] <= 1e9 <= surely[beam]:
             continue
         assert perhaps[beam] * (1 - 1e-5) <= value <= surely[beam] * (1 + 1e-5)
+
+
+def test_a_scan_that_is_made_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A steep camera has many pairs of columns and beams; the parts change the memory and not one value."""
+    labels = np.where(np.random.default_rng(7).random((40, 300)) < 0.02, 0, ROAD_ID).astype(np.uint8)
+    camera = Camera(900, 200, 150, 20, 1.0, 1.4)
+    whole = find(labels, camera, beams=500).scan
+    monkeypatch.setattr(ground, "_PART", 1000)
+    parts = find(labels, camera, beams=500).scan
+    assert whole is not None
+    assert parts is not None
+    assert np.isfinite(whole.ranges).any()
+    np.testing.assert_array_equal(parts.ranges, whole.ranges)
 
 
 def test_bearings_and_distances_of_one_column_by_hand() -> None:
@@ -420,6 +433,8 @@ def test_what_is_not_free_space_is_a_value_error(body: bytes) -> None:
         ({"beams": 5}, BadParameter, "beams: distances need fx too"),
         ({"fx": float("nan"), "camera_height": 1.0}, BadParameter, "fx must be a finite number"),
         ({"fx": 800.0, "camera_height": -1.0}, BadParameter, "camera_height must be more than 0"),
+        ({**CAMERA, "camera_pitch": 2.0}, BadParameter, "camera_pitch is in radians, -1.5 to 1.5, not 2"),
+        ({**CAMERA, "camera_pitch": -10.0}, BadParameter, "camera_pitch is in radians, -1.5 to 1.5, not -10"),
         ({"drivable": ["lane"]}, UnknownClass, "no class 'lane'; the model knows sky"),
         ({"drivable": [","]}, BadParameter, "drivable names no class"),
     ],

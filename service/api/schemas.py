@@ -13,6 +13,7 @@ from service.api import problems
 from service.api.form import FIELD, MAX_PARTS
 from service.api.record import MAX_FRAME_HEADER
 from service.encodings import FORMATS, Format
+from service.encodings.driving import MAX_PITCH
 from service.encodings.palettes import MODEL, PALETTES
 from service.encodings.tables import TABLES
 from service.pipeline.engine import Engine
@@ -112,7 +113,11 @@ class SegmentQuery(BaseModel):
     ] = None
     camera_pitch: Annotated[
         float | SkipJsonSchema[None],
-        Field(ge=-1.5, le=1.5, description=f"{_able('camera_pitch')}: radians, positive when the camera tilts down (REP 103)."),
+        Field(
+            ge=-MAX_PITCH,
+            le=MAX_PITCH,
+            description=f"{_able('camera_pitch')}: radians, positive when the camera tilts down (REP 103).",
+        ),
     ] = None
     range_max: Annotated[
         float | SkipJsonSchema[None],

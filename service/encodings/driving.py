@@ -17,6 +17,8 @@ DRIVABLE = "road"
 TAKES = frozenset(("drivable", "ego_rows", "fx", "fy", "cx", "cy", "camera_height", "camera_pitch", "range_max", "beams"))
 """The options of these formats."""
 DEFAULT_RANGE_M = 100.0
+MAX_PITCH = 1.5
+"""Radians; nearly straight down."""
 
 
 @dataclass(frozen=True)
@@ -143,4 +145,7 @@ def _mount(
     for name, value in {"fx": fx, "fy": fy, "camera_height": height, "range_max": of_scan["range_max"]}.items():
         if value is not None and value <= 0:
             raise BadParameter(f"{name} must be more than 0, not {value:g}", parameter=name)
+    if pitch is not None and abs(pitch) > MAX_PITCH:
+        reason = f"camera_pitch is in radians, {-MAX_PITCH} to {MAX_PITCH}, not {pitch:g}"
+        raise BadParameter(reason, parameter="camera_pitch")
     return Mount(fx, fy, cx, cy, height, pitch or 0.0)

@@ -28,6 +28,8 @@ _UNKNOWN, _FREE, _UNSEEN = 1e30, 2e30, 3e30
 """Stand for NaN and inf while the nearest wins: an obstacle wins over the unknown, the unknown over free ground."""
 _OVERLAP = 1e-6
 """The share of a beam that a column must cover at least; rounding alone covers less."""
+_PART = 2**20
+"""About so many pairs of a column and a beam are in memory at once: below a steep camera a column crosses most beams."""
 
 
 @dataclass(frozen=True)
@@ -202,9 +204,11 @@ def _scan(told: Real, edges: Real, sampling: Sampling) -> Scan:
     begin = ((first - sampling.low) / sampling.increment + _OVERLAP).astype(np.intp).clip(0, sampling.beams - 1)
     end = np.ceil((last - sampling.low) / sampling.increment - _OVERLAP).astype(np.intp).clip(begin + 1, sampling.beams)
     counts = end - begin
-    beams = np.repeat(begin - (np.cumsum(counts) - counts), counts) + np.arange(int(counts.sum()))
     nearest = np.full(sampling.beams, _UNSEEN)
-    np.minimum.at(nearest, beams, np.repeat(told, counts))
+    for part in np.array_split(np.arange(len(counts)), int(counts.sum()) // _PART + 1):
+        n = counts[part]
+        beams = np.repeat(begin[part] - (np.cumsum(n) - n), n) + np.arange(int(n.sum()))
+        np.minimum.at(nearest, beams, np.repeat(told[part], n))
     nearest[nearest == _FREE] = np.inf
     nearest[(nearest == _UNKNOWN) | (nearest == _UNSEEN)] = np.nan
     return Scan(
