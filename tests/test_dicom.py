@@ -329,6 +329,34 @@ def test_the_size_of_a_series_takes_little_memory() -> None:
         decoding.probe(zipped({"DICOMDIR": _directory()} | others | {"slice": dicom_bytes(ramp((5, 7)))}), LIMITS)
 
 
+def nested(depth: int, items: int, *, implicit: bool) -> bytes:
+    """A private sequence without a length, of items without a length, nested."""
+    head = struct.pack("<HH", 9, 0x1010) + (b"" if implicit else b"SQ\0\0") + b"\xff" * 4
+    item = b"\xfe\xff\x00\xe0" + b"\xff" * 4
+    inside = nested(depth - 1, 1, implicit=implicit) if depth else b""
+    return head + (item + inside + b"\xfe\xff\x0d\xe0" + bytes(4)) * items + b"\xfe\xff\xdd\xe0" + bytes(4)
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+@pytest.mark.parametrize(("depth", "items"), [(0, 1), (0, 3000), (500, 1), (3, 40)])
+def test_sequences_without_a_length_are_passed_over(depth: int, items: int, implicit: bool) -> None:
+    """Whatever they hold, the slice behind them is read."""
+    syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    data = dicom_bytes(ramp((5, 7)), syntax=syntax)
+    at = data.index(struct.pack("<HH", 0x28, 0x10))  # the rows
+    found = read(data[:at] + nested(depth, items, implicit=implicit) + data[at:])
+    np.testing.assert_array_equal(found.values, read(data).values)
+
+
+def test_countless_items_before_the_pixels_are_refused() -> None:
+    """Each would be built, and thrown away."""
+    data = dicom_bytes(ramp((5, 7)))
+    at = data.index(struct.pack("<HH", 0x28, 0x10))
+    for inside in (nested(0, 120_000, implicit=False), nested(0, 0, implicit=False) * 2000):
+        with pytest.raises(UnsupportedImage, match="convert it to NIfTI"):
+            read(data[:at] + inside + data[at:])
+
+
 def test_a_header_of_a_hundred_kilobytes_is_read() -> None:
     """Scanners write protocols of their own before the pixels."""
     private = pydicom.dcmread(io.BytesIO(dicom_bytes(ramp((5, 7)))))
