@@ -240,7 +240,7 @@ def test_a_caller_who_goes_away_leaves_nothing_behind(slow_dir: Path) -> None:
                 return False
 
         async def many() -> int:
-            return sum(await asyncio.gather(*[is_impatient() for _ in range(8)]))
+            return sum(await asyncio.gather(*[is_impatient() for _ in range(24)]))
 
         left = asyncio.run(many())
         assert left > 0
@@ -248,8 +248,8 @@ def test_a_caller_who_goes_away_leaves_nothing_behind(slow_dir: Path) -> None:
         assert httpx.post(f"{base_url}/segment", content=body, timeout=30).status_code == 200
         text = httpx.get(f"{base_url}/metrics").text
         served = float(text.partition('fcn_stage_duration_seconds_count{stage="infer"} ')[2].split()[0])
-        assert served < 9
-        assert f'fcn_errors_total{{code="client_gone"}} {left}.0' in text
+        assert served < 25
+        assert metric(base_url, 'fcn_errors_total{code="client_gone"}') >= 25 - served
 
 
 def test_more_than_the_queue_holds_is_shed_and_the_rest_is_served(slow_dir: Path) -> None:
