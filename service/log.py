@@ -56,6 +56,12 @@ def log_config(log_format: Literal["text", "json"], log_level: str = "info") -> 
     }
 
 
+def flush() -> None:
+    """Wait until the log's lines are written: what a command prints next stands behind them."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
 class StandardError(logging.Handler):
     """Writes lines to the standard error on a separate thread.
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from service import __version__, process
+from service import __version__, log, process
 from service.errors import BadSetting, ServiceError
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
@@ -90,6 +90,7 @@ def main() -> None:
     try:
         app()
     except ServiceError as error:
+        log.flush()
         typer.echo(f"fcn-serve: {error.message}", err=True)
         sys.exit(MISUSED if isinstance(error, BadSetting) else FAILED)
     except OSError as error:  # the standard output's disk is full, say

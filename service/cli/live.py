@@ -22,7 +22,7 @@ from service.live.options import LiveOptions, Qos
 from service.live.registry import SINKS, SOURCES, examples, open_sink, open_source
 from service.live.segmenter import OwnNetwork, RunningService, Segmenter
 from service.live.sources.addresses import without_password
-from service.log import log_config
+from service.log import flush, log_config
 from service.settings import Settings
 
 _SERVER_WAIT_S = 1.0
@@ -178,6 +178,7 @@ def _network(settings: Settings, server: str | None, options: LiveOptions, bell:
 
 def _summarise(counters: Mapping[str, Counters], seconds: float, *, stopped: bool) -> None:
     """Print one line a source on the standard error, and end with status 1 if a run that ended by itself made no mask."""
+    flush()
     for address, each in counters.items():
         now = each.snapshot()
         rate = now.masks / seconds if seconds else 0.0

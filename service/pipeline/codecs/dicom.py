@@ -316,7 +316,7 @@ def _after_sequence(data: bytes, at: int, *, implicit: bool, order: str) -> int:
     inside = [(implicit, order)]
     for _ in range(MAX_ELEMENTS):
         if at + 12 > len(data):
-            return at + 8 if len(inside) == 1 and at + 8 == len(data) else len(data)
+            return len(data)
         implicit, order = inside[-1]
         group, element = struct.unpack_from(f"{order}HH", data, at)
         tag = group << 16 | element
