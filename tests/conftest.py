@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,24 @@ def write_artifact(path: Path, manifest: Manifest | None = None, graph: onnx.Mod
     helper.set_model_props(model, (make_manifest() if manifest is None else manifest).to_metadata())
     onnx.save(model, path)
     return path
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Every inference waits while this event is cleared: a network that is as slow as the test wants."""
+    from service.pipeline.engine import Engine  # noqa: PLC0415  # it imports onnxruntime
+
+    gate = threading.Event()
+    gate.set()
+    real = Engine.run
+
+    def run(engine: Engine, *arguments: Any, **options: Any) -> Any:
+        assert gate.wait(60)
+        return real(engine, *arguments, **options)
+
+    monkeypatch.setattr(Engine, "run", run)
+    yield gate
+    gate.set()
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,6 @@ from tritonclient.utils import InferenceServerException
 
 from service.api.v2.grpc.refusals import DETAILS
 from service.errors import BadSetting
-from service.pipeline.engine import Engine
 from service.settings import Settings
 from tests.conftest import encode_image, make_image, make_manifest, write_artifact
 from tests.live import ROOT, free_port, live_process, live_server
@@ -85,22 +84,6 @@ def stub(both: Both) -> Iterator[Any]:
     """The calls without a client around them."""
     with grpc.insecure_channel(both.grpc) as channel:
         yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Every inference waits while this event is cleared: a network that is as slow as the test wants."""
-    gate = threading.Event()
-    gate.set()
-    real = Engine.run
-
-    def run(engine: Engine, *arguments: Any, **options: Any) -> Any:
-        assert gate.wait(60)
-        return real(engine, *arguments, **options)
-
-    monkeypatch.setattr(Engine, "run", run)
-    yield gate
-    gate.set()
 
 
 def tensor(kind: Any, array: NDArray[Any], datatype: str) -> Any:

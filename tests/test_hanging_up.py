@@ -12,13 +12,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
-from service.pipeline.engine import Engine
 from service.settings import Settings
 from tests.conftest import encode_image, make_image
 from tests.live import live_process, live_server
@@ -32,21 +30,6 @@ def base_url(artifact_dir: Path) -> Iterator[str]:
     """A real server."""
     with live_server(Settings(models_dir=artifact_dir)) as url:
         yield url
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Every inference waits until this event is set: a network that is as slow as the test wants."""
-    gate = threading.Event()
-    real = Engine.run
-
-    def run(engine: Engine, *arguments: Any, **options: Any) -> Any:
-        assert gate.wait(60)
-        return real(engine, *arguments, **options)
-
-    monkeypatch.setattr(Engine, "run", run)
-    yield gate
-    gate.set()
 
 
 @contextmanager
@@ -107,6 +90,7 @@ def test_a_half_closed_connection_gets_any_reply(base_url: str, request_line: by
 
 def test_a_half_closed_connection_gets_a_late_reply_unharmed(base_url: str, png: bytes, gate: threading.Event) -> None:
     """While a caller waits, the service finds out whether it is still there; the reply has exactly its own bytes."""
+    gate.clear()
     with connected(base_url) as link:
         link.sendall(upload(png))
         link.shutdown(socket.SHUT_WR)
@@ -159,6 +143,7 @@ def test_a_caller_who_hangs_up_is_not_waited_for(
     base_url: str, png: bytes, gate: threading.Event, pause_s: float, with_reset: bool
 ) -> None:
     """The request is cancelled while the network works: with a reset at once, with an orderly end as soon as it shows."""
+    gate.clear()
     before = metric(base_url, 'fcn_errors_total{code="client_gone"}')
     with connected(base_url) as link:
         if with_reset:
@@ -171,6 +156,7 @@ def test_a_caller_who_hangs_up_is_not_waited_for(
 
 def test_every_request_of_a_caller_who_hangs_up_is_cancelled(base_url: str, png: bytes, gate: threading.Event) -> None:
     """Those that wait for the replies before them, and the one in work."""
+    gate.clear()
     before = metric(base_url, 'fcn_errors_total{code="client_gone"}')
     with connected(base_url) as link:
         link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
