@@ -13,8 +13,22 @@ import typer
 
 from service.cli import FAILED
 from service.cli.opened import opened
+from service.cli.options import (
+    Beams,
+    CameraHeight,
+    CameraPitch,
+    Classes,
+    Cx,
+    Cy,
+    Drivable,
+    EgoRows,
+    Fx,
+    Fy,
+    Ids,
+    MinConfidence,
+    RangeMax,
+)
 from service.compose import limits_of
-from service.encodings.tables import TABLES
 from service.errors import BadSetting
 from service.live.counters import Counters
 from service.live.loop import Bell, run
@@ -36,20 +50,9 @@ def live(
         list[str], typer.Option("--to", metavar="SINK", help=f"Where masks go; may be repeated: {examples(SINKS)}.")
     ],
     model: Annotated[str | None, typer.Option(help="The model's name; the default one if left out.")] = None,
-    classes: Annotated[
-        list[str] | None,
-        typer.Option(help="Classes to keep, by the model's names or ids, repeated or separated by commas; others become 255."),
-    ] = None,
-    min_confidence: Annotated[
-        float, typer.Option(min=0, max=1, help="Pixels with a lower confidence become 255.", show_default=False)
-    ] = 0.0,
-    ids: Annotated[
-        str | None,
-        typer.Option(
-            help=f"The table of class ids in the masks: {', '.join(TABLES)}; the model's own if left out.",
-            autocompletion=lambda incomplete: [each for each in TABLES if each.startswith(incomplete)],
-        ),
-    ] = None,
+    classes: Classes = None,
+    min_confidence: MinConfidence = 0.0,
+    ids: Ids = None,
     rate: Annotated[
         float | None, typer.Option(min=0.01, help="The most masks a second of each source.", show_default=False)
     ] = None,
@@ -63,30 +66,16 @@ def live(
         Qos, typer.Option(help="Topics of ROS 2: the quality of service of subscriptions; sensor-data takes any publisher.")
     ] = "sensor-data",
     to_qos: Annotated[Qos, typer.Option(help="Topics of ROS 2: the quality of service of masks.")] = "sensor-data",
-    drivable: Annotated[
-        list[str] | None, typer.Option(help="Topic freespace: drivable classes, names or ids; road if left out.")
-    ] = None,
-    ego_rows: Annotated[
-        int | None, typer.Option(min=0, max=16384, help="Topic freespace: rows at the bottom that show the vehicle itself.")
-    ] = None,
-    fx: Annotated[float | None, typer.Option(help="Topic freespace: focal length in pixels; with --camera-height.")] = None,
-    fy: Annotated[float | None, typer.Option(help="Topic freespace: vertical focal length; --fx if left out.")] = None,
-    cx: Annotated[
-        float | None, typer.Option(help="Topic freespace: column of the optical axis; the middle by default.")
-    ] = None,
-    cy: Annotated[float | None, typer.Option(help="Topic freespace: row of the optical axis; the middle by default.")] = None,
-    camera_height: Annotated[
-        float | None, typer.Option(help="Topic freespace: metres of the camera above the ground; with --fx.")
-    ] = None,
-    camera_pitch: Annotated[
-        float | None, typer.Option(help="Topic freespace: radians, positive when the camera tilts down.")
-    ] = None,
-    range_max: Annotated[
-        float | None, typer.Option(help="Topic freespace: metres beyond which ground counts as free; 100 if left out.")
-    ] = None,
-    beams: Annotated[
-        int | None, typer.Option(min=1, max=8192, help="Topic freespace: beams of the scan; one a column if left out.")
-    ] = None,
+    drivable: Drivable = None,
+    ego_rows: EgoRows = None,
+    fx: Fx = None,
+    fy: Fy = None,
+    cx: Cx = None,
+    cy: Cy = None,
+    camera_height: CameraHeight = None,
+    camera_pitch: CameraPitch = None,
+    range_max: RangeMax = None,
+    beams: Beams = None,
     ground_frame: Annotated[
         str, typer.Option(help="Topic freespace: its frame id, on the ground below the camera, x ahead.")
     ] = "base_footprint",

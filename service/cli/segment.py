@@ -20,11 +20,25 @@ from service.batch.sources.video import plan_videos
 from service.batch.targets import Write, spoken
 from service.cli import FAILED, INTERRUPTED
 from service.cli.opened import opened
+from service.cli.options import (
+    Beams,
+    CameraHeight,
+    CameraPitch,
+    Classes,
+    Cx,
+    Cy,
+    Drivable,
+    EgoRows,
+    Fx,
+    Fy,
+    Ids,
+    MinConfidence,
+    RangeMax,
+)
 from service.cli.progress import progress
 from service.cluster.session import ADDRESS
 from service.encodings import DEFAULT_FORMAT, FORMATS, VOLUME_FORMAT, understood, understood_together
 from service.encodings.palettes import MODEL, PALETTES
-from service.encodings.tables import TABLES
 from service.errors import BadSetting
 from service.pipeline.tiling import Resolution
 from service.settings import Settings
@@ -74,20 +88,9 @@ def segment(
             autocompletion=lambda incomplete: [each for each in FORMATS if each.startswith(incomplete)],
         ),
     ] = DEFAULT_FORMAT,
-    classes: Annotated[
-        list[str] | None,
-        typer.Option(help="Classes to keep, by the model's names or ids, repeated or separated by commas; others become 255."),
-    ] = None,
-    min_confidence: Annotated[
-        float, typer.Option(min=0, max=1, help="Pixels with a lower confidence become 255.", show_default=False)
-    ] = 0.0,
-    ids: Annotated[
-        str | None,
-        typer.Option(
-            help=f"The table of class ids in the masks: {', '.join(TABLES)}; the model's own if left out.",
-            autocompletion=lambda incomplete: [each for each in TABLES if each.startswith(incomplete)],
-        ),
-    ] = None,
+    classes: Classes = None,
+    min_confidence: MinConfidence = 0.0,
+    ids: Ids = None,
     statistics: Annotated[
         bool, typer.Option("--statistics", help="JSON: the bounding box and the mean confidence of each mask.")
     ] = False,
@@ -122,29 +125,16 @@ def segment(
         Resolution,
         typer.Option(help="The size that the network sees: that of its training, or the picture's own, in exact tiles."),
     ] = "working",
-    drivable: Annotated[
-        list[str] | None,
-        typer.Option(help=f"{_able('drivable')}: drivable classes, names or ids of the masks' table; road if left out."),
-    ] = None,
-    ego_rows: Annotated[
-        int | None, typer.Option(min=0, max=16384, help="Free space: rows at the bottom that show the vehicle itself.")
-    ] = None,
-    fx: Annotated[float | None, typer.Option(help="Free space: focal length in pixels; with --camera-height.")] = None,
-    fy: Annotated[float | None, typer.Option(help="Free space: vertical focal length; --fx if left out.")] = None,
-    cx: Annotated[float | None, typer.Option(help="Free space: column of the optical axis; the middle if left out.")] = None,
-    cy: Annotated[float | None, typer.Option(help="Free space: row of the optical axis; the middle if left out.")] = None,
-    camera_height: Annotated[
-        float | None, typer.Option(help="Free space: metres of the camera above the ground; with --fx.")
-    ] = None,
-    camera_pitch: Annotated[
-        float | None, typer.Option(help="Free space: radians, positive when the camera tilts down.")
-    ] = None,
-    range_max: Annotated[
-        float | None, typer.Option(help="Free space: metres beyond which ground counts as free; 100 if left out.")
-    ] = None,
-    beams: Annotated[
-        int | None, typer.Option(min=1, max=8192, help="Free space: beams of the scan; one a column if left out.")
-    ] = None,
+    drivable: Drivable = None,
+    ego_rows: EgoRows = None,
+    fx: Fx = None,
+    fy: Fy = None,
+    cx: Cx = None,
+    cy: Cy = None,
+    camera_height: CameraHeight = None,
+    camera_pitch: CameraPitch = None,
+    range_max: RangeMax = None,
+    beams: Beams = None,
     write: Annotated[
         list[Write] | None,
         typer.Option(help="What to write; may be repeated. Left out: masks and overlays, of videos rle and overlays."),

@@ -27,41 +27,22 @@ def understood(
     min_area: int = 0,
     tolerance: float = 0.0,
     palette: str = "model",
-    drivable: Iterable[str] = (),
-    ego_rows: int | None = None,
-    fx: float | None = None,
-    fy: float | None = None,
-    cx: float | None = None,
-    cy: float | None = None,
-    camera_height: float | None = None,
-    camera_pitch: float | None = None,
-    range_max: float | None = None,
-    beams: int | None = None,
+    **driving: Any,
 ) -> Options:
     """Understand a caller's query.
 
     Takes:
         name: of the format
         table: the model's class table
-        the others: as the query of ``POST /segment`` has them
+        the others: as the query of ``POST /segment`` has them; ``driving`` are those of ``understood_driving``
     Raises:
         UnsupportedFormat: if there is no such format
         BadParameter: if the format does not take an option, naming the formats that do; if a table or a number makes no sense
         UnknownClass: if the model has no such class
     """
     words = list(classes)
-    driving: dict[str, Any] = {
-        "drivable": list(drivable),
-        "ego_rows": ego_rows,
-        "fx": fx,
-        "fy": fy,
-        "cx": cx,
-        "cy": cy,
-        "camera_height": camera_height,
-        "camera_pitch": camera_pitch,
-        "range_max": range_max,
-        "beams": beams,
-    }
+    if unknown := driving.keys() - OF_DRIVING:
+        raise TypeError(f"no such option: {', '.join(sorted(unknown))}")
     wanted = {
         "statistics": statistics,
         "legend": legend,
@@ -69,7 +50,7 @@ def understood(
         "tolerance": tolerance > 0,
         "min_area": min_area > 0,
         "palette": palettes.is_bright(palette),
-        **{option: value is not None and value != [] for option, value in driving.items()},
+        **{option: value not in (None, [], ()) for option, value in driving.items()},
     }
     chosen = format_named(name)
     for option, asked in wanted.items():
