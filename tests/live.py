@@ -104,3 +104,8 @@ def _await_ready(base_url: str, alive: Callable[[], bool]) -> None:
             return False
 
     wait_until(ready, "the server to be ready", deadline_s=120.0, alive=alive)
+
+
+def metric(base_url: str, name: str) -> float:
+    """A metric by its name and labels as written; 0 if it has not been counted yet."""
+    return float(httpx.get(f"{base_url}/metrics").text.partition(f"\n{name} ")[2].split("\n")[0] or 0)

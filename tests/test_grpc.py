@@ -34,7 +34,7 @@ from service.api.v2.grpc.refusals import DETAILS
 from service.errors import BadSetting
 from service.settings import Settings
 from tests.conftest import encode_image, make_image, make_manifest, write_artifact
-from tests.live import ROOT, free_port, live_process, live_server
+from tests.live import ROOT, free_port, live_process, live_server, metric
 from tests.waiting import wait_until
 
 MAX_BYTES = 2_000_000
@@ -51,7 +51,7 @@ class Both:
 
     def metric(self, name: str) -> float:
         """A metric by its name and labels as written; 0 if it has not been counted yet."""
-        return float(httpx.get(f"{self.url}/metrics").text.partition(f"\n{name} ")[2].split("\n")[0] or 0)
+        return metric(self.url, name)
 
 
 @pytest.fixture(scope="module")

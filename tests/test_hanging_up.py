@@ -19,7 +19,7 @@ import pytest
 
 from service.settings import Settings
 from tests.conftest import encode_image, make_image
-from tests.live import live_process, live_server
+from tests.live import live_process, live_server, metric
 from tests.waiting import wait_until
 
 PROBE = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -52,11 +52,6 @@ def rest(link: socket.socket) -> bytes:
     while chunk := link.recv(65536):
         received += chunk
     return received
-
-
-def metric(base_url: str, name: str) -> float:
-    """A metric by its name and labels as written; 0 if it has not been counted yet."""
-    return float(httpx.get(f"{base_url}/metrics").text.partition(f"\n{name} ")[2].split("\n")[0] or 0)
 
 
 # One direction ---------------------------------------------------------------------------------------------------------------

@@ -37,25 +37,17 @@ from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the colour network."""
-    folder = tmp_path_factory.mktemp("models")
-    write_artifact(folder / "colours.onnx")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def predictor(models: Path) -> Iterator[Predictor]:
+def predictor(artifact_dir: Path) -> Iterator[Predictor]:
     """Its network."""
-    opened = open_predictor(Settings(models_dir=models))
+    opened = open_predictor(Settings(models_dir=artifact_dir))
     yield opened
     opened.close()
 
 
 @pytest.fixture
-def options(models: Path) -> LiveOptions:
+def options(artifact_dir: Path) -> LiveOptions:
     """Nothing asked for."""
-    return LiveOptions(limits_of(Settings(models_dir=models)))
+    return LiveOptions(limits_of(Settings(models_dir=artifact_dir)))
 
 
 @pytest.fixture
@@ -174,12 +166,14 @@ def test_the_run_ends_with_the_frame_in_work(options: LiveOptions, predictor: Pr
     assert kept.events[-1] == "close"
 
 
-def test_a_running_service_gives_the_same_masks(models: Path, frames: Path, options: LiveOptions, predictor: Predictor) -> None:
+def test_a_running_service_gives_the_same_masks(
+    artifact_dir: Path, frames: Path, options: LiveOptions, predictor: Predictor
+) -> None:
     """Labels and confidence of ``--server`` are those of a network in the process."""
     frame = LiveFrame((frames / "1.png").read_bytes(), 7, "camera", "x", time.monotonic())
     asked = LiveOptions(options.limits, min_confidence=0.55)
     mine = OwnNetwork(predictor, asked).segment(frame).view
-    with live_server(Settings(models_dir=models)) as url, Client(url, retries=0) as client:
+    with live_server(Settings(models_dir=artifact_dir)) as url, Client(url, retries=0) as client:
         remote = RunningService(client, asked)
         theirs = remote.segment(frame).view
         assert (theirs.labels == mine.labels).all()
@@ -212,10 +206,10 @@ def test_a_service_that_loads_other_classes_ends_the_run(tmp_path: Path, frames:
             wait_until(lambda: remote.segment(frame) is None)
 
 
-def test_the_command_writes_lines_of_json(models: Path, frames: Path) -> None:
+def test_the_command_writes_lines_of_json(artifact_dir: Path, frames: Path) -> None:
     """``--to -`` for a pipe; the summary is on the other output, and a folder that ends has status 0."""
     command = [sys.executable, "-m", "service", "live", "--from", str(frames), "--to", "-"]
-    env = {**os.environ, "FCN_MODELS_DIR": str(models)}
+    env = {**os.environ, "FCN_MODELS_DIR": str(artifact_dir)}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -226,13 +220,13 @@ def test_the_command_writes_lines_of_json(models: Path, frames: Path) -> None:
     assert "1 failed" in done.stderr
 
 
-def test_a_pipe_whose_reader_is_gone_ends_the_run_in_one_line(models: Path, frames: Path) -> None:
+def test_a_pipe_whose_reader_is_gone_ends_the_run_in_one_line(artifact_dir: Path, frames: Path) -> None:
     """``| head -1``."""
     command = [sys.executable, "-m", "service", "live", "--from", str(frames), "--to", "-"]
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        env = {**os.environ, "FCN_MODELS_DIR": str(models)}
+        env = {**os.environ, "FCN_MODELS_DIR": str(artifact_dir)}
         done = subprocess.run(
             command, cwd=ROOT, env=env, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=120
         )

@@ -136,14 +136,6 @@ def peer() -> Iterator[Peer]:
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the colour network."""
-    folder = tmp_path_factory.mktemp("models")
-    write_artifact(folder / "colours.onnx")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def models_of_streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same network, with classes of a street: red is road, green is car, blue is sky."""
     folder = tmp_path_factory.mktemp("streets")
@@ -154,9 +146,9 @@ def models_of_streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def living(models: Path, sources: list[str], sinks: list[str], **asked: Any) -> Iterator[dict[str, Any]]:
+def living(artifact_dir: Path, sources: list[str], sinks: list[str], **asked: Any) -> Iterator[dict[str, Any]]:
     """Run the loop on a thread of its own, until the block ends; ``error`` is what it raised."""
-    settings = Settings(models_dir=models)
+    settings = Settings(models_dir=artifact_dir)
     options = LiveOptions(limits_of(settings), **asked)
     bell, outcome = Bell(), dict[str, Any]()
 
@@ -212,7 +204,9 @@ def labels_of(message: dict[str, Any]) -> set[int]:
     return set(data)
 
 
-def test_a_raw_topic_becomes_masks_with_its_stamps_and_a_late_subscriber_gets_the_classes(peer: Peer, models: Path) -> None:
+def test_a_raw_topic_becomes_masks_with_its_stamps_and_a_late_subscriber_gets_the_classes(
+    peer: Peer, artifact_dir: Path
+) -> None:
     """Mask, confidence, overlay, class table and diagnostics, as their readers want them."""
     rosbags = pytest.importorskip("service.batch.recordings.pictures").types()
     peer.tell("advertise", "/a/image_raw", type="raw")
@@ -220,7 +214,7 @@ def test_a_raw_topic_becomes_masks_with_its_stamps_and_a_late_subscriber_gets_th
         peer.tell("listen", f"/a/out/{name}", type="raw")
     peer.tell("listen", "/a/out/overlay/compressed", type="compressed")
     peer.tell("listen", "/diagnostics", type="diagnostics", reliable=True)
-    with living(models, ["ros2:/a/image_raw"], ["ros2:/a/out"], min_confidence=0.25):
+    with living(artifact_dir, ["ros2:/a/image_raw"], ["ros2:/a/out"], min_confidence=0.25):
         arrived = lambda: all(peer.of(f"/a/out/{name}") for name in ("mask", "confidence", "overlay/compressed"))  # noqa: E731
         peer.send_until("/a/image_raw", raw("green"), arrived)
         mask = peer.of("/a/out/mask")[0]
@@ -246,13 +240,13 @@ def test_a_raw_topic_becomes_masks_with_its_stamps_and_a_late_subscriber_gets_th
     peer.tell("retire", "/a/image_raw")
 
 
-def test_two_cameras_in_one_node_one_of_them_compressed(peer: Peer, models: Path) -> None:
+def test_two_cameras_in_one_node_one_of_them_compressed(peer: Peer, artifact_dir: Path) -> None:
     """Each camera has topics of its own; both loops of rclpy are one node."""
     peer.tell("advertise", "/left/image_raw/compressed", type="compressed")
     peer.tell("advertise", "/right/image_raw", type="raw")
     for side in ("left", "right"):
         peer.tell("listen", f"/b/{side}/mask", type="raw")
-    with living(models, ["ros2:/left/image_raw/compressed", "ros2:/right/image_raw"], ["ros2:/b"]):
+    with living(artifact_dir, ["ros2:/left/image_raw/compressed", "ros2:/right/image_raw"], ["ros2:/b"]):
         peer.send_until("/left/image_raw/compressed", jpeg("blue"), lambda: peer.of("/b/left/mask"))
         peer.send_until("/right/image_raw", raw("red", "rgb8"), lambda: peer.of("/b/right/mask"))
     left, right = peer.of("/b/left/mask"), peer.of("/b/right/mask")
@@ -295,10 +289,10 @@ def test_masks_of_autoware_are_its_runs_in_its_ids(peer: Peer, models_of_streets
     peer.tell("retire", "/c/image_raw")
 
 
-def test_a_publisher_that_dies_is_waited_for(models: Path, peer: Peer, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_publisher_that_dies_is_waited_for(artifact_dir: Path, peer: Peer, caplog: pytest.LogCaptureFixture) -> None:
     """Another process publishes, is killed, and one of its like takes its place."""
     peer.tell("listen", "/d/out/mask", type="raw")
-    with caplog.at_level(logging.INFO, "service.live"), living(models, ["ros2:/d/image_raw"], ["ros2:/d/out"]) as outcome:
+    with caplog.at_level(logging.INFO, "service.live"), living(artifact_dir, ["ros2:/d/image_raw"], ["ros2:/d/out"]) as outcome:
         with contextlib.closing(Peer()) as first:
             first.tell("advertise", "/d/image_raw", type="raw")
             first.send_until("/d/image_raw", raw("red"), lambda: peer.of("/d/out/mask"))
@@ -310,14 +304,14 @@ def test_a_publisher_that_dies_is_waited_for(models: Path, peer: Peer, caplog: p
 
 
 def test_qualities_of_service_that_do_not_fit_are_told_in_words(
-    peer: Peer, models: Path, caplog: pytest.LogCaptureFixture
+    peer: Peer, artifact_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Reliable asked of a best-effort camera, and of best-effort masks."""
     peer.tell("advertise", "/e/image_raw", type="raw", reliable=False)
     peer.tell("listen", "/e/out/mask", type="raw", reliable=True)
     with (
         caplog.at_level(logging.WARNING, "service.live"),
-        living(models, ["ros2:/e/image_raw"], ["ros2:/e/out"], from_qos="reliable"),
+        living(artifact_dir, ["ros2:/e/image_raw"], ["ros2:/e/out"], from_qos="reliable"),
     ):
         wait_until(lambda: "--from-qos reliable; leave it out" in caplog.text, "the camera's")
         wait_until(lambda: "subscribe best effort, or give --to-qos reliable" in caplog.text, "the mask's")
@@ -325,10 +319,10 @@ def test_qualities_of_service_that_do_not_fit_are_told_in_words(
     peer.tell("retire", "/e/image_raw")
 
 
-def test_a_topic_of_another_type_ends_the_run(peer: Peer, models: Path) -> None:
+def test_a_topic_of_another_type_ends_the_run(peer: Peer, artifact_dir: Path) -> None:
     """One sentence that names both types; nothing can come of it."""
     peer.tell("advertise", "/imu", type="imu")
-    with living(models, ["ros2:/imu"], ["ros2:/f/out"]) as outcome:
+    with living(artifact_dir, ["ros2:/imu"], ["ros2:/f/out"]) as outcome:
         error = wait_until(lambda: outcome.get("error"), "the error")
     assert isinstance(error, BadSetting)
     assert "/imu is of type sensor_msgs/msg/Imu; sensor_msgs/msg/Image and" in error.message
@@ -336,7 +330,7 @@ def test_a_topic_of_another_type_ends_the_run(peer: Peer, models: Path) -> None:
 
 
 def test_a_mute_publisher_is_told_and_waited_for(
-    peer: Peer, models: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    peer: Peer, artifact_dir: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No publisher, then a publisher without frames, then frames."""
     from service.live.sources import ros2  # noqa: PLC0415
@@ -344,7 +338,7 @@ def test_a_mute_publisher_is_told_and_waited_for(
     monkeypatch.setattr(ros2, "ABSENT_S", 0.01)
     monkeypatch.setattr(ros2, "MUTE_S", 0.01)
     peer.tell("listen", "/g/out/mask", type="raw")
-    with caplog.at_level(logging.WARNING, "service.live"), living(models, ["ros2:/g/image_raw"], ["ros2:/g/out"]):
+    with caplog.at_level(logging.WARNING, "service.live"), living(artifact_dir, ["ros2:/g/image_raw"], ["ros2:/g/out"]):
         wait_until(lambda: "/g/image_raw: no publisher; waiting for one" in caplog.text, "no publisher")
         peer.tell("advertise", "/g/image_raw", type="raw")
         wait_until(lambda: "a publisher is there, and no frame comes" in caplog.text, "mute")
@@ -353,11 +347,16 @@ def test_a_mute_publisher_is_told_and_waited_for(
     peer.tell("retire", "/g/image_raw")
 
 
-def test_an_encoding_that_is_unknown_costs_its_frames_only(peer: Peer, models: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_encoding_that_is_unknown_costs_its_frames_only(
+    peer: Peer, artifact_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """It is told once, and the next frame is segmented."""
     peer.tell("advertise", "/h/image_raw", type="raw")
     peer.tell("listen", "/h/out/mask", type="raw")
-    with caplog.at_level(logging.WARNING, "service.live"), living(models, ["ros2:/h/image_raw"], ["ros2:/h/out"]) as outcome:
+    with (
+        caplog.at_level(logging.WARNING, "service.live"),
+        living(artifact_dir, ["ros2:/h/image_raw"], ["ros2:/h/out"]) as outcome,
+    ):
         odd = {**raw("red"), "format": "64FC9"}
         peer.send_until("/h/image_raw", odd, lambda: "images in '64FC9' are not read" in caplog.text)
         peer.send_until("/h/image_raw", raw("red"), lambda: peer.of("/h/out/mask"))
@@ -365,7 +364,7 @@ def test_an_encoding_that_is_unknown_costs_its_frames_only(peer: Peer, models: P
     peer.tell("retire", "/h/image_raw")
 
 
-def test_a_type_that_is_brought_along_is_the_real_one_to_a_package_that_has_it(peer: Peer, models: Path) -> None:
+def test_a_type_that_is_brought_along_is_the_real_one_to_a_package_that_has_it(peer: Peer, artifact_dir: Path) -> None:
     """A type that the wheels have too, published as one that they lack: its compiled class receives it."""
     from service.live.ros2 import label_info, node, qos  # noqa: PLC0415
     from service.live.ros2.cdr import Cdr  # noqa: PLC0415
@@ -378,7 +377,7 @@ def test_a_type_that_is_brought_along_is_the_real_one_to_a_package_that_has_it(p
     message.number("I", 7)
     message.text("camera")
     peer.tell("listen", "/l", type="header", reliable=True, latched=True)
-    shared = node.join(LiveOptions(limits_of(Settings(models_dir=models))))
+    shared = node.join(LiveOptions(limits_of(Settings(models_dir=artifact_dir))))
     try:
         publisher = shared.node.create_publisher(own, "/l", qos.latched())
         publisher.publish(message.message())
@@ -392,12 +391,12 @@ def test_a_type_that_is_brought_along_is_the_real_one_to_a_package_that_has_it(p
         node.leave()
 
 
-def test_ctrl_c_ends_the_command_in_order(models: Path, peer: Peer) -> None:
+def test_ctrl_c_ends_the_command_in_order(artifact_dir: Path, peer: Peer) -> None:
     """Status 0 and one line, by the command itself."""
     peer.tell("advertise", "/i/image_raw", type="raw")
     peer.tell("listen", "/i/out/mask", type="raw")
     command = [sys.executable, "-m", "service", "live", "--from", "ros2:/i/image_raw", "--to", "ros2:/i/out", "--rate", "50"]
-    env = {**os.environ, "FCN_MODELS_DIR": str(models)}
+    env = {**os.environ, "FCN_MODELS_DIR": str(artifact_dir)}
     env.pop("FASTDDS_BUILTIN_TRANSPORTS")
     with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -417,11 +416,11 @@ def test_ctrl_c_ends_the_command_in_order(models: Path, peer: Peer) -> None:
 # Without another process -----------------------------------------------------------------------------------------------------
 
 
-def test_lost_and_late_frames_are_counted_and_told(models: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_lost_and_late_frames_are_counted_and_told(artifact_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     """By the publisher's sequence numbers, each publisher by itself, and by the time of the way."""
     from service.live.sources.ros2 import Ros2Topic  # noqa: PLC0415
 
-    topic = Ros2Topic("ros2:/k/image_raw", LiveOptions(limits_of(Settings(models_dir=models))))
+    topic = Ros2Topic("ros2:/k/image_raw", LiveOptions(limits_of(Settings(models_dir=artifact_dir))))
     topic.open(lambda: None)
     try:
         told = [("a", 1, 0), ("a", 2, 0), ("b", 9, 0), ("a", 5, 0), ("b", 10, 250_000_000), ("a", 6, 150_000_000)]
@@ -458,11 +457,11 @@ def video_messages(*colours: str, key_every: int = 250) -> list[Any]:
     return messages
 
 
-def test_a_video_with_a_lost_frame_goes_on_with_its_next_key_frame(models: Path) -> None:
+def test_a_video_with_a_lost_frame_goes_on_with_its_next_key_frame(artifact_dir: Path) -> None:
     """What builds upon the lost frame would be decoded to a wrong picture in silence."""
     from service.live.sources.ros2 import COMPRESSED, Ros2Topic  # noqa: PLC0415
 
-    topic = Ros2Topic("ros2:/n/image_raw/compressed", LiveOptions(limits_of(Settings(models_dir=models))))
+    topic = Ros2Topic("ros2:/n/image_raw/compressed", LiveOptions(limits_of(Settings(models_dir=artifact_dir))))
     topic.open(lambda: None)
     taken = []
     try:
@@ -477,11 +476,11 @@ def test_a_video_with_a_lost_frame_goes_on_with_its_next_key_frame(models: Path)
     assert taken == [0, 1, 5, 6]
 
 
-def test_a_video_is_decoded_frame_by_frame_though_the_newest_wins(models: Path) -> None:
+def test_a_video_is_decoded_frame_by_frame_though_the_newest_wins(artifact_dir: Path) -> None:
     """``CompressedImage`` in h264: the frames that are superseded are decoded too, because the newest builds upon them."""
     from service.live.sources.ros2 import COMPRESSED, Ros2Topic  # noqa: PLC0415
 
-    topic = Ros2Topic("ros2:/m/image_raw/compressed", LiveOptions(limits_of(Settings(models_dir=models))))
+    topic = Ros2Topic("ros2:/m/image_raw/compressed", LiveOptions(limits_of(Settings(models_dir=artifact_dir))))
     topic.open(lambda: None)
     try:
         topic._schema, topic._decoder = COMPRESSED, MessageDecoder(COMPRESSED)
@@ -558,17 +557,17 @@ def test_names_of_several_cameras() -> None:
 
 
 @pytest.mark.parametrize("address", ["ros2:", "ros2:/a b", "ros2:/1/2", "ros2://"])
-def test_what_is_not_a_topic_is_told(address: str, models: Path) -> None:
+def test_what_is_not_a_topic_is_told(address: str, artifact_dir: Path) -> None:
     """Before anything is opened."""
     with pytest.raises(BadSetting, match="not the name of a topic"):
-        open_source(address, LiveOptions(limits_of(Settings(models_dir=models))))
+        open_source(address, LiveOptions(limits_of(Settings(models_dir=artifact_dir))))
 
 
-def test_without_rclpy_the_extra_is_named(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_rclpy_the_extra_is_named(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line, which a ROS user can follow too."""
     monkeypatch.setitem(sys.modules, "rclpy", None)
     with pytest.raises(BadSetting, match=r"pip install '\.\[ros2\]'.*or source a ROS 2 installation"):
-        open_source("ros2:/a", LiveOptions(limits_of(Settings(models_dir=models))))
+        open_source("ros2:/a", LiveOptions(limits_of(Settings(models_dir=artifact_dir))))
 
 
 def test_the_remedy_of_lost_frames_is_the_one_that_helps_here(monkeypatch: pytest.MonkeyPatch) -> None:

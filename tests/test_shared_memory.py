@@ -18,7 +18,7 @@ from tritonclient.utils import shared_memory as shm
 from service.api.v2.memory import FOLDER, MAX_REGIONS, Placement, Regions
 from service.errors import BadParameter, BodyTooLarge, Overloaded
 from service.settings import Settings
-from tests.conftest import encode_image, make_image, write_artifact
+from tests.conftest import encode_image, make_image
 from tests.live import free_port, live_server
 
 MAX_BYTES = 2_000_000
@@ -36,12 +36,10 @@ def prefix() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[Any, str]]]:
+def server(artifact_dir: Path) -> Iterator[tuple[str, dict[Any, str]]]:
     """The prefix that a server allows, and its addresses by Triton's client."""
-    folder = tmp_path_factory.mktemp("models")
-    write_artifact(folder / "colours.onnx")
     prefix, port = f"/fcn-test-{uuid.uuid4().hex[:12]}-", free_port()
-    settings = Settings(models_dir=folder, shared_memory=prefix, grpc_port=port, max_image_bytes=MAX_BYTES)
+    settings = Settings(models_dir=artifact_dir, shared_memory=prefix, grpc_port=port, max_image_bytes=MAX_BYTES)
     with live_server(settings) as url:
         yield prefix, {triton_http: url.removeprefix("http://"), triton_grpc: f"127.0.0.1:{port}"}
     for path in FOLDER.glob(f"{prefix[1:]}*"):

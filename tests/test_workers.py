@@ -23,7 +23,7 @@ from service.api.peers import Peers
 from service.errors import BadSetting
 from service.settings import Settings
 from tests.conftest import encode_image, make_image, make_manifest, write_artifact
-from tests.live import ROOT, LiveProcess, free_port, live_process
+from tests.live import ROOT, LiveProcess, free_port, live_process, metric
 from tests.waiting import wait_until
 
 LISTENS = re.compile(r"listens on")
@@ -38,11 +38,6 @@ def workers_of(server: LiveProcess) -> set[int]:
 def starts(server: LiveProcess) -> int:
     """How many workers have begun to listen so far."""
     return len(LISTENS.findall(server.log.read_text("utf-8")))
-
-
-def metric(server: LiveProcess, name: str) -> float:
-    """A metric by its name and labels as written; 0 if it has not been counted yet."""
-    return float(httpx.get(f"{server.base_url}/metrics").text.partition(f"\n{name} ")[2].split("\n")[0] or 0)
 
 
 def segmented(server: LiveProcess, image: bytes) -> str:
@@ -72,11 +67,11 @@ def test_workers_share_a_port_and_metrics_and_a_killed_one_comes_back(tmp_path: 
             ids = list(callers.map(lambda _: segmented(server, image), range(80)))
         assert len(set(ids)) == 80
         answered = 'fcn_requests_total{method="POST",route="/segment",status="200"}'
-        wait_until(lambda: metric(server, answered) == 80, "all to be counted")
+        wait_until(lambda: metric(server.base_url, answered) == 80, "all to be counted")
         lines = Counter(re.findall(r"request request_id=(\S+).*path=/segment", server.log.read_text("utf-8")))
         assert {lines[one] for one in ids} == {1}
-        wait_until(lambda: metric(server, "fcn_ready") == 1)
-        assert metric(server, "fcn_queue_depth") == 0
+        wait_until(lambda: metric(server.base_url, "fcn_ready") == 1)
+        assert metric(server.base_url, "fcn_queue_depth") == 0
 
         killed = min(workers)
         os.kill(killed, signal.SIGKILL)
@@ -84,7 +79,7 @@ def test_workers_share_a_port_and_metrics_and_a_killed_one_comes_back(tmp_path: 
         assert killed not in workers_of(server)
         more = [segmented(server, image) for _ in range(20)]
         assert not set(more) & set(ids)
-        wait_until(lambda: metric(server, answered) == 100, "none of the killed worker's counts to be lost")
+        wait_until(lambda: metric(server.base_url, answered) == 100, "none of the killed worker's counts to be lost")
 
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             request = service_pb2.ModelInferRequest(model_name="colours", raw_input_contents=[bytes(72)])
