@@ -352,7 +352,11 @@ def test_countless_items_before_the_pixels_are_refused() -> None:
     """Each would be built, and thrown away."""
     data = dicom_bytes(ramp((5, 7)))
     at = data.index(struct.pack("<HH", 0x28, 0x10))
-    for inside in (nested(0, 120_000, implicit=False), nested(0, 0, implicit=False) * 2000):
+    for inside in (
+        nested(0, 120_000, implicit=False),
+        nested(0, 0, implicit=False) * 2000,
+        nested(0, 1000, implicit=False) * 200,
+    ):
         with pytest.raises(UnsupportedImage, match="convert it to NIfTI"):
             read(data[:at] + inside + data[at:])
 

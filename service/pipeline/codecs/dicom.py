@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +51,7 @@ _UNDEFINED = 0xFFFFFFFF
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 """Types whose length has four bytes."""
 MAX_ELEMENTS = 100_000
-"""Elements before the pixels, and in a sequence; a scanner writes some hundred, with private ones some thousand."""
+"""Elements before the pixels, those of sequences among them; a scanner writes some hundred, with private ones some thousand."""
 MAX_PARTS = 1_000
 """Sequences without a length before the pixels."""
 _COMPRESSED = re.compile(r"1\.2\.840\.10008\.1\.2\.\d{1,3}(\.\d{1,3})?")
@@ -258,13 +259,11 @@ def _fields(data: bytes, start: int, *, implicit: bool, little: bool) -> dict[st
     file, order = io.BytesIO(data), "<" if little else ">"
     file.seek(start)
     found: dict[int, Any] = {}
-    elements = 0
+    elements = iter(range(MAX_ELEMENTS))  # of the file and of its sequences together
 
     def stops(tag: Any, _vr: str | None, length: int) -> bool:
-        nonlocal elements
-        elements += 1
-        if elements > MAX_ELEMENTS:
-            raise UnsupportedImage(f"a DICOM file of more than {MAX_ELEMENTS} elements before its pixels; convert it to NIfTI")
+        if next(elements, None) is None:
+            raise _too_many("elements", MAX_ELEMENTS)
         return int(tag) in _PIXELS or int(tag) == _CHARACTER_SET or length == _UNDEFINED
 
     for _ in range(MAX_PARTS):
@@ -281,13 +280,17 @@ def _fields(data: bytes, start: int, *, implicit: bool, little: bool) -> dict[st
         if length == _UNDEFINED:
             if tag == _TABLE:
                 found[tag] = data[at + head : at + head + 4] in (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
-            file.seek(_after_sequence(data, at + head, implicit=implicit or unknown, order="<" if unknown else order))
+            file.seek(_after_sequence(data, at + head, elements, implicit=implicit or unknown, order="<" if unknown else order))
         else:
             file.seek(at + head + length)
     else:
-        raise UnsupportedImage(f"a DICOM file of more than {MAX_PARTS} sequences before its pixels; convert it to NIfTI")
+        raise _too_many("sequences", MAX_PARTS)
     read = {name: _value(found.get(tag), order, short=name in _SHORT) for name, tag in _TAGS.items()}
     return read | {"pixels": at if tag in _PIXELS else None, "table": bool(found.get(_TABLE))}
+
+
+def _too_many(what: str, most: int) -> UnsupportedImage:
+    return UnsupportedImage(f"a DICOM file of more than {most} {what} before its pixels; convert it to NIfTI")
 
 
 def _extent(data: bytes, at: int, *, implicit: bool, order: str) -> tuple[int, int, bool]:
@@ -303,7 +306,7 @@ def _extent(data: bytes, at: int, *, implicit: bool, order: str) -> tuple[int, i
     return 8, struct.unpack_from(f"{order}H", data, at + 6)[0], False
 
 
-def _after_sequence(data: bytes, at: int, *, implicit: bool, order: str) -> int:
+def _after_sequence(data: bytes, at: int, elements: Iterator[int], *, implicit: bool, order: str) -> int:
     """Return where a sequence of undefined length ends; the end of the bytes where it does not end in them.
 
     pydicom would build every item, at 70 microseconds and a kilobyte each, of a sequence that nothing here needs.
@@ -312,9 +315,10 @@ def _after_sequence(data: bytes, at: int, *, implicit: bool, order: str) -> int:
 
     Takes:
         at: where its first item begins
+        elements: one is taken for each element that is passed over
     """
     inside = [(implicit, order)]
-    for _ in range(MAX_ELEMENTS):
+    for _ in elements:
         if at + 12 > len(data):
             return len(data)
         implicit, order = inside[-1]
@@ -335,7 +339,7 @@ def _after_sequence(data: bytes, at: int, *, implicit: bool, order: str) -> int:
             at += head
         else:
             at += head + length
-    raise UnsupportedImage(f"a DICOM file of more than {MAX_ELEMENTS} elements in a sequence; convert it to NIfTI")
+    raise _too_many("elements", MAX_ELEMENTS)
 
 
 def _text(dataset: Any, tag: int) -> str:
