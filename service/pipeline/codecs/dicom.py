@@ -33,7 +33,6 @@ _DIRECTORY = "1.2.840.10008.1.3.10"
 """The class of a DICOMDIR: a table of contents, no image."""
 _REMEDY = "write it without compression (`gdcmconv --raw`, or `dcmdjpeg`)"
 
-MAX_SIDE = 65535
 LEAST_SPACING_MM = 1e-3
 _SPACINGS_MM = (LEAST_SPACING_MM, 1e3)
 _FAR_MM = 1e6

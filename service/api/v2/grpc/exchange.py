@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import grpc
@@ -69,10 +70,8 @@ class Exchanges:
     streams: Streams
     bounds: Bounds
     max_bytes: int
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_arriving", asyncio.Semaphore(ARRIVING_AT_ONCE))
-        object.__setattr__(self, "_small_arriving", asyncio.Semaphore(SMALL_AT_ONCE))
+    _arriving: asyncio.Semaphore = field(init=False, default_factory=partial(asyncio.Semaphore, ARRIVING_AT_ONCE))
+    _small_arriving: asyncio.Semaphore = field(init=False, default_factory=partial(asyncio.Semaphore, SMALL_AT_ONCE))
 
     def handlers(self) -> dict[str, Any]:
         """Return the handler of every call, by its name."""
@@ -90,7 +89,7 @@ class Exchanges:
         async def answer(caller: calls.Caller, requests: Requests) -> Any:
             if not request_class.DESCRIPTOR.fields:  # there is nothing to read: probes are answered whatever else comes in
                 return await call.answer(caller, request_class())
-            async with self._small_arriving:  # type: ignore[attr-defined]
+            async with self._small_arriving:
                 body = await self._message(requests, calls.MAX_SMALL_BYTES, self.bounds.head_s)
             try:
                 request = request_class.FromString(body)
@@ -116,7 +115,7 @@ class Exchanges:
         async def answer(caller: calls.Caller, requests: Requests) -> Any:
             self.services.readiness.check()
             self.services.plane.check_capacity(b"", caller.deadline)
-            async with self._arriving:  # type: ignore[attr-defined]
+            async with self._arriving:
                 body = await self._message(requests, self.max_bytes, self.bounds.upload_s)
             return await calls.infer(caller, body)
 
@@ -167,10 +166,8 @@ class Exchanges:
     async def _streamed(self, record: RequestRecord, headers: Mapping[str, str], body: bytes) -> bytes:
         """Answer one request of a stream."""
         status = CLIENT_GONE
-        request_id = ""
         self.in_flight.add(record)
         try:
-            request_id = _id_of(body)
             limits_ms = (_deadline_ms(headers),)
             limit_s = limit_s_of(self.services.deadline_s, *limits_ms)
             async with Deadline(limit_s, record.elapsed_s) as deadline:
@@ -180,11 +177,11 @@ class Exchanges:
         except (ServiceError, Refused) as error:
             refusal = refusals.refusal_of(error)
             status, record.code = refusal.http_status, refusal.name
-            payload = _stream_error(request_id, refusal)
+            payload = _stream_error(_id_of(body), refusal)
         except Exception:
             log.exception("unhandled exception", extra={"fields": {"request_id": record.request_id}})
             status, record.code = refusals.INTERNAL.http_status, refusals.INTERNAL.name
-            payload = _stream_error(request_id, refusals.INTERNAL)
+            payload = _stream_error(_id_of(body), refusals.INTERNAL)
         finally:
             self.in_flight.discard(record)
             route = _route("ModelStreamInfer")
