@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +35,13 @@ for stage in ("connect", "read", "write", "pool"):  # of every call that names n
 # torch's threads spin while they wait for one another: where another process wants a core too, a forward pass of the shipped
 # network took 1.8 s and takes 0.2 s like this (2026-11, 2 cores). Read when torch is loaded, here and in what tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """The weights of a test's networks do not depend on the tests before it in the same process."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture

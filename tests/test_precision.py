@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from PIL import Image
 
 from models.export import main
@@ -119,6 +120,7 @@ def test_another_network_of_the_family_is_exported_in_int8(
 ) -> None:
     """A narrow, shallow ResNet: its card has the loss by class, the changed pixels and the frames; ``--max-loss`` refuses."""
     monkeypatch.setitem(resnet.BLOCKS, 50, (1, 1, 1, 1))
+    torch.manual_seed(1)  # one draw of noise in six has too many near ties for int8
     net = make_lively(build("fcn-resnet50", len(CAMVID.entries), width=1 / 16))
     policy = ARCHITECTURES["fcn-resnet50"].policy((64, 88))
     reduced = Reduced(float32="narrow", calibrated_on="streets", frames=2)

@@ -599,6 +599,39 @@ def test_ycbcr_is_read_by_its_subsampling_and_its_black_and_white(across: int, d
     assert difference.mean() <= 1.5
 
 
+@pytest.mark.parametrize("options", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("separate", [False, True])
+def test_ycbcr_of_every_layout_is_read(options: dict[str, Any], separate: bool) -> None:
+    """Strips and tiles, bands together or apart."""
+    samples = np.asarray(Image.fromarray(PICTURE).convert("YCbCr"))
+    array, kind = (planes(samples), "separate") if separate else (samples, "contig")
+    data = written(array, photometric="ycbcr", planarconfig=kind, **options)
+    assert np.abs(decode(data, LIMITS).astype(int) - PICTURE).max() <= 3
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
+def test_damaged_ycbcr_is_corrupt(compression: str) -> None:
+    """libtiff fills what it cannot decompress, in silence."""
+    data = bytearray(encode_image(Image.fromarray(PICTURE).convert("YCbCr"), "TIFF", compression=compression))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        begin, length = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
+    data[begin + length // 2 : begin + length] = bytes(length - length // 2)
+    with pytest.raises(CorruptImage):
+        decode(bytes(data), LIMITS)
+
+
+@pytest.mark.parametrize("compression", [1, 8])
+def test_ycbcr_with_too_few_samples_is_corrupt(compression: int) -> None:
+    """A whole stream of half of them."""
+    data, _ = ycbcr(2, 2, "<", compression)
+    assert decode(data, LIMITS).shape == PICTURE.shape
+    where = data.index(struct.pack("<HHI", 257, 4, 1)) + 8
+    longer = data[:where] + struct.pack("<I", 128) + data[where + 4 :]
+    rows = longer.index(struct.pack("<HHI", 278, 4, 1)) + 8
+    with pytest.raises(CorruptImage):
+        decode(longer[:rows] + struct.pack("<I", 128) + longer[rows + 4 :], LIMITS)
+
+
 def test_ycbcr_that_breaks_off_is_corrupt() -> None:
     """A strip that ends behind the file, or holds fewer samples than its size: no picture with grey rows."""
     data, _ = ycbcr(2, 2, "<", 1)

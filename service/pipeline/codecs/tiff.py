@@ -6,7 +6,8 @@ reads the others, which Pillow refuses or gets wrong: 9 to 64 bits, floats, band
 
 from __future__ import annotations
 
-import cv2
+import zlib
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL.ImageFile import ImageFile
@@ -22,7 +23,7 @@ from service.pipeline.codecs.tiff_pages import WHOLE, Page, Tag, find_page
 _RGB = (2, 3, 6)
 """Photometric interpretations whose colour profile is one of RGB: RGB itself, palettes, YCbCr."""
 _YCBCR = 6
-_NONE, _JPEG = 1, 7
+_NONE, _JPEG, _DEFLATE = 1, 7, 8
 _FOREIGN = {
     22610: "JPEG XR",
     34712: "JPEG 2000",
@@ -97,40 +98,51 @@ def _by_pillow(page: Page, limits: Limits) -> NDArray[np.uint8]:
     compression = page.number(Tag.COMPRESSION, 1)
     if compression == _JPEG:
         _check_jpegs(page, limits)
-    elif compression == _NONE and page.number(Tag.PHOTOMETRIC, -1) == _YCBCR and not _has_all_samples(page):
-        return _subsampled(page)
-    picture = pillow.load(page.first_and_upright(), "TIFF", limits)
+    has_samples = page.number(Tag.PHOTOMETRIC, -1) == _YCBCR and compression in tiff_samples.READ_HERE
+    picture = pillow.load(_checked_ycbcr(page, limits) if has_samples else page.first_and_upright(), "TIFF", limits)
     _mend_palette(picture)
     return pillow.to_rgb(picture)
 
 
-def _has_all_samples(page: Page) -> bool:
-    """Say whether YCbCr is written as Pillow writes it: three bytes a pixel, and no tag of its own."""
-    samples = 3 * page.number(Tag.WIDTH, 0) * page.number(Tag.LENGTH, 0)
-    return Tag.SUBSAMPLING not in page.entries and sum(page.pieces()[1]) == samples
+def _checked_ycbcr(page: Page, limits: Limits) -> bytes:
+    """Return a file of the same YCbCr samples, all of which are there, stored in zlib's form: Pillow leaves that to libtiff.
 
+    Pillow itself knows neither the subsampling nor the reference black and white. And where a strip or tile is damaged or ends
+    early, libtiff fills the rest of YCbCr in silence.
 
-def _subsampled(page: Page) -> NDArray[np.uint8]:
-    """Decode uncompressed YCbCr by OpenCV's libtiff: Pillow knows neither its subsampling nor its reference black and white.
-
-    Source: TIFF 6.0 (1992), section 21.
+    Source: TIFF 6.0 (1992), section 21; RFC 1950.
 
     Raises:
-        CorruptImage: if a strip or tile ends behind the file, or libtiff gives no picture
+        CorruptImage: if a strip or tile ends behind the file, or before its last sample
+        ImageTooLarge: if one is too large to be decompressed
+        zlib.error, OSError: if one is damaged
     """
-    across, down = (max(1, n) for n in (*page.numbers(Tag.SUBSAMPLING), 2, 2)[:2])
-    wide, high = page.number(Tag.WIDTH, 0), page.number(Tag.LENGTH, 0)
-    rows = page.number(Tag.TILE_LENGTH, 0) or min(page.number(Tag.ROWS, high), high)
-    for index, (offset, length) in enumerate(zip(*page.pieces(), strict=True)):
-        left = rows if page.is_tiled else min(rows, high - index * rows)
-        blocks = -(-(page.number(Tag.TILE_WIDTH, 0) or wide) // across) * -(-left // down)
-        if length < blocks * (across * down + 2) or offset + length > len(page.data):
-            raise CorruptImage("the TIFF image is truncated: a strip or tile has fewer samples than its size")
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.frombuffer(page.first_and_upright(), np.uint8), flags)
-    if pixels is None:
-        raise CorruptImage("the TIFF image is damaged: its YCbCr samples do not make a picture of its size")
-    return np.ascontiguousarray(pixels[..., ::-1], np.uint8)
+    offsets, lengths = page.pieces()
+    if any(offset + length > len(page.data) for offset, length in zip(offsets, lengths, strict=True)):
+        raise CorruptImage("the TIFF image is truncated: a strip or tile ends behind it")
+    compression, wide, high = page.number(Tag.COMPRESSION, _NONE), page.number(Tag.WIDTH, 0), page.number(Tag.LENGTH, 0)
+    whole = compression == _NONE and Tag.SUBSAMPLING not in page.entries and sum(lengths) == 3 * wide * high
+    # Two by two is the format's default, which three bytes a pixel are not.
+    across, down = (1, 1) if whole else (max(1, int(n)) for n in (*page.numbers(Tag.SUBSAMPLING), 2, 2)[:2])
+    columns = page.number(Tag.TILE_WIDTH, 0) or wide
+    rows = page.number(Tag.TILE_LENGTH, 0) or max(1, min(page.number(Tag.ROWS, high), high))
+    a_plane = -(-wide // columns) * -(-high // rows)
+    pieces = []
+    for index, (offset, length) in enumerate(zip(offsets, lengths, strict=True)):
+        plane, place = divmod(index, a_plane)
+        left = rows if page.is_tiled else min(rows, high - place * rows)
+        blocks, block_rows = -(-columns // across), -(-left // down)
+        if page.number(Tag.PLANAR, 1) != 2:
+            row_bytes = blocks * (across * down + 2)
+        elif plane:
+            row_bytes = blocks
+        else:
+            row_bytes, block_rows = columns, left
+        tiff_samples.check_piece(row_bytes * block_rows, limits)
+        stored = memoryview(page.data)[offset : offset + length]
+        pieces.append(zlib.compress(tiff_samples.unpacked(stored, compression, row_bytes, block_rows), 0))
+    changes: dict[int, tuple[int, ...]] = {Tag.COMPRESSION: (_DEFLATE,), Tag.ORIENTATION: (1,), Tag.SUBSAMPLING: (across, down)}
+    return page.with_pieces(pieces, changes)
 
 
 def _check_jpegs(page: Page, limits: Limits) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -111,6 +112,38 @@ class Page:
         if kind in _FORMATS:
             struct.pack_into(self.order + _FORMATS[kind], changed, value, 1)
         return bytes(changed)
+
+    def with_pieces(self, pieces: Sequence[bytes], changes: Mapping[int, Sequence[int]]) -> bytes:
+        """Return a file of this page alone, with other strips or tiles. The file is a classic TIFF, whatever this one is.
+
+        Takes:
+            pieces: the bytes of each strip or tile, in their order
+            changes: tags with other values, 16-bit
+        """
+        file = bytearray((b"II*\0" if self.order == "<" else b"MM\0*") + bytes(4))
+        offsets = []
+        for piece in pieces:
+            offsets.append(len(file))
+            file += piece + bytes(len(piece) % 2)
+        entries = {
+            tag: (kind, count, self.data[at : at + _SIZES[kind] * count])
+            for tag, (kind, count, at) in self.entries.items()
+            if kind in _SIZES and tag != Tag.SUB_DIRECTORIES
+        }
+        for tag, values in changes.items():
+            entries[tag] = (3, len(values), struct.pack(f"{self.order}{len(values)}H", *values))
+        where, how_long = (Tag.TILE_OFFSETS, Tag.TILE_BYTES) if self.is_tiled else (Tag.STRIP_OFFSETS, Tag.STRIP_BYTES)
+        for tag, longs in ((where, offsets), (how_long, [len(piece) for piece in pieces])):
+            entries[tag] = (4, len(longs), struct.pack(f"{self.order}{len(longs)}I", *longs))
+        directory = struct.pack(self.order + "H", len(entries))
+        for tag, (kind, count, value) in sorted(entries.items()):
+            inline = value.ljust(4, b"\0")
+            if len(value) > 4:
+                inline = struct.pack(self.order + "I", len(file))
+                file += value + bytes(len(value) % 2)
+            directory += struct.pack(self.order + "HHI", tag, kind, count) + inline
+        struct.pack_into(self.order + "I", file, 4, len(file))
+        return bytes(file + directory + bytes(4))
 
     @property
     def orientation(self) -> int:

@@ -38,7 +38,7 @@ _KINDS = {_UNSIGNED: "u", _SIGNED: "i", _FLOAT: "f"}
 _PREMULTIPLIED, _ALPHA = 1, 2
 
 _PLAIN, _LZW, _DEFLATE, _OLD_DEFLATE, _PACKBITS = 1, 5, 8, 32946, 32773
-_READ_HERE = (_PLAIN, _LZW, _DEFLATE, _OLD_DEFLATE, _PACKBITS, 34925, 50000)
+READ_HERE = (_PLAIN, _LZW, _DEFLATE, _OLD_DEFLATE, _PACKBITS, 34925, 50000)
 """Compressions of bytes, whatever these mean. The last two are LZMA and Zstandard."""
 
 
@@ -69,12 +69,12 @@ def layout_of(page: Page) -> Layout | None:
     plain = bits <= 8 and set(formats) <= {_UNSIGNED, _UNDEFINED} and not holes
     known = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _CMYK: 4}.get(photometric, 0)
     extra = page.numbers(Tag.EXTRA)
-    apart = page.number(Tag.PLANAR, 1) == 2 and bands > 1 and bits == 8 and known and compression in _READ_HERE
+    apart = page.number(Tag.PLANAR, 1) == 2 and bands > 1 and bits == 8 and known and compression in READ_HERE
     packed = known > 1 and bits < 8
     of_pillow = not (apart or packed or (page.big and page.order == ">") or (known == 1 and bands > 1))
     if plain and of_pillow and bands <= 4:
         return None  # also palettes, YCbCr, L*a*b*, and what only libtiff decompresses
-    if holes and (not known or compression not in _READ_HERE):
+    if holes and (not known or compression not in READ_HERE):
         raise UnsupportedImage(
             "a sparse TIFF image (strips or tiles that are not stored) with a palette, YCbCr or JPEG compression; "
             "write it in full (gdal_translate -co SPARSE_OK=FALSE), or as RGB with Deflate"
@@ -86,7 +86,7 @@ def layout_of(page: Page) -> Layout | None:
         raise UnsupportedImage(f"{what} of several kinds; send bands of one kind")
     if not 1 <= bands <= MAX_BANDS:
         raise UnsupportedImage(f"{what}; at most {MAX_BANDS} bands are read")
-    if compression not in _READ_HERE:
+    if compression not in READ_HERE:
         raise UnsupportedImage(f"{what} with compression {compression} of TIFF's; send it uncompressed, or with LZW or Deflate")
     if page.number(Tag.FILL_ORDER, 1) != 1:
         raise UnsupportedImage(f"{what} with its bits in reverse order; send it with FillOrder 1")
@@ -162,13 +162,8 @@ class _Reader:
             if self._compression != _PLAIN:
                 raise CorruptImage(f"the TIFF image has the lengths of {len(self._lengths)} strips or tiles of {pieces}")
             self._lengths = (self._row_bytes * self._piece_height,) * pieces
-        most = 6 * limits.max_pixels
-        actual = self._row_bytes * self._piece_height
-        if self._compression != _PLAIN and actual > most:
-            message = (
-                f"a strip of the TIFF image has {actual} bytes; at most {most} are decompressed at once: write smaller strips"
-            )
-            raise ImageTooLarge(message, limit=most, actual=actual, unit="bytes a strip")
+        if self._compression != _PLAIN:
+            check_piece(self._row_bytes * self._piece_height, limits)
 
     @property
     def _stored(self) -> int:
@@ -232,24 +227,12 @@ class _Reader:
 
     def _piece(self, number: int, rows: int) -> memoryview | bytes | None:
         """Decompress a strip or a tile. None stands for one that is not stored, as GDAL's SPARSE_OK leaves them out."""
-        expected = self._row_bytes * rows
         offset, length = int(self._offsets[number]), int(self._lengths[number])
         if not offset:
             if length and self._has_lengths:
                 raise CorruptImage("the TIFF image has a strip or tile at offset 0, which is the file's header")
             return None
-        stored = memoryview(self._page.data)[offset : offset + length]
-        if self._compression == _PLAIN:
-            piece: memoryview | bytes = stored[:expected]
-        elif self._compression in (_DEFLATE, _OLD_DEFLATE):
-            stream = zlib.decompressobj()
-            piece = stream.decompress(stored, expected)
-            stream.decompress(stream.unconsumed_tail, 1)  # reads on to the checksum
-        else:
-            piece = _by_libtiff(bytes(stored), self._compression, self._row_bytes, rows)
-        if len(piece) < expected:
-            raise CorruptImage(f"the TIFF image is truncated: a strip or tile has {len(piece)} bytes of {expected}")
-        return piece
+        return unpacked(memoryview(self._page.data)[offset : offset + length], self._compression, self._row_bytes, rows)
 
     def _samples(self, piece: memoryview | bytes | None, first: int, last: int) -> NDArray[Any]:
         """Read the numbers of some rows of a piece: rows x columns x bands, in the machine's byte order."""
@@ -367,6 +350,43 @@ def _stored_number(nodata: float | None, layout: Layout) -> float | int:
         return 0
     low = -(1 << layout.bits - 1) if layout.sample_format == _SIGNED else 0
     return min(max(int(nodata), low), low + (1 << layout.bits) - 1)
+
+
+def check_piece(actual: int, limits: Limits) -> None:
+    """Check that a strip or tile is not too large to be decompressed.
+
+    Takes:
+        actual: its bytes, decompressed
+    Raises:
+        ImageTooLarge: if it is
+    """
+    most = 6 * limits.max_pixels
+    if actual > most:
+        message = f"a strip of the TIFF image has {actual} bytes; at most {most} are decompressed at once: write smaller strips"
+        raise ImageTooLarge(message, limit=most, actual=actual, unit="bytes a strip")
+
+
+def unpacked(stored: memoryview, compression: int, row_bytes: int, rows: int) -> memoryview | bytes:
+    """Decompress a strip or a tile.
+
+    Takes:
+        compression: one of :data:`READ_HERE`
+    Raises:
+        CorruptImage: if it holds fewer bytes than ``rows`` rows
+        zlib.error, OSError: if it is damaged
+    """
+    expected = row_bytes * rows
+    if compression == _PLAIN:
+        piece: memoryview | bytes = stored[:expected]
+    elif compression in (_DEFLATE, _OLD_DEFLATE):
+        stream = zlib.decompressobj()
+        piece = stream.decompress(stored, expected)
+        stream.decompress(stream.unconsumed_tail, 1)  # reads on to the checksum
+    else:
+        piece = _by_libtiff(bytes(stored), compression, row_bytes, rows)
+    if len(piece) < expected:
+        raise CorruptImage(f"the TIFF image is truncated: a strip or tile has {len(piece)} bytes of {expected}")
+    return piece
 
 
 def _by_libtiff(stored: bytes, compression: int, row_bytes: int, rows: int) -> bytes:
