@@ -47,6 +47,8 @@ class RequestRecord:
     """Seconds by stage, summed over the request's images."""
     uncertain: float | None = None
     """The share of pixels below half confidence, 0..1: the largest of its images; None where confidence was not computed."""
+    converted: tuple[str, ...] = ()
+    """What was changed of pictures that are others than their network takes, of all its images."""
     bytes_in: int = 0
     """The bytes of its images."""
     bytes_out: int = 0
@@ -63,12 +65,14 @@ class RequestRecord:
         """Note the model that answers."""
         self.model, self.sha256 = f"{engine.manifest.name}@{engine.manifest.version}", engine.sha256
 
-    def add(self, size: tuple[int, ...], timing: Timing) -> None:
+    def add(self, size: tuple[int, ...], timing: Timing, converted: tuple[str, ...] = ()) -> None:
         """Count an image that has just been finished.
 
         Takes:
             size: (height, width), or three sides of a scan
+            converted: what was changed of it
         """
+        self.converted = tuple(dict.fromkeys((*self.converted, *converted)))
         stages = timing.stages()
         _trace_stages(stages)
         self.sizes.append(size)
@@ -89,6 +93,8 @@ class RequestRecord:
             headers.append((b"x-model-sha256", self.sha256.encode()))
         if self.uncertain is not None:
             headers.append((b"x-uncertain", f"{self.uncertain:.4f}".encode()))
+        if self.converted:
+            headers.append((b"x-converted", ", ".join(self.converted).encode()))
         if self.timing_s:
             stages = [f"{stage};dur={1000 * spent_s:.2f}" for stage, spent_s in self.timing_s.items()]
             headers.append((b"server-timing", ", ".join(stages).encode()))

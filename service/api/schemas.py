@@ -347,6 +347,9 @@ _TIMED_REPLY = {
     "X-Model": _header("name@version of the model that answered"),
     "X-Model-SHA256": _header("Of its artifact: two builds may have one version"),
     "X-Uncertain": _header("Share of pixels below half confidence, 0..1; where the reply needed the confidence"),
+    "X-Converted": _header(
+        "What was changed of an image that its model does not take as it is: colour-to-grey, 8-bit-to-16-bit"
+    ),
     "Server-Timing": _header("Milliseconds of decode, queue, infer, labels, encode"),
 }
 

@@ -94,7 +94,7 @@ class MaskRequest:
             names=[image.name for image in images],
         )
         for answer in answers:
-            self.record.add(answer.size, answer.timing)
+            self.record.add(answer.size, answer.timing, answer.converted)
         shares = [answer.value.uncertain for answer in answers if answer.value.uncertain is not None]
         self.record.uncertain = max(shares, default=None)
         return [Named(image.name, answer.value.body) for image, answer in zip(images, answers, strict=True)]

@@ -305,6 +305,7 @@ class _Stream:
             "size": record.sizes[0],
             "model": record.model,
             **({} if record.uncertain is None else {"uncertain": round(record.uncertain, 4)}),
+            **({"converted": record.converted} if record.converted else {}),
             "timing": {stage: round(1000 * spent_s, 2) for stage, spent_s in record.timing_s.items()},
         }
         return _Outcome("mask", facts, mask.body)

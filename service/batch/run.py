@@ -228,6 +228,7 @@ def work_on(source: Source[F], predictor: Predictor, config: RunConfig, ledger: 
     """Work on one source, and record its results as they are finished."""
     report = ledger.report
     report.unit = source.unit
+    converted: Counter[str] = Counter()
 
     def write(done: Done[F]) -> Done[F]:
         written = source.write(done)
@@ -246,6 +247,8 @@ def work_on(source: Source[F], predictor: Predictor, config: RunConfig, ledger: 
             with _closed(source.frames()) as frames:
                 segment = _segmenting(predictor, config)
                 for done in overlapped(frames, segment, write):
+                    if done.made is not None:
+                        converted.update(done.made.converted)
                     if done.frame.counts:
                         _count(done, report)
                         progress.advance()
@@ -259,7 +262,9 @@ def work_on(source: Source[F], predictor: Predictor, config: RunConfig, ledger: 
         report.fail(source.path, error.message)
     except Exception as error:  # noqa: BLE001 - whatever a reader or a writer raises belongs to its file
         report.fail(source.path, reason(source.path, error))
-    report.notes += [f"{spoken(source.path)}: {note}" for note in source.notes]
+    name = config.engine.manifest.name
+    told = [f"{count} {source.unit} converted for {name}: {what}" for what, count in converted.items()]
+    report.notes += [f"{spoken(source.path)}: {note}" for note in (*source.notes, *told)]
 
 
 def _segmenting(predictor: Predictor, config: RunConfig) -> Callable[[F], Done[F]]:

@@ -90,8 +90,8 @@ class Client:
         """Segment one image.
 
         Takes:
-            image: an image file's path or bytes; or an H x W x 3 uint8 RGB or H x W uint8 grey array; or a Pillow image, taken
-                as its pixels are (its EXIF orientation is not applied)
+            image: an image file's path or bytes; or an H x W x 3 uint8 RGB array; or an H x W grey one of uint8, uint16 or
+                float32; or a Pillow image, taken as its pixels are (its EXIF orientation is not applied)
             model: the server's default by default
             classes: names or ids to keep; pixels of other classes become 255
             min_confidence: 0..1; pixels of which the network is less sure become 255

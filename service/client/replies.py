@@ -43,12 +43,20 @@ def parse_mask(reply: Reply) -> Mask:
             reply.headers.get("X-Request-ID", ""),
             reply.headers.get("X-Frame-Id"),
             reply.headers.get("X-Frame-Stamp"),
+            tuple(word.strip() for word in reply.headers.get("X-Converted", "").split(",") if word.strip()),
         )
     except (ValueError, LookupError, TypeError) as error:
         raise _misunderstood(reply) from error
 
 
-def mask_of(body: bytes, timing: dict[str, float], request_id: str, frame_id: str | None, frame_stamp: str | None) -> Mask:
+def mask_of(
+    body: bytes,
+    timing: dict[str, float],
+    request_id: str,
+    frame_id: str | None,
+    frame_stamp: str | None,
+    converted: tuple[str, ...] = (),
+) -> Mask:
     """A mask, of the document that holds it and of what came beside.
 
     Raises:
@@ -66,6 +74,7 @@ def mask_of(body: bytes, timing: dict[str, float], request_id: str, frame_id: st
         frame_id=frame_id,
         frame_stamp=frame_stamp,
         instances=tuple(_instance(entry) for entry in things),
+        converted=converted,
     )
 
 

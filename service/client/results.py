@@ -101,6 +101,8 @@ class Mask:
     """As they were given to ``segment``, to match the mask with its frame."""
     instances: tuple[Instance, ...] = ()
     """The things of countable classes, where they were asked for: class by class, the largest first."""
+    converted: tuple[str, ...] = ()
+    """What the server changed of an image that the model does not take as it is: ``colour-to-grey``, ``8-bit-to-16-bit``."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -95,7 +95,8 @@ class _Dialogue:
         self.answered += 1
         frame_id, frame_stamp = header["frame_id"], header["stamp"]
         if header["outcome"] == "mask":
-            return mask_of(body, header["timing"], f"{self._request_id}/{header['seq']}", frame_id, frame_stamp)
+            request_id, converted = f"{self._request_id}/{header['seq']}", tuple(header.get("converted", ()))
+            return mask_of(body, header["timing"], request_id, frame_id, frame_stamp, converted)
         error = None
         if header["outcome"] == "error":
             error = error_of({name: fact for name, fact in header.items() if name not in ("seq", "outcome")})

@@ -24,7 +24,8 @@ except ImportError:  # the same files, more slowly
 
 _ASCII, _SHORT, _LONG, _DOUBLE = 2, 3, 4, 12
 _CODES = {_SHORT: "H", _LONG: "I", _DOUBLE: "d"}
-_DEFLATE, _PALETTE = 8, 3
+_DEFLATE, _BLACK_IS_ZERO, _PALETTE = 8, 1, 3
+_FLOATS = 3
 _LEVEL = 1
 _USER_DEFINED = 32767
 
@@ -72,6 +73,36 @@ def encode(labels: NDArray[np.uint8], palette: NDArray[np.uint8], geo: Geo | Non
         *(_geo_tags(geo) if geo is not None else ()),
         _Tag(42113, _ASCII, f"{UNLABELLED}\0".encode()),
     ]
+    return _file(strip, tags)
+
+
+def encode_floats(array: NDArray[np.float32]) -> bytes:
+    """Write one channel of floats.
+
+    Takes:
+        array: H x W float32, H and W at least 1
+    Gives:
+        the file: grey, each number as it is
+    """
+    height, width = array.shape
+    strip = bytes(compress(np.ascontiguousarray(array, "<f4"), _LEVEL))
+    tags = [
+        _Tag(256, _LONG, (width,)),
+        _Tag(257, _LONG, (height,)),
+        _Tag(258, _SHORT, (32,)),
+        _Tag(259, _SHORT, (_DEFLATE,)),
+        _Tag(262, _SHORT, (_BLACK_IS_ZERO,)),
+        _Tag(273, _LONG, (8,)),
+        _Tag(277, _SHORT, (1,)),
+        _Tag(278, _LONG, (height,)),
+        _Tag(279, _LONG, (len(strip),)),
+        _Tag(339, _SHORT, (_FLOATS,)),
+    ]
+    return _file(strip, tags)
+
+
+def _file(strip: bytes, tags: list[_Tag]) -> bytes:
+    """Header, strip and directory."""
     at = 8 + len(strip) + len(strip) % 2
     header = struct.pack("<2sHI", b"II", 42, at)
     return header + strip + bytes(len(strip) % 2) + _directory(tags, at)

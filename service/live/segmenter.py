@@ -16,6 +16,7 @@ from service.live.frame import LiveFrame
 from service.live.options import LiveOptions
 from service.live.session import LiveResult
 from service.pipeline.codecs import decoding
+from service.pipeline.manifest import check_8_bits
 from service.pipeline.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class OwnNetwork:
         manifest = self._engine.manifest
         if manifest.input.takes_scans:
             raise BadSetting(f"{manifest.name} takes scans, not the pictures of a camera; name another --model")
+        check_8_bits(manifest, "a camera")
         self.model: ModelFacts = manifest
         self.sha256 = self._engine.sha256
         self.options = _understood(manifest, asked)

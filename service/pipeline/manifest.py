@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, from_json
 
-from service.errors import BadArtifact
+from service.errors import BadArtifact, BadSetting
 
 METADATA_KEY = "fcn_serve.manifest"
 """The ONNX metadata property that holds the manifest's JSON."""
@@ -104,7 +104,8 @@ class InputPolicy(_Frozen):
     """Order of three colour channels; networks that want BGR reorder inside the graph. None for other channels: one is
     grey, several are a slice between the slices beside it, in the order of the volume."""
     dtype: Dtype = "uint8"
-    """The type of the input's numbers: as the picture has them, or float32 after the intensity policy."""
+    """The type of the input's numbers: as the picture or the scan has them, or float32 after the intensity policy. Pictures of
+    colours are uint8; of one channel, each type."""
     intensity: Percentiles | None = None
     """How values are scaled before the network; None passes them on as they are."""
     spacing_mm: tuple[Millimetres, Millimetres, Millimetres] | None = None
@@ -128,6 +129,11 @@ class InputPolicy(_Frozen):
     def _consistent(self) -> Self:
         if self.color_order is not None and (self.channels != 3 or self.dimensions != 2):
             raise ValueError(f"color_order {self.color_order} needs 3 channels of a picture; say null for other channels")
+        if not self.takes_scans and (self.channels not in (1, 3) or (self.channels == 3 and self.dtype != "uint8")):
+            found = f"{self.channels} channels of {self.dtype}"
+            raise ValueError(
+                f"pictures reach a network as 3 channels of uint8 (colours) or as 1 channel (grey), not as {found}"
+            )
         if (self.dimensions == 3) != (self.working_depth is not None):
             raise ValueError("working_depth is needed where dimensions is 3, and only there")
         if self.dimensions == 3 and self.planes:
@@ -148,12 +154,30 @@ class InputPolicy(_Frozen):
         return self.dimensions == 3 or bool(self.planes)
 
     @property
+    def takes_grey(self) -> bool:
+        """Whether the network is for pictures of one channel."""
+        return self.channels == 1 and not self.takes_scans
+
+    @property
     def sides(self) -> tuple[int, ...]:
         """The working size in the order of the input's axes: (height, width), or (depth, height, width)."""
         return self.working_size if self.working_depth is None else (self.working_depth, *self.working_size)
 
 
 _AXES = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
+
+
+def check_8_bits(manifest: Manifest, source: str) -> None:
+    """Check that a network can be given the pictures of a source that are decoded to 8 bits.
+
+    Raises:
+        BadSetting: if it takes numbers of more bits: most of its input would be lost without a sign
+    """
+    if manifest.input.takes_grey and manifest.input.dtype != "uint8":
+        raise BadSetting(
+            f"{manifest.name} takes grey pictures with all their bits, and those of {source} come with 8; "
+            "segment them as PNG or TIFF files, or name another model"
+        )
 
 
 class Output(_Frozen):

@@ -8,12 +8,15 @@ pixel centres of the original image, so rounding shifts no mask.
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from service.pipeline.manifest import InputPolicy
+
+Pixel = TypeVar("Pixel", np.uint8, np.uint16, np.float32)
 
 MAX_ELONGATION = 4.0
 """The largest aspect ratio with ``fit="area"``. A longer image is squeezed to it: the network would see more pixels of blur."""
@@ -71,7 +74,7 @@ def least_size(policy: InputPolicy) -> tuple[int, int]:
     return min(sizes, key=math.prod)
 
 
-def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def resize_image(image: NDArray[Pixel], size: tuple[int, int]) -> NDArray[Pixel]:
     """Resize to the network's size.
 
     Halves with a 2 x 2 mean while both sides are even and stay at or above the target. The rest is one bilinear step with
@@ -79,10 +82,10 @@ def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
     is a mean over areas (cv2 INTER_AREA). So thin things survive a large reduction.
 
     Takes:
-        image: H x W x 3 uint8
+        image: H x W x 3 uint8, or H x W of uint8, uint16 or float32
         size: (h, w)
     Gives:
-        h x w x 3 uint8; the same array where the size is already right
+        the same dtype and channels at h x w; the same array where the size is already right
     """
     h, w = size
     while image.shape[0] >= 2 * h and image.shape[1] >= 2 * w and image.shape[0] % 2 == 0 and image.shape[1] % 2 == 0:
@@ -94,8 +97,8 @@ def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
     return _resized(image, h, w, cv2.INTER_AREA if skips else cv2.INTER_LINEAR)
 
 
-def _resized(image: NDArray[np.uint8], h: int, w: int, interpolation: int) -> NDArray[np.uint8]:
-    return np.asarray(cv2.resize(image, (w, h), interpolation=interpolation), np.uint8)
+def _resized(image: NDArray[Pixel], h: int, w: int, interpolation: int) -> NDArray[Pixel]:
+    return np.asarray(cv2.resize(image, (w, h), interpolation=interpolation), image.dtype)
 
 
 def _round_to(length: float, multiple: int) -> int:

@@ -1,6 +1,6 @@
 """One image or scan from bytes to labels, on the caller's own thread::
 
-    prepare   bytes -> upright RGB -> the network's size; of a scan: voxels -> the network's orientation and spacing
+    prepare   bytes -> upright RGB or grey -> the network's size; of a scan: voxels -> the network's orientation and spacing
     run       images of one size -> outputs; a scan slice by slice or block by block
     finish    outputs -> labels at the image's size; of a scan: in its own grid
 
@@ -13,14 +13,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import BadParameter, InferenceFailed
-from service.pipeline import plan
+from service.pipeline import intensity, plan
 from service.pipeline.codecs import decoding, scans
 from service.pipeline.codecs.georeference import Georeference
+from service.pipeline.codecs.grey import Conversion
 from service.pipeline.device_labels import OnDevice
 from service.pipeline.engine import Engine
 from service.pipeline.manifest import OUTPUT, Manifest
@@ -47,15 +49,17 @@ class Prepared:
     """An image, ready for the network."""
 
     image: Image
-    """H x W x 3 uint8: upright."""
-    fitted: Image
-    """h x w x 3 uint8: at the network's size."""
+    """H x W x 3 uint8: upright, as people see it."""
+    fitted: NDArray[Any]
+    """h x w x channels, of the manifest's dtype: at the network's size."""
     decode_s: float
     """Seconds that both took."""
     tiled: bool = False
     """Whether the network sees it in tiles."""
     geo: Georeference | None = None
     """Where the image lies on the earth, if its file is a GeoTIFF."""
+    converted: tuple[Conversion, ...] = ()
+    """What was changed of an image that is another than the network takes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,13 +182,22 @@ class Predictor:
             return PreparedScan(scan.grid, placed, time.monotonic() - start)
         if resolution == "native":
             _check_native(manifest)
-        image = decoding.decode(source, self.limits, header)
-        height, width, _ = image.shape
+        converted: tuple[Conversion, ...] = ()
+        values: NDArray[Any]
+        if manifest.input.takes_grey:
+            grey = decoding.decode_grey(source, self.limits, manifest.input.dtype, header)
+            values, converted = intensity.policed(grey.values, manifest.input.intensity), grey.converted
+            image = intensity.preview(values)
+        else:
+            values = image = decoding.decode(source, self.limits, header)
+        height, width = values.shape[:2]
         fit = plan.native_size if resolution == "native" else plan.fit_size
         size = fit(height, width, manifest.input)
         tiled = resolution == "native" and self.tiling.is_needed(size)
         geo = decoding.georeference(source, header)
-        return Prepared(image, plan.resize_image(image, size), time.monotonic() - start, tiled, geo)
+        fitted = plan.resize_image(values, size)
+        fitted = fitted[..., None] if fitted.ndim == 2 else fitted
+        return Prepared(image, fitted, time.monotonic() - start, tiled, geo, converted)
 
     def run(
         self,
@@ -253,8 +266,19 @@ class Predictor:
         ended = time.monotonic()
         queue_s = max(0.0, begun - started_s - prepared.decode_s - inferred.infer_s)
         timing = Timing(prepared.decode_s, queue_s, inferred.infer_s, ended - begun)
-        geo = prepared.geo if isinstance(prepared, Prepared) else None
-        return Segmentation(image, labels, outputs, engine.manifest, engine.sha256, engine.provider, timing, geo, scan)
+        picture = prepared if isinstance(prepared, Prepared) else None
+        return Segmentation(
+            image,
+            labels,
+            outputs,
+            engine.manifest,
+            engine.sha256,
+            engine.provider,
+            timing,
+            geo=picture.geo if picture else None,
+            scan=scan,
+            converted=picture.converted if picture else (),
+        )
 
     def close(self) -> None:
         """Close the models; runs under way end first."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.pipeline.codecs.georeference import Georeference
+from service.pipeline.codecs.grey import Conversion
 from service.pipeline.manifest import Manifest
 from service.pipeline.tasks import semantic
 from service.pipeline.tasks.panoptic import Instances
@@ -69,7 +70,7 @@ class Segmentation:
     """The result of one image or scan."""
 
     image: Image
-    """H x W x 3 uint8 RGB: the decoded image, upright; without pixels for a scan."""
+    """H x W x 3 uint8 RGB: the decoded image, upright, as people see it; without pixels for a scan."""
     labels: Labels
     """H x W uint8: the class id of every pixel; X x Y x Z for a scan, in its own order."""
     outputs: Outputs
@@ -84,6 +85,8 @@ class Segmentation:
     """Where the image lies on the earth, if its file is a GeoTIFF."""
     scan: ScanResult | None = None
     """None for an image."""
+    converted: tuple[Conversion, ...] = ()
+    """What was changed of an image that is another than its network takes: it has colours, say, and the network takes grey."""
 
     @property
     def scores(self) -> NDArray[np.float32]:

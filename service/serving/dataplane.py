@@ -35,6 +35,7 @@ from service import process
 from service.errors import DeadlineExceeded, NotReady, Overloaded, ServiceError, UnsupportedImage
 from service.pipeline import plan
 from service.pipeline.codecs import decoding, scans
+from service.pipeline.codecs.grey import Conversion
 from service.pipeline.cpus import available_cpus
 from service.pipeline.engine import Engine
 from service.pipeline.manifest import Manifest
@@ -67,6 +68,8 @@ class Answer(Generic[T]):
     timing: Timing
     batch: int
     """Images that the network worked on together."""
+    converted: tuple[Conversion, ...] = ()
+    """What was changed of an image that is another than the network takes."""
 
 
 @dataclass(frozen=True)
@@ -397,7 +400,7 @@ class DataPlane:
         timing = replace(result.timing, encode_s=time.monotonic() - begun)
         if self._finished is not None:
             self._finished(frame.source, frame.header, result)
-        return Answer(value, result.labels.shape, timing, inferred.batch)
+        return Answer(value, result.labels.shape, timing, inferred.batch, result.converted)
 
     # --- on the pixel pool -------------------------------------------------------------------------------------------
 

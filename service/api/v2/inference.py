@@ -50,7 +50,7 @@ class Inference:
             order.images, self._encode, self.engine, deadline=deadline, priority=order.priority, headers=headers
         )
         for answer in answers:
-            self.record.add(answer.size, answer.timing)
+            self.record.add(answer.size, answer.timing, answer.converted)
         return [answer.value for answer in answers]
 
     def _encode(self, result: Segmentation) -> list[tensors.Part]:

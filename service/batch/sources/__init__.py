@@ -23,8 +23,8 @@ class Frame:
     """One picture of a source; each kind of source adds what it needs for writing."""
 
     image: NDArray[np.uint8] | bytes | None
-    """H x W x 3 uint8 RGB, or a scan's file; None if the network has nothing to do: the mask is known, the frame failed, or it
-    is only copied."""
+    """H x W x 3 uint8 RGB, or the file of a scan or of a picture for a network of grey; None if the network has nothing to do:
+    the mask is known, the frame failed, or it is only copied."""
     failure: str | None
     """Why the frame cannot be segmented."""
 

@@ -40,6 +40,7 @@ from service.encodings.detections import Detection, detections
 from service.errors import BadParameter, CorruptImage, ServiceError, UnsupportedImage
 from service.optional import load
 from service.pipeline.codecs.messages import Head
+from service.pipeline.manifest import check_8_bits
 
 BAG_FORMAT = "gray"
 """The masks of a bag: one byte a pixel, and nothing that is said beside it."""
@@ -135,6 +136,7 @@ class BagSource:
     def open(self, config: RunConfig) -> int | None:
         """Open the bag's files, choose its topics, and begin the bag of masks."""
         self._config, target = config, self._target
+        check_8_bits(config.engine.manifest, "a bag")
         self._opened()
         channels = [channel for contents in self._contents for channel in contents.channels]
         chosen = self._chosen(channels)

@@ -152,6 +152,8 @@ class Images:
             data = job.source.read_bytes()
             if scan:
                 return ImageFrame(data, None, job, state, found.st_mtime)
+            if self._config.engine.manifest.input.takes_grey:  # an array of 8 bits would not hold its numbers
+                return ImageFrame(data, None, job, state, found.st_mtime, _pages(data), decoding.georeference(data))
             image = decoding.decode(data, self._config.limits)
         except Exception as error:  # noqa: BLE001 - whatever a decoder raises belongs to its file
             return ImageFrame(None, reason(job.source, error), job)

@@ -7,6 +7,7 @@ viewer shows it:
   16-bit, floats as 0..1; a TIFF in which 0 is white is inverted; GDAL's nodata does not count for the depth
 - palette and transparency: laid over white
 - CMYK: to RGB, with Adobe's inversion undone
+- networks that take grey: :func:`decode_grey` keeps the numbers of 9 to 64 bits as they are
 - EXIF orientation: applied; a mask fits the image as people see it
 
 The bytes are the only input: no path and no URL is ever opened. Thread-safe.
@@ -14,21 +15,25 @@ The bytes are the only input: no path and no URL is ever opened. Thread-safe.
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import CorruptImage, ServiceError, UnsupportedImage
-from service.pipeline.codecs import bmp, headers, heif, jpeg, pillow, png, pnm, scans, tiff
+from service.pipeline.codecs import bmp, grey, headers, heif, jpeg, pillow, png, pnm, scans, tiff
 from service.pipeline.codecs.georeference import Georeference
 from service.pipeline.codecs.georeference import of as georeference_of
+from service.pipeline.codecs.grey import Grey
 from service.pipeline.codecs.headers import FORMATS, Header
 from service.pipeline.codecs.limits import Limits, check_bytes, check_size
 
-__all__ = ["FORMATS", "RGB", "Georeference", "Header", "Limits", "decode", "georeference", "probe"]
+__all__ = ["FORMATS", "RGB", "Georeference", "Grey", "Header", "Limits", "decode", "decode_grey", "georeference", "probe"]
 
 _COMMON = (b"\xff\xd8", b"\x89P")
 """The first bytes of JPEG and PNG, never a scan: most requests end here."""
 
+Dtype = Literal["uint8", "uint16", "float32"]
 RGB = NDArray[np.uint8]
 """H x W x 3 uint8, RGB."""
 
@@ -84,8 +89,33 @@ def decode(data: bytes | RGB, limits: Limits, header: Header | None = None) -> R
     except ServiceError:
         raise
     except Exception as error:  # decoders raise nearly anything for a damaged file; only some of it is readable
-        reason = f": {error}" if isinstance(error, OSError | ValueError) else ""
-        raise CorruptImage(f"the {kind} image is truncated or damaged{reason}") from error
+        raise _damaged(kind, error) from error
+
+
+def decode_grey(data: bytes | RGB, limits: Limits, dtype: Dtype, header: Header | None = None) -> Grey:
+    """Decode an image to one channel. PNG, TIFF and PNM of more than 8 bits keep every number as it is stored.
+
+    Takes:
+        data, header: as for :func:`decode`
+        dtype: of the result. ``uint8``: the picture that :func:`decode` gives, as one channel. Of a picture of 8 bits white is
+            65535 in ``uint16`` and 255 in ``float32``
+    Raises:
+        as :func:`decode`
+        UnsupportedImage: also if ``dtype`` cannot hold the numbers: floats or negative ones in ``uint16``
+    """
+    header = header or probe(data, limits)
+    if isinstance(data, np.ndarray) or dtype == "uint8" or header.format not in ("PNG", "TIFF", "PNM"):
+        return grey.of_rgb(decode(data, limits, header), dtype)
+    try:
+        found = _wide(data, header.format, limits, dtype)
+    except ServiceError:
+        raise
+    except Exception as error:  # as in decode
+        raise _damaged(header.format, error) from error
+    if found is None:
+        return grey.of_rgb(decode(data, limits, header), dtype)
+    values, was_colour = found
+    return Grey(values, (grey.TO_GREY,) if was_colour else ())
 
 
 def georeference(data: bytes | RGB, header: Header | None = None) -> Georeference | None:
@@ -98,6 +128,25 @@ def georeference(data: bytes | RGB, header: Header | None = None) -> Georeferenc
     if isinstance(data, np.ndarray) or (header is not None and header.format != "TIFF"):
         return None
     return georeference_of(data) if data[:2] in (b"II", b"MM") else None
+
+
+def _damaged(kind: str, error: Exception) -> CorruptImage:
+    reason = f": {error}" if isinstance(error, OSError | ValueError) else ""
+    return CorruptImage(f"the {kind} image is truncated or damaged{reason}")
+
+
+def _wide(data: bytes, kind: str, limits: Limits, dtype: Dtype) -> tuple[NDArray[Any], bool] | None:
+    """Return the one channel of a picture of more than 8 bits, and whether it had colours; None for one of 8 bits."""
+    match kind:
+        case "TIFF":
+            return tiff.decode_grey(data, limits, dtype)
+        case "PNG" if data[24:25] == b"\x10":
+            values, was_colour = png.decode_grey(data, limits)
+        case "PNM" if pnm.outline(data).maximum > 255:
+            values, was_colour = grey.luma(pnm.samples(data).astype(np.uint16, copy=False))
+        case _:
+            return None
+    return grey.cast(values, dtype, kind), was_colour
 
 
 def _decode(data: bytes, kind: str, limits: Limits) -> RGB:

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 _ORIENTATION = 0x0112
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
 """Formats of ``struct`` by EXIF's types."""
 
 
-def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+def upright(pixels: NDArray[Pixel], orientation: int) -> NDArray[Pixel]:
     """Turn a picture.
 
     Takes:
-        pixels: H x W x C uint8
+        pixels: H x W x C or H x W; uint8, uint16 or float32
         orientation: of EXIF, 1..8; other numbers leave the picture as it is
     Gives:
         C-contiguous; W x H x C for orientations 5 to 8
     """
     turn = _TURNS.get(orientation)
-    return np.ascontiguousarray(turn(pixels) if turn else pixels, np.uint8)
+    return np.ascontiguousarray(turn(pixels) if turn else pixels, pixels.dtype)
 
 
 def of_exif(exif: bytes) -> int:
@@ -54,7 +57,7 @@ def of_exif(exif: bytes) -> int:
 
 
 # Strided numpy views give the same; copying them into order takes six times as long.
-_TURNS: dict[int, Callable[[NDArray[np.uint8]], cv2.typing.MatLike]] = {
+_TURNS: dict[int, Callable[[NDArray[Any]], cv2.typing.MatLike]] = {
     2: lambda image: cv2.flip(image, 1),
     3: lambda image: cv2.rotate(image, cv2.ROTATE_180),
     4: lambda image: cv2.flip(image, 0),

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL.ImageFile import ImageFile
 
 from service.errors import CorruptImage, UnsupportedImage
-from service.pipeline.codecs import depth, orientation, pillow
+from service.pipeline.codecs import depth, grey, orientation, pillow
 from service.pipeline.codecs.limits import Limits
 from service.pipeline.codecs.profiles import to_srgb
 
@@ -66,14 +67,7 @@ def decode(data: bytes, limits: Limits) -> NDArray[np.uint8]:
         raise UnsupportedImage(
             f"a PNG image of {data[24]} bits and colour type {data[25]}, which PNG does not have; send it with 8 or 16 bits"
         )
-    try:
-        picture = pillow.load(data, "PNG", limits)
-    except _REJECTED:
-        sound = b"".join(_sound(data))
-        if sound == data:
-            raise
-        data = sound
-        picture = pillow.load(data, "PNG", limits)
+    picture, data = _loaded(data, limits)
     bits, color = data[24], data[25]
     key = picture.info.get("transparency") if color in (_GREY, _RGB) else None
     if bits < 8 and color == _GREY and isinstance(key, int) and picture.mode == "L":
@@ -88,6 +82,41 @@ def decode(data: bytes, limits: Limits) -> NDArray[np.uint8]:
     return orientation.upright(pixels, orientation.of_exif(info.get("exif") or b""))
 
 
+def decode_grey(data: bytes, limits: Limits) -> tuple[NDArray[np.uint16], bool]:
+    """Decode a PNG file of 16 bits to one channel, with all its bits. Transparent pixels are white, as :func:`decode` has them.
+
+    Gives:
+        H x W uint16, upright, as stored; and whether it had colours. A colour profile is not applied: it is one of colours
+    Raises:
+        CorruptImage, ValueError, OSError, SyntaxError: if the file is truncated or damaged
+        UnsupportedImage: if OpenCV does not decode it
+    """
+    picture, data = _loaded(data, limits)
+    info = picture.info
+    key = info.get("transparency") if data[25] in (_GREY, _RGB) else None
+    del picture  # OpenCV's copy is as large
+    samples = _samples(data)
+    found, was_colour = grey.luma(samples[..., min(samples.shape[2] - 1, 2) :: -1])
+    if samples.shape[2] == 4:
+        found = grey.over_white(found, samples[..., 3])
+    if key is not None:
+        is_clear = _is_key(samples, key)[..., 0]
+        largest = int(found.max(initial=0, where=~is_clear))
+        found = np.where(is_clear, np.uint16((1 << depth.significant_bits(largest)) - 1), found)
+    return orientation.upright(found, orientation.of_exif(info.get("exif") or b"")), was_colour
+
+
+def _loaded(data: bytes, limits: Limits) -> tuple[ImageFile, bytes]:
+    """Load a file with Pillow; gives the picture, and the file without damaged ancillary chunks."""
+    try:
+        return pillow.load(data, "PNG", limits), data
+    except _REJECTED:
+        sound = b"".join(_sound(data))
+        if sound == data:
+            raise
+        return pillow.load(sound, "PNG", limits), sound
+
+
 def _wide(data: bytes, key: int | tuple[int, int, int] | None) -> NDArray[np.uint8]:
     """Scale a 16-bit picture by its depth: of coloured samples Pillow keeps the upper 8 bits alone.
 
@@ -98,13 +127,9 @@ def _wide(data: bytes, key: int | tuple[int, int, int] | None) -> NDArray[np.uin
     Raises:
         UnsupportedImage: if OpenCV does not decode it
     """
-    samples = cv2.imdecode(np.frombuffer(_pixels_alone(data), np.uint8), cv2.IMREAD_UNCHANGED)
-    if samples is not None and samples.ndim == 2:
-        samples = samples[..., None]
-    if samples is None or samples.dtype != np.uint16 or samples.shape[2] not in (1, 3, 4):
-        raise UnsupportedImage("a PNG image of 16 bits that cannot be scaled; send it with 8 bits")
+    samples = _samples(data)
     rows = max(1, BAND_PIXELS // samples.shape[1])
-    bands = [samples[top : top + rows].astype(np.uint16, copy=False) for top in range(0, len(samples), rows)]
+    bands = [samples[top : top + rows] for top in range(0, len(samples), rows)]
     largest = max(int(band[..., :3].max(initial=0, where=~_is_key(band, key))) for band in bands)
     largest_alpha = int(samples[..., 3].max()) if samples.shape[2] == 4 else 0
     bits, alpha_bits = depth.significant_bits(largest), depth.significant_bits(max(largest, largest_alpha))
@@ -118,6 +143,20 @@ def _wide(data: bytes, key: int | tuple[int, int, int] | None) -> NDArray[np.uin
             narrow = np.where(_is_key(band, key), np.uint8(255), narrow)
         rgb[number * rows : number * rows + rows] = narrow
     return rgb
+
+
+def _samples(data: bytes) -> NDArray[np.uint16]:
+    """Read the numbers of a 16-bit picture as stored: H x W x 1 grey, or H x W x 3 or 4 blue, green, red, and alpha.
+
+    Raises:
+        UnsupportedImage: if OpenCV does not decode it
+    """
+    samples = cv2.imdecode(np.frombuffer(_pixels_alone(data), np.uint8), cv2.IMREAD_UNCHANGED)
+    if samples is not None and samples.ndim == 2:
+        samples = samples[..., None]
+    if samples is None or samples.dtype != np.uint16 or samples.shape[2] not in (1, 3, 4):
+        raise UnsupportedImage("a PNG image of 16 bits that cannot be scaled; send it with 8 bits")
+    return samples.astype(np.uint16, copy=False)
 
 
 def _is_key(band: NDArray[np.uint16], key: int | tuple[int, int, int] | None) -> NDArray[np.bool_]:

@@ -89,18 +89,33 @@ def decode(data: bytes) -> NDArray[np.uint8]:
     """
     found = outline(data)
     shape = (found.height, found.width, found.bands)
-    if found.kind == 4:
+    if found.kind in (2, 3, 5, 6):
+        pixels = _to_8_bits(samples(data), found.maximum)
+    elif found.kind == 4:
         row = -(-found.width // 8)
         packed = np.asarray(_numbers(data, found, found.height * row, np.dtype(np.uint8)), np.uint8).reshape(found.height, row)
         pixels = (1 - np.unpackbits(packed, axis=1)[:, : found.width, None]) * np.uint8(255)  # 1 is black
     else:
-        count = shape[0] * shape[1] * shape[2]
-        if found.kind > 3:
-            numbers = _numbers(data, found, count, np.dtype(np.uint8 if found.maximum < 256 else ">u2"))
-        else:
-            numbers = _text(data[found.body - 1 :], found.kind == 1, count)
-        pixels = _to_8_bits(numbers.reshape(shape), found.maximum)
+        bits = _text(data[found.body - 1 :], is_bitmap=True, count=found.height * found.width)
+        pixels = _to_8_bits(bits.reshape(shape), 1)
     return np.array(np.broadcast_to(pixels, (*shape[:2], 3)), order="C")
+
+
+def samples(data: bytes) -> NDArray[np.uint8 | np.uint16]:
+    """Read the numbers of the first graymap or pixmap of a PNM file, as they are stored.
+
+    Gives:
+        H x W x 1 or H x W x 3, 0 to ``maximum``
+    Raises:
+        CorruptImage: as :func:`decode`
+    """
+    found = outline(data)
+    count = found.height * found.width * found.bands
+    if found.kind > 3:
+        numbers = _numbers(data, found, count, np.dtype(np.uint8 if found.maximum < 256 else ">u2"))
+    else:
+        numbers = _text(data[found.body - 1 :], is_bitmap=False, count=count)
+    return numbers.reshape(found.height, found.width, found.bands)
 
 
 def _numbers(data: bytes, found: Outline, count: int, kind: np.dtype[np.uint8 | np.uint16]) -> NDArray[np.uint8 | np.uint16]:
@@ -110,7 +125,7 @@ def _numbers(data: bytes, found: Outline, count: int, kind: np.dtype[np.uint8 | 
     return np.frombuffer(data, kind, count, found.body)
 
 
-def _text(body: bytes, is_bitmap: bool, count: int) -> NDArray[np.uint16]:
+def _text(body: bytes, *, is_bitmap: bool, count: int) -> NDArray[np.uint16]:
     """Read numbers of text. Those of a bitmap are digits, with or without spaces between them."""
     plain = _COMMENT.sub(b" ", body)
     if is_bitmap:

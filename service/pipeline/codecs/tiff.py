@@ -7,6 +7,7 @@ reads the others, which Pillow refuses or gets wrong: 9 to 64 bits, floats, band
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from service.errors import CorruptImage, UnsupportedImage
-from service.pipeline.codecs import jpeg, pillow, tiff_samples
+from service.pipeline.codecs import grey, jpeg, pillow, tiff_samples
 from service.pipeline.codecs.limits import Limits, check_size
 from service.pipeline.codecs.orientation import upright
 from service.pipeline.codecs.profiles import to_srgb
@@ -73,6 +74,44 @@ def decode(data: bytes, limits: Limits) -> NDArray[np.uint8]:
         UnsupportedImage: naming what is not read
         CorruptImage, struct.error, zlib.error, OSError: if the file is truncated or damaged
     """
+    page = _checked_page(data, limits)
+    layout = tiff_samples.layout_of(page)
+    pixels = _by_pillow(page, limits) if layout is None else tiff_samples.read(page, layout, limits)
+    if pixels.shape[2] == 1:
+        pixels = np.repeat(pixels, 3, axis=2)
+    elif page.number(Tag.PHOTOMETRIC, -1) in _RGB:
+        pixels = to_srgb(pixels, bytes(page.numbers(Tag.PROFILE)))
+    return upright(pixels, page.orientation)
+
+
+def decode_grey(data: bytes, limits: Limits, dtype: str) -> tuple[NDArray[Any], bool] | None:
+    """Decode a picture of more than 8 bits to one channel, with all its bits.
+
+    Takes:
+        dtype: ``uint16`` or ``float32``
+    Gives:
+        H x W of that dtype, upright, as stored (inverted where 0 is white), and whether it had colours; None if the numbers
+        have 8 bits, or are CMYK
+    Raises:
+        as :func:`decode`
+        UnsupportedImage: also if ``dtype`` cannot hold the numbers
+    """
+    page = _checked_page(data, limits)
+    layout = tiff_samples.layout_of(page)
+    if layout is None or layout.bits <= 8 or layout.colors == 4:
+        return None
+    found, was_colour = tiff_samples.read_grey(page, layout, limits)
+    return upright(grey.cast(found, dtype, "TIFF", None if layout.white_is_zero else page.nodata), page.orientation), was_colour
+
+
+def _checked_page(data: bytes, limits: Limits) -> Page:
+    """Find the page that holds the picture.
+
+    Raises:
+        UnsupportedImage: naming what is not read
+        CorruptImage, struct.error: if its directory is damaged
+        ImageTooLarge: if it has too many pixels
+    """
     page = find_page(data)
     check_size("TIFF", page.number(Tag.WIDTH, 0), page.number(Tag.LENGTH, 0), limits)
     compression = page.number(Tag.COMPRESSION, 1)
@@ -85,13 +124,7 @@ def decode(data: bytes, limits: Limits) -> NDArray[np.uint8]:
             f"a TIFF image of {channels} channels, each a page of its own (ImageJ or OME); send them as one RGB image "
             "(in ImageJ: Image > Type > RGB Color), or one channel as a grey image"
         )
-    layout = tiff_samples.layout_of(page)
-    pixels = _by_pillow(page, limits) if layout is None else tiff_samples.read(page, layout, limits)
-    if pixels.shape[2] == 1:
-        pixels = np.repeat(pixels, 3, axis=2)
-    elif page.number(Tag.PHOTOMETRIC, -1) in _RGB:
-        pixels = to_srgb(pixels, bytes(page.numbers(Tag.PROFILE)))
-    return upright(pixels, page.orientation)
+    return page
 
 
 def _by_pillow(page: Page, limits: Limits) -> NDArray[np.uint8]:

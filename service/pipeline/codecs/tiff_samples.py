@@ -21,7 +21,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from service.errors import CorruptImage, ImageTooLarge, UnsupportedImage
-from service.pipeline.codecs import depth
+from service.pipeline.codecs import depth, grey
 from service.pipeline.codecs.limits import Limits
 from service.pipeline.codecs.tiff_pages import Page, Tag
 
@@ -126,6 +126,22 @@ def read(page: Page, layout: Layout, limits: Limits) -> NDArray[np.uint8]:
     return _Reader(page, layout, limits).rgb()
 
 
+def read_grey(page: Page, layout: Layout, limits: Limits) -> tuple[NDArray[Any], bool]:
+    """Read one channel of the picture of a page, each number as it is stored; inverted where 0 is white.
+
+    Transparency is laid over white where whole numbers have at most 16 bits: of others nothing says which number is white.
+
+    Takes:
+        layout: of grey or of red, green and blue
+    Gives:
+        H x W of the stored type (packed numbers are uint16), and whether it had colours
+    Raises:
+        ImageTooLarge: if one strip or tile is too large to be decompressed
+        CorruptImage, struct.error, zlib.error, OSError: if the file is truncated or damaged
+    """
+    return _Reader(page, layout, limits).grey()
+
+
 class _Reader:
     """Reads the samples of one page, piece by piece."""
 
@@ -187,6 +203,22 @@ class _Reader:
             return _Reader(self._page, replace(self._layout, alpha=0), self._limits).rgb()
         scale = read.scale(self._layout)
         return read.pixels if scale == _Scale() else self._read(scale).pixels
+
+    def grey(self) -> tuple[NDArray[Any], bool]:
+        """Read one channel; as :func:`read_grey`."""
+        layout = self._layout
+        found = np.empty((self.height, self.width), _type(layout))
+        has_alpha = layout.alpha and found.dtype == np.uint16
+        alpha = np.empty(found.shape, np.uint16) if has_alpha else None
+        colours = False
+        for top, left, samples in self._bands():
+            band, coloured = grey.luma(samples[..., : layout.colors])
+            place = slice(top, top + band.shape[0]), slice(left, left + band.shape[1])
+            found[place] = _inverted(band, layout) if layout.white_is_zero else band
+            colours = colours or coloured
+            if alpha is not None:
+                alpha[place] = samples[..., layout.colors]
+        return found if alpha is None else grey.over_white(found, alpha), colours
 
     def _read(self, scale: _Scale) -> _Read:
         layout = self._layout
@@ -333,6 +365,14 @@ def _narrowed(samples: NDArray[Any], layout: Layout, bits: int, read: _Read) -> 
     if layout.bits == bits == 16 and layout.sample_format == _SIGNED:
         return depth.scaled(wide, 32767)
     return depth.to_8_bits(wide, bits)
+
+
+def _inverted(numbers: NDArray[Any], layout: Layout) -> NDArray[Any]:
+    """Exchange black and white: floats are 0..1, whole numbers of more than 16 bits count as 16-bit, negative ones as 0."""
+    if layout.sample_format == _FLOAT:
+        return np.asarray(1 - numbers, numbers.dtype)
+    white = (1 << (min(layout.bits, 16) - (layout.sample_format == _SIGNED and layout.bits <= 16))) - 1
+    return np.asarray(white - np.clip(numbers, 0, white), numbers.dtype)
 
 
 def _type(layout: Layout) -> np.dtype[Any]:
