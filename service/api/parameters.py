@@ -6,7 +6,7 @@ For the one route where it counts. FastAPI resolves a route's dependencies again
 from __future__ import annotations
 
 import functools
-from typing import TypeVar, get_origin
+from typing import TypeVar, cast, get_origin
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
@@ -18,10 +18,19 @@ Model = TypeVar("Model", bound=BaseModel)
 def parsed_query(model: type[Model], query: QueryParams) -> Model:
     """Parse a query as FastAPI would: of a repeated name the last value counts, unless it is a list.
 
+    A camera sends the same query again and again: the last ones are remembered.
+
+    Takes:
+        model: a frozen one
     Raises:
         RequestValidationError: as FastAPI's
     """
-    lists = _lists(model)
+    return cast("Model", _parsed_items(model, tuple(query.multi_items())))
+
+
+@functools.lru_cache(16)
+def _parsed_items(model: type[BaseModel], items: tuple[tuple[str, str], ...]) -> BaseModel:
+    query, lists = QueryParams(list(items)), _lists(model)
     try:
         return model.model_validate({name: query.getlist(name) if name in lists else query[name] for name in query})
     except ValidationError as error:

@@ -31,7 +31,7 @@ def _able(option: str) -> str:
 class SegmentQuery(BaseModel):
     """The query of ``POST /segment``. An unknown name is rejected: a mistyped filter must not pass silently."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     model: Annotated[str | SkipJsonSchema[None], Field(max_length=64)] = None
     """The model's name, as `GET /models` lists it; left out, the default one answers."""
@@ -127,6 +127,10 @@ class SegmentQuery(BaseModel):
         int | SkipJsonSchema[None],
         Field(ge=1, le=8192, description=f"{_able('beams')}: beams of the scan; one a column by default."),
     ] = None
+
+    def options(self) -> dict[str, Any]:
+        """The options of a format: all but ``model``, ``format`` and ``resolution``."""
+        return {name: value for name, value in self if name not in ("model", "format", "resolution")}
 
     @model_validator(mode="before")
     @classmethod

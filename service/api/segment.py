@@ -143,7 +143,7 @@ def parse_request(
         record=record,
         engine=engine,
         format=name,
-        options=understood_options(name, manifest.classes, **query.model_dump(exclude={"model", "format", "resolution"})),
+        options=understood_options(name, manifest.classes, **query.options()),
         resolution=query.resolution,
         deadline=_deadline(record, headers, services, scan=scan) if opening is None else opening.deadline,
         header=None if opening is None else opening.header,
@@ -208,10 +208,9 @@ async def segment(
 
 
 async def _any_scan(bodies: Sequence[bytes]) -> bool:
-    def found() -> bool:
-        return any(scans.kind(body) is not None for body in bodies)
-
-    return await asyncio.to_thread(found) if any(map(scans.takes_time, bodies)) else found()
+    if any(map(scans.takes_time, bodies)):
+        return await asyncio.to_thread(lambda: any(map(scans.kind, bodies)))
+    return any(map(scans.kind, bodies))
 
 
 class _SegmentRoute(APIRoute):

@@ -27,6 +27,8 @@ from service.pipeline.volume import Grid, Scan, Shape
 MAGIC_GZIP = b"\x1f\x8b"
 _HEADER_BYTES: dict[int, int] = {1: 348, 2: 540}
 _MAGIC: dict[int, tuple[int, bytes]] = {1: (344, b"n+1\0"), 2: (4, b"n+2\0\r\n\x1a\n")}
+_VERSIONS = {struct.pack(order + "i", length): version for version, length in _HEADER_BYTES.items() for order in "<>"}
+"""By the header's first number, which is its length, in both byte orders."""
 _PAIRS = ((344, b"ni1\0"), (4, b"ni2\0"))
 """Where and how the header of a pair of files (.hdr and .img) says that its voxels are elsewhere."""
 
@@ -97,7 +99,7 @@ class Header:
 def is_nifti(data: bytes) -> bool:
     """Return whether a file is NIfTI, by its first bytes; a compressed one is inflated as far as its header."""
     start = _head(data)
-    return _version(start) is not None or any(start[at:].startswith(magic) for at, magic in _PAIRS)
+    return _version(start) is not None or any(start.startswith(magic, at) for at, magic in _PAIRS)
 
 
 def probe(data: bytes, limits: Limits) -> Header:
@@ -118,7 +120,7 @@ def probe(data: bytes, limits: Limits) -> Header:
     start = _head(data)
     version = _version(start)
     if version is None:
-        if any(start[at:].startswith(magic) for at, magic in _PAIRS):
+        if any(start.startswith(magic, at) for at, magic in _PAIRS):
             raise UnsupportedImage("a NIfTI header without its voxels (.hdr and .img); send one file, .nii or .nii.gz")
         raise UnsupportedImage("not a NIfTI file: neither NIfTI-1 nor NIfTI-2 by its first bytes")
     if len(start) < _HEADER_BYTES[version]:
@@ -179,10 +181,10 @@ def _version(start: bytes) -> Literal[1, 2] | None:
     """The version, where both the length of the header and the magic say so."""
     if len(start) < 12:
         return None
-    length = {struct.unpack(order + "i", start[:4])[0] for order in "<>"}
-    if _HEADER_BYTES[2] in length and start[4:12] == _MAGIC[2][1]:
+    version = _VERSIONS.get(start[:4])
+    if version == 2 and start[4:12] == _MAGIC[2][1]:
         return 2
-    if _HEADER_BYTES[1] in length and (len(start) < 348 or start[344:348] == _MAGIC[1][1]):
+    if version == 1 and (len(start) < 348 or start[344:348] == _MAGIC[1][1]):
         return 1
     return None
 
