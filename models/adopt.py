@@ -51,6 +51,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--intensity", type=_percentiles, metavar="LOW,HIGH", help="volumes: percentiles of the scan that become 0 and 1"
     )
+    parser.add_argument(
+        "--orientation",
+        type=_orientation,
+        metavar="RAS",
+        help="volumes: where the axes of those that it was trained on point (default: any)",
+    )
+    parser.add_argument("--spacing", type=_millimetres, metavar="X,Y,Z", help="volumes: the voxels of these, mm (default: any)")
     parser.add_argument("--name", required=True, help="the model's name in the service")
     parser.add_argument("--version", default="1.0.0")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.onnx")
@@ -92,17 +99,39 @@ def _percentiles(text: str) -> Percentiles:
         raise argparse.ArgumentTypeError(f"expected two percentiles, e.g. 0.5,99.5, not {text!r}") from error
 
 
+def _orientation(text: str) -> str:
+    try:
+        policy = {"working_size": (8, 8), "working_depth": 8, "dimensions": 3, "channels": 1, "orientation": text.upper()}
+        InputPolicy.model_validate(policy)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a letter for each axis, e.g. RAS or LPS, not {text!r}") from error
+    return text.upper()
+
+
+def _millimetres(text: str) -> tuple[float, ...]:
+    try:
+        found = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        found = ()
+    if len(found) != 3 or not all(0 < step < 100 for step in found):
+        raise argparse.ArgumentTypeError(f"expected the sides of a voxel in mm, e.g. 1,1,1.5, not {text!r}")
+    return found
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Adopt; gives the exit status."""
     args = parse(arguments)
     try:
         classes = table(args.classes)
-        scale = args.scale or (1.0 if args.input_size and len(args.input_size) == 3 else 255.0)
-        foreign = Foreign(args.network, Normalisation(args.mean, args.std, scale, args.order), args.output)
+        foreign = Foreign(args.network, Normalisation(args.mean, args.std, args.scale, args.order), args.output)
         training = Training(data=args.data_name, licence=args.licence, notes=args.notes)
         label = Label(args.name, args.version, args.description, training)
         manifest, behaviour = adopt(
-            foreign, classes, args.out, label, Told(args.input_size, args.answer, args.class_axis, args.intensity)
+            foreign,
+            classes,
+            args.out,
+            label,
+            Told(args.input_size, args.answer, args.class_axis, args.intensity, args.orientation, args.spacing),
         )
     except (AdoptionError, ParityError, ClassTableError, BadArtifact, InferenceFailed, OSError) as error:
         Console(stderr=True, soft_wrap=True, highlight=False).print(str(error), style="red", markup=False)

@@ -26,12 +26,14 @@ from models.exporting.foreign import AdoptionError, Foreign, Normalisation
 from models.exporting.parity import SCORE_TOLERANCE
 from models.exporting.quiet import quiet
 from service.errors import BadArtifact
+from service.pipeline import intensity
 from service.pipeline.codecs.decoding import Limits
 from service.pipeline.engine import Engine
 from service.pipeline.predictor import Predictor
 from service.pipeline.repository import Repository
 from service.pipeline.segmentation import Segmentation
 from tests.conftest import STRIDE, make_image, make_labels, write_artifact
+from tests.phantoms import nifti_bytes
 
 IMAGENET = ["--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"]
 CAFFE = ["--mean", "122.67891434,116.66876762,104.00698793", "--std", "1,1,1", "--scale", "1"]
@@ -582,6 +584,85 @@ def test_a_network_of_volumes_is_adopted(last: bool, tmp_path: Path) -> None:
     np.testing.assert_allclose(scores[:, 1], (scan[..., 0] - 0.5) / 0.25, atol=1e-5)
 
 
+class StrangerUNet3D(nn.Module):
+    """A 3-D U-Net as other libraries write it: instance norm, PReLU, strided convolutions, trilinear upsampling, group norm."""
+
+    def __init__(self, *, last: bool = False) -> None:
+        super().__init__()
+        self.last = last
+        self.enter = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.InstanceNorm3d(4, affine=True), nn.PReLU(4))
+        self.down = nn.Sequential(nn.Conv3d(4, 8, 3, 2, padding=1), nn.GroupNorm(2, 8), nn.LeakyReLU(0.1))
+        self.up = nn.Upsample(scale_factor=2, mode="trilinear")
+        self.leave = nn.Conv3d(12, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """N x 1 x D x H x W to N x 3 x D x H x W; or with the channels last at both ends."""
+        x = x.movedim(-1, 1) if self.last else x
+        fine = self.enter(x)
+        scores: torch.Tensor = self.leave(torch.cat([fine, self.up(self.down(fine))], 1))
+        return scores.movedim(1, -1) if self.last else scores
+
+
+def exported_volume_network(tmp_path: Path, *, last: bool, fixed: bool) -> tuple[Path, StrangerUNet3D]:
+    """The network's file by torch's exporter, with free sides or for 16 x 12 x 20 voxels alone; and the network."""
+    torch.manual_seed(4)
+    net = StrangerUNet3D(last=last).eval()
+    sides = [16, 12, 20]
+    example = torch.randn(1, *sides, 1) if last else torch.randn(1, 1, *sides)
+    even = {axis + (1 if last else 2): 2 * torch.export.Dim(f"half{axis}", min=2, max=64) for axis in range(3)}
+    path = tmp_path / "from" / "stranger.onnx"
+    path.parent.mkdir(exist_ok=True)
+    with quiet():
+        shapes = None if fixed else ({0: torch.export.Dim("n"), **even},)
+        program = torch.onnx.export(net, (example,), dynamo=True, dynamic_shapes=shapes, verbose=False)
+    assert program is not None
+    program.save(path)
+    return path, net
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(("last", "fixed"), [(False, False), (True, False), (False, True)])
+def test_a_foreign_network_of_volumes_is_served_as_torch_would_have_it(last: bool, fixed: bool, tmp_path: Path) -> None:
+    """A scan in another orientation than the network's: turned, scaled, padded or resampled, and turned back."""
+    network, net = exported_volume_network(tmp_path, last=last, fixed=fixed)
+    more = [
+        "--mean",
+        "0.4",
+        "--std",
+        "0.3",
+        "--intensity",
+        "1,99",
+        "--orientation",
+        "ras",
+        "--class-axis",
+        "last" if last else "first",
+    ]
+    more += [] if fixed else ["--input-size", "16x12x20"]
+    artifact = run(network, named(tmp_path, "air", "organ", "lesion"), *more)
+    rng = np.random.default_rng(8)
+    voxels = (rng.random((16, 12, 20), np.float32) * 900).astype(np.int16)
+    flipped = nifti_bytes(voxels[::-1], np.diag([-1.0, 1, 1, 1]))
+    predictor = Predictor(Repository(artifact.parent), Limits(10**7, 10**7, 10**4))
+    try:
+        result = predictor.segment(flipped, "mine")
+        larger = predictor.segment(nifti_bytes(voxels[:15, :11, :19].copy()), "mine")
+    finally:
+        predictor.close()
+    policy = result.manifest.input
+    assert (policy.dimensions, policy.orientation, policy.fit) == (3, "RAS", "stretch" if fixed else "native")
+    assert policy.intensity is not None
+    volume = voxels.astype(np.float32)
+    scaled = (intensity.normalised(volume, intensity.window(volume, policy.intensity), policy.intensity) - 0.4) / 0.3
+    example = torch.from_numpy(scaled)[None, ..., None] if last else torch.from_numpy(scaled)[None, None]
+    with torch.no_grad():
+        scores = net(example)[0].movedim(-1, 0).numpy() if last else net(example)[0].numpy()
+    ranked = np.sort(scores, 0)
+    clear = ranked[-1] - ranked[-2] > 1e-3
+    assert clear.mean() > 0.98
+    assert np.array_equal(result.labels[::-1][clear], scores.argmax(0)[clear])
+    assert larger.labels.shape == (15, 11, 19)
+
+
 # Refusals --------------------------------------------------------------------------------------------------------------------
 
 
@@ -630,6 +711,14 @@ def classifier() -> onnx.ModelProto:
     return model
 
 
+def foreign_of_rank(rank: int, channels: int = 1) -> onnx.ModelProto:
+    """A network that gives back what it takes: N x channels x sides."""
+    shape = ["N", channels, *"ABCD"[: rank - 2]]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("pixels", "scores")]
+    graph = helper.make_graph([helper.make_node("Identity", ["pixels"], ["scores"])], "rank", ends[:1], ends[1:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
 def uneven() -> onnx.ModelProto:
     """A network without a stride: its valid convolution loses a border."""
     model = foreign_graph()
@@ -641,13 +730,16 @@ def uneven() -> onnx.ModelProto:
     ("model", "reason"),
     [
         (lambda: foreign_graph(sides=(5, 5), channels=4), "takes pixels float32 N x 4 x 5 x 5"),
+        (lambda: foreign_of_rank(3), "export it with one float input: pictures N x 3 x H x W"),
+        (lambda: foreign_of_rank(6), "volumes N x 1 x D x H x W or N x D x H x W x 1"),
+        (lambda: foreign_of_rank(5, channels=2), "takes volumes of 2 channels"),
         (classifier, "it is not a segmentation network"),
         (uneven, "no whole number of pixels a score"),
         (lambda: foreign_graph(batch=4), "batches of exactly 4"),
         (lambda: foreign_graph(opset=8), "opset 9 or later, has 8"),
         (lambda: foreign_graph(sides=(64, "W")), "64 x W only, not of 96 x 128"),
     ],
-    ids=["four channels", "classifier", "no stride", "batch", "opset", "size"],
+    ids=["four channels", "rank 3", "rank 6", "two volumes", "classifier", "no stride", "batch", "opset", "size"],
 )
 def test_what_cannot_be_adopted_is_refused_with_the_reason(
     model: Any, reason: str, classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -655,6 +747,15 @@ def test_what_cannot_be_adopted_is_refused_with_the_reason(
     """One line, and no artifact."""
     more = [*IMAGENET, "--order", "rgb", "--input-size", "96x128"]
     assert reason in refusal(saved(model(), tmp_path), classes, *more, capsys=capsys)
+
+
+@pytest.mark.parametrize("option", [["--intensity", "1,99"], ["--orientation", "RAS"], ["--spacing", "1,1,1"]])
+def test_options_of_volumes_are_refused_for_pictures(
+    option: list[str], classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They would have no effect."""
+    more = [*IMAGENET, "--input-size", "96x128", *option]
+    assert "are for volumes, leave them out" in refusal(saved(foreign_graph(), tmp_path), classes, *more, capsys=capsys)
 
 
 def test_a_free_size_must_be_named(classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,6 +55,10 @@ class Told:
     """The axis of the classes in its answer; needed where two are possible."""
     intensity: Percentiles | None = None
     """How the values of scans are scaled before it."""
+    orientation: str | None = None
+    """Directions of the axes of the volumes that it was trained on, as ``RAS``; None takes scans as they lie in their files."""
+    spacing_mm: tuple[float, ...] | None = None
+    """Sizes of their voxels; None takes scans at their own."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,8 @@ def observe(foreign: Foreign, told: Told, classes: int) -> Behaviour:
     wanted = "HxW" if foreign.dimensions == 2 else "DxHxW"
     if told.input_size is None and not all(isinstance(side, int) for side in fixed):
         raise AdoptionError(f"{name}: takes images of any size; say with --input-size {wanted} at which it was trained")
+    if foreign.dimensions == 2 and (told.intensity or told.orientation or told.spacing_mm):
+        raise AdoptionError(f"{name}: takes pictures; --intensity, --orientation and --spacing are for volumes, leave them out")
     sides = tuple(int(side) for side in told.input_size or fixed)
     if len(sides) != foreign.dimensions:
         raise AdoptionError(f"{name}: takes {foreign.dimensions} sides; say --input-size {wanted}")
@@ -123,6 +129,8 @@ def _policy(foreign: Foreign, sides: tuple[int, ...], multiple: int | None, stri
             "color_order": "rgb" if foreign.dimensions == 2 and foreign.channels == 3 else None,
             "dtype": _dtype(foreign),
             "intensity": told.intensity if foreign.dimensions == 3 else None,
+            "orientation": told.orientation if foreign.dimensions == 3 else None,
+            "spacing_mm": told.spacing_mm if foreign.dimensions == 3 else None,
         }
     )
 

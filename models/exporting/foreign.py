@@ -37,7 +37,8 @@ class Normalisation:
     mean: tuple[float, ...]
     """Of each channel: of red, green and blue, whatever the order in which the network takes them."""
     std: tuple[float, ...]
-    scale: float = 255.0
+    scale: float | None = None
+    """None: 255 for pictures, 1 for volumes."""
     order: Order = "rgb"
 
     def __post_init__(self) -> None:
@@ -46,13 +47,18 @@ class Normalisation:
         Raises:
             AdoptionError: if the mean lies outside the scaled pixels, or a divisor is not positive
         """
-        if self.scale <= 0 or min(self.std) <= 0:
+        if self.divisor <= 0 or min(self.std) <= 0:
             raise AdoptionError("--scale and --std must be greater than 0")
-        brightest = 255 / self.scale
+        brightest = 255 / self.divisor
         if len(self.mean) == 3 and not all(0 <= mean <= brightest for mean in self.mean):
             remedy = "; with a mean of 0..255, say --scale 1" if brightest < max(self.mean) <= 255 else ""
             given = ",".join(f"{mean:g}" for mean in self.mean)
-            raise AdoptionError(f"--mean {given}: pixels divided by {self.scale:g} lie in 0..{brightest:g}{remedy}")
+            raise AdoptionError(f"--mean {given}: pixels divided by {self.divisor:g} lie in 0..{brightest:g}{remedy}")
+
+    @property
+    def divisor(self) -> float:
+        """What pixels are divided by first; where no scale is told, that of pictures."""
+        return 255.0 if self.scale is None else self.scale
 
     def __call__(self, batch: Images) -> NDArray[np.float32]:
         """Normalise in the textbook's words: the oracle for the operators that do so in the graph.
@@ -63,7 +69,7 @@ class Normalisation:
             the same shape, float32, in the network's order of channels
         """
         mean, std = (np.array(values, np.float32) for values in (self.mean, self.std))
-        pixels = (batch.astype(np.float32) / np.float32(self.scale) - mean) / std
+        pixels = (batch.astype(np.float32) / np.float32(self.divisor) - mean) / std
         return np.ascontiguousarray(pixels[..., ::-1] if self.order == "bgr" else pixels)
 
 
@@ -104,6 +110,10 @@ class Foreign:
         """Of the input: 1, or the last."""
         channels = self.input.shape[self.channel_axis]
         self.channels = channels if isinstance(channels, int) else max(len(normalisation.mean), len(normalisation.std))
+        if self.dimensions == 3 and self.channels != 1:
+            raise AdoptionError(
+                f"{path.name}: takes volumes of {self.channels} channels, and a scan has one: export it with one channel"
+            )
         self.normalisation = self._for_channels(normalisation)
         self.class_axis: int | None = None
         """Of the answer: 1, the last, or None where it has no such axis. Known once :meth:`settle` has seen an answer."""
@@ -118,7 +128,8 @@ class Foreign:
             )
         if given.order == "bgr" and self.channels != 3:
             raise AdoptionError(f"{self.path.name}: has {self.channels} channels, so --order has no meaning; leave it out")
-        return Normalisation(spread[0], spread[1], given.scale, given.order)
+        scale = 1.0 if given.scale is None and self.dimensions == 3 else given.scale
+        return Normalisation(spread[0], spread[1], scale, given.order)
 
     @property
     def sides(self) -> tuple[int | str, ...]:

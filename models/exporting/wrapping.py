@@ -129,8 +129,8 @@ def image_steps(foreign: Foreign, dtype: str) -> Iterator[Step]:
         yield Step("Gather", np.array([2, 1, 0], np.int64), axis=axis)
     if dtype != "float32":
         yield Step("Cast", to=TensorProto.FLOAT)
-    if normalisation.scale != 1:
-        yield Step("Div", np.float32(normalisation.scale))
+    if normalisation.divisor != 1:
+        yield Step("Div", np.float32(normalisation.divisor))
     if mean.any():
         yield Step("Sub", mean)
     if (std != 1).any():

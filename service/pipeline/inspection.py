@@ -22,8 +22,8 @@ from service.pipeline.onnx_file import OnnxFile
 FLOATS = ("float32", "float16")
 INTEGERS = ("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8")
 
-CHANNELS = {4: (1, 3), 5: (1, 2, 3, 4)}
-"""Channels of a picture and of a volume, by the rank of the input."""
+CHANNELS = {4: (1, 3), 5: (1,)}
+"""Channels of a picture and of a volume, by the rank of the input: a scan's file holds one volume."""
 
 KNOWN_TABLES = {11: "camvid", 19: "cityscapes", 21: "voc", 150: "ade20k"}
 """The class table that a number of score planes suggests."""
@@ -56,7 +56,7 @@ class Port:
 
     @property
     def is_pixels(self) -> bool:
-        """Whether it may be float N x C x sides or N x sides x C: pictures of 1 or 3 channels, or volumes of up to 4."""
+        """Whether it may be float N x C x sides or N x sides x C: pictures of 1 or 3 channels, or volumes of 1."""
         return self.dtype in FLOATS and len(self.shape) in CHANNELS and (self._may_be_channels(1) or self._may_be_channels(-1))
 
     def _may_be_channels(self, axis: int) -> bool:
@@ -119,8 +119,8 @@ def network_input(inputs: tuple[Port, ...]) -> Port:
         BadArtifact: if it takes anything else, or anything beside it
     """
     if len(inputs) != 1 or not inputs[0].is_pixels:
-        wanted = "float N x 3 x H x W, N x H x W x 3, or a volume with its channels"
-        raise BadArtifact(f"it takes {_listed(inputs)}; a network that can be adopted takes {wanted} and nothing else")
+        wanted = "pictures N x 3 x H x W or N x H x W x 3 (or 1 channel), or volumes N x 1 x D x H x W or N x D x H x W x 1"
+        raise BadArtifact(f"it takes {_listed(inputs)}; export it with one float input: {wanted}")
     return inputs[0]
 
 

@@ -106,24 +106,27 @@ class Frame:
         return Best(self.in_order(found.labels), self.in_order(found.certainty))
 
 
-def frame(grid: Grid, *, orientation: str | None, spacing_mm: Spacing | None, max_voxels: int) -> Frame:
+def frame(
+    grid: Grid, *, orientation: str | None, spacing_mm: Spacing | None, max_voxels: int, sides: Shape | None = None
+) -> Frame:
     """Measure how a scan is brought to the network's grid.
 
     Takes:
         orientation: direction in which each axis grows, e.g. ``RAS``; None keeps the scan's own
         spacing_mm: of the network's grid, along each of its axes; None keeps the scan's own
         max_voxels: of the working grid
+        sides: of a network that takes one size only: the working grid, whatever the spacing
     Raises:
         CorruptImage: if the affine has no orientation
         ImageTooLarge: if the scan has too many voxels at the network's spacing
     """
     turn = np.array([[0, 1], [1, 1], [2, 1]], float) if orientation is None else _turn(grid.affine, orientation)
     turned = tuple(grid.shape[axis] for axis in np.argsort(turn[:, 0]))
-    working = turned
-    if spacing_mm is not None:
+    working = turned if sides is None else sides
+    if sides is None and spacing_mm is not None:
         own = tuple(grid.spacing_mm[axis] for axis in np.argsort(turn[:, 0]))
-        sides = zip(turned, own, spacing_mm, strict=True)
-        working = tuple(max(1, round(side * step / wanted)) for side, step, wanted in sides)
+        steps = zip(turned, own, spacing_mm, strict=True)
+        working = tuple(max(1, round(side * step / wanted)) for side, step, wanted in steps)
     count = working[0] * working[1] * working[2]
     if count > max_voxels:
         spacing = " x ".join(f"{step:g}" for step in spacing_mm or grid.spacing_mm)

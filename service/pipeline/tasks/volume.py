@@ -58,7 +58,10 @@ def frame_of(grid: Grid, manifest: Manifest, *, max_voxels: int) -> Frame:
         ImageTooLarge: if it has too many voxels at the network's spacing, or for a network that sees whole volumes only
     """
     policy = manifest.input
-    placed = frame(grid, orientation=policy.orientation, spacing_mm=policy.spacing_mm, max_voxels=max_voxels)
+    whole: Shape | None = None
+    if policy.fit == "stretch" and policy.working_depth is not None:
+        whole = (policy.working_depth, *policy.working_size)
+    placed = frame(grid, orientation=policy.orientation, spacing_mm=policy.spacing_mm, max_voxels=max_voxels, sides=whole)
     voxels = math.prod(placed.working)
     if policy.dimensions == 3 and manifest.halo is None and voxels > WHOLE_VOXELS:
         text = f"{manifest.name} sees whole volumes only, and takes {WHOLE_VOXELS} voxels; this one has {voxels}"
@@ -187,9 +190,17 @@ def _by_blocks(values: Values, manifest: Manifest, run: Run) -> Values:
     padded[:x, :y, :z] = values
     found = np.empty((len(manifest.classes), *sides), np.float32)
     for block in blocks(sides, halo=halo or 0, multiple=multiple, largest=largest):
-        scores = run(np.ascontiguousarray(padded[block.read])[None, ..., None])
+        seen = np.ascontiguousarray(padded[block.read])
+        scores = run(seen[None, ..., None])
+        if manifest.stride > 1:
+            scores = np.stack([resized(plane, _shape(seen)) for plane in scores[0]])[None]
         found[(slice(None), *block.place)] = softmax(scores)[0][(slice(None), *block.keep)]
     return found[:, :x, :y, :z]
+
+
+def _shape(values: Values) -> Shape:
+    x, y, z = values.shape
+    return x, y, z
 
 
 def softmax(scores: Values) -> Values:
