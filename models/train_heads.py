@@ -1,7 +1,8 @@
 """``python -m models.train_heads CHECKPOINT``: train the centres and offsets of a panoptic network alone.
 
 Everything before the heads stays as it is, and with it every score. So features are computed once for each frame, varied once,
-and a step costs a small share of a step of ``models.train``: the way to object heads on a CPU.
+and a step costs a small share of a step of ``models.train``: the way to object heads on a CPU. At last the heights of the
+centres are rescaled (``models.training.heights``).
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ from models.training import checkpoint
 from models.training.augmentation import Augmentation
 from models.training.classes import ClassTable, ClassTableError
 from models.training.data import DataError, Frames, painted_frames, read_frames, stacked
+from models.training.heights import TOP, measure_heights, rescale
 from models.training.losses import IGNORED, center_loss, offset_loss
 from models.training.objects import Targets, targets
 from models.training.trainer import WeightAverage
 from service.pipeline.manifest import InputPolicy
 from service.pipeline.plan import fit_size
+from service.pipeline.tasks.panoptic import LEAST_PEAK
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,13 @@ def train_heads(
         if (step + 1) % 50 == 0 or step + 1 == steps:
             print(f"step {step + 1}/{steps} centres {of_centers.item():.4f} offsets {of_offsets.item():.4f}", flush=True)
     return averaged.net
+
+
+@torch.no_grad()
+def centers_of(heads: ObjectHeads, given: Examples) -> Tensor:
+    """Return the heatmaps of all examples, N x 1 x h x w float32."""
+    heads.eval()
+    return torch.cat([heads(one.float().contiguous(memory_format=torch.channels_last))[0] for one in given.features.split(8)])
 
 
 def panoptic_network(content: dict[str, Any], path: Path) -> PanopticFCN:
@@ -164,6 +174,13 @@ def main(arguments: list[str] | None = None) -> int:
     heads = train_heads(
         net.objects, given, steps=args.steps, batch=args.batch, rate=args.lr, average=args.average, seed=args.seed
     )
+    try:
+        heights = measure_heights(centers_of(heads, given), given.wanted)
+    except ValueError as error:
+        console.print(f"{error}; heights stay as they are", markup=False, highlight=False, soft_wrap=True)
+    else:
+        rescale(heads.center, heights)
+        print(f"heights of {heights.least:.2f} and {heights.top:.2f} became {LEAST_PEAK} and {TOP}", flush=True)
     net.objects.load_state_dict(heads.state_dict())
     kept = {key: value for key, value in content.items() if key not in ("format", "calibration")}
     checkpoint.save(args.out, {**kept, "weights": checkpoint.compact(net.state_dict())})
