@@ -104,7 +104,8 @@ def train_heads(
 def centers_of(heads: ObjectHeads, given: Examples) -> Tensor:
     """Return the heatmaps of all examples, N x 1 x h x w float32."""
     heads.eval()
-    return torch.cat([heads(one.float().contiguous(memory_format=torch.channels_last))[0] for one in given.features.split(8)])
+    parts = torch.split(given.features, 8)
+    return torch.cat([heads(part.float().contiguous(memory_format=torch.channels_last))[0] for part in parts])
 
 
 def panoptic_network(content: dict[str, Any], path: Path) -> PanopticFCN:

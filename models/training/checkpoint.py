@@ -40,7 +40,7 @@ def compact(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     They are float32 again, and exactly these values, in the network that loads them.
     """
     return {
-        name: value.half() if value.ndim == 4 and not name.startswith(("mean", "std")) else value
+        name: value.half() if value.ndim >= 4 and not name.startswith(("mean", "std")) else value
         for name, value in weights.items()
     }
 
