@@ -33,6 +33,8 @@ class Bounds:
     """Seconds from a complete head until its body is complete. The connection is closed then, whatever its request does."""
     upload_s: float = 25.0
     """Seconds that the application waits for a body. They leave time to say so before ``body_s`` is over."""
+    silent_s: float = 2.0
+    """Seconds without a byte after which a message of gRPC loses its place to another that waits."""
     linger_s: float = 2.0
     """Seconds for which the rest of a rejected body is read and dropped, so that its sender still sees the reply."""
     reply_s: float = 30.0

@@ -32,6 +32,8 @@ class Caller:
     deadline: Deadline
     limits_ms: tuple[float | None, ...]
     """Milliseconds that its metadata name; None where they do not."""
+    peer: str
+    """Its connection, as gRPC names it."""
 
 
 class Access(Enum):

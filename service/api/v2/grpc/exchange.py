@@ -1,8 +1,8 @@
 """One call, from its metadata to its reply: its record and its key, its message, its answer or its refusal.
 
 Every call is served as a stream of bytes, which is the same on the wire. So the key, readiness and the queue are checked
-before the message is read, and a message is read within a bound. A reply that is not read is given up, and its call counted as
-failed; gRPC keeps the reply, and the call among its ``FCN_MAX_CONNECTIONS``, until the connection ends.
+before the message is read, and a message is read within a bound. gRPC keeps a reply that is not read, and its call among its
+``FCN_MAX_CONNECTIONS``, until the connection ends, and has no way to cancel the call. So such a connection is ended.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -28,7 +27,8 @@ from service.api.services import Services
 from service.api.stream import Streams
 from service.api.telemetry import finish
 from service.api.transport.bounds import Bounds
-from service.api.v2.grpc import calls, messages, refusals
+from service.api.v2.grpc import calls, messages, refusals, sockets
+from service.api.v2.grpc.places import Places
 from service.api.v2.grpc.refusals import Refusal, Refused
 from service.api.v2.inference import limit_s as limit_s_of
 from service.errors import BadParameter, BodyTooLarge, DeadlineExceeded, ServiceError
@@ -38,8 +38,8 @@ METHOD = "GRPC"
 """The method of these calls in metrics and log lines."""
 OK = 200
 ARRIVING_AT_ONCE = 16
-"""Messages of inferences that may come in at the same time: gRPC keeps each in memory until it is complete."""
-SMALL_AT_ONCE = 16
+"""Messages of inferences that may come in at the same time."""
+SMALL_AT_ONCE = 8
 """Messages of other calls that may come in at the same time: gRPC takes them as long as those of inferences."""
 IN_WORK_A_STREAM = 4
 """Requests of one stream that may be in work or wait to be sent. Meanwhile no other one is read."""
@@ -63,6 +63,9 @@ class Exchanges:
         streams: bounds the open streams, of every transport
         bounds: on the time that a message or its reply takes
         max_bytes: the limit on the message of an inference
+        port: of gRPC
+        arriving: places of the messages of inferences
+        small_arriving: places of all other messages
     """
 
     services: Services
@@ -70,8 +73,9 @@ class Exchanges:
     streams: Streams
     bounds: Bounds
     max_bytes: int
-    _arriving: asyncio.Semaphore = field(init=False, default_factory=partial(asyncio.Semaphore, ARRIVING_AT_ONCE))
-    _small_arriving: asyncio.Semaphore = field(init=False, default_factory=partial(asyncio.Semaphore, SMALL_AT_ONCE))
+    port: int
+    arriving: Places
+    small_arriving: Places
 
     def handlers(self) -> dict[str, Any]:
         """Return the handler of every call, by its name."""
@@ -89,8 +93,8 @@ class Exchanges:
         async def answer(caller: calls.Caller, requests: Requests) -> Any:
             if not request_class.DESCRIPTOR.fields:  # there is nothing to read: probes are answered whatever else comes in
                 return await call.answer(caller, request_class())
-            async with self._small_arriving:
-                body = await self._message(requests, calls.MAX_SMALL_BYTES, self.bounds.head_s)
+            async with self.small_arriving.one(caller.peer, self.bounds.head_s):
+                body = await message_of(requests, calls.MAX_SMALL_BYTES)
             try:
                 request = request_class.FromString(body)
             except DecodeError as error:
@@ -115,8 +119,8 @@ class Exchanges:
         async def answer(caller: calls.Caller, requests: Requests) -> Any:
             self.services.readiness.check()
             self.services.plane.check_capacity(b"", caller.deadline)
-            async with self._arriving:
-                body = await self._message(requests, self.max_bytes, self.bounds.upload_s)
+            async with self.arriving.one(caller.peer, self.bounds.upload_s):
+                body = await message_of(requests, self.max_bytes)
             return await calls.infer(caller, body)
 
         await self._serve("ModelInfer", calls.Access.CALLERS, requests, context, answer)
@@ -147,7 +151,7 @@ class Exchanges:
                         number = 0
                         await room.acquire()
                         async for body in _until(self.streams.draining, requests, self.bounds.stream_idle_s):
-                            one = self._streamed(RequestRecord(f"{record.request_id}/{number}"), headers, body)
+                            one = self._streamed(RequestRecord(f"{record.request_id}/{number}"), headers, body, context.peer())
                             answers.put_nowait(tasks.create_task(one))
                             del body, one
                             number += 1
@@ -163,7 +167,7 @@ class Exchanges:
             raise errors.exceptions[0] from None
         self.services.readiness.check()  # a stream that ends because the service does says so
 
-    async def _streamed(self, record: RequestRecord, headers: Mapping[str, str], body: bytes) -> bytes:
+    async def _streamed(self, record: RequestRecord, headers: Mapping[str, str], body: bytes, peer: str) -> bytes:
         """Answer one request of a stream."""
         status = CLIENT_GONE
         self.in_flight.add(record)
@@ -171,7 +175,7 @@ class Exchanges:
             limits_ms = (_deadline_ms(headers),)
             limit_s = limit_s_of(self.services.deadline_s, *limits_ms)
             async with Deadline(limit_s, record.elapsed_s) as deadline:
-                reply = await calls.infer(calls.Caller(self.services, record, deadline, limits_ms), body)
+                reply = await calls.infer(calls.Caller(self.services, record, deadline, limits_ms, peer), body)
             payload: bytes = messages.StreamResponse(infer_response=reply).SerializeToString()
             status = OK
         except (ServiceError, Refused) as error:
@@ -209,7 +213,7 @@ class Exchanges:
                 limits_ms = (_granted_ms(context), _deadline_ms(headers))
                 limit_s = limit_s_of(self.services.deadline_s, *limits_ms)
                 async with Deadline(limit_s, record.elapsed_s) as deadline:
-                    caller = calls.Caller(self.services, record, deadline, limits_ms)
+                    caller = calls.Caller(self.services, record, deadline, limits_ms, context.peer())
                     payload = (await answer(caller, requests)).SerializeToString()
                 record.bytes_out = len(payload)
                 context.set_trailing_metadata(_metadata_of(record))
@@ -250,44 +254,50 @@ class Exchanges:
                 self.services.plane.keys.check(offered_key(headers))
             yield
 
-    async def _message(self, requests: Requests, max_bytes: int, limit_s: float) -> bytes:
-        """Read the one message of a call.
-
-        Raises:
-            DeadlineExceeded: if it takes too long
-            BodyTooLarge: if it is too large
-            BadParameter: if there is none
-        """
-        try:
-            async with asyncio.timeout(limit_s) as timer:
-                body = await anext(requests, None)
-        except TimeoutError:
-            if not timer.expired():
-                raise
-            raise DeadlineExceeded(
-                f"the message did not arrive within {1000 * limit_s:g} ms", deadline_ms=1000 * limit_s
-            ) from None
-        if body is None:
-            raise BadParameter("the call has no message", parameter="message")
-        if len(body) > max_bytes:
-            reason = f"the message has {len(body)} bytes, and {max_bytes} are allowed"
-            raise BodyTooLarge(reason, limit=max_bytes, actual=len(body), unit="bytes")
-        return body
-
     async def _send(self, context: Context, payload: bytes) -> None:
         """Send a message.
 
         Raises:
-            DeadlineExceeded: if the caller does not read it in time
+            DeadlineExceeded: if the caller does not read it in time; its connection is ended
         """
-        limit_s = self.bounds.reply_s
-        try:
-            async with asyncio.timeout(limit_s) as timer:
-                await context.write(payload)
-        except TimeoutError:
-            if not timer.expired():
-                raise
-            raise DeadlineExceeded(f"the reply was not read within {1000 * limit_s:g} ms", deadline_ms=1000 * limit_s) from None
+        await send(context, payload, self.bounds.reply_s, self.port)
+
+
+async def send(context: Context, payload: Any, limit_s: float, port: int) -> None:
+    """Send a message to a caller that reads it in time.
+
+    Takes:
+        limit_s: seconds that it may take
+        port: of gRPC
+    Raises:
+        DeadlineExceeded: if it takes longer; then the connection is ended, with every other call on it
+    """
+    try:
+        async with asyncio.timeout(limit_s) as timer:
+            await context.write(payload)
+    except TimeoutError:
+        if not timer.expired():
+            raise
+        peer = context.peer()
+        if sockets.close(port, sockets.address_of(peer)):
+            log.warning("gRPC: the connection of %s is ended: a reply was not read within %g s", peer, limit_s)
+        raise DeadlineExceeded(f"the reply was not read within {1000 * limit_s:g} ms", deadline_ms=1000 * limit_s) from None
+
+
+async def message_of(requests: Requests, max_bytes: int) -> bytes:
+    """Read the one message of a call.
+
+    Raises:
+        BodyTooLarge: if it is too large
+        BadParameter: if there is none
+    """
+    body = await anext(requests, None)
+    if body is None:
+        raise BadParameter("the call has no message", parameter="message")
+    if len(body) > max_bytes:
+        reason = f"the message has {len(body)} bytes, and {max_bytes} are allowed"
+        raise BodyTooLarge(reason, limit=max_bytes, actual=len(body), unit="bytes")
+    return body
 
 
 async def _until(end: asyncio.Event, requests: Requests, idle_s: float) -> AsyncIterator[bytes]:

@@ -111,6 +111,11 @@ def not_offered(detail: str) -> Refused:
     return Refused(Refusal(Code.UNIMPLEMENTED, detail, 404, "not_found"))
 
 
+def not_served(detail: str) -> Refused:
+    """Return the refusal of a question about something that is not here."""
+    return Refused(Refusal(Code.NOT_FOUND, detail, 404, "not_found"))
+
+
 def forbidden(detail: str) -> Refused:
     """Return the refusal of a call that no key allows."""
     return Refused(Refusal(Code.PERMISSION_DENIED, detail, 403, "forbidden"))

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from service.api.in_flight import InFlight
-from service.api.readiness import Readiness
 from service.api.services import Services
 from service.api.stream import Streams
 from service.api.transport.bounds import Bounds
 from service.api.v2 import tensors
-from service.api.v2.grpc.exchange import Exchanges
+from service.api.v2.grpc import health
+from service.api.v2.grpc.exchange import ARRIVING_AT_ONCE, SMALL_AT_ONCE, Exchanges
 from service.api.v2.grpc.messages import SERVICE
+from service.api.v2.grpc.places import Places
 from service.errors import BadSetting
 from service.settings import Settings
 
-HEALTH_S = 0.5
-"""Seconds between two checks of readiness for watchers. A call of Check always reads it."""
 LEAST_IDLE_S = 1.0
 """Seconds that a connection without a call is kept at least."""
-SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+CALLS_A_CONNECTION = 100
+"""Calls that one connection may have open. Callers wait with further ones, or open another connection."""
+LOOKAHEAD_BYTES = 65_536
+"""Bytes of a message that may come before it is read. gRPC's own default is 4 MiB for each call that waits."""
 
 
 @contextlib.asynccontextmanager
@@ -38,24 +38,22 @@ async def serving(
         BadSetting: if the port cannot be had
     """
     max_bytes = settings.max_image_bytes + tensors.MAX_JSON_BYTES
-    exchanges = Exchanges(services, in_flight, streams, bounds, max_bytes)
+    port = settings.grpc_port or 0  # never 0 here
+    arriving, small_arriving = (Places(limit, port, bounds.silent_s) for limit in (ARRIVING_AT_ONCE, SMALL_AT_ONCE))
+    exchanges = Exchanges(services, in_flight, streams, bounds, max_bytes, port, arriving, small_arriving)
+    probes = health.Health(services.readiness, bounds, port, max(1, settings.max_connections // 2))
     server = grpc.aio.server(options=_options(settings, bounds, max_bytes), maximum_concurrent_rpcs=settings.max_connections)
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, exchanges.handlers()),))
-    probe = _Health(services.readiness)
-    health_pb2_grpc.add_HealthServicer_to_server(probe, server)
-    address = f"[{settings.host}]:{settings.grpc_port}" if ":" in settings.host else f"{settings.host}:{settings.grpc_port}"
+    for name, handlers in ((SERVICE, exchanges.handlers()), (health.NAME, probes.handlers())):
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
+    address = f"[{settings.host}]:{port}" if ":" in settings.host else f"{settings.host}:{port}"
     try:
         server.add_insecure_port(address)
     except RuntimeError as error:
-        raise BadSetting(f"FCN_GRPC_PORT: cannot listen on port {settings.grpc_port} of {settings.host}") from error
-    await probe.refresh()
+        raise BadSetting(f"FCN_GRPC_PORT: cannot listen on port {port} of {settings.host}") from error
     await server.start()
-    watching = asyncio.create_task(probe.watch())
     try:
         yield
     finally:
-        watching.cancel()
-        await probe.enter_graceful_shutdown()
         await server.stop(max(1.0, settings.drain_s - services.readiness.draining_s))
 
 
@@ -66,37 +64,16 @@ def _options(settings: Settings, bounds: Bounds, max_bytes: int) -> list[tuple[s
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
         # Connections without a call must not keep out others. gRPC's clients open another one when they need it.
         ("grpc.max_connection_idle_ms", round(1000 * max(settings.keep_alive_s, LEAST_IDLE_S))),
+        # A connection whose other end does not answer is ended, with its calls.
+        ("grpc.keepalive_time_ms", round(1000 * bounds.reply_s)),
+        ("grpc.keepalive_timeout_ms", round(1000 * bounds.reply_s)),
+        ("grpc.http2.ping_timeout_ms", round(1000 * bounds.reply_s)),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.max_concurrent_streams", CALLS_A_CONNECTION),
+        ("grpc.http2.lookahead_bytes", LOOKAHEAD_BYTES),
+        ("grpc.http2.bdp_probe", 0),  # it would raise the former
         ("grpc.server_handshake_timeout_ms", round(1000 * bounds.head_s)),
         # Of two services on one port the second fails, and takes no callers of the first. Workers share a port: the command has
         # found it free before.
         ("grpc.so_reuseport", int(settings.workers > 1)),
     ]
-
-
-class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # untyped
-    """The health service of gRPC; it tells readiness.
-
-    Takes:
-        readiness: whether new requests are accepted
-    """
-
-    def __init__(self, readiness: Readiness) -> None:
-        super().__init__()
-        self._readiness = readiness
-
-    async def refresh(self) -> None:
-        """Take over what readiness says now."""
-        status = SERVING if self._readiness.is_green() else NOT_SERVING
-        for service in ("", SERVICE):
-            await self.set(service, status)
-
-    async def watch(self) -> None:
-        """Take it over again and again."""
-        while True:
-            await asyncio.sleep(HEALTH_S)
-            await self.refresh()
-
-    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
-        """Answer with what readiness says now."""
-        await self.refresh()
-        return await super().Check(request, context)
