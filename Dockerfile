@@ -1,10 +1,12 @@
-# The service and its artifact, without torch. VARIANT=cpu (the default) or cuda chooses the ONNX Runtime.
+# The service and its artifact, without torch. VARIANT=cpu (the default) or cuda chooses the ONNX Runtime. EXTRAS=grpc (the
+# default) adds what FCN_GRPC_PORT needs; EXTRAS= leaves it out.
 #   docker build -t fcn-serve:cpu .
 #   docker build -t fcn-serve:cuda --build-arg VARIANT=cuda .
 
 FROM python:3.11-slim-bookworm AS build
 ARG VARIANT=cpu
-COPY deploy/locks/serve.txt deploy/locks/serve-cuda.txt /locks/
+ARG EXTRAS=grpc
+COPY deploy/locks/serve.txt deploy/locks/serve-cuda.txt deploy/locks/grpc.txt /locks/
 # The environment gets no pip of its own: what runs in the final image can install nothing. Bytecode is compiled here,
 # because the final image is read-only and would compile at every start.
 RUN case "$VARIANT" in \
@@ -12,9 +14,15 @@ RUN case "$VARIANT" in \
       cuda) lock=/locks/serve-cuda.txt ;; \
       *) echo "VARIANT must be cpu or cuda, not '$VARIANT'" >&2; exit 1 ;; \
     esac \
+ && case "$EXTRAS" in \
+      "") extras= ;; \
+      grpc) extras=/locks/grpc.txt ;; \
+      *) echo "EXTRAS must be grpc or nothing, not '$EXTRAS'" >&2; exit 1 ;; \
+    esac \
  && python -m venv --without-pip /opt/venv \
  && pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check --root-user-action ignore \
       --require-hashes --only-binary :all: --requirement "$lock" \
+      ${extras:+--requirement "$extras"} \
  && find /opt/venv -type d -name tests -prune -exec rm -rf {} +
 RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev
 WORKDIR /app

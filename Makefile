@@ -107,6 +107,7 @@ lock: .venv-lock/bin/uv ## rewrite the lock files from pyproject.toml
 	$(COMPILE) --annotation-style line --output-file $(LOCKS)/dev.txt --constraint $(LOCKS)/serve.txt \
 		--all-extras --group dev --group docs
 	sed -i.bak -E '/^(nvidia-|cuda-|triton==)/d' $(LOCKS)/dev.txt && rm $(LOCKS)/dev.txt.bak
+	$(COMPILE) --generate-hashes --output-file $(LOCKS)/grpc.txt --constraint $(LOCKS)/dev.txt --extra grpc
 
 clean: ## remove what the targets made, .venv too
 	rm -rf $(VENV) .venv-lock .venv-peers out build dist site htmlcov .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache \

@@ -83,7 +83,7 @@ def only(word: str, stage: int = 1) -> str:
 # --- lock files ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lock", ["serve.txt", "serve-cuda.txt", "alone.txt"])
+@pytest.mark.parametrize("lock", ["serve.txt", "serve-cuda.txt", "grpc.txt", "alone.txt"])
 def test_every_file_of_a_serving_set_is_pinned_by_hash(lock: str) -> None:
     """A file that was not there when the lock was written is then refused."""
     text = (LOCKS / lock).read_text("utf-8")
@@ -257,6 +257,20 @@ def test_the_image_takes_its_packages_from_the_lock_of_its_variant() -> None:
     assert "--only-binary :all:" in steps
     assert "cpu) lock=/locks/serve.txt" in steps
     assert "cuda) lock=/locks/serve-cuda.txt" in steps
+    assert "grpc) extras=/locks/grpc.txt" in steps
+
+
+def test_the_image_offers_grpc_with_the_versions_that_are_tested() -> None:
+    """By default; its lock has what the extra asks for, and agrees with those that it is installed beside."""
+    assert ("ARG", "EXTRAS=grpc") in instructions(0)
+    more, optional = pins("grpc.txt"), project()["project"]["optional-dependencies"]
+    for requirement in map(Requirement, optional["grpc"]):
+        assert requirement.specifier.contains(more[requirement.name])
+    versions = {name: pin.partition(" ; ")[0] for name, pin in more.items()}
+    for lock in ("serve.txt", "serve-cuda.txt", "dev.txt"):
+        others = {name: pin.partition(" ; ")[0] for name, pin in pins(lock).items()}
+        shared = others.keys() & versions.keys()
+        assert {name: others[name] for name in shared} == {name: versions[name] for name in shared}
 
 
 def test_only_what_the_image_needs_is_sent_to_the_builder() -> None:
