@@ -130,7 +130,9 @@ class SegmentQuery(BaseModel):
 
     def options(self) -> dict[str, Any]:
         """The options of a format: all but ``model``, ``format`` and ``resolution``."""
-        return {name: value for name, value in self if name not in ("model", "format", "resolution")}
+        kept = dict(vars(self))
+        del kept["model"], kept["format"], kept["resolution"]
+        return kept
 
     @model_validator(mode="before")
     @classmethod
