@@ -16,13 +16,14 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseWithCovariance
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image, Imu, LaserScan
 from std_msgs.msg import Header
 
-from service.live.ros2.label_info import TYPES
+from service.live.ros2 import detections, label_info
 from service.live.ros2.type_support import message_class
 
 KINDS = {
@@ -32,6 +33,7 @@ KINDS = {
     "scan": LaserScan,
     "diagnostics": DiagnosticArray,
     "header": Header,
+    "pose": PoseWithCovariance,
 }
 
 
@@ -55,6 +57,9 @@ def told(topic: str, message: Any) -> None:
         return
     if isinstance(message, Header):
         tell(topic, stamp=[message.stamp.sec, message.stamp.nanosec], frame_id=message.frame_id)
+        return
+    if isinstance(message, PoseWithCovariance):
+        tell(topic, position=message.pose.position.x, covariance=message.covariance.tolist())
         return
     head = {"stamp": [message.header.stamp.sec, message.header.stamp.nanosec], "frame_id": message.header.frame_id}
     if isinstance(message, DiagnosticArray):
@@ -92,7 +97,7 @@ def main() -> None:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     threading.Thread(target=executor.spin, daemon=True).start()
-    own = message_class(TYPES)
+    own = {"label_info": message_class(label_info.TYPES), "detections": message_class(detections.TYPES)}
     publishers: dict[str, Any] = {}
     tell("ready")
     for line in sys.stdin:
@@ -104,8 +109,9 @@ def main() -> None:
             publishers[topic].publish(filled(publishers[topic].msg_type(), asked))
         elif asked["do"] == "retire":
             node.destroy_publisher(publishers.pop(topic))
-        elif asked["type"] == "label_info":
-            node.create_subscription(own, topic, lambda message, topic=topic: told(topic, message), profile(asked), raw=True)
+        elif asked["type"] in own:
+            kind = own[asked["type"]]
+            node.create_subscription(kind, topic, lambda message, topic=topic: told(topic, message), profile(asked), raw=True)
         else:
             kind = KINDS[asked["type"]]
             node.create_subscription(kind, topic, lambda message, topic=topic: told(topic, message), profile(asked))

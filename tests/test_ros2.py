@@ -25,8 +25,10 @@ from hypothesis import strategies as st
 
 from service.compose import limits_of, open_predictor
 from service.encodings import autoware
+from service.encodings.detections import Detection
 from service.encodings.ground import Camera
 from service.errors import BadSetting
+from service.live.frame import LiveFrame
 from service.live.loop import Bell, run
 from service.live.options import LiveOptions
 from service.live.registry import open_sink, open_source
@@ -36,6 +38,7 @@ from service.pipeline.codecs.messages import MessageDecoder
 from service.pipeline.manifest import ClassEntry
 from service.settings import Settings
 from tests.conftest import make_manifest, write_artifact
+from tests.test_engine import panoptic_graph, panoptic_manifest
 from tests.waiting import wait_until
 
 pytest.importorskip("rclpy", reason="the extra 'ros2' is not installed", exc_type=ImportError)
@@ -275,6 +278,36 @@ def test_free_space_is_a_laser_scan_on_the_ground(peer: Peer, models_of_streets:
     peer.tell("retire", "/f/image_raw")
 
 
+def test_learned_objects_are_detections(peer: Peer, tmp_path: Path) -> None:
+    """With the stamp and frame id of their image, as rosbags reads them, and as the network alone finds them."""
+    pytest.importorskip("rosbags")
+    from service.batch.recordings import detections as of_bags  # noqa: PLC0415
+    from service.batch.recordings.pictures import types  # noqa: PLC0415
+
+    write_artifact(tmp_path / "things.onnx", panoptic_manifest(), panoptic_graph())
+    peer.tell("advertise", "/j/image_raw", type="raw")
+    peer.tell("listen", "/j/out/detections", type="detections")
+    with living(tmp_path, ["ros2:/j/image_raw"], ["ros2:/j/out"]):
+        peer.send_until("/j/image_raw", raw("blue"), lambda: peer.of("/j/out/detections"))
+    peer.tell("retire", "/j/image_raw")
+    store = types()
+    of_bags.register(store)
+    told = store.deserialize_cdr(base64.b64decode(peer.of("/j/out/detections")[0]["data"]), of_bags.DETECTIONS)
+    assert (told.header.stamp.nanosec, told.header.frame_id) == (123456789, "camera_link")
+    settings = Settings(models_dir=tmp_path)
+    with contextlib.closing(open_predictor(settings)) as predictor:
+        pixels = np.empty((HEIGHT, WIDTH, 3), np.uint8)
+        pixels[:] = COLOURS["blue"]
+        network = OwnNetwork(predictor, LiveOptions(limits_of(settings)))
+        result = network.segment(LiveFrame(pixels, 0, "", "camera", 0.0))
+        assert result.things is not None
+        found = result.things()
+    assert found
+    wanted = of_bags.detections_message(store, told.header, found)
+    received, expected = (bytes(store.serialize_cdr(each, of_bags.DETECTIONS)) for each in (told, wanted))
+    assert received == expected
+
+
 def test_masks_of_autoware_are_its_runs_in_its_ids(peer: Peer, models_of_streets: Path) -> None:
     """``data`` of the mask is five bytes a run; height and width say the size."""
     peer.tell("advertise", "/c/image_raw", type="raw")
@@ -386,6 +419,30 @@ def test_a_type_that_is_brought_along_is_the_real_one_to_a_package_that_has_it(p
         (theirs,) = shared.node.get_subscriptions_info_by_topic("/l")
         (ours,) = shared.node.get_publishers_info_by_topic("/l")
         assert ours.topic_type == theirs.topic_type == name
+        assert str(ours.topic_type_hash) == str(theirs.topic_type_hash)
+    finally:
+        node.leave()
+
+
+def test_an_array_of_a_fixed_length_is_that_of_the_real_type(peer: Peer, artifact_dir: Path) -> None:
+    """As detections have one: the covariance of a pose. Its compiled class receives it, and its hash is the same."""
+    from service.live.ros2 import detections, node, qos  # noqa: PLC0415
+    from service.live.ros2.cdr import Cdr  # noqa: PLC0415
+    from service.live.ros2.type_support import message_class  # noqa: PLC0415
+
+    names = [f"geometry_msgs/msg/{name}" for name in ("PoseWithCovariance", "Pose", "Point", "Quaternion")]
+    own, message = message_class({name: detections.TYPES[name] for name in names}), Cdr()
+    for number in range(7 + detections.COVARIANCE):
+        message.number("d", number)
+    peer.tell("listen", "/p", type="pose", reliable=True, latched=True)
+    shared = node.join(LiveOptions(limits_of(Settings(models_dir=artifact_dir))))
+    try:
+        publisher = shared.node.create_publisher(own, "/p", qos.latched())
+        publisher.publish(message.message())
+        found = peer.wait("/p")
+        assert (found["position"], found["covariance"]) == (0.0, [7.0 + number for number in range(36)])
+        (theirs,) = shared.node.get_subscriptions_info_by_topic("/p")
+        (ours,) = shared.node.get_publishers_info_by_topic("/p")
         assert str(ours.topic_type_hash) == str(theirs.topic_type_hash)
     finally:
         node.leave()
@@ -593,3 +650,32 @@ def test_transports_are_set_only_where_the_user_has_chosen_none(chosen: str, mon
     monkeypatch.delenv(chosen)
     ready()
     assert os.environ["FASTDDS_BUILTIN_TRANSPORTS"] == "LARGE_DATA"
+
+
+THINGS = st.builds(
+    Detection,
+    st.integers(0, 255),
+    st.just("car"),
+    st.floats(0, 1),
+    *(st.integers(0, 9000) for _ in range(2)),
+    *(st.integers(1, 9000) for _ in range(2)),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(THINGS, max_size=4), st.integers(0, 2**61), st.text(max_size=9))
+def test_detections_are_serialised_as_rosbags_does(found: list[Detection], stamp_ns: int, frame_id: str) -> None:
+    """Byte for byte, with the same fields that bags have."""
+    pytest.importorskip("rosbags")
+    from service.batch.recordings import detections as of_bags  # noqa: PLC0415
+    from service.batch.recordings.pictures import types  # noqa: PLC0415
+    from service.live.ros2.detections import serialised  # noqa: PLC0415
+
+    store = types()
+    of_bags.register(store)
+    made, (sec, nanosec) = store.types, divmod(stamp_ns, 10**9)
+    time_of = made["builtin_interfaces/msg/Time"](sec=sec, nanosec=nanosec)
+    header = made["std_msgs/msg/Header"](stamp=time_of, frame_id=frame_id)
+    message = of_bags.detections_message(store, header, found)
+    frame = LiveFrame(np.zeros((1, 1, 3), np.uint8), stamp_ns, frame_id, "camera", 0.0)
+    assert serialised(frame, found) == bytes(store.serialize_cdr(message, of_bags.DETECTIONS))

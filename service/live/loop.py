@@ -82,7 +82,8 @@ def run(
         BadSetting: if a sink cannot start, or a source can never give a frame
     """
     counters = {source.address: Counters() for source in sources}
-    session = LiveSession(network.model, network.sha256, network.classes, tuple(counters), counters, options)
+    about = (network.model, network.sha256, network.classes, tuple(counters), counters, options, network.has_things)
+    session = LiveSession(*about)
     pace, complaints = Pace(options.rate_hz), Complaints(log)
     with contextlib.ExitStack() as opened:
         for sink in sinks:

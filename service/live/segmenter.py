@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.encodings import MaskView, Options, understood
+from service.encodings.detections import detections
 from service.encodings.palettes import ColoredRow
 from service.encodings.view import ModelFacts
 from service.errors import BadSetting, InferenceFailed, UnknownModel
@@ -33,6 +34,8 @@ class Segmenter(Protocol):
     sha256: str
     options: Options
     """Of every mask: classes, thresholds, ids."""
+    has_things: bool
+    """Whether results have things."""
 
     def segment(self, frame: LiveFrame) -> LiveResult:
         """Segment one frame.
@@ -68,6 +71,8 @@ class OwnNetwork:
         self.model: ModelFacts = manifest
         self.sha256 = self._engine.sha256
         self.options = _understood(manifest, asked)
+        self.has_things = manifest.task == "panoptic"
+        self._things = replace(self.options, instances=True)
 
     @property
     def classes(self) -> list[ColoredRow]:
@@ -76,15 +81,16 @@ class OwnNetwork:
 
     def segment(self, frame: LiveFrame) -> LiveResult:
         """Segment one frame on this thread."""
-        made = self._predictor.segment(frame.image, self._engine)
+        made = self._predictor.segment(frame.image, self._engine, instances=self.has_things)
         timing = {stage: seconds * 1000 for stage, seconds in made.timing.stages().items() if stage != "encode"}
-        return LiveResult(MaskView.of(made, self.options).selected(), timing)
+        things = (lambda: detections(MaskView.of(made, self._things).selected())) if self.has_things else None
+        return LiveResult(MaskView.of(made, self.options).selected(), timing, things)
 
 
 class RunningService:
     """A service that runs elsewhere. It is waited for with each frame: one in flight, the newest next.
 
-    The confidence of a mask is a second request for the same frame, made only when a sink asks for it.
+    The confidence of a mask is a second request for the same frame, made only when a sink asks for it. There are no things.
 
     Takes:
         client: of the service; the caller closes it
@@ -94,6 +100,8 @@ class RunningService:
         UnknownModel, UnknownClass, BadParameter: if the options do not fit its models
         BadSetting: in :meth:`segment`, if the service has loaded a model with other classes since
     """
+
+    has_things = False
 
     def __init__(self, client: Client, asked: LiveOptions) -> None:
         self._client, self._limits, self._min_confidence = client, asked.limits, asked.min_confidence

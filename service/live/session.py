@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from service.encodings import MaskView
+from service.encodings.detections import Detection
 from service.encodings.palettes import ColoredRow
 from service.encodings.view import ModelFacts
 from service.live.counters import Counters
@@ -26,6 +27,8 @@ class LiveSession:
     counters: Mapping[str, Counters]
     """By the source's address; they go on counting."""
     options: LiveOptions
+    has_things: bool = False
+    """Whether the model has learned objects, so that results have :attr:`LiveResult.things`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,3 +40,5 @@ class LiveResult:
     computed, or asked of the server, when it is called."""
     timing: Mapping[str, float]
     """Milliseconds by stage: ``decode``, ``queue``, ``infer``, ``labels``, as ``Server-Timing`` has them."""
+    things: Callable[[], Sequence[Detection]] | None = None
+    """Finds, when it is called, the things of the frame; None where the model has not learned objects."""

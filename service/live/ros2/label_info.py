@@ -70,23 +70,23 @@ class LabelInfoPublisher:
         self._publisher.publish(message)
 
 
-def installed_type() -> Any:
-    """Return the class of the installed package, or None."""
+def installed_type(name: str = "LabelInfo") -> Any:
+    """Return the class of the installed package ``vision_msgs``, or None."""
     try:
-        return importlib.import_module("vision_msgs.msg").LabelInfo
+        return getattr(importlib.import_module("vision_msgs.msg"), name)
     except (ImportError, AttributeError):  # vision_msgs before version 4 has no LabelInfo
         return None
 
 
-def why_not() -> str | None:
-    """Say why no LabelInfo can be published, or return None: the type that is brought along is for Fast DDS alone."""
+def why_not(topic: str = "label_info", name: str = "LabelInfo") -> str | None:
+    """Say why a type cannot be published, or return None: those that are brought along are for Fast DDS alone."""
     from rclpy.utilities import get_rmw_implementation_identifier  # noqa: PLC0415
 
     middleware = get_rmw_implementation_identifier()
-    if middleware == "rmw_fastrtps_cpp" or installed_type() is not None:
+    if middleware == "rmw_fastrtps_cpp" or installed_type(name) is not None:
         return None
     package = f"ros-{os.environ.get('ROS_DISTRO', 'DISTRO')}-vision-msgs"
-    return f"no label_info is sent: {middleware} needs the package {package}"
+    return f"no {topic} is sent: {middleware} needs the package {package}"
 
 
 def serialised(sec: int, nanosec: int, table: Sequence[tuple[int, str]], threshold: float) -> bytes:

@@ -19,7 +19,7 @@ from typing import Any
 
 FAST_DDS = b"rosidl_typesupport_fastrtps_c"
 
-NESTED, NESTED_SEQUENCE, UINT16, INT32, UINT32, FLOAT, STRING = 1, 145, 5, 6, 7, 10, 17
+NESTED, NESTED_SEQUENCE, UINT16, INT32, UINT32, FLOAT, DOUBLE, DOUBLE_ARRAY, STRING = 1, 145, 5, 6, 7, 10, 11, 59, 17
 """Numbers of field types, as type_description_interfaces/FieldType.msg has them."""
 
 
@@ -31,6 +31,8 @@ class Field:
     type_id: int
     nested: str = ""
     """The type's name, of nested types."""
+    capacity: int = 0
+    """The length, of arrays."""
 
 
 Types = Mapping[str, Sequence[Field]]
@@ -125,7 +127,7 @@ def type_hash(types: Types) -> bytes:
 
 def _as_json(name: str, fields: Sequence[Field]) -> dict[str, Any]:
     def one(field: Field) -> dict[str, Any]:
-        kind = {"type_id": field.type_id, "capacity": 0, "string_capacity": 0, "nested_type_name": field.nested}
+        kind = {"type_id": field.type_id, "capacity": field.capacity, "string_capacity": 0, "nested_type_name": field.nested}
         return {"name": field.name, "type": kind}
 
     return {"type_name": name, "fields": [one(field) for field in fields]}
@@ -186,7 +188,10 @@ def _description(types: Types) -> _Description:
 
 def _type(name: str, fields: Sequence[Field]) -> _Type:
     rows = (_Field * len(fields))(
-        *(_Field(_text(field.name), _FieldType(field.type_id, 0, 0, _text(field.nested)), _text("")) for field in fields)
+        *(
+            _Field(_text(field.name), _FieldType(field.type_id, field.capacity, 0, _text(field.nested)), _text(""))
+            for field in fields
+        )
     )
     return _Type(_text(name), _Fields(rows, len(fields), len(fields)))
 

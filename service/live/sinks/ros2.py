@@ -5,11 +5,13 @@
 ``confidence``         ``sensor_msgs/Image``, mono8 the winner's probability, 255 is certainty
 ``label_info``         ``vision_msgs/LabelInfo``    the class table: reliable, transient-local, before the first mask
 ``overlay/compressed`` ``CompressedImage``, JPEG    the image under its mask
+``detections``         ``Detection2DArray``         the bounding box of each thing; only of models that have learned objects
 ``freespace``          ``sensor_msgs/LaserScan``    where the ground ahead ends; only with the camera's options
 ``/diagnostics``       ``DiagnosticArray``          once a second
 ====================== ============================ ===========================================================
 
-Stamp and frame id are those of the frame. ``confidence`` and ``overlay/compressed`` are made only while something subscribes.
+Stamp and frame id are those of the frame. ``confidence``, ``detections`` and ``overlay/compressed`` are made
+only while something subscribes.
 With several sources each has its own names: ``/segmentation/camera_front/mask``.
 """
 
@@ -28,7 +30,7 @@ from service.live.complaints import Complaints
 from service.live.counters import Snapshot
 from service.live.frame import LiveFrame
 from service.live.options import LiveOptions
-from service.live.ros2 import freespace, label_info
+from service.live.ros2 import detections, freespace, label_info
 from service.live.ros2 import node as shared
 from service.live.ros2.environment import ready
 from service.live.ros2.names import names_of
@@ -47,7 +49,7 @@ JPEG_QUALITY = 85
 class _Camera:
     """The publishers of one source."""
 
-    def __init__(self, node: Any, base: str, options: LiveOptions, complaints: Complaints) -> None:
+    def __init__(self, node: Any, base: str, options: LiveOptions, complaints: Complaints, *, things: bool) -> None:
         from rclpy.event_handler import PublisherEventCallbacks  # noqa: PLC0415
         from sensor_msgs.msg import CompressedImage, Image, LaserScan  # noqa: PLC0415
 
@@ -70,6 +72,7 @@ class _Camera:
         self.confidence = publisher(Image, "confidence")
         self.overlay = publisher(CompressedImage, "overlay/compressed")
         self.freespace = publisher(LaserScan, freespace.TOPIC) if options.driving else None
+        self.detections = publisher(detections.message_type(), detections.TOPIC) if things else None
 
 
 class Segmentation:
@@ -104,8 +107,12 @@ class Segmentation:
         missing = label_info.why_not()
         if missing is not None:
             log.warning("%s: %s", self.address, missing)
+        things = session.has_things
+        if things and (lacking := label_info.why_not(detections.TOPIC, detections.NAME)) is not None:
+            log.warning("%s: %s", self.address, lacking)
+            things = False
         for source, base in names_of(self._base, session.sources).items():
-            self._cameras[source] = camera = _Camera(node, base, self._options, complaints)
+            self._cameras[source] = camera = _Camera(node, base, self._options, complaints, things=things)
             if camera.labels is not None:
                 camera.labels.publish(session.classes, self._options.min_confidence)
         self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 1)
@@ -124,6 +131,8 @@ class Segmentation:
             if scan is not None:
                 message = _stamped(camera.freespace.msg_type(), frame)
                 camera.freespace.publish(freespace.filled(message, scan, self._options.ground_frame))
+        if camera.detections is not None and result.things is not None and camera.detections.get_subscription_count():
+            camera.detections.publish(detections.serialised(frame, result.things()))
         if camera.overlay.get_subscription_count():
             from sensor_msgs.msg import CompressedImage  # noqa: PLC0415
 
