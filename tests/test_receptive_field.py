@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,8 @@ from torch.nn.functional import interpolate
 
 from models.exporting.receptive_field import Reach, influences, measure_reach
 from models.nets.fcn import FCN, FCNConfig
+from models.nets.network import Network
+from models.nets.upsampling import MaxPool, MaxUnpool
 
 COARSEST = 32
 PAPER = FCNConfig(classes=2)
@@ -133,3 +137,54 @@ def test_measuring_leaves_the_network_as_it_is() -> None:
     assert isinstance(measure_reach(net), Reach)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert any(parameter.requires_grad for parameter in net.parameters())
+
+
+class PooledVolumes(Network):
+    """A network of volumes with each kind of layer that changes the reach: pooling, unpooling, strides down and up, a skip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes, self.stride, self.coarsest, self.multiple, self.smallest = 2, 2, 8, 8, 8
+        self.channels, self.dimensions = 1, 3
+        self.enter = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.BatchNorm3d(2), nn.ReLU(), nn.MaxPool3d(2))
+        self.pool, self.unpool = MaxPool(), MaxUnpool()
+        self.down, self.up = nn.Conv3d(2, 2, 2, 2), nn.ConvTranspose3d(2, 2, 4, 2, 1)
+        self.middle = nn.Conv3d(2, 2, 3, padding=2, dilation=2)
+        self.leave = nn.Conv3d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N x 1 x D x H x W to N x 2 x D/2 x H/2 x W/2."""
+        fine = self.enter(x)
+        pooled, switches = self.pool(fine)
+        coarse = self.up(self.middle(self.down(pooled)))
+        return self.leave(torch.cat([fine, self.unpool(coarse, switches)], 1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_reach_in_volumes_is_what_voxels_really_change(axis: int) -> None:
+    """Along each side: every voxel of one period is made the brightest by far, with positive weights that nothing cancels."""
+    net = PooledVolumes().eval().double()
+    found = measure_reach(net)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.fill_(0.5)
+    length, middle = 96, 48
+    sides = [8, 8, 8]
+    sides[axis] = length
+    volume = torch.rand(1, 1, *sides, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    seen: dict[int, set[int]] = {cell: set() for cell in range(4)}
+    with torch.no_grad():
+        for voxel in range(middle, middle + 8):
+            # Each place across the line is tried: an unpooled value goes to one of the eight voxels of its cell.
+            for place in itertools.product(range(2), repeat=2):
+                lit = volume.clone()
+                across = [*place]
+                across.insert(axis, voxel)
+                lit[(0, 0, *across)] += 1e6
+                changed = (net(lit) != net(volume))[0].any(0).movedim(axis, 0).flatten(1).any(1)
+                for cell in torch.nonzero(changed).flatten().tolist():
+                    seen[cell % 4].add(voxel - cell * 2)
+    assert found.strides == (2,)
+    assert found.receptive_field == max(max(voxels) - min(voxels) + 1 for voxels in seen.values())
+    reach = max(max(-min(voxels), max(voxels) - 1) for voxels in seen.values())
+    assert found.halo == -(-(reach + 2) // 8) * 8

@@ -180,6 +180,55 @@ def test_a_new_deconvolution_interpolates_bilinearly(factor: int) -> None:
     assert layer.bias is None
 
 
+VOLUME = torch.randn(2, 3, 3, 4, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+"""N x C x d x h x w, no two sides alike."""
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_volumes_are_upsampled_along_three_sides(factor: int) -> None:
+    """PyTorch's nearest, trilinear, and transposed convolution with a nail for a kernel."""
+    assert torch.equal(nearest(VOLUME, factor), functional.interpolate(VOLUME, scale_factor=factor, mode="nearest"))
+    trilinear = functional.interpolate(VOLUME, scale_factor=factor, mode="trilinear", align_corners=False)
+    torch.testing.assert_close(bilinear(VOLUME, factor), trilinear)
+    nail = torch.zeros(3, 1, factor, factor, factor, dtype=VOLUME.dtype)
+    nail[:, :, 0, 0, 0] = 1
+    assert torch.equal(bed_of_nails(VOLUME, factor), functional.conv_transpose3d(VOLUME, nail, stride=factor, groups=3))
+
+
+def test_max_unpooling_of_volumes_is_pytorchs() -> None:
+    """Every maximum of 2 x 2 x 2 voxels returns to its place."""
+    x = torch.randn(2, 3, 4, 6, 8, generator=torch.Generator().manual_seed(3))
+    pooled, switches = MaxPool()(x)
+    expected, indices = functional.max_pool3d(x, 2, return_indices=True)
+    assert torch.equal(pooled, expected)
+    assert torch.equal(switches, indices)
+    assert torch.equal(MaxUnpool()(pooled, switches), functional.max_unpool3d(expected, indices, [2, 2, 2]))
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (2, 2), (3, 2), (4, 2), (5, 3)])
+def test_the_transposed_convolution_of_volumes_is_pytorchs(kernel: int, stride: int) -> None:
+    """For every padding, and with a bigger end where the stride allows it."""
+    weight = torch.randn(3, 2, kernel, kernel, kernel, generator=torch.Generator().manual_seed(4), dtype=VOLUME.dtype)
+    for padding in range(kernel):
+        more = stride - 1
+        if output_size(3, kernel, stride, padding=padding, output_padding=more) < 1:
+            continue
+        found = transposed_convolution(VOLUME, weight, stride, padding=padding, output_padding=more)
+        expected = functional.conv_transpose3d(VOLUME, weight, stride=stride, padding=padding, output_padding=more)
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_a_new_deconvolution_of_volumes_interpolates_trilinearly(factor: int) -> None:
+    """As in two dimensions, away from the border."""
+    x = VOLUME.float()
+    with torch.no_grad():
+        raised: Tensor = deconvolution(3, factor, dimensions=3)(x)
+    half = factor // 2
+    inside = (slice(None), slice(None), *[slice(half, -half)] * 3)
+    torch.testing.assert_close(raised[inside][inside], bilinear(x, factor)[inside])
+
+
 def test_the_pictures_in_the_documents_are_what_the_code_draws(tmp_path: Path) -> None:
     """Drawn again they are the same, except for a shade where another version of Pillow draws a letter otherwise."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -93,6 +93,8 @@ def _linear(layer: nn.Module) -> nn.Module | None:
         return _Spread(layer)
     if isinstance(layer, nn.MaxPool2d):
         return nn.AvgPool2d(layer.kernel_size, layer.stride, layer.padding, ceil_mode=layer.ceil_mode)
+    if isinstance(layer, nn.MaxPool3d):
+        return nn.AvgPool3d(layer.kernel_size, layer.stride, layer.padding, ceil_mode=layer.ceil_mode)
     if isinstance(layer, MaxPool):
         return _Average()
     if isinstance(layer, MaxUnpool):
@@ -121,7 +123,7 @@ class _Average(nn.Module):
     """A pooling's reach, both as the value that goes on and as the switches."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        pooled = F.avg_pool2d(x, 2)
+        pooled = F.avg_pool2d(x, 2) if x.ndim == 4 else F.avg_pool3d(x, 2)
         return pooled, pooled
 
 
@@ -132,17 +134,20 @@ class _Fill(nn.Module):
         return nearest(x + switches, 2)
 
 
-def influences(net: Network, image: Tensor, pixel: tuple[int, int]) -> Tensor:
+def influences(net: Network, image: Tensor, pixel: tuple[int, ...]) -> Tensor:
     """Which scores a pixel changes: the check of the above by perturbation.
 
     Takes:
-        image: 1 x 3 x H x W float, 0..255
-        pixel: (row, column)
+        image: 1 x 3 x H x W float, 0..255; 1 x C x D x H x W of a network of volumes
+        pixel: (row, column), with the slice before them of a volume
     Gives:
-        h x w bool
+        h x w bool, or d x h x w
     """
     changed = image.clone()
-    changed[:, :, pixel[0], pixel[1]] = 255 - changed[:, :, pixel[0], pixel[1]]
+    seen = changed
+    for at in pixel:  # a view: what it is set to is set in ``changed``
+        seen = seen.select(2, at)
+    seen.copy_(255 - seen)
     with torch.no_grad():
         differs: Tensor = net(changed) != net(image)
     return differs.any(1)[0]

@@ -14,10 +14,13 @@ The last one is the transposed convolution. Its arithmetic follows Dumoulin and 
 deep learning", 2016, chapter 4; why its results can show a checkerboard, Odena, Dumoulin and Olah, "Deconvolution and
 Checkerboard Artifacts", Distill 2016; why it starts as bilinear interpolation, Long, Shelhamer and Darrell 2015, section 3.3.
 
-docs/upsampling.md has a picture of each. All maps are N x C x h x w float; a factor f makes them N x C x fh x fw.
+docs/upsampling.md has a picture of each. All maps are N x C x h x w float; a factor f makes them N x C x fh x fw. Volumes are
+N x C x d x h x w: each function does along three sides what it does along two.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -29,33 +32,37 @@ def nearest(x: Tensor, factor: int) -> Tensor:
 
     Cheap, and it invents no value; edges become stairs, and a label map that is upsampled so is wrong along every border.
     """
-    return x.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    for side in range(2, x.ndim):
+        x = x.repeat_interleave(factor, side)
+    return x
 
 
 def bed_of_nails(x: Tensor, factor: int) -> Tensor:
-    """Put every value into the upper left of its f x f cells, and zero into the others.
+    """Put every value into the first corner of its f x f (x f) cells, the upper left, and zero into the others.
 
     On its own it is of little use. It is the first half of a transposed convolution: the kernel that follows fills the gaps.
     """
-    n, c, h, w = x.shape
-    nails = x.new_zeros(n, c, h, factor, w, factor)
-    nails[:, :, :, 0, :, 0] = x
-    return nails.view(n, c, h * factor, w * factor)
+    sides = x.shape[2:]
+    nails = x.new_zeros(*x.shape[:2], *(side * factor for side in sides))
+    corners = [slice(None), slice(None), *[slice(None, None, factor)] * len(sides)]
+    nails[tuple(corners)] = x
+    return nails
 
 
 class MaxPool(nn.Module):
-    """2x2 maximum pooling that also records where each maximum was (Noh, Hong and Han 2015, section 3.2.1: the switches)."""
+    """2x2(x2) maximum pooling that also records where the maxima were (Noh, Hong and Han 2015, section 3.2.1: the switches)."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Halve a map.
 
         Takes:
-            x: N x C x h x w, both sides even
+            x: N x C x h x w, or N x C x d x h x w; all sides even
         Gives:
-            N x C x h/2 x w/2: the maxima
-            N x C x h/2 x w/2 int64: the place of each in its own plane, row * w + column; of equal values the first
+            N x C x h/2 x w/2: the maxima; with d/2 of volumes
+            the same shape, int64: the place of each in its own plane or volume, in reading order; of equal values the first
         """
-        return F.max_pool2d(x, 2, return_indices=True)
+        pool = F.max_pool2d if x.ndim == 4 else F.max_pool3d
+        return pool(x, 2, return_indices=True)
 
 
 class MaxUnpool(nn.Module):
@@ -73,23 +80,25 @@ class MaxUnpool(nn.Module):
         """Double a map.
 
         Takes:
-            x: N x C x h x w
-            switches: N x C x h x w int64, from :class:`MaxPool`
+            x: N x C x h x w, or N x C x d x h x w
+            switches: the same shape, int64, from :class:`MaxPool`
         Gives:
-            N x C x 2h x 2w
+            N x C x 2h x 2w; with 2d of volumes
         """
-        n, c, h, w = x.shape
-        plane = x.new_zeros(n, c, 4 * h * w)
-        return plane.scatter(2, switches.flatten(2), x.flatten(2)).view(n, c, 2 * h, 2 * w)
+        n, c, *sides = x.shape
+        plane = x.new_zeros(n, c, math.prod(sides) * 2 ** len(sides))
+        return plane.scatter(2, switches.flatten(2), x.flatten(2)).view(n, c, *(2 * side for side in sides))
 
 
 def bilinear(x: Tensor, factor: int) -> Tensor:
-    """Mix the four nearest values by distance, with half-pixel centres and clamped edges.
+    """Mix the four nearest values by distance (of a volume the eight: trilinear), with half-pixel centres and clamped edges.
 
     Cell i of the small map covers new cells fi .. fi + f - 1, so its centre lies at f (i + 1/2) - 1/2 among them; a new cell
     beyond the outermost centres takes the edge's value: PyTorch's ``align_corners=False``, OpenCV's ``INTER_LINEAR``.
     """
-    return _mix_along(_mix_along(x, factor, 2), factor, 3)
+    for side in range(2, x.ndim):
+        x = _mix_along(x, factor, side)
+    return x
 
 
 def _mix_along(x: Tensor, factor: int, axis: int) -> Tensor:
@@ -110,8 +119,8 @@ def transposed_convolution(x: Tensor, weight: Tensor, stride: int, *, padding: i
     read; ``torch.nn.ConvTranspose2d`` does it faster.
 
     Takes:
-        x: N x C x h x w
-        weight: C x D x k x k
+        x: N x C x h x w, or N x C x d x h x w
+        weight: C x D x k x k, or C x D x k x k x k
         padding: cells to cut off the result on each side, up to k - 1
         output_padding: further cells at the bottom and right, fewer than ``stride``; it settles which of the sizes is meant
             that a convolution of this stride would have brought to the same h x w
@@ -123,7 +132,9 @@ def transposed_convolution(x: Tensor, weight: Tensor, stride: int, *, padding: i
     surplus = stride - 1  # zeros after the last value, where bed_of_nails leaves them and a kernel's reach does not
     border = kernel - 1 - padding
     end = border - surplus + output_padding
-    return F.conv2d(F.pad(spread, (border, end, border, end)), weight.flip(2, 3).transpose(0, 1))
+    sides = x.ndim - 2
+    convolve = F.conv2d if sides == 2 else F.conv3d
+    return convolve(F.pad(spread, (border, end) * sides), weight.flip(*range(2, x.ndim)).transpose(0, 1))
 
 
 def output_size(size: int, kernel: int, stride: int, *, padding: int = 0, output_padding: int = 0) -> int:
@@ -147,27 +158,31 @@ def is_even(kernel: int, stride: int) -> bool:
     return kernel % stride == 0
 
 
-def bilinear_kernel(size: int) -> Tensor:
-    """The tent whose transposed convolution at stride (size + 1) // 2 is bilinear interpolation.
+def bilinear_kernel(size: int, dimensions: int = 2) -> Tensor:
+    """The tent whose transposed convolution at stride (size + 1) // 2 is bilinear interpolation, or trilinear in 3 dimensions.
 
     Gives:
-        size x size float32; its values at any one phase of the stride add up to 1
+        size x size (x size) float32; its values at any one phase of the stride add up to 1
     """
     factor = (size + 1) // 2
     centre = factor - 1 if size % 2 else factor - 0.5
     tent = 1 - (torch.arange(size) - centre).abs() / factor
-    return torch.outer(tent, tent)
+    kernel = tent
+    for _ in range(1, dimensions):
+        kernel = kernel[..., None] * tent
+    return kernel
 
 
-def deconvolution(channels: int, factor: int) -> nn.ConvTranspose2d:
+def deconvolution(channels: int, factor: int, dimensions: int = 2) -> nn.ConvTranspose2d | nn.ConvTranspose3d:
     """A learned upsampling that starts as the bilinear one (Long, Shelhamer and Darrell 2015, section 3.3).
 
     Kernel 2f at stride f: two values reach every new cell on a line, so there is no checkerboard. It has no bias, and at first
     no channel mixes with another. Without padding, f h + f cells come out on a side: f / 2 more on each than the map covers,
     where only the outermost values reach. The caller crops.
     """
-    layer = nn.ConvTranspose2d(channels, channels, 2 * factor, factor, bias=False)
+    make = nn.ConvTranspose2d if dimensions == 2 else nn.ConvTranspose3d
+    layer = make(channels, channels, 2 * factor, factor, bias=False)
     with torch.no_grad():
-        identity = torch.eye(channels)
-        layer.weight.copy_(identity[:, :, None, None] * bilinear_kernel(2 * factor))
+        identity = torch.eye(channels).reshape(channels, channels, *[1] * dimensions)
+        layer.weight.copy_(identity * bilinear_kernel(2 * factor, dimensions))
     return layer

@@ -229,6 +229,8 @@ class FormatRow(BaseModel):
     """Whether it always shows things one by one, without `instances=true`."""
     labels: Literal["yes", "with the size", "no"]
     """Whether `service.encodings.decode` reads the class ids back."""
+    volumes: Literal["no", "yes", "only"]
+    """Whether scans come back in this format: `only` is for scans alone."""
 
     @classmethod
     def of(cls, form: Format) -> Self:
@@ -242,6 +244,7 @@ class FormatRow(BaseModel):
             several=form.gather.media_type if form.gather else None,
             things=form.things,
             labels="yes" if form.decode else "with the size" if form.decode_sized else "no",
+            volumes=form.volumes,
         )
 
 

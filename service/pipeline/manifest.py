@@ -387,6 +387,11 @@ class Manifest(_Frozen):
         return {"scores": len(self.classes), "centers": 1, "offsets": self.input.dimensions}[output.kind]
 
     @property
+    def temperature(self) -> float:
+        """What scores are divided by before they become probabilities; 1 where the model is not calibrated."""
+        return 1.0 if self.calibration is None else self.calibration.temperature
+
+    @property
     def learns_instances(self) -> bool:
         """Whether the network itself tells objects apart; otherwise connected components stand for them."""
         return self.task == "panoptic"

@@ -256,7 +256,7 @@ class Predictor:
             if not (on_device and name == OUTPUT) and not np.isfinite(outputs[name]).all():
                 raise InferenceFailed(f"the network's {name} are not finite numbers; its weights or this image break it")
         if isinstance(prepared, PreparedScan):
-            best = prepared.placed.frame.best(outputs[PROBABILITIES])
+            best = prepared.placed.frame.best(outputs[PROBABILITIES], engine.manifest.temperature)
             image, labels = _NO_PIXELS, best.labels
             scan = ScanResult(prepared.grid, prepared.placed.preview, best.certainty)
         else:

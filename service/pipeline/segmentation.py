@@ -113,7 +113,7 @@ class Segmentation:
     @property
     def temperature(self) -> float:
         """The manifest's temperature; 1 where the model is not calibrated."""
-        return 1.0 if self.manifest.calibration is None else self.manifest.calibration.temperature
+        return self.manifest.temperature
 
     @property
     def has_confidence(self) -> bool:

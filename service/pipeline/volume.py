@@ -94,15 +94,16 @@ class Frame:
         """Turn a volume of the network's orientation back to the scan's order."""
         return np.ascontiguousarray(_turned_back(values, self.turn))
 
-    def best(self, probabilities: Values) -> Best:
+    def best(self, probabilities: Values, temperature: float = 1.0) -> Best:
         """Sample probabilities on the scan's grid, take the best class, and turn back.
 
         Takes:
             probabilities: K x working shape float32, 0..1; K at most 255
+            temperature: of the certainty, as of :func:`best_class`
         Gives:
             in the scan's order: the class with the highest sampled probability, of equals the lowest
         """
-        found = best_class(probabilities, self.turned)
+        found = best_class(probabilities, self.turned, temperature)
         return Best(self.in_order(found.labels), self.in_order(found.certainty))
 
 
@@ -191,16 +192,21 @@ def tent(source: int, target: int) -> NDArray[np.float32]:
     return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)
 
 
-def best_class(probabilities: Values, shape: Shape) -> Best:
+def best_class(probabilities: Values, shape: Shape, temperature: float = 1.0) -> Best:
     """The class with the highest probability on a grid of another shape, slab by slab.
+
+    The temperature calibrates the certainty and never changes a class. It is applied to the mean of the planes: an average of
+    probabilities is less certain than each of them, so it is averaged first and calibrated then (Rahaman and Thiery 2021,
+    section 4). Of one plane, p^(1/T) over its sum is the softmax of the scores divided by T (Guo et al. 2017).
 
     Takes:
         probabilities: K x X' x Y' x Z' float32
+        temperature: above 0; 1 where the model is not calibrated
     Gives:
         X x Y x Z; of equals the lowest class
     """
     if probabilities.shape[1:] == shape:
-        return _leaders(probabilities)
+        return _leaders(probabilities, temperature)
     labels, certainty = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
     weights = tent(probabilities.shape[1], shape[0])
     step = max(1, SLAB_VOXELS // (len(probabilities) * shape[1] * shape[2]))
@@ -209,17 +215,25 @@ def best_class(probabilities: Values, shape: Shape) -> Best:
         used = np.flatnonzero(rows.any(0))
         near = slice(int(used[0]), int(used[-1]) + 1)
         slab = [np.tensordot(rows[:, near], plane[near], axes=(1, 0)) for plane in probabilities]
-        found = _leaders(np.stack([resized(plane, (len(rows), shape[1], shape[2])) for plane in slab]))
+        sampled = np.stack([resized(plane, (len(rows), shape[1], shape[2])) for plane in slab])
+        found = _leaders(sampled, temperature)
         labels[start : start + step], certainty[start : start + step] = found.labels, found.certainty
     return Best(labels, certainty)
 
 
-def _leaders(probabilities: Values) -> Best:
+def _leaders(probabilities: Values, temperature: float) -> Best:
     """Argmax over classes, plane by plane: several times as fast as ``argmax(0)``."""
     best = probabilities[0].copy()
     leader = np.zeros(best.shape, np.uint8)
     for k, plane in enumerate(probabilities[1:], start=1):
         np.maximum(leader, (plane > best).view(np.uint8) * np.uint8(k), out=leader)
         np.maximum(best, plane, out=best)
+    if temperature != 1:
+        power = np.float32(1 / temperature)
+        total = np.zeros_like(best)
+        for plane in probabilities:
+            total += plane**power
+        best **= power
+        best /= total
     best *= 255
     return Best(leader, np.rint(best, out=best).astype(np.uint8))

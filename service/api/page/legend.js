@@ -45,7 +45,8 @@ function newRow(s, { id, name }, refresh) {
 function fillRow(s, row, { id, share, color }) {
   const [button] = row.children;
   button.setAttribute("aria-pressed", String(!s.hidden.has(id)));
-  button.querySelector("b").textContent = percent(share);
+  const ml = s.mask.ml?.[id];
+  button.querySelector("b").textContent = ml === undefined ? percent(share) : `${ml.toFixed(ml < 10 ? 1 : 0)} ml · ${percent(share)}`;
   button.querySelector("em").style.width = `${share * 100}%`;
   for (const tag of ["i", "em"]) button.querySelector(tag).style.background = rgb(color);
   return row;

@@ -30,7 +30,7 @@ export function dropUncertain(mask, minimum) {
 }
 
 // Pixels by class id.
-function count(labels) {
+export function count(labels) {
   const pixels = new Uint32Array(256);
   for (let at = 0; at < labels.length; at += 1) pixels[labels[at]] += 1;
   return pixels;

@@ -9,6 +9,7 @@ import { showCamera, stopCamera, toggleCamera } from "./live.js";
 import { choose, droppedFiles, segmentAll } from "./pictures.js";
 import { clearProbe, placeProbe, tellProbe } from "./probe.js";
 import { showQuery } from "./query.js";
+import { makePlanes } from "./scan.js";
 import { askSecond, follow, offerSecond } from "./second.js";
 import { get, Problem, setKey } from "./service.js";
 import { filter, isolate, refresh } from "./show.js";
@@ -114,6 +115,7 @@ function listenToView(s) {
     onProbe: (at, by) => tellProbe(s, at, by),
     onPick: (at) => { if (!s.live) isolate(s, s.view.id(at)); },
   });
+  makePlanes(s);
   s.second = new View($("second-frame"), $("second-image"), $("second-mask"), { onProbe: () => {}, onPick: () => {} });
   s.view.moved = () => {
     $("zoom").value = `${s.view.zoom < 10 ? Number(s.view.zoom.toFixed(1)) : Math.round(s.view.zoom)}×`;
@@ -147,7 +149,7 @@ function listenToTake(s) {
 }
 
 function showOpacity() {
-  for (const frame of [$("frame"), $("second-frame")]) frame.style.setProperty("--opacity", $("opacity").value / 100);
+  for (const frame of [$("frame"), $("second-frame"), $("planes")]) frame.style.setProperty("--opacity", $("opacity").value / 100);
   $("opacity-value").value = `${$("opacity").value} %`;
 }
 

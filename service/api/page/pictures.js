@@ -1,17 +1,19 @@
 // The pictures that were chosen, one after another to the service; the strip of their thumbnails; the one that is shown.
 
+import { showCard } from "./card.js";
 import { stopCamera } from "./live.js";
 import { $, made, percent } from "./dom.js";
 import { spokenShares } from "./legend.js";
 import { fromRuns } from "./mask.js";
-import { askSecond } from "./second.js";
+import { isScan, modelFor, readLabels, showScan, takesScans } from "./scan.js";
+import { askSecond, offerSecond } from "./second.js";
 import { Problem, segment } from "./service.js";
-import { showMask } from "./show.js";
+import { refresh, showMask } from "./show.js";
 import { fail, rest, setStage } from "./stage.js";
 import { showTiming } from "./timing.js";
 
 const VIDEO = /\.(mp4|m4v|mov|mkv|webm|avi|mts|m2ts|ts|3gp|flv|asf|wmv|h264|hevc|mcap|bag|db3)$/i;
-const IMAGE = /\.(jpe?g|png|webp|tiff?|bmp|gif|avif|hei[cf]|p[gpn]m|dng|nii(\.gz)?)$/i;
+const IMAGE = /\.(jpe?g|png|webp|tiff?|bmp|gif|avif|hei[cf]|p[gpn]m|dng|nii(\.gz)?|dcm)$/i;
 const UNSURE = 0.2; // share of uncertain pixels from which on the page says so
 
 // A picture: { file, origin, status: waiting | done | failed, answer, problem, mask, unsure, asking, askingThings, row }.
@@ -63,7 +65,7 @@ async function segmentOne(s, one, mine) {
   showBusy(s, one, 0);
   if (showing) setStage(s, "busy", `Sending ${one.file.name}`);
   try {
-    const query = [["format", "rle"], ["model", $("model").value], ["statistics", "true"]];
+    const query = [["format", isScan(one.file) ? "nifti" : "rle"], ["model", modelFor(s, one.file)], ["statistics", isScan(one.file) ? "" : "true"]];
     const answer = await segment(one.file, query, { signal: mine.signal, onProgress: (done) => showBusy(s, one, done) });
     Object.assign(one, { answer, status: "done", problem: null });
   } catch (problem) {
@@ -95,6 +97,11 @@ export async function show(s, one) {
     return;
   }
   if (one.status === "waiting") return; // it is shown when its turn comes
+  if (isScan(one.file)) {
+    await showVolume(s, one);
+    return;
+  }
+  followModel(s, one);
   const [runs, source] = await Promise.all([
     one.answer.blob.text().then(JSON.parse),
     createImageBitmap(one.file, { imageOrientation: "from-image" }).catch(() => null),
@@ -109,6 +116,31 @@ export async function show(s, one) {
   setStage(s, "result", `${one.file.name} is segmented. ${spokenShares(s)}`);
   showStrip(s);
   askSecond(s);
+}
+
+async function showVolume(s, one) {
+  one.mask = await readLabels(one.answer.blob);
+  if (!(await showScan(s, one))) return;
+  if (s.picture && s.picture !== one) s.picture.mask = null;
+  s.picture = one;
+  followModel(s, one);
+  askSecond(s);
+  setStage(s, "result");
+  refresh(s);
+  showTiming(one.answer.timing, one.answer.spent);
+  $("caption").textContent = `${one.file.name} · ${one.mask.sides.join(" × ")} voxels · ${one.answer.model}`;
+  setStage(s, "result", `${one.file.name} is segmented. ${spokenShares(s)}`);
+  showStrip(s);
+}
+
+// The model that answered, where the chosen one is of the other kind: for scans, or for pictures.
+function followModel(s, { file, answer }) {
+  const name = answer.model?.split("@")[0];
+  if (takesScans(s.model) === isScan(file) || !s.models.some((model) => model.name === name)) return;
+  $("model").value = name;
+  s.hidden = new Set();
+  offerSecond(s);
+  showCard(s);
 }
 
 function unsureNote(unsure) {

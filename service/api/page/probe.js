@@ -54,7 +54,7 @@ export function clearProbe({ view }) {
 // Fetches the confidence of every pixel when the first one is asked for; most visits need the mask alone.
 export function askConfidence(s) {
   const { picture } = s;
-  if (s.live || !picture?.file || !picture.mask) return null;
+  if (s.live || !picture?.file || !picture.mask || picture.mask.sides) return null;
   picture.asking ??= fetchConfidence(s, picture).catch((problem) => note(`No confidence: ${problem.message}`));
   return picture.asking;
 }

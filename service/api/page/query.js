@@ -29,8 +29,17 @@ function controlFor(schema) {
   return made("input", { type: "number", min: schema.minimum ?? 0, max: schema.maximum ?? "", step, placeholder: "0" });
 }
 
+// Offers the formats that the shown picture or scan has.
+function showFormats(s) {
+  const unable = s.mask?.sides ? "no" : "only";
+  for (const option of $("format").options) option.hidden = option.disabled = s.formats.find(({ name }) => name === option.value)?.volumes === unable;
+  if (s.unable && s.unable !== unable) $("format").value = s.mask?.sides ? "nifti" : "overlay";
+  s.unable = unable;
+}
+
 // Hides the options that the chosen format does not take; they leave the query too.
 export function showOptions(s) {
+  showFormats(s);
   const { takes, things } = s.format;
   const special = new Set(s.formats.flatMap((row) => row.takes));
   for (const label of $("options").children) {
@@ -65,4 +74,4 @@ export const nothingOn = (s) => s.classes.length > 0 && s.classes.every(({ id })
 
 export const fileName = (s) => s.picture?.file?.name ?? (s.picture?.origin === "camera" ? "camera.jpg" : "street.jpg");
 
-export const outName = (s, name = fileName(s)) => `${name.replace(/\.[^.]*$/, "")}.${s.format.name}${s.format.suffix}`;
+export const outName = (s, name = fileName(s)) => `${name.replace(/(\.nii)?\.[^.]*$/, "")}.${s.format.name}${s.format.suffix}`;

@@ -20,7 +20,7 @@ export async function askSecond(s) {
   $("second").hidden = true;
   document.body.classList.toggle("two", Boolean(name));
   s.view.draw();
-  if (!name || !picture?.file) return;
+  if (!name || !picture?.file || s.mask?.sides) return;
   try {
     const answer = await segment(picture.file, [["format", "rle"], ["model", name]]);
     const mask = fromRuns(JSON.parse(await answer.blob.text()));

@@ -36,9 +36,11 @@ export function showMask(s, source, said) {
 export function refresh(s) {
   if (!s.mask) return;
   const strong = (id) => (s.pointed === null || s.pointed === id ? 1 : FAINT);
-  s.view.outlines = $("outlines").checked;
-  s.view.paint(s.classes.filter(({ id }) => !s.hidden.has(id)).map(({ id, color }) => [id, color, strong(id)]));
-  if (s.view.outlines && !s.mask.things) askThings(s)?.then(() => s.view.drawMask());
+  for (const view of s.views) {
+    view.outlines = $("outlines").checked;
+    view.paint(s.classes.filter(({ id }) => !s.hidden.has(id)).map(({ id, color }) => [id, color, strong(id)]));
+  }
+  if (s.view.outlines && !s.mask.sides && !s.mask.things) askThings(s)?.then(() => s.view.drawMask());
   paintSecond(s);
   showLegend(s, () => refresh(s));
   showCode(s);
@@ -49,7 +51,7 @@ export async function filter(s) {
   const { mask } = s;
   const minimum = () => Number($("sure").value) / 100;
   $("sure-value").value = minimum() ? percent(minimum()) : "any";
-  if (!mask) return;
+  if (!mask || mask.sides) return;
   if (minimum() && !mask.confidence) await askConfidence(s);
   if (s.mask !== mask) return;
   dropUncertain(mask, minimum()); // the slider may have moved on meanwhile

@@ -12,7 +12,10 @@ export function setStage(s, state, said) {
   $("problem").hidden = state !== "problem";
   $("view").hidden = !s.mask;
   if (said !== undefined) $("state").textContent = said;
-  if (!$("view").hidden) s.view.draw();
+  document.body.classList.toggle("scan", Boolean(s.mask?.sides));
+  $("frame").hidden = Boolean(s.mask?.sides);
+  $("planes").hidden = !s.mask?.sides;
+  if (!$("view").hidden) for (const view of s.views) view.draw();
 }
 
 // The stage of what is shown.

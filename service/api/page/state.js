@@ -15,11 +15,16 @@ export class State {
     this.work = null; // AbortController of the newest request: only that one may draw
     this.live = null; // the camera, while it runs
     this.view = null;
+    this.planes = []; // the views of a scan's three planes
     this.second = null; // the view of another model's mask
     this.secondMask = null;
+    this.unable = ""; // the value of a format's volumes that the shown one cannot have
   }
 
   get mask() { return this.picture?.mask ?? null; }
+
+  // What is on the screen: the picture, or a scan's planes.
+  get views() { return this.mask?.sides ? this.planes : [this.view]; }
 
   get model() { return this.models.find(({ name }) => name === $("model").value); }
 

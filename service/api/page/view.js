@@ -32,9 +32,10 @@ export class View {
 
   show(source, mask) {
     const same = this.mask?.width === mask.width && this.mask?.height === mask.height;
+    const width = mask.width * (mask.pixel ?? 1); // voxels need not be square
     Object.assign(this, { source, mask });
-    this.frame.style.setProperty("--ratio", mask.width / mask.height);
-    this.frame.style.aspectRatio = `${mask.width} / ${mask.height}`;
+    this.frame.style.setProperty("--ratio", width / mask.height);
+    this.frame.style.aspectRatio = `${width} / ${mask.height}`;
     if (!same) this.reset();
     this.draw();
   }

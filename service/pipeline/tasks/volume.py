@@ -109,7 +109,7 @@ def probabilities(values: Values, manifest: Manifest, run: Run, *, lanes: int = 
 def segment(scan: Scan, manifest: Manifest, run: Run, *, max_voxels: int) -> Best:
     """Segment a scan: :func:`place`, :func:`probabilities`, and the best class in the scan's order."""
     placed = place(scan, manifest, max_voxels=max_voxels)
-    return placed.frame.best(probabilities(placed.values, manifest, run))
+    return placed.frame.best(probabilities(placed.values, manifest, run), manifest.temperature)
 
 
 def _by_slices(values: Values, policy: InputPolicy, classes: int, run: Run, lanes: int) -> Values:
