@@ -6,10 +6,13 @@ import asyncio
 import gzip
 import io
 import json
+import socket
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import nibabel
@@ -22,10 +25,13 @@ from service.__main__ import main
 from service.client import AsyncClient, Client, LabelVolume
 from service.encodings import decode, rle
 from service.errors import ImageTooLarge
+from service.pipeline.engine import Engine
+from service.pipeline.tasks import volume as tasks_volume
 from service.settings import Settings
 from tests.conftest import write_artifact
-from tests.live import live_process, live_server
+from tests.live import live_process, live_server, metric
 from tests.phantoms import dicom_bytes, nifti_bytes, scan_artifact, scan_manifest, series, zipped
+from tests.waiting import wait_until
 
 OBLIQUE = np.array([[-0.98, 0.1, 0.05, 40], [0.1, 0.05, 1.0, -30], [-0.06, -1.0, 0.1, 12], [0, 0, 0, 1.0]])
 
@@ -398,3 +404,31 @@ def test_the_command_line_segments_scans(
         np.testing.assert_array_equal(np.asarray(nibabel.load(folder / name).dataobj), levels())
     np.testing.assert_array_equal(np.asarray(nibabel.load(tmp_path / "series.mask.nii.gz").dataobj), levels())
     assert "zip those of one series" in capsys.readouterr().err
+
+
+def test_a_caller_that_leaves_stops_the_rest_of_its_slices(base_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slices under way end, and none of the others runs; the next scan is answered as ever."""
+    real, may_go = Engine.run, threading.Event()
+    running: list[Engine] = []
+
+    def run(engine: Engine, *arguments: Any, **options: Any) -> Any:
+        running.append(engine)
+        assert may_go.wait(60)
+        return real(engine, *arguments, **options)
+
+    monkeypatch.setattr(Engine, "run", run)
+    monkeypatch.setattr(tasks_volume, "BATCH_PIXELS", 1)  # a slice a run: 66 in all
+    before = metric(base_url, 'fcn_errors_total{code="client_gone"}')
+    body = scan()
+    address = urlsplit(base_url)
+    with socket.create_connection((address.hostname, address.port), timeout=60) as link:
+        link.sendall(f"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        wait_until(lambda: bool(running), "the first slice runs")
+    wait_until(lambda: metric(base_url, 'fcn_errors_total{code="client_gone"}') == before + 1, "the request is cancelled")
+    under_way = len(running)
+    may_go.set()
+    wait_until(lambda: metric(base_url, "fcn_queue_depth") == 0, "the queue is empty")
+    assert len(running) <= under_way + 1  # one may have been about to begin
+    assert under_way < sum(levels().shape) // 4
+    reply = httpx.post(f"{base_url}/segment", content=body, timeout=60)
+    np.testing.assert_array_equal(np.asarray(loaded(reply.content).dataobj), levels())

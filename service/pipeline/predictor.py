@@ -252,8 +252,8 @@ class Predictor:
         begun = time.monotonic()
         outputs, scan = inferred.outputs, None
         on_device = isinstance(outputs, OnDevice)
-        for name in outputs:  # scores on the device are checked there
-            if not (on_device and name == OUTPUT) and not np.isfinite(outputs[name]).all():
+        for name in outputs:  # scores on the device, and probabilities of a scan, are checked where they are made
+            if not (on_device and name == OUTPUT) and name != PROBABILITIES and not np.isfinite(outputs[name]).all():
                 raise InferenceFailed(f"the network's {name} are not finite numbers; its weights or this image break it")
         if isinstance(prepared, PreparedScan):
             best = prepared.placed.frame.best(outputs[PROBABILITIES], engine.manifest.temperature)
