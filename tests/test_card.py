@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from models.exporting.card import card, write_card
-from service.pipeline.manifest import Manifest, Parity, SplitScores, Training
+from service.pipeline.manifest import Manifest, ObjectScores, Parity, SplitScores, Training
 from tests.conftest import make_manifest
 
 
@@ -55,6 +55,25 @@ def test_the_card_says_what_the_manifest_says(artifact: Path) -> None:
         "| 2 | blue | 0 0 255 |",
     ):
         assert expected in text
+
+
+def test_objects_are_scored_where_they_were_counted(artifact: Path) -> None:
+    """PQ over all classes, and PQ and F1 of those whose objects are told apart."""
+    manifest = make_scored()
+    objects = {
+        "red": ObjectScores(pq=0.8, sq=0.8, rq=1.0),
+        "blue": ObjectScores(pq=0.45, sq=0.75, rq=0.6, ap=0.4, ap50=0.5),
+    }
+    counted = manifest.scores["val"].model_copy(update={"objects": objects})
+    text = card(manifest.model_copy(update={"scores": {**manifest.scores, "val": counted}}), artifact)
+    for expected in (
+        "| **PQ, all classes** | **0.625** | - |",
+        "| PQ blue | 0.450 | - |",
+        "| F1 at IoU 0.5, blue | 0.600 |",
+    ):
+        assert expected in text
+    assert "PQ red" not in text
+    assert "PQ" not in card(manifest, artifact)
 
 
 def test_the_card_names_the_file_by_its_contents(artifact: Path) -> None:

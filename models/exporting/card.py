@@ -109,7 +109,22 @@ def _score_table(scores: dict[str, SplitScores]) -> list[str]:
     for name in dict.fromkeys(name for s in splits for name in scores[s].dice):
         values = [scores[s].dice.get(name) for s in splits]
         rows.append((f"Dice {name}", ["-" if value is None else f"{value:.3f}" for value in values]))
-    return _table(splits, rows)
+    return _table(splits, [*rows, *_object_rows(scores)])
+
+
+def _object_rows(scores: dict[str, SplitScores]) -> list[tuple[str, list[str]]]:
+    """Panoptic quality: its mean over all classes; and of each class of things, with RQ, which is their F1."""
+    known = [split.objects for split in scores.values()]
+    if not any(known):
+        return []
+    means = ["-" if not found else f"**{sum(one.pq for one in found.values()) / len(found):.3f}**" for found in known]
+    rows = [("**PQ, all classes**", means)]
+    things = [name for found in known for name, one in found.items() if one.ap is not None]
+    for name in dict.fromkeys(things):
+        values = [found.get(name) for found in known]
+        rows.append((f"PQ {name}", ["-" if one is None else f"{one.pq:.3f}" for one in values]))
+        rows.append((f"F1 at IoU 0.5, {name}", ["-" if one is None else f"{one.rq:.3f}" for one in values]))
+    return rows
 
 
 def _losses(reduced: Reduced) -> list[str]:
