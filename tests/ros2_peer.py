@@ -20,7 +20,7 @@ from geometry_msgs.msg import PoseWithCovariance
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import CompressedImage, Image, Imu, LaserScan
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu, LaserScan
 from std_msgs.msg import Header
 
 from service.live.ros2 import detections, label_info
@@ -34,6 +34,7 @@ KINDS = {
     "diagnostics": DiagnosticArray,
     "header": Header,
     "pose": PoseWithCovariance,
+    "info": CameraInfo,
 }
 
 
@@ -81,6 +82,10 @@ def filled(message: Any, asked: dict[str, Any]) -> Any:
     """Fill in what a line says."""
     message.header.stamp.sec, message.header.stamp.nanosec = asked["stamp"]
     message.header.frame_id = asked["frame_id"]
+    if isinstance(message, CameraInfo):
+        message.height, message.width = asked["size"]
+        message.k, message.d = asked["k"], asked["d"]
+        return message
     if isinstance(message, Image):
         message.height, message.width = asked["size"]
         message.encoding, message.step = asked["format"], asked["step"]

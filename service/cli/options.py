@@ -33,7 +33,7 @@ Fx = Annotated[float | None, typer.Option(help="Free space: focal length in pixe
 Fy = Annotated[float | None, typer.Option(help="Free space: vertical focal length; --fx if left out.")]
 Cx = Annotated[float | None, typer.Option(help="Free space: column of the optical axis; the middle if left out.")]
 Cy = Annotated[float | None, typer.Option(help="Free space: row of the optical axis; the middle if left out.")]
-CameraHeight = Annotated[float | None, typer.Option(help="Free space: metres of the camera above the ground; with --fx.")]
+CameraHeight = Annotated[float | None, typer.Option(help="Free space: metres of the camera above the ground.")]
 CameraPitch = Annotated[float | None, typer.Option(help="Free space: radians, positive when the camera tilts down.")]
 RangeMax = Annotated[float | None, typer.Option(help="Free space: metres beyond which ground counts as free; 100 if left out.")]
 Beams = Annotated[int | None, typer.Option(min=1, max=8192, help="Free space: beams of the scan; one a column if left out.")]

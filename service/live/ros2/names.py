@@ -1,9 +1,13 @@
-"""The topics of each source's masks."""
+"""Names of topics: that of an address, and those of each source's masks."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+
+from service.errors import BadSetting
+
+PREFIX = "ros2:"
 
 _PICTURES = re.compile(r"image\w*|compressed")
 """Last parts of a topic that say what it holds, not which camera it is."""
@@ -37,4 +41,21 @@ def _camera_of(source: str, number: int) -> str:
 
 
 def _whole(source: str, number: int) -> str:
-    return source.removeprefix("ros2:").strip("/") if source.startswith("ros2:") else f"camera_{number}"
+    return source.removeprefix(PREFIX).strip("/") if source.startswith(PREFIX) else f"camera_{number}"
+
+
+def topic_of(address: str) -> str:
+    """Return the topic of an address, from its first slash on.
+
+    Raises:
+        BadSetting: if it is not the name of a topic
+    """
+    from rclpy.exceptions import InvalidTopicNameException  # noqa: PLC0415
+    from rclpy.validate_full_topic_name import validate_full_topic_name  # noqa: PLC0415
+
+    topic = "/" + address[len(PREFIX) :].lstrip("/").rstrip("/")
+    try:
+        validate_full_topic_name(topic)
+    except InvalidTopicNameException as error:
+        raise BadSetting(f"{address}: not the name of a topic, as ros2:/camera/image_raw is") from error
+    return topic

@@ -24,7 +24,6 @@ from typing import Any
 import simplejpeg
 
 from service.encodings import autoware, overlay
-from service.encodings.driving import Driving
 from service.errors import CorruptImage
 from service.live.complaints import Complaints
 from service.live.counters import Snapshot
@@ -33,10 +32,9 @@ from service.live.options import LiveOptions
 from service.live.ros2 import detections, freespace, label_info
 from service.live.ros2 import node as shared
 from service.live.ros2.environment import ready
-from service.live.ros2.names import names_of
+from service.live.ros2.names import names_of, topic_of
 from service.live.ros2.qos import policy_of, profile
 from service.live.session import LiveResult, LiveSession
-from service.live.sources.ros2 import topic_of
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +47,9 @@ JPEG_QUALITY = 85
 class _Camera:
     """The publishers of one source."""
 
-    def __init__(self, node: Any, base: str, options: LiveOptions, complaints: Complaints, *, things: bool) -> None:
+    def __init__(
+        self, node: Any, base: str, options: LiveOptions, complaints: Complaints, ahead: freespace.Ahead | None, *, things: bool
+    ) -> None:
         from rclpy.event_handler import PublisherEventCallbacks  # noqa: PLC0415
         from sensor_msgs.msg import CompressedImage, Image, LaserScan  # noqa: PLC0415
 
@@ -71,7 +71,8 @@ class _Camera:
         self.mask = publisher(Image, "mask")
         self.confidence = publisher(Image, "confidence")
         self.overlay = publisher(CompressedImage, "overlay/compressed")
-        self.freespace = publisher(LaserScan, freespace.TOPIC) if options.driving else None
+        self.ahead = ahead
+        self.freespace = None if ahead is None else publisher(LaserScan, freespace.TOPIC)
         self.detections = publisher(detections.message_type(), detections.TOPIC) if things else None
 
 
@@ -93,15 +94,12 @@ class Segmentation:
         self._diagnostics: Any = None
         self._session: LiveSession | None = None
         self._cameras: dict[str, _Camera] = {}
-        self._driving = Driving()
 
     def start(self, session: LiveSession) -> None:
         """Announce the classes, then the topics of the masks."""
         from diagnostic_msgs.msg import DiagnosticArray  # noqa: PLC0415
 
         self._session = session
-        if self._options.driving:
-            self._driving = freespace.driving_of(self._options, session)
         self._node = shared.join(self._options)
         node, complaints = self._node.node, Complaints(log)
         missing = label_info.why_not()
@@ -112,7 +110,8 @@ class Segmentation:
             log.warning("%s: %s", self.address, lacking)
             things = False
         for source, base in names_of(self._base, session.sources).items():
-            self._cameras[source] = camera = _Camera(node, base, self._options, complaints, things=things)
+            ahead = freespace.Ahead(node, source, self._options, session, complaints) if self._options.driving else None
+            self._cameras[source] = camera = _Camera(node, base, self._options, complaints, ahead, things=things)
             if camera.labels is not None:
                 camera.labels.publish(session.classes, self._options.min_confidence)
         self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 1)
@@ -126,8 +125,9 @@ class Segmentation:
         camera.mask.publish(_mono8(frame, height, width, data))
         if camera.confidence.get_subscription_count():
             camera.confidence.publish(_mono8(frame, height, width, view.confidence().tobytes()))
-        if camera.freespace is not None and camera.freespace.get_subscription_count():
-            scan = freespace.scan_of(view, self._driving)
+        if camera.freespace is not None and camera.ahead is not None and camera.freespace.get_subscription_count():
+            driving = camera.ahead.driving((height, width))
+            scan = None if driving is None else freespace.scan_of(view, driving)
             if scan is not None:
                 message = _stamped(camera.freespace.msg_type(), frame)
                 camera.freespace.publish(freespace.filled(message, scan, self._options.ground_frame))

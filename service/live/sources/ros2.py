@@ -20,12 +20,12 @@ from service.live.newest import Newest
 from service.live.options import LiveOptions
 from service.live.ros2 import node as shared
 from service.live.ros2.environment import ready, remedy
+from service.live.ros2.names import topic_of
 from service.live.ros2.qos import policy_of, profile
 from service.pipeline.codecs.messages import MessageDecoder, Picture
 
 log = logging.getLogger(__name__)
 
-PREFIX = "ros2:"
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 DISCOVER_S = 0.25
 """Seconds between two searches for the publishers of the topic."""
@@ -206,23 +206,6 @@ class Ros2Topic:
                 f"{self.topic}: frames come late, by more than {LATE_NS / 1e6:.0f} ms (usually {usual_ms:.0f} ms): "
                 "the link or this machine is too slow for them; publish CompressedImage, or fewer frames"
             )
-
-
-def topic_of(address: str) -> str:
-    """Return the topic of an address, from its first slash on.
-
-    Raises:
-        BadSetting: if it is not the name of a topic
-    """
-    from rclpy.exceptions import InvalidTopicNameException  # noqa: PLC0415
-    from rclpy.validate_full_topic_name import validate_full_topic_name  # noqa: PLC0415
-
-    topic = "/" + address[len(PREFIX) :].lstrip("/").rstrip("/")
-    try:
-        validate_full_topic_name(topic)
-    except InvalidTopicNameException as error:
-        raise BadSetting(f"{address}: not the name of a topic, as ros2:/camera/image_raw is") from error
-    return topic
 
 
 def open_source(address: str, options: LiveOptions) -> Ros2Topic:
