@@ -21,6 +21,7 @@ In the order in which a model is made:
 - :mod:`models.exporting.artifact`  a graph and its manifest on disk, in one file or with its weights beside it
 - :mod:`models.exporting.precision`  a graph in int8 or half precision
 - :mod:`models.export`  ``python -m models.export``: weights to ONNX artifact, refused where it disagrees with PyTorch
+- :mod:`models.reach`  ``python -m models.reach``: how far an artifact effectively sees, measured on frames
 - :mod:`models.adopt`  ``python -m models.adopt``: a foreign ONNX file to an artifact
 - :mod:`models.exporting.card`  the model card beside the artifact
 

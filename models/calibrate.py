@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
@@ -23,7 +21,6 @@ from rich.progress import track
 
 from models.evaluate import Predict, predictor_of
 from models.exporting import artifact
-from models.exporting.card import write_card
 from models.training import checkpoint
 from models.training.calibration import CalibrationError, fit_temperature
 from models.training.classes import TABLES, ClassTable, ClassTableError
@@ -107,13 +104,7 @@ def _write_checkpoint(file: Path, found: Calibration) -> None:
 
 def _write_artifact(file: Path, found: Calibration) -> None:
     """Write a calibration into an artifact and its card; the manifest becomes one of the newest schema."""
-    manifest = _manifest_of(file).model_copy(update={"calibration": found})
-    model = onnx.load(file)
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        made = Path(folder) / file.name
-        artifact.write(model, manifest, made)
-        artifact.move(made, file)
-    write_card(manifest, file, file.with_suffix(".md"))
+    artifact.rewrite(file, _manifest_of(file).model_copy(update={"calibration": found}))
 
 
 def main(arguments: list[str] | None = None) -> int:

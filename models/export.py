@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from models.arguments import size_argument
-from models.exporting import loss
+from models.exporting import artifact, loss
 from models.exporting.card import write_card
 from models.exporting.exporter import Evidence, export
 from models.exporting.loss import Labelled
@@ -24,10 +24,13 @@ from models.exporting.precision import calibration_frames
 from models.exporting.receptive_field import measure_reach
 from models.exporting.source import Source, load_source
 from models.nets.architectures import ARCHITECTURES, FOR_SCANS, architecture
+from models.reach import images_of, measure
 from models.training import checkpoint
 from models.training.classes import TABLES
-from service.errors import BadArtifact
+from models.training.data import DataError
+from service.errors import ServiceError
 from service.pipeline import onnx_file
+from service.pipeline.engine import Engine
 from service.pipeline.manifest import InputPolicy, Loss, Manifest, Output, Reduced, SplitScores, read_manifest
 
 
@@ -70,6 +73,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="artifact of the same recipe whose losses are quoted, split by split",
     )
     parser.add_argument("--float32", metavar="NAME", help="the float32 model of these weights (default: NAME without -int8)")
+    parser.add_argument(
+        "--reach", type=Path, metavar="FOLDER", help="images/: real frames on which the effective halo is measured"
+    )
     parser.add_argument("--description", default="")
     parser.add_argument("--data-name", help="what it was trained on, in the place of what the checkpoint says")
     parser.add_argument("--licence", help="of that data, likewise")
@@ -94,7 +100,11 @@ def main(arguments: list[str] | None = None) -> int:
         labelled = [_labelled(text, source, args.max_loss) for text in args.labelled]
         console.print(f"{args.architecture}: tracing and comparing with PyTorch …")
         manifest = export(source.net, manifest, args.out, Evidence(frames, labelled))
-    except (checkpoint.CheckpointError, ParityError, BadArtifact, ValueError, OSError) as error:
+        if args.reach is not None:
+            reach = measure(Engine.open(args.out), images_of(args.reach), "-".join(args.reach.resolve().parts[-2:]))
+            manifest = manifest.model_copy(update={"effective": reach})
+            artifact.rewrite(args.out, manifest)
+    except (checkpoint.CheckpointError, ParityError, ServiceError, DataError, ValueError, OSError) as error:
         errors.print(str(error), style="red", markup=False, highlight=False)
         return 2
     card = args.out.with_suffix(".md")
@@ -104,6 +114,10 @@ def main(arguments: list[str] | None = None) -> int:
     for split, found in (manifest.reduced.losses if manifest.reduced else {}).items():
         console.print(loss.describe(found, split), highlight=False)
     console.print(f"stride {manifest.stride}, receptive field {manifest.receptive_field}, halo {manifest.halo} pixels")
+    if manifest.effective:
+        console.print(
+            f"effective halo {manifest.effective.halo} pixels, {manifest.effective.disagreement:.4%} of the labels differ"
+        )
     console.print(f"wrote {args.out} ({onnx_file.read(args.out).size_bytes / 1e6:.1f} MB) and {card}")
     return 0
 

@@ -124,6 +124,7 @@ def limits_of(settings: Settings) -> Limits:
         max_bytes=settings.max_image_bytes,
         max_pixels=settings.max_image_pixels,
         max_side=settings.max_image_side,
+        max_file_pixels=settings.max_file_pixels,
         max_scan_bytes=settings.max_scan_bytes,
         max_voxels=settings.max_voxels,
     )

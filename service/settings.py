@@ -107,8 +107,12 @@ class Settings(BaseSettings):
     """The largest image in pixels, height times width, read from its header before it is decoded."""
     max_image_side: Annotated[int, Field(gt=0, le=65535)] = 16_384
     """The longest side of an image in pixels."""
+    max_file_pixels: Annotated[int, Field(gt=0)] = 1_000_000_000
+    """The largest TIFF or PNG file of `fcn-serve segment`, in pixels. Beyond the three limits above it is read by rows, in
+    memory that does not grow with its height."""
     tile_memory_mb: Annotated[int, Field(ge=64, le=65536)] = 1024
-    """Megabytes that one run of the network may take with `resolution=native`; larger images are seen in tiles that fit."""
+    """Megabytes that one run of the network may take with `resolution=native`; larger images are seen in tiles that fit. Of a
+    file that is read by rows, a run takes five eighths, and its rows and scores the rest."""
 
     max_scan_bytes: Annotated[int, Field(gt=0)] = 256 * 2**20
     """The largest scan as sent, in bytes, of a request that names a model for scans or `format=nifti`. A scan of any other

@@ -329,7 +329,7 @@ def test_things_of_an_interrupted_run_are_kept(tmp_path: Path) -> None:
         source.open(RunConfig(engine, options, Limits()))
         for frame in islice(source.frames(), 4):
             image = frame.image
-            source.write(Done(frame, None if image is None else predictor.segment(image, engine), None))
+            source.write(Done(frame, predictor.segment(image, engine) if isinstance(image, np.ndarray) else None, None))
         source.close()
     (journal,) = (tmp_path / "parts").iterdir()
     lines = [json.loads(line) for line in journal.read_text().splitlines()]

@@ -168,7 +168,9 @@ def worker(of: str, artifact: Path, folder: Path | None) -> Worker:
     """
     engine = Engine.open(artifact)
     settings = Settings.load(threads=1)
-    return Worker(of, pickle.dumps(Assignment(folder, settings, artifact, engine.sha256, {}, "native", overwrite=False)))
+    return Worker(
+        of, pickle.dumps(Assignment(folder, settings, artifact, engine.sha256, {}, "native", "exact", overwrite=False))
+    )
 
 
 @pytest.fixture

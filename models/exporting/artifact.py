@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import onnx
 from onnx.external_data_helper import convert_model_to_external_data
 
+from models.exporting.card import write_card
 from service.pipeline.manifest import Manifest
 
 SELF_CONTAINED_BYTES = 2**31 - 2**24
@@ -30,6 +32,16 @@ def write(model: onnx.ModelProto, manifest: Manifest, file: Path) -> None:
         convert_model_to_external_data(model, location=weights_file(file).name)
     file.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, file)
+
+
+def rewrite(file: Path, manifest: Manifest) -> None:
+    """Give an artifact another manifest, and write its card again; the graph stays as it is."""
+    model = onnx.load(file)
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        made = Path(folder) / file.name
+        write(model, manifest, made)
+        move(made, file)
+    write_card(manifest, file, file.with_suffix(".md"))
 
 
 def weights_file(file: Path) -> Path:

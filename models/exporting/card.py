@@ -6,7 +6,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from service.pipeline import onnx_file
-from service.pipeline.manifest import Calibration, InputPolicy, Manifest, Output, Parity, Reduced, SplitScores
+from service.pipeline.manifest import Calibration, Effective, InputPolicy, Manifest, Output, Parity, Reduced, SplitScores
 
 
 def write_card(manifest: Manifest, artifact: Path, out: Path) -> None:
@@ -30,6 +30,7 @@ def card(manifest: Manifest, artifact: Path) -> str:
         f"| input | {_input(manifest.input)} |",
         *(f"| output | {_output(manifest, output)} |" for output in manifest.outputs),
         f"| receptive field, halo | {manifest.receptive_field}, {manifest.halo} pixels |",
+        *([f"| effective halo | {_effective(manifest.effective)} |"] if manifest.effective else []),
         f"| precision | {manifest.precision} |",
         f"| trained on | {training.data}{f', {training.epochs} epochs' if training.epochs else ''} |",
         f"| licence of the data | {training.licence} |",
@@ -80,6 +81,13 @@ def _output(manifest: Manifest, output: Output) -> str:
     axes = ("H", "W") if manifest.input.dimensions == 2 else ("D", "H", "W")
     cells = " x ".join(f"{axis}/{output.stride}" for axis in axes)
     return f"`{output.name}`: float32 N x {manifest.planes(output)} x {cells} {output.kind}"
+
+
+def _effective(found: Effective) -> str:
+    return (
+        f"{found.halo} pixels: {found.disagreement:.3%} of the labels differ from exact ones, on {found.frames} frames of "
+        f"{found.measured_on} in tiles that keep {found.kept} pixels"
+    )
 
 
 def _parity(parity: Parity) -> str:

@@ -19,7 +19,7 @@ from service.encodings.tables import TABLES
 from service.pipeline.engine import Engine
 from service.pipeline.manifest import Manifest
 from service.pipeline.repository import ModelState
-from service.pipeline.tiling import Resolution
+from service.pipeline.tiling import Halo, Resolution
 
 MAX_DEADLINE_MS = 600_000
 
@@ -71,6 +71,9 @@ class SegmentQuery(BaseModel):
     resolution: Resolution = "working"
     """The size at which the network sees the image: `working`, that of its training, or `native`, the image's own, in exact
     tiles where it is large. The work grows with the image, and admission counts it."""
+    halo: Halo = "exact"
+    """Of tiles at the native resolution: `exact` gives the labels of one run; `effective` is faster, and a few labels are
+    others. The model's card says how many."""
     palette: Annotated[
         str,
         Field(
@@ -129,9 +132,9 @@ class SegmentQuery(BaseModel):
     ] = None
 
     def options(self) -> dict[str, Any]:
-        """The options of a format: all but ``model``, ``format`` and ``resolution``."""
+        """The options of a format: all but ``model``, ``format``, ``resolution`` and ``halo``."""
         kept = dict(vars(self))
-        del kept["model"], kept["format"], kept["resolution"]
+        del kept["model"], kept["format"], kept["resolution"], kept["halo"]
         return kept
 
     @model_validator(mode="before")

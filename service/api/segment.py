@@ -28,7 +28,7 @@ from service.errors import BadParameter, ServiceError, UnknownClass, Unsupported
 from service.pipeline.codecs import decoding, scans
 from service.pipeline.engine import Engine
 from service.pipeline.segmentation import Segmentation
-from service.pipeline.tiling import Resolution
+from service.pipeline.tiling import Halo, Resolution
 from service.serving.dataplane import DataPlane
 from service.serving.deadline import Deadline
 
@@ -53,6 +53,7 @@ class MaskRequest:
     format: str
     options: Options
     resolution: Resolution
+    halo: Halo
     deadline: Deadline
     header: decoding.Header | None = None
     """The header of its one image, where the first bytes told it."""
@@ -89,6 +90,7 @@ class MaskRequest:
             deadline=self.deadline,
             instances=self.options.instances,
             resolution=self.resolution,
+            halo=self.halo,
             headers=None if self.header is None else [self.header],
             scans=self.scan,
             names=[image.name for image in images],
@@ -145,6 +147,7 @@ def parse_request(
         format=name,
         options=understood_options(name, manifest.classes, **query.options()),
         resolution=query.resolution,
+        halo=query.halo,
         deadline=_deadline(record, headers, services, scan=scan) if opening is None else opening.deadline,
         header=None if opening is None else opening.header,
         scan=scan,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from service.encodings import Options
 from service.pipeline.codecs.decoding import Limits
 from service.pipeline.engine import Engine
-from service.pipeline.tiling import Resolution
+from service.pipeline.tiling import Halo, Resolution
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,10 +22,17 @@ class RunConfig:
     """On image files."""
     resolution: Resolution = "working"
     """At which the network sees the frames."""
+    halo: Halo = "exact"
+    """How much each tile sees of its surroundings, at the native resolution."""
     overwrite: bool = False
     """Whether finished results are done again, and journals of unfinished ones are deleted."""
 
     def journal(self) -> dict[str, str]:
         """Return what every line of a journal depends on beside the options of its format, for JSON."""
-        native = {"resolution": self.resolution} if self.resolution == "native" else {}
-        return {"model": self.engine.sha256, **native}
+        return {"model": self.engine.sha256, **self.native()}
+
+    def native(self) -> dict[str, str]:
+        """Return what results depend on at the native resolution, for JSON; empty at the working one."""
+        if self.resolution == "working":
+            return {}
+        return {"resolution": self.resolution} | ({"halo": self.halo} if self.halo != "exact" else {})

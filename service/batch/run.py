@@ -21,7 +21,9 @@ from service.batch.overlap import overlapped
 from service.batch.records import FINISHED, Finding, Finished, Recipe, Records, State, options_of
 from service.batch.sources import Done, F, Frame, Source
 from service.batch.targets import REMEDY, Targets, spoken
+from service.encodings import uses_confidence
 from service.errors import BadSetting, ServiceError
+from service.pipeline.codecs.rows import PictureFile
 from service.pipeline.predictor import Predictor
 
 
@@ -113,8 +115,7 @@ class Plan:
             more: what else it depends on, for JSON
         """
         config, manifest = self.config, self.config.engine.manifest
-        native = {"resolution": config.resolution} if config.resolution == "native" else {}
-        options = {**options_of(config.options[name]), **native, **more}
+        options = {**options_of(config.options[name]), **config.native(), **more}
         return Recipe(f"{manifest.name}@{manifest.version}", config.engine.sha256, name, options)
 
     def hold(self, folders: Iterable[Path]) -> None:
@@ -238,7 +239,7 @@ def work_on(source: Source[F], predictor: Predictor, config: RunConfig, ledger: 
         except OSError as error:
             if written.frame.file is None:
                 raise
-            return replace(written, made=None, failure=reason(written.frame.file, error))
+            return replace(written, made=None, large=None, failure=reason(written.frame.file, error))
         return written
 
     try:
@@ -269,13 +270,18 @@ def work_on(source: Source[F], predictor: Predictor, config: RunConfig, ledger: 
 
 def _segmenting(predictor: Predictor, config: RunConfig) -> Callable[[F], Done[F]]:
     instances = any(options.instances for options in config.options.values())
+    certainty = any(uses_confidence(name, options) for name, options in config.options.items())
+    how: dict[str, Any] = {"resolution": config.resolution, "halo": config.halo}
 
     def segment(frame: F) -> Done[F]:
         if frame.image is None:
             return Done(frame, None, frame.failure)
         try:
-            made = predictor.segment(frame.image, config.engine, instances=instances, resolution=config.resolution)
-            return Done(frame, made, None)
+            if isinstance(frame.image, PictureFile):
+                return Done(
+                    frame, None, None, large=predictor.segment_rows(frame.image, config.engine, **how, certainty=certainty)
+                )
+            return Done(frame, predictor.segment(frame.image, config.engine, **how, instances=instances), None)
         except ServiceError as error:
             return Done(frame, None, error.message)
 
@@ -285,7 +291,7 @@ def _segmenting(predictor: Predictor, config: RunConfig) -> Callable[[F], Done[F
 def _count(done: Done[Any], report: Report) -> None:
     """Count what is new: neither masks of an earlier run nor copies."""
     frame: Frame = done.frame
-    if done.made is not None:
+    if done.made is not None or done.large is not None:
         report.done += 1
         report.total += 1
     elif done.failure is not None and frame.file is not None:

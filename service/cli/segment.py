@@ -40,7 +40,7 @@ from service.cluster.session import ADDRESS
 from service.encodings import DEFAULT_FORMAT, FORMATS, VOLUME_FORMAT, understood, understood_together
 from service.encodings.palettes import MODEL, PALETTES
 from service.errors import BadSetting
-from service.pipeline.tiling import Resolution
+from service.pipeline.tiling import Halo, Resolution, check_native
 from service.settings import Settings
 
 OFFLINE_FORMATS = ("png", "overlay", "rle", BAG_FORMAT)
@@ -125,6 +125,10 @@ def segment(
         Resolution,
         typer.Option(help="The size that the network sees: that of its training, or the picture's own, in exact tiles."),
     ] = "working",
+    halo: Annotated[
+        Halo,
+        typer.Option(help="Of tiles: the labels of one run, or the model's measured reach, which is faster; see its card."),
+    ] = "exact",
     drivable: Drivable = None,
     ego_rows: EgoRows = None,
     fx: Fx = None,
@@ -184,6 +188,7 @@ def segment(
     # On a cluster the workers run the network: this machine may have no GPU.
     with opened(settings if cluster is None else settings.model_copy(update={"provider": "cpu"})) as predictor:
         engine = (predictor.scan_engine() if scans and model is None else None) or predictor.repository.get(model)
+        check_native(engine.manifest, resolution, halo)
         table = engine.manifest.classes
         options = understood_together(OFFLINE_FORMATS, table, **query)
         if found.bags and (instances or min_area):  # the other formats that may stand beside a bag have no things
@@ -191,7 +196,7 @@ def segment(
             options[BAG_THINGS] = understood(BAG_THINGS, table, **query, **of_things)
         options |= understood_together(sorted(_written(found, write, name)), table, **query, **more)
         begun = time.monotonic()
-        with Plan(RunConfig(engine, options, predictor.limits, resolution, overwrite)) as plan:
+        with Plan(RunConfig(engine, options, predictor.limits, resolution, halo, overwrite)) as plan:
             plan.report.failures += found.failures
             plan.report.total += len(found.failures)
             plan.targets.spare(entry.path for entry in (*found.videos, *found.bags))

@@ -103,7 +103,16 @@ def _assignment(plan: Plan, settings: Settings, cpus: int, provider: str, folder
     of_worker = settings.model_copy(update={"threads": cpus, "provider": provider, "default_model": None})
     artifact = config.engine.path.resolve()
     return pickle.dumps(
-        Assignment(folder, of_worker, artifact, config.engine.sha256, config.options, config.resolution, config.overwrite)
+        Assignment(
+            folder,
+            of_worker,
+            artifact,
+            config.engine.sha256,
+            config.options,
+            config.resolution,
+            config.halo,
+            config.overwrite,
+        )
     )
 
 

@@ -21,7 +21,7 @@ from service.batch.sources import Source
 from service.compose import open_predictor
 from service.encodings import Options
 from service.errors import BadArtifact, BadSetting, ServiceError
-from service.pipeline.tiling import Resolution
+from service.pipeline.tiling import Halo, Resolution
 from service.settings import Settings
 
 
@@ -36,6 +36,7 @@ class Assignment:
     sha256: str
     options: Mapping[str, Options]
     resolution: Resolution
+    halo: Halo
     overwrite: bool
 
 
@@ -92,7 +93,8 @@ class Worker:
         if engine.sha256 != assignment.sha256:
             raise BadArtifact(f"{assignment.artifact} is another file there")
         limits = self._predictor.limits
-        self._config = RunConfig(engine, assignment.options, limits, assignment.resolution, assignment.overwrite)
+        told = assignment
+        self._config = RunConfig(engine, told.options, limits, told.resolution, told.halo, told.overwrite)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Work on one part.

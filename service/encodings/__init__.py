@@ -7,6 +7,7 @@ numpy is enough for every format. Where isal and orjson are missing, the standar
 components and polygons with a tolerance need OpenCV. Both are imported where they are used.
 """
 
+from service.encodings.by_rows import RowWriter, Sheet
 from service.encodings.document import to_json
 from service.encodings.format import Format
 from service.encodings.geo import Geo
@@ -17,6 +18,7 @@ from service.encodings.registry import (
     FORMATS,
     PICTURE_FORMATS,
     VOLUME_FORMAT,
+    by_rows,
     check_gathers,
     check_volume,
     decode,
@@ -44,7 +46,10 @@ __all__ = [
     "ModelFacts",
     "Named",
     "Options",
+    "RowWriter",
+    "Sheet",
     "VolumeFacts",
+    "by_rows",
     "check_gathers",
     "check_volume",
     "decode",

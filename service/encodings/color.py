@@ -32,4 +32,5 @@ FORMAT = Format(
     "The classes' colours alone, as an RGB picture for people.",
     encode=lambda view: png.encode_rgb(colorize(view.labels, view.palette())),
     takes=frozenset(("palette",)),
+    by_rows=png.by_rows(png.RGB, lambda view: colorize(view.labels, view.palette())),
 )

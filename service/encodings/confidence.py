@@ -12,4 +12,5 @@ FORMAT = Format(
     "The probability of each pixel's class as a grey PNG: 255 is certainty.",
     encode=lambda view: png.encode_gray(view.confidence()),
     confident=True,
+    by_rows=png.by_rows(png.GRAY, lambda view: view.confidence()),
 )

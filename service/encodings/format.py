@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.encodings import shares, volume
+from service.encodings.by_rows import ByRows
 from service.encodings.document import from_json, to_json
 from service.encodings.runs import ClassRow, ValueMap, value_of
 from service.encodings.several import LISTED, Encoded, Gather
@@ -49,6 +50,8 @@ class Format:
     """Whether it always needs the confidence of every pixel."""
     volumes: Literal["no", "yes", "only"] = "no"
     """Whether it writes the labels of scans: ``only`` does not write those of images."""
+    by_rows: ByRows | None = None
+    """How it writes the mask of a picture that is read by rows; None: it needs the whole."""
     check: Callable[[Sequence[ClassRow]], None] | None = None
     """Raises BadParameter if the format cannot hold the ids of the classes that are written."""
 

@@ -14,4 +14,5 @@ FORMAT = Format(
     encode=lambda view: png.encode_gray(view.labels),
     decode=png.decode,
     gather=zipped(".png"),
+    by_rows=png.by_rows(png.GRAY, lambda view: view.labels),
 )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.encodings.by_rows import ByRows, Sheet
 from service.encodings.format import Format
+from service.encodings.view import MaskView
 
 
 def encode(labels: NDArray[np.uint8]) -> bytes:
@@ -21,6 +24,26 @@ def encode(labels: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, labels, allow_pickle=False)
     return buffer.getvalue()
+
+
+class RowWriter:
+    """Writes the same file by rows.
+
+    Takes:
+        file: empty
+    """
+
+    def __init__(self, file: BinaryIO, sheet: Sheet) -> None:
+        self._file = file
+        about = {"descr": "|u1", "fortran_order": False, "shape": (sheet.height, sheet.width)}
+        np.lib.format.write_array_header_1_0(file, about)
+
+    def add(self, view: MaskView) -> None:
+        """Write a band."""
+        self._file.write(view.labels.tobytes())
+
+    def finish(self) -> None:
+        """Write nothing more."""
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
@@ -50,4 +73,5 @@ FORMAT = Format(
     encode=lambda view: encode(view.labels),
     decode=decode,
     volumes="yes",
+    by_rows=ByRows(RowWriter),
 )

@@ -85,4 +85,5 @@ FORMAT = Format(
     encode=lambda view: _drawn(view.as_picture()),
     volumes="yes",
     takes=frozenset(("legend", "palette")),
+    by_rows=png.by_rows(png.RGB, lambda view: blend(view.image, view.labels, palette_of(view.classes)), pictured=True),
 )

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.encodings.by_rows import ByRows, Sheet
 from service.encodings.document import check_size
 from service.encodings.format import Format
 from service.encodings.several import zipped
+from service.encodings.view import MaskView
 
 try:
     from isal.isal_zlib import compress, crc32
@@ -24,6 +28,9 @@ except ImportError:  # the same files, more slowly
     from zlib import compress, crc32
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+Pixels = Callable[[MaskView], NDArray[np.uint8]]
+"""The pixels of a band: rows x W uint8, or rows x W x 3 of a picture in colours."""
 
 # Medians on 2 cores (Xeon), CamVid labels and their overlays at 1280 x 720:
 #               label map            overlay (RGB)
@@ -35,9 +42,9 @@ _LEVEL = 1
 # Subtracting the row above saves a photograph 38 % of its bytes and costs no time; a label map gains nothing from it.
 _FILTER_NONE, _FILTER_SUB, _FILTER_UP, _FILTER_AVERAGE, _FILTER_PAETH = range(5)
 
-_GRAY, _RGB, _INDEXED = 0, 2, 3
-_CHANNELS = {_GRAY: 1, _RGB: 3, _INDEXED: 1}
-_DEPTHS = {_GRAY: (1, 2, 4, 8, 16), _RGB: (8,), _INDEXED: (1, 2, 4, 8)}
+GRAY, RGB, INDEXED = 0, 2, 3
+_CHANNELS = {GRAY: 1, RGB: 3, INDEXED: 1}
+_DEPTHS = {GRAY: (1, 2, 4, 8, 16), RGB: (8,), INDEXED: (1, 2, 4, 8)}
 """Bits a channel that are read."""
 
 
@@ -50,7 +57,7 @@ def encode_indexed(labels: NDArray[np.uint8], palette: NDArray[np.uint8]) -> byt
     Gives:
         the PNG file; a reader that keeps the palette gets exactly ``labels``
     """
-    return _file(labels, _INDEXED, _FILTER_NONE, _chunk(b"PLTE", palette.tobytes()))
+    return _file(labels, INDEXED, _FILTER_NONE, _chunk(b"PLTE", palette.tobytes()))
 
 
 def encode_gray(array: NDArray[np.uint8]) -> bytes:
@@ -61,7 +68,7 @@ def encode_gray(array: NDArray[np.uint8]) -> bytes:
     Gives:
         the PNG file
     """
-    return _file(array, _GRAY, _FILTER_UP)
+    return _file(array, GRAY, _FILTER_UP)
 
 
 def encode_gray16(array: NDArray[np.uint16]) -> bytes:
@@ -72,7 +79,7 @@ def encode_gray16(array: NDArray[np.uint16]) -> bytes:
     Gives:
         the PNG file
     """
-    return _file(array.astype(">u2").view(np.uint8), _GRAY, _FILTER_UP, depth=16)
+    return _file(array.astype(">u2").view(np.uint8), GRAY, _FILTER_UP, depth=16)
 
 
 def encode_rgb(image: NDArray[np.uint8]) -> bytes:
@@ -83,7 +90,52 @@ def encode_rgb(image: NDArray[np.uint8]) -> bytes:
     Gives:
         the PNG file
     """
-    return _file(image, _RGB, _FILTER_UP)
+    return _file(image, RGB, _FILTER_UP)
+
+
+class RowWriter:
+    """Writes one file by rows: the pixels of the functions above, in one chunk a band.
+
+    Takes:
+        file: empty
+        color: indexed, grey or RGB
+        pixels: those of a band
+    """
+
+    def __init__(self, file: BinaryIO, sheet: Sheet, color: int, pixels: Pixels) -> None:
+        self._file, self._pixels = file, pixels
+        self._filter = _FILTER_NONE if color == INDEXED else _FILTER_UP
+        self._stream = zlib.compressobj(_LEVEL)
+        self._above: NDArray[np.uint8] | None = None
+        file.write(SIGNATURE + _first_chunk(sheet.height, sheet.width, color))
+        if color == INDEXED:
+            file.write(_chunk(b"PLTE", sheet.palette.tobytes()))
+
+    def add(self, view: MaskView) -> None:
+        """Write a band."""
+        pixels = np.ascontiguousarray(self._pixels(view))
+        lines = _scanlines(pixels, self._filter, self._above)
+        self._above = pixels[-1].reshape(-1)
+        self._put(self._stream.compress(lines.tobytes()))
+
+    def finish(self) -> None:
+        """Write the end."""
+        self._put(self._stream.flush())
+        self._file.write(_chunk(b"IEND", b""))
+
+    def _put(self, data: bytes) -> None:
+        if data:
+            self._file.write(_chunk(b"IDAT", data))
+
+
+def by_rows(color: int, pixels: Pixels, *, pictured: bool = False) -> ByRows:
+    """Return how a format of PNG files writes by rows.
+
+    Takes:
+        color, pixels: as of :class:`RowWriter`
+        pictured: whether it shows the picture itself
+    """
+    return ByRows(lambda file, sheet: RowWriter(file, sheet, color, pixels), pictured)
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
@@ -127,9 +179,9 @@ def read(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
     if header.depth < 8:
         bits = np.unpackbits(rows, axis=1).reshape(header.height, -1, header.depth)[:, : header.width]
         values: NDArray[np.uint8] = np.packbits(bits, axis=2)[..., 0] >> np.uint8(8 - header.depth)
-        scale = 255 // ((1 << header.depth) - 1) if header.color == _GRAY else 1
+        scale = 255 // ((1 << header.depth) - 1) if header.color == GRAY else 1
         return values * np.uint8(scale)
-    return rows.reshape(header.height, header.width, 3) if header.color == _RGB else rows
+    return rows.reshape(header.height, header.width, 3) if header.color == RGB else rows
 
 
 @dataclass(frozen=True)
@@ -228,20 +280,34 @@ def _predicted(row: list[int], above: list[int], pixel_bytes: int, *, paeth: boo
 
 
 def _file(array: NDArray[np.uint8], color_type: int, row_filter: int, palette: bytes = b"", *, depth: int = 8) -> bytes:
-    width = array.shape[1] * 8 // depth
-    header = struct.pack(">IIBBBBB", width, array.shape[0], depth, color_type, 0, 0, 0)
+    head = _first_chunk(array.shape[0], array.shape[1] * 8 // depth, color_type, depth=depth)
     data = compress(_scanlines(array, row_filter), _LEVEL)
-    return b"".join((SIGNATURE, _chunk(b"IHDR", header), palette, _chunk(b"IDAT", data), _chunk(b"IEND", b"")))
+    return b"".join((SIGNATURE, head, palette, _chunk(b"IDAT", data), _chunk(b"IEND", b"")))
 
 
-def _scanlines(array: NDArray[np.uint8], row_filter: int) -> NDArray[np.uint8]:
-    """Put every row behind its filter byte: H x (1 + bytes a row) uint8, contiguous."""
+def _first_chunk(height: int, width: int, color_type: int, *, depth: int = 8) -> bytes:
+    """Return the first chunk."""
+    return _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0))
+
+
+def _scanlines(array: NDArray[np.uint8], row_filter: int, above: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """Put every row behind its filter byte.
+
+    Takes:
+        array: H x W or H x W x C uint8
+        row_filter: ``_FILTER_NONE`` or ``_FILTER_UP``
+        above: the bytes of the row above these; None at the top
+    Gives:
+        H x (1 + bytes a row) uint8, contiguous
+    """
     rows = array.reshape(array.shape[0], -1)
     lines = np.empty((rows.shape[0], 1 + rows.shape[1]), np.uint8)
     lines[:, 0] = row_filter
     lines[:, 1:] = rows
     if row_filter == _FILTER_UP:
         lines[1:, 1:] -= rows[:-1]  # modulo 256, as the format wants it
+        if above is not None:
+            lines[0, 1:] -= above
     return lines
 
 
@@ -257,5 +323,6 @@ FORMAT = Format(
     encode=lambda view: encode_indexed(view.labels, view.palette()),
     decode=decode,
     gather=zipped(".png"),
+    by_rows=by_rows(INDEXED, lambda view: view.labels),
     takes=frozenset(("palette",)),
 )

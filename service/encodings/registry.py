@@ -33,11 +33,12 @@ from service.encodings import (
     tiff,
     yolo,
 )
+from service.encodings.by_rows import ByRows
 from service.encodings.format import Format, Labels
 from service.encodings.options import Options
 from service.encodings.several import Encoded, Named
 from service.encodings.view import MaskView
-from service.errors import UnsupportedFormat
+from service.errors import BadParameter, UnsupportedFormat
 
 DEFAULT_FORMAT = "png"
 VOLUME_FORMAT = "nifti"
@@ -113,6 +114,31 @@ def encode(name: str, view: MaskView) -> Encoded:
     if chosen.things:
         view = replace(view, options=replace(view.options, instances=True))
     return Encoded(chosen.encode(view.selected()), chosen.media_type)
+
+
+def by_rows(name: str, options: Options) -> ByRows:
+    """Return how a format writes the mask of a picture that is read by rows.
+
+    Raises:
+        UnsupportedFormat: naming the formats that do
+        BadParameter: if an option needs the whole mask
+    """
+    chosen = format_named(name)
+    if chosen.by_rows is None:
+        able = [other for other, form in FORMATS.items() if form.by_rows]
+        raise UnsupportedFormat(
+            f"{name} needs the whole mask at once, and this image is read by rows, because it is large; "
+            f"{', '.join(able)} are written by rows",
+            allowed=able,
+        )
+    asked = {"instances": options.instances, "statistics": options.statistics, "legend": options.legend}
+    for option, is_asked in asked.items():
+        if is_asked:
+            raise BadParameter(
+                f"{option} needs the whole mask at once, and this image is read by rows, because it is large; leave it out",
+                parameter=option,
+            )
+    return chosen.by_rows
 
 
 def uses_confidence(name: str, options: Options) -> bool:

@@ -7,15 +7,20 @@ Sources: TIFF 6.0 (Adobe 1992); OGC GeoTIFF 1.1 (19-008r4).
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.encodings.by_rows import ByRows, Sheet
 from service.encodings.format import Format
 from service.encodings.geo import Geo
 from service.encodings.runs import UNLABELLED
 from service.encodings.several import zipped
+from service.encodings.view import MaskView
 
 try:
     from isal.isal_zlib import compress
@@ -58,6 +63,53 @@ def encode(labels: NDArray[np.uint8], palette: NDArray[np.uint8], geo: Geo | Non
     """
     height, width = labels.shape
     strip = bytes(compress(np.ascontiguousarray(labels), _LEVEL))
+    at = 8 + len(strip) + len(strip) % 2
+    header = struct.pack("<2sHI", b"II", 42, at)
+    return header + strip + bytes(len(strip) % 2) + _described((height, width), palette, geo, height, [len(strip)], at)
+
+
+class RowWriter:
+    """Writes one file by rows: one strip a band.
+
+    Takes:
+        file: empty; it can be sought
+    """
+
+    def __init__(self, file: BinaryIO, sheet: Sheet) -> None:
+        self._file, self._sheet = file, sheet
+        self._lengths: list[int] = []
+        file.write(bytes(8))
+
+    def add(self, view: MaskView) -> None:
+        """Write a strip."""
+        strip = bytes(compress(np.ascontiguousarray(view.labels), _LEVEL))
+        self._file.write(strip)
+        self._lengths.append(len(strip))
+
+    def finish(self) -> None:
+        """Write the directory, and the header that points to it."""
+        sheet, at = self._sheet, self._file.tell()
+        self._file.write(bytes(at % 2))
+        at += at % 2
+        self._file.write(_described((sheet.height, sheet.width), sheet.palette, sheet.geo, sheet.rows, self._lengths, at))
+        self._file.seek(0)
+        self._file.write(struct.pack("<2sHI", b"II", 42, at))
+
+
+def _described(
+    size: tuple[int, int], palette: NDArray[np.uint8], geo: Geo | None, rows: int, lengths: Sequence[int], at: int
+) -> bytes:
+    """Write the directory of a label map, and behind it the values that do not fit into its entries.
+
+    Takes:
+        size: (height, width)
+        palette, geo: as of :func:`encode`
+        rows: of every strip but the last one
+        lengths: bytes of the strips, which lie one behind the other from byte 8
+        at: where the directory will lie
+    """
+    height, width = size
+    offsets = list(accumulate(lengths[:-1], initial=8))
     colors = (palette.T.astype(np.uint16) * 257).reshape(-1).tolist()
     tags = [
         _Tag(256, _LONG, (width,)),
@@ -65,15 +117,15 @@ def encode(labels: NDArray[np.uint8], palette: NDArray[np.uint8], geo: Geo | Non
         _Tag(258, _SHORT, (8,)),
         _Tag(259, _SHORT, (_DEFLATE,)),
         _Tag(262, _SHORT, (_PALETTE,)),
-        _Tag(273, _LONG, (8,)),  # the strip lies behind the header
+        _Tag(273, _LONG, tuple(offsets)),
         _Tag(277, _SHORT, (1,)),
-        _Tag(278, _LONG, (height,)),
-        _Tag(279, _LONG, (len(strip),)),
+        _Tag(278, _LONG, (rows,)),
+        _Tag(279, _LONG, tuple(lengths)),
         _Tag(320, _SHORT, tuple(colors)),
         *(_geo_tags(geo) if geo is not None else ()),
         _Tag(42113, _ASCII, f"{UNLABELLED}\0".encode()),
     ]
-    return _file(strip, tags)
+    return _directory(tags, at)
 
 
 def encode_floats(array: NDArray[np.float32]) -> bytes:
@@ -98,11 +150,6 @@ def encode_floats(array: NDArray[np.float32]) -> bytes:
         _Tag(279, _LONG, (len(strip),)),
         _Tag(339, _SHORT, (_FLOATS,)),
     ]
-    return _file(strip, tags)
-
-
-def _file(strip: bytes, tags: list[_Tag]) -> bytes:
-    """Header, strip and directory."""
     at = 8 + len(strip) + len(strip) % 2
     header = struct.pack("<2sHI", b"II", 42, at)
     return header + strip + bytes(len(strip) % 2) + _directory(tags, at)
@@ -147,5 +194,6 @@ FORMAT = Format(
     "The pixel value is the class id, as a TIFF; where the picture is a GeoTIFF, the mask has its georeference.",
     encode=lambda view: encode(view.labels, view.palette(), view.geo),
     gather=zipped(".tif"),
+    by_rows=ByRows(RowWriter),
     takes=frozenset(("palette",)),
 )

@@ -2,7 +2,8 @@
 
 A score depends on a bounded part of the input: the receptive field. A block is read with a halo around the part that is kept,
 so every kept score sees all that it would see in the whole. At the borders of the whole a block ends where the whole ends, so
-the network's own padding is the same. Blocks begin at multiples of the network's coarsest stride, so its cells lie alike.
+the network's own padding is the same. Blocks begin at multiples of the network's coarsest stride, so its cells lie alike. All
+have one size.
 """
 
 from __future__ import annotations
@@ -55,10 +56,14 @@ def blocks(shape: Sequence[int], *, halo: int, multiple: int, largest: int) -> I
 def _spans(side: int, halo: int, multiple: int, largest: int) -> list[_Span]:
     if side <= largest:
         return [_Span(slice(0, side), slice(0, side), slice(0, side))]
-    kept = max(multiple, (largest - 2 * halo) // multiple * multiple)
+    rest = side % multiple  # every block has it, so that the last one ends where the whole ends and is as long as the others
+    kept = max(multiple, (largest - 2 * halo - rest) // multiple * multiple)
+    length = min(side, kept + 2 * halo + rest)
     spans = []
     for start in range(0, side, kept):
         stop = min(start + kept, side)
-        first, last = max(0, start - halo), min(side, stop + halo)
+        # At a border the halo that is not there is read on the other side: one shape of blocks keeps the runtime's memory flat.
+        first = max(0, min(start - halo, side - length))
+        last = first + length
         spans.append(_Span(slice(first, last), slice(start - first, stop - first), slice(start, stop)))
     return spans

@@ -299,6 +299,20 @@ class Calibration(_Frozen):
     """The same at ``temperature``."""
 
 
+class Effective(_Frozen):
+    """The effective reach of a network (Luo et al. 2016): far pixels of the receptive field hardly change a score."""
+
+    halo: Annotated[int, Field(ge=0)]
+    """Input pixels around a tile with ``halo=effective``; a multiple of the coarsest stride."""
+    disagreement: Share
+    """The share of pixels whose label differs from that of exact tiles, on the frames of ``measured_on``."""
+    kept: Annotated[int, Field(ge=1)]
+    """Pixels on a side that the tiles of that measurement kept. Larger tiles differ in fewer pixels."""
+    measured_on: str
+    """The frames, as a split's name."""
+    frames: Annotated[int, Field(ge=1)]
+
+
 class Manifest(_Frozen):
     """Everything that the service needs to know of a network, and what its users ask of it."""
 
@@ -323,6 +337,8 @@ class Manifest(_Frozen):
     halo: Annotated[int, Field(ge=0)] | None
     """Input pixels around a tile beyond which nothing changes its labels, a multiple of the coarsest stride; null where that is
     unknown: such a network sees whole images only."""
+    effective: Effective | None = None
+    """None: not measured, and tiles are exact ones only."""
     training: Training
     scores: dict[str, SplitScores] = Field(default_factory=dict)
     """By split name, e.g. ``camvid-val``."""
@@ -355,6 +371,8 @@ class Manifest(_Frozen):
             raise ValueError(f"input.multiple {self.input.multiple} must be a multiple of stride {self.stride}")
         if self.reduced is not None and self.precision == "fp32":
             raise ValueError("reduced: a lower precision is described, but precision is fp32")
+        if self.effective is not None and (self.halo is None or self.effective.halo > self.halo):
+            raise ValueError(f"effective: its halo {self.effective.halo} must be at most the halo, {self.halo}")
         self._check_outputs()
         return self
 

@@ -8,6 +8,7 @@ pixel centres of the original image, so rounding shifts no mask.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import cv2
@@ -20,6 +21,9 @@ Pixel = TypeVar("Pixel", np.uint8, np.uint16, np.float32)
 
 MAX_ELONGATION = 4.0
 """The largest aspect ratio with ``fit="area"``. A longer image is squeezed to it: the network would see more pixels of blur."""
+
+MIXED_ROWS = 64
+"""Rows that are mixed at a time by :func:`stretched`."""
 
 
 def fit_size(height: int, width: int, policy: InputPolicy) -> tuple[int, int]:
@@ -88,13 +92,95 @@ def resize_image(image: NDArray[Pixel], size: tuple[int, int]) -> NDArray[Pixel]
         the same dtype and channels at h x w; the same array where the size is already right
     """
     h, w = size
-    while image.shape[0] >= 2 * h and image.shape[1] >= 2 * w and image.shape[0] % 2 == 0 and image.shape[1] % 2 == 0:
+    for _ in range(halvings((image.shape[0], image.shape[1]), size)):
         image = _resized(image, image.shape[0] // 2, image.shape[1] // 2, cv2.INTER_AREA)
     if image.shape[:2] == (h, w):
         return image
     # An image that cannot be halved evenly is averaged where bilinear sampling would skip whole pixels.
     skips = image.shape[0] >= 2 * h or image.shape[1] >= 2 * w
     return _resized(image, h, w, cv2.INTER_AREA if skips else cv2.INTER_LINEAR)
+
+
+def halvings(whole: tuple[int, int], size: tuple[int, int]) -> int:
+    """Return how often :func:`resize_image` halves a picture before its last step.
+
+    Takes:
+        whole: (H, W) of the picture
+        size: (h, w) of the network's input
+    """
+    (height, width), (h, w) = whole, size
+    count = 0
+    while height >= 2 * h and width >= 2 * w and height % 2 == 0 and width % 2 == 0:
+        height, width, count = height // 2, width // 2, count + 1
+    return count
+
+
+def halved(bands: Iterable[NDArray[np.uint8]], times: int) -> Iterator[NDArray[np.uint8]]:
+    """Halve a picture that comes by rows, as :func:`resize_image` does.
+
+    Takes:
+        bands: n x W x 3 uint8 each, from the top row to the bottom one; their heights together, and W, are multiples of
+            2 ** ``times``
+    """
+    cells = 1 << times
+    held: NDArray[np.uint8] | None = None
+    for band in bands:
+        held = band if held is None else np.concatenate([held, band])
+        rows = len(held) // cells * cells
+        if rows:
+            small = held[:rows]
+            for _ in range(times):
+                small = _resized(small, len(small) // 2, small.shape[1] // 2, cv2.INTER_AREA)
+            yield small
+        held = held[rows:].copy()
+
+
+def native_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Bring a picture to its :func:`native_size`, as :func:`stretched` does by rows.
+
+    Takes:
+        image: H x W x 3 uint8
+        size: (h, w)
+    Gives:
+        h x w x 3 uint8; the same array where the size is already right
+    """
+    found = list(stretched([image], (image.shape[0], image.shape[1]), size))
+    return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+def stretched(bands: Iterable[NDArray[np.uint8]], whole: tuple[int, int], size: tuple[int, int]) -> Iterator[NDArray[np.uint8]]:
+    """Stretch a picture that comes by rows: bilinear with half-pixel centres, rounded after columns and after rows.
+
+    The pixels do not depend on how the rows come, so a picture read by rows equals the same picture read whole.
+
+    Takes:
+        bands: n x W x 3 uint8 each, from the top row to the bottom one
+        whole: (H, W) of the picture
+        size: (h, w)
+    Gives:
+        n x w x 3 uint8 each, from top to bottom; together h rows
+    """
+    (height, width), (h, w) = whole, size
+    position = np.clip((np.arange(h) + 0.5) * (height / h) - 0.5, 0, height - 1)
+    upper = position.astype(np.intp)
+    lower = np.minimum(upper + 1, height - 1)
+    share = np.rint((position - upper) * 256).astype(np.uint16)[:, None, None]
+    held, top, done = np.empty((0, w, 3), np.uint8), 0, 0
+    for stored in bands:
+        # With as many rows as before, this step is one along the columns alone.
+        band = stored if w == width else _resized(stored, len(stored), w, cv2.INTER_LINEAR)
+        if h == height:
+            yield band
+            continue
+        held = np.concatenate([held, band]) if len(held) else band
+        last = int(np.searchsorted(lower, top + len(held)))
+        for first in range(done, last, MIXED_ROWS):
+            rows = slice(first, min(first + MIXED_ROWS, last))
+            above = held[upper[rows] - top].astype(np.uint16) * (256 - share[rows])
+            yield ((above + held[lower[rows] - top] * share[rows] + 128) >> 8).astype(np.uint8)
+        done = last
+        kept = int(upper[done]) if done < h else height
+        held, top = held[kept - top :].copy(), kept
 
 
 def _resized(image: NDArray[Pixel], h: int, w: int, interpolation: int) -> NDArray[Pixel]:

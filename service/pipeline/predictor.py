@@ -11,26 +11,29 @@ the server calls the three steps on threads of its own.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import BadParameter, InferenceFailed
+from service.errors import BadParameter, ImageTooLarge, InferenceFailed
 from service.pipeline import intensity, plan
 from service.pipeline.codecs import decoding, scans
 from service.pipeline.codecs.georeference import Georeference
 from service.pipeline.codecs.grey import Conversion
+from service.pipeline.codecs.rows import PictureFile
 from service.pipeline.device_labels import OnDevice
 from service.pipeline.engine import Engine
+from service.pipeline.large import LargeSegmentation, PackedRows, Window
 from service.pipeline.manifest import OUTPUT, Manifest
 from service.pipeline.repository import Repository
 from service.pipeline.segmentation import Outputs, ScanResult, Segmentation, Timing
+from service.pipeline.tasks import semantic
 from service.pipeline.tasks.registry import task_of
 from service.pipeline.tasks.volume import Placed, frame_of, place, probabilities
-from service.pipeline.tiling import Resolution, Tiling
+from service.pipeline.tiling import Halo, Resolution, Tiling, check_native
 from service.pipeline.volume import Grid
 from service.pipeline.workload import Workload
 
@@ -56,6 +59,8 @@ class Prepared:
     """Seconds that both took."""
     tiled: bool = False
     """Whether the network sees it in tiles."""
+    halo: Halo = "exact"
+    """How much a tile sees of its surroundings."""
     geo: Georeference | None = None
     """Where the image lies on the earth, if its file is a GeoTIFF."""
     converted: tuple[Conversion, ...] = ()
@@ -120,6 +125,7 @@ class Predictor:
         *,
         instances: bool = False,
         resolution: Resolution = "working",
+        halo: Halo = "exact",
     ) -> Segmentation:
         """Segment one image or scan.
 
@@ -128,19 +134,22 @@ class Predictor:
             model: its name, or the engine itself; None is the default
             instances: whether the caller asks for instances
             resolution: at which the network sees the image: the one of its training, or the image's own
+            halo: how much each tile sees of its surroundings, where the image's own resolution needs tiles
         Raises:
-            BadParameter: if the model has no native resolution, or the image is too large for it
+            BadParameter: if the model has no native resolution or no such halo, or the image is too large for it
             EmptyBody, BodyTooLarge, ImageTooLarge, UnsupportedImage, CorruptImage: as ``decoding``'s
             UnknownModel, NotReady: as :meth:`engine`
             InferenceFailed: if the network fails, or its scores are not finite numbers
         """
         started_s = time.monotonic()
         engine = self.engine(model)
-        prepared = self.prepare(source, engine.manifest, resolution=resolution)
+        prepared = self.prepare(source, engine.manifest, resolution=resolution, halo=halo)
         (inferred,) = self.run(engine, [prepared], instances=instances)
         return self.finish(engine, prepared, inferred, started_s)
 
-    def workload(self, header: decoding.Header, manifest: Manifest, resolution: Resolution = "working") -> Workload:
+    def workload(
+        self, header: decoding.Header, manifest: Manifest, resolution: Resolution = "working", halo: Halo = "exact"
+    ) -> Workload:
         """Return the cost of an image.
 
         Raises:
@@ -150,10 +159,10 @@ class Predictor:
         if header.scan is not None:
             placed = frame_of(header.scan.grid, manifest, max_voxels=self.limits.max_voxels)
             return Workload.scan(header.scan.shape, placed.working, manifest)
+        check_native(manifest, resolution, halo)
         if resolution == "working":
             return Workload.of(header.height, header.width, manifest)
-        _check_native(manifest)
-        return Workload.native(header.height, header.width, manifest, self.tiling)
+        return Workload.native(header.height, header.width, manifest, self.tiling, halo)
 
     def prepare(
         self,
@@ -162,15 +171,17 @@ class Predictor:
         header: decoding.Header | None = None,
         *,
         resolution: Resolution = "working",
+        halo: Halo = "exact",
     ) -> Prepared | PreparedScan:
         """Decode an image and bring it to the network's size.
 
         Takes:
             header: what ``decoding.probe`` returned for this source, if it was called before
             resolution: ``native`` keeps the image's own size, up to rounding to the network's multiples
+            halo: as of :meth:`segment`
 
         Raises:
-            BadParameter: if ``native`` is asked of a model that takes one size only
+            BadParameter: if ``native`` is asked of a model that takes one size only, or a halo that it does not have
             EmptyBody, BodyTooLarge, ImageTooLarge, UnsupportedImage, CorruptImage: as ``decoding``'s
         """
         start = time.monotonic()
@@ -180,8 +191,8 @@ class Predictor:
             scan = scans.read(source, self.limits, header.scan)
             placed = place(scan, manifest, max_voxels=self.limits.max_voxels)
             return PreparedScan(scan.grid, placed, time.monotonic() - start)
-        if resolution == "native":
-            _check_native(manifest)
+        check_native(manifest, resolution, halo)
+        native = resolution == "native"
         converted: tuple[Conversion, ...] = ()
         values: NDArray[Any]
         if manifest.input.takes_grey:
@@ -191,13 +202,12 @@ class Predictor:
         else:
             values = image = decoding.decode(source, self.limits, header)
         height, width = values.shape[:2]
-        fit = plan.native_size if resolution == "native" else plan.fit_size
-        size = fit(height, width, manifest.input)
-        tiled = resolution == "native" and self.tiling.is_needed(size)
+        size = (plan.native_size if native else plan.fit_size)(height, width, manifest.input)
+        tiled = native and self.tiling.is_needed(size)
         geo = decoding.georeference(source, header)
-        fitted = plan.resize_image(values, size)
+        fitted = plan.native_image(values, size) if native and values.ndim == 3 else plan.resize_image(values, size)
         fitted = fitted[..., None] if fitted.ndim == 2 else fitted
-        return Prepared(image, fitted, time.monotonic() - start, tiled, geo, converted)
+        return Prepared(image, fitted, time.monotonic() - start, tiled, halo, geo, converted)
 
     def run(
         self,
@@ -227,7 +237,7 @@ class Predictor:
             return [Inferred({PROBABILITIES: each}, time.monotonic() - start, len(scans)) for each in found]
         pictures = [one for one in prepared if isinstance(one, Prepared)]
         if any(one.tiled for one in pictures):
-            tiles = [self.tiling.run(engine, one.fitted, names, alone=alone, check=check) for one in pictures]
+            tiles = [self.tiling.run(engine, one.fitted, names, halo=one.halo, alone=alone, check=check) for one in pictures]
             return [Inferred(outputs, time.monotonic() - start, len(prepared)) for outputs in tiles]
         fitted = [one.fitted for one in pictures]
         batch = np.stack(fitted) if len(fitted) > 1 else fitted[0][None]
@@ -280,6 +290,79 @@ class Predictor:
             converted=picture.converted if picture else (),
         )
 
+    def segment_rows(
+        self,
+        picture: PictureFile,
+        model: str | Engine | None = None,
+        *,
+        resolution: Resolution = "working",
+        halo: Halo = "exact",
+        certainty: bool = False,
+    ) -> LargeSegmentation:
+        """Segment a picture that is read by rows: the labels are those of :meth:`segment`, in less memory.
+
+        Takes:
+            model, resolution, halo: as of :meth:`segment`
+            certainty: whether the probability of each pixel's label is wanted, too
+        Raises:
+            ImageTooLarge: if it cannot be reduced to the working size by rows; the reason names ``native``
+            BadParameter, UnknownModel, NotReady, InferenceFailed: as :meth:`segment`
+            UnsupportedImage, CorruptImage: as ``PictureFile.bands``
+        """
+        begun = time.monotonic()
+        engine = self.engine(model)
+        manifest, whole = engine.manifest, (picture.height, picture.width)
+        if manifest.input.takes_scans:
+            _check_kind(decoding.Header(picture.format, picture.width, picture.height), manifest)
+        if manifest.input.takes_grey:
+            reason = f"{manifest.name} takes one channel, and pictures that are read by rows have three; name another model"
+            raise BadParameter(reason, parameter="model")
+        check_native(manifest, resolution, halo)
+        if resolution == "native":
+            size = plan.native_size(*whole, manifest.input)
+            window = Window(plan.stretched(picture.bands(), whole, size))
+            scores: Iterator[NDArray[np.float32]] = (
+                band[OUTPUT] for band in self.tiling.for_rows().bands(engine, window, size, (OUTPUT,), halo=halo)
+            )
+        else:
+            size = plan.fit_size(*whole, manifest.input)
+            window = Window(iter(()))
+            scores = iter([engine.run(self._reduced(picture, size)[None], (OUTPUT,))[OUTPUT][0]])
+        temperature = 1.0 if manifest.calibration is None else manifest.calibration.temperature
+        labels = PackedRows(picture.width)
+        certainties = PackedRows(picture.width) if certainty else None
+        stride = manifest.stride
+        for part, rows in semantic.in_rows(_finite(scores), size[0] // stride, picture.height):
+            labels.add(semantic.label_rows(part, rows, picture.width))
+            if certainties is not None:
+                certainties.add(semantic.confidence_rows(part, rows, picture.width, temperature))
+        labels.finish()
+        if certainties is not None:
+            certainties.finish()
+        window.finish()
+        timing = Timing(infer_s=time.monotonic() - begun)
+        return LargeSegmentation(picture, labels, certainties, manifest, engine.sha256, timing)
+
+    def _reduced(self, picture: PictureFile, size: tuple[int, int]) -> Image:
+        """Bring a picture that is read by rows to the working size, as ``plan.resize_image`` does.
+
+        Raises:
+            ImageTooLarge: if too much is left after the halvings
+        """
+        height, width = picture.height, picture.width
+        times = plan.halvings((height, width), size)
+        left = (height >> times) * (width >> times)
+        if left > self.limits.max_pixels:
+            raise ImageTooLarge(
+                f"the image is {width} x {height} = {width * height} pixels, and read by rows it comes down to {left}; at most "
+                f"{self.limits.max_pixels} are resized at once: say --resolution native, or raise FCN_MAX_IMAGE_PIXELS",
+                limit=self.limits.max_pixels,
+                actual=left,
+                unit="pixels",
+            )
+        reduced = np.concatenate(list(plan.halved(picture.bands(), times)))
+        return plan.resize_image(reduced, size)
+
     def close(self) -> None:
         """Close the models; runs under way end first."""
         self.repository.close()
@@ -307,7 +390,8 @@ def _check_kind(header: decoding.Header, manifest: Manifest) -> None:
         raise BadParameter(reason, parameter="model")
 
 
-def _check_native(manifest: Manifest) -> None:
-    if manifest.input.fit == "stretch":
-        reason = f"{manifest.name} takes one size only; leave out resolution=native"
-        raise BadParameter(reason, parameter="resolution")
+def _finite(scores: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    for band in scores:
+        if not np.isfinite(band).all():
+            raise InferenceFailed("the network's scores are not finite numbers; its weights or this image break it")
+        yield band

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from service.pipeline import plan
 from service.pipeline.manifest import Manifest
-from service.pipeline.tiling import Tiling
+from service.pipeline.tiling import Halo, Tiling
 from service.pipeline.volume import Shape
 
 PIXEL_WORK = 1 / 8
@@ -36,10 +36,10 @@ class Workload(NamedTuple):
         return cls(height * width / 1e6, size, h * w / 1e6)
 
     @classmethod
-    def native(cls, height: int, width: int, manifest: Manifest, tiling: Tiling) -> Workload:
-        """Return the cost of an image of this size, at its own resolution."""
+    def native(cls, height: int, width: int, manifest: Manifest, tiling: Tiling, halo: Halo = "exact") -> Workload:
+        """Return the cost of an image of this size, at its own resolution, with this halo around each tile."""
         size = plan.native_size(height, width, manifest.input)
-        return cls(height * width / 1e6, size, tiling.seen_pixels(size, manifest) / 1e6)
+        return cls(height * width / 1e6, size, tiling.seen_pixels(size, manifest, halo) / 1e6)
 
     @classmethod
     def scan(cls, shape: Shape, working: Shape, manifest: Manifest) -> Workload:

@@ -43,7 +43,7 @@ from service.pipeline.predictor import Inferred, Predictor, Prepared, PreparedSc
 from service.pipeline.repository import Repository
 from service.pipeline.segmentation import Segmentation, Timing
 from service.pipeline.tasks import semantic
-from service.pipeline.tiling import Resolution
+from service.pipeline.tiling import Halo, Resolution
 from service.pipeline.workload import Workload
 from service.serving.deadline import Deadline
 from service.serving.keys import Keys
@@ -104,6 +104,7 @@ class _Frame(Generic[T]):
     encode: Callable[[Segmentation], T]
     instances: bool
     resolution: Resolution
+    halo: Halo
     started_s: float
     abandoned: threading.Event
     """Set when the caller is gone: the rest of its tiles need not be computed."""
@@ -184,6 +185,7 @@ class DataPlane:
         priority: Priority = Priority.NORMAL,
         instances: bool = False,
         resolution: Resolution = "working",
+        halo: Halo = "exact",
         headers: Sequence[decoding.Header] | None = None,
         scans: bool = False,
         names: Sequence[str | None] = (),
@@ -199,6 +201,7 @@ class DataPlane:
             priority: the order of waiting images
             instances: whether to compute what instances need
             resolution: at which the network sees the images: the one of its training, or their own
+            halo: how much each tile sees of its surroundings, at the native resolution
             headers: what :meth:`probe` returned for these sources, if it was called before
             scans: whether ``encode`` takes the results of scans
             names: of the images' files, for errors; empty if there are none
@@ -222,7 +225,7 @@ class DataPlane:
             if not scans:
                 _of_each(_check_picture, headers, names)
             workloads = _of_each(
-                partial(self.predictor.workload, manifest=engine.manifest, resolution=resolution), headers, names
+                partial(self.predictor.workload, manifest=engine.manifest, resolution=resolution, halo=halo), headers, names
             )
             costs = [workload.cost for workload in workloads]
             # A request takes the free capacity, but at least the cost of its largest image. Where that does not fit, none of
@@ -243,6 +246,7 @@ class DataPlane:
                                     encode,
                                     instances,
                                     resolution,
+                                    halo,
                                     time.monotonic(),
                                     threading.Event(),
                                     place=_Place.of(at, len(sources), names),
@@ -343,7 +347,7 @@ class DataPlane:
     ) -> Answer[T]:
         submit = partial(
             self.scheduler.submit,
-            key=(frame.engine, workload.network_size, frame.instances, frame.resolution),
+            key=(frame.engine, workload.network_size, frame.instances, frame.resolution, frame.halo),
             deadline=deadline,
             priority=priority,
             admission=admission,
@@ -391,7 +395,8 @@ class DataPlane:
                 self._inferring -= 1
 
     def _prepare(self, frame: _Frame[Any]) -> Prepared | PreparedScan:
-        return self.predictor.prepare(frame.source, frame.engine.manifest, frame.header, resolution=frame.resolution)
+        how: dict[str, Any] = {"resolution": frame.resolution, "halo": frame.halo}
+        return self.predictor.prepare(frame.source, frame.engine.manifest, frame.header, **how)
 
     def _finish(self, frame: _Frame[T], prepared: Prepared | PreparedScan, inferred: Inferred) -> Answer[T]:
         result = self.predictor.finish(frame.engine, prepared, inferred, frame.started_s)

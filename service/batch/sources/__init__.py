@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from service.batch.config import RunConfig
 from service.batch.records import Finished
+from service.pipeline.codecs.rows import PictureFile
+from service.pipeline.large import LargeSegmentation
 from service.pipeline.segmentation import Segmentation
 
 
@@ -22,9 +24,9 @@ from service.pipeline.segmentation import Segmentation
 class Frame:
     """One picture of a source; each kind of source adds what it needs for writing."""
 
-    image: NDArray[np.uint8] | bytes | None
-    """H x W x 3 uint8 RGB, or the file of a scan or of a picture for a network of grey; None if the network has nothing to do:
-    the mask is known, the frame failed, or it is only copied."""
+    image: NDArray[np.uint8] | bytes | PictureFile | None
+    """H x W x 3 uint8 RGB, the file of a scan or of a picture for a network of grey, or a picture that is read by rows; None if
+    the network has nothing to do: the mask is known, the frame failed, or it is only copied."""
     failure: str | None
     """Why the frame cannot be segmented."""
 
@@ -52,6 +54,8 @@ class Done(Generic[F]):
     failure: str | None
     finished: tuple[Finished, ...] = ()
     """The results that are complete with this frame; to be recorded."""
+    large: LargeSegmentation | None = None
+    """What came of a picture that is read by rows, in the place of ``made``."""
 
 
 @dataclass(frozen=True)

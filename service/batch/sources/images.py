@@ -6,10 +6,14 @@ import io
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from service.batch.config import RunConfig
@@ -18,10 +22,13 @@ from service.batch.records import Finished, Recipe, state_of
 from service.batch.run import Plan, reason
 from service.batch.sources import Done, Ending, Frame
 from service.batch.targets import ALL_LINES, MASK, OVERLAY, Write, spoken, unfinished
-from service.encodings import FORMATS, VOLUME_FORMAT, MaskView, encode, to_json
+from service.encodings import FORMATS, VOLUME_FORMAT, MaskView, RowWriter, Sheet, by_rows, encode, to_json
+from service.encodings.palettes import palette_of
 from service.errors import BodyTooLarge
 from service.pipeline.codecs import decoding
 from service.pipeline.codecs.georeference import Georeference
+from service.pipeline.codecs.rows import read_by_rows
+from service.pipeline.large import ROWS, LargeSegmentation
 from service.pipeline.segmentation import Segmentation
 
 DECODERS = 2
@@ -141,6 +148,11 @@ class Images:
         try:
             found, state = job.source.stat(), state_of(job.source)
             scan, limits = is_scan(job.source), self._config.limits
+            large = None if scan else read_by_rows(job.source, limits)
+            if large is not None:
+                for _, name in self._wanted(job):
+                    by_rows(name, self._config.options[name])
+                return ImageFrame(large, None, job, state, found.st_mtime, geo=large.geo)
             limit = limits.max_scan_bytes if scan else limits.max_bytes
             if found.st_size > limit:  # told before a film called .jpg fills the memory
                 raise BodyTooLarge(  # noqa: TRY301 - one place says what is wrong with a file
@@ -161,16 +173,49 @@ class Images:
 
     def write(self, done: Done[ImageFrame]) -> Done[ImageFrame]:
         """Write the results of an image."""
-        if done.made is None:
+        if done.made is None and done.large is None:
             return done
         finished: list[Finished] = []
         try:
-            finished.extend(self._save(done.frame, done.made))
+            if done.made is not None:
+                finished.extend(self._save(done.frame, done.made))
+            elif done.large is not None:
+                finished.extend(self._save_by_rows(done.frame, done.large))
         except Exception as error:  # noqa: BLE001 - whatever an encoder raises belongs to its file
             return Done(done.frame, None, reason(done.frame.file, error), tuple(finished))
         if done.frame.pages > 1:
             self.notes.append(f"{done.frame.file.name} holds {done.frame.pages} pictures; the first is segmented")
-        return Done(done.frame, done.made, None, tuple(finished))
+        return Done(done.frame, done.made, None, tuple(finished), done.large)
+
+    def _wanted(self, job: Job) -> list[tuple[Path, str]]:
+        """Return the results of an image, each with its format."""
+        files = [(path, name) for path, name in ((job.mask, self._format), (job.overlay, "overlay")) if path is not None]
+        return files if self._lines is None else [*files, (self._lines, "rle")]
+
+    def _save_by_rows(self, frame: ImageFrame, made: LargeSegmentation) -> Iterator[Finished]:
+        """Write all results of a picture that is read by rows, band by band."""
+        options, picture = self._config.options, made.picture
+        wanted = [(path, unfinished(path), name, by_rows(name, options[name])) for path, name in self._wanted(frame.job)]
+        try:
+            with ExitStack() as files:
+                writers: list[tuple[str, RowWriter]] = []
+                for _, part, name, how in wanted:
+                    palette = palette_of(options[name].rows(made.manifest.classes))
+                    sheet = Sheet(picture.height, picture.width, ROWS, palette, frame.geo)
+                    writers.append((name, how.begin(files.enter_context(part.open("wb")), sheet)))
+                for labels, certainty, image in made.bands(pictured=any(how.pictured for *_, how in wanted)):
+                    for name, writer in writers:
+                        shown = MaskView(labels, image, made.manifest, made.sha256, partial(_known, certainty), options[name])
+                        writer.add(shown.selected())
+                for _, writer in writers:
+                    writer.finish()
+            for path, part, name, _ in wanted:
+                size = part.stat().st_size
+                part.replace(path)
+                yield Finished(path, frame.job.source, self._recipes[name], frame.state, size)
+        finally:
+            for _, part, *_ in wanted:
+                part.unlink(missing_ok=True)
 
     def _save(self, frame: ImageFrame, made: Segmentation) -> Iterator[Finished]:
         job, options = frame.job, self._config.options
@@ -181,8 +226,8 @@ class Images:
                 view = replace(view, volume=replace(view.volume, compressed=path.name.endswith(".gz")))
             return encode(name, replace(view, geo=frame.geo)).body  # the network was given pixels, which say no place
 
-        for path, name in ((job.mask, self._format), (job.overlay, "overlay")):
-            if path is None:
+        for path, name in self._wanted(job):
+            if path == self._lines:
                 continue
             part = unfinished(path)
             body = written(name, path)
@@ -205,6 +250,13 @@ class Images:
 
     def close(self) -> None:
         """Do nothing: no file is open."""
+
+
+def _known(certainty: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    """Return the confidence of a band, which was computed if a format or an option needs it."""
+    if certainty is None:
+        raise ValueError("the confidence was not computed")
+    return certainty
 
 
 def _pages(data: bytes) -> int:

@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 
 from service.errors import ServiceError
-from service.pipeline.codecs.tiff_pages import Page, Tag, find_page
+from service.pipeline.codecs.tiff_pages import Data, Page, Tag, find_page
 
 _SCALE, _TIE_POINTS, _TRANSFORM, _KEYS = 33550, 33922, 34264, 34735
 _MODEL_TYPE, _RASTER_TYPE, _GEOGRAPHIC, _PROJECTED = 1024, 1025, 2048, 3072
@@ -40,7 +40,7 @@ class Georeference:
         return self.epsg == 4326
 
 
-def of(data: bytes) -> Georeference | None:
+def of(data: Data) -> Georeference | None:
     """Read the georeference of the page that holds the picture.
 
     Takes:

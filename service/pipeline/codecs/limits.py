@@ -16,6 +16,8 @@ class Limits:
     """Height times width."""
     max_side: int = 16_384
     """The longer side, in pixels."""
+    max_file_pixels: int = 1_000_000_000
+    """Height times width of a TIFF or PNG file that is read by rows: see ``rows``."""
     max_scan_bytes: int = 256 * 2**20
     """The bytes of a scan's file, as it comes: 256 x 256 x 256 voxels of 16 bits are 32 MiB and a header."""
     max_voxels: int = 2**26

@@ -20,6 +20,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from service import process
 from service.errors import CorruptImage, UnsupportedImage
 from service.pipeline.codecs import depth, orientation
+from service.pipeline.codecs.levels import Levels
 from service.pipeline.codecs.limits import Limits, check_size
 from service.pipeline.codecs.orientation import upright
 from service.pipeline.codecs.profiles import to_srgb
@@ -72,15 +73,17 @@ def load(data: bytes, kind: str, limits: Limits) -> ImageFile:
     return picture
 
 
-def decode(picture: Image.Image) -> NDArray[np.uint8]:
+def decode(picture: Image.Image, levels: Levels | None = None) -> NDArray[np.uint8]:
     """Convert a loaded picture.
 
+    Takes:
+        levels: as of :func:`to_rgb`
     Gives:
         H x W x 3 uint8 RGB, upright
     Raises:
         UnsupportedImage: if the colour space has no way to RGB
     """
-    pixels = to_rgb(picture)
+    pixels = to_rgb(picture, levels)
     if picture.mode in _COLORS:
         pixels = to_srgb(pixels, picture.info.get("icc_profile") or b"")
     return upright(pixels, orientation.of_exif(picture.info.get("exif") or b""))
@@ -92,20 +95,32 @@ def largest(picture: Image.Image) -> list[int]:
     return [int(number) for number in extrema.reshape(-1, 2)[:, 1]]
 
 
-def to_rgb(picture: Image.Image) -> NDArray[np.uint8]:
+def levels(picture: Image.Image) -> Levels:
+    """Return the numbers that decide about depth and transparency in :func:`to_rgb`."""
+    if picture.mode not in ("LA", "RGBA") and not _is_wide(picture):
+        return Levels()
+    found = largest(picture)
+    return Levels(largest=found[0]) if _is_wide(picture) else Levels(is_visible=found[-1] > 0)
+
+
+def to_rgb(picture: Image.Image, of_whole: Levels | None = None) -> NDArray[np.uint8]:
     """Convert a picture of any mode to H x W x 3 uint8.
 
     Transparency lies over white. An alpha channel that is 0 everywhere says nothing: BMP files and screenshots of game engines
     have one.
 
     Band by band: a conversion of the whole makes up to five copies of it, and Pillow lets no other thread run meanwhile.
+
+    Takes:
+        of_whole: the levels of the picture that this is a part of; None: it is the whole
     """
-    if picture.mode in ("LA", "RGBA") and largest(picture)[-1] == 0:
+    known = of_whole or levels(picture)
+    if picture.mode in ("LA", "RGBA") and not known.is_visible:
         picture = picture.convert(picture.mode[:-1])
     width, height = picture.size
     rgb = np.empty((height, width, 3), np.uint8)
     rows = max(1, BAND_PIXELS // width)
-    bits = depth.significant_bits(largest(picture)[0]) if _is_wide(picture) else 8
+    bits = depth.significant_bits(known.largest) if _is_wide(picture) else 8
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         rgb[top:bottom] = _band_to_rgb(picture.crop((0, top, width, bottom)), bits)

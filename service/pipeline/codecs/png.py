@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from PIL.ImageFile import ImageFile
 
 from service.errors import CorruptImage, UnsupportedImage
 from service.pipeline.codecs import depth, grey, orientation, pillow
+from service.pipeline.codecs.levels import Levels
 from service.pipeline.codecs.limits import Limits
 from service.pipeline.codecs.profiles import to_srgb
 
@@ -54,32 +56,70 @@ def size(data: bytes) -> tuple[int, int]:
     return width, height
 
 
-def decode(data: bytes, limits: Limits) -> NDArray[np.uint8]:
+def decode(data: bytes, limits: Limits, levels: Levels | None = None) -> NDArray[np.uint8]:
     """Decode a PNG file. Ancillary chunks (text, time, profiles, ...) that are damaged are left out, as libpng does.
 
+    Takes:
+        levels: of the picture that these are some rows of; None: it is the whole
     Gives:
         H x W x 3 uint8 RGB, upright
     Raises:
         UnsupportedImage: if PNG has no pixels of that depth
         CorruptImage, ValueError, OSError, SyntaxError: if the file is truncated or damaged
     """
+    data, picture, key = _load(data, limits)
+    bits, color = data[24], data[25]
+    if not (
+        bits == 16
+        and (key is not None or (color & 6 and (levels.largest if levels else _brightest(picture, color)) <= MAX_DARK))
+    ):
+        return pillow.decode(picture, levels)
+    info = picture.info
+    del picture  # OpenCV's copy is as large
+    pixels = to_srgb(_wide(data, key, levels), (info.get("icc_profile") or b"") if color & 2 else b"")
+    return orientation.upright(pixels, orientation.of_exif(info.get("exif") or b""))
+
+
+def survey(data: bytes, limits: Limits) -> Levels:
+    """Read the numbers of some rows of a picture, for :func:`decode` of all its parts.
+
+    Raises:
+        as :func:`decode`
+    """
+    data, picture, key = _load(data, limits)
+    levels = pillow.levels(picture)
+    if data[24] < 16:
+        return levels
+    levels = replace(levels, largest=_brightest(picture, data[25]))
+    if key is None and levels.largest > MAX_DARK:
+        return levels  # no picture with these rows is dark
+    wide, wide_alpha = _largest_of(_samples(data), key)
+    return replace(levels, wide=wide, wide_alpha=wide_alpha)
+
+
+def _load(data: bytes, limits: Limits) -> tuple[bytes, ImageFile, int | tuple[int, int, int] | None]:
+    """Load a picture.
+
+    Gives:
+        the file, without damaged ancillary chunks; the picture; the colour of transparent pixels, if one is
+    """
     if len(data) > 25 and data[24] not in _DEPTHS.get(data[25], ()):
         raise UnsupportedImage(
             f"a PNG image of {data[24]} bits and colour type {data[25]}, which PNG does not have; send it with 8 or 16 bits"
         )
-    picture, data = _loaded(data, limits)
+    try:
+        picture = pillow.load(data, "PNG", limits)
+    except _REJECTED:
+        sound = b"".join(_sound(data))
+        if sound == data:
+            raise
+        data = sound
+        picture = pillow.load(data, "PNG", limits)
     bits, color = data[24], data[25]
     key = picture.info.get("transparency") if color in (_GREY, _RGB) else None
     if bits < 8 and color == _GREY and isinstance(key, int) and picture.mode == "L":
         picture.info["transparency"] = (key & (1 << bits) - 1) * (255 // ((1 << bits) - 1))  # Pillow expands the pixels alone
-    is_keyed = bits == 16 and key is not None
-    is_dark = bits == 16 and color & 6 and max(pillow.largest(picture)[: 3 if color & 2 else 1]) <= MAX_DARK
-    if not (is_keyed or is_dark):
-        return pillow.decode(picture)
-    info = picture.info
-    del picture  # OpenCV's copy is as large
-    pixels = to_srgb(_wide(data, key), (info.get("icc_profile") or b"") if color & 2 else b"")
-    return orientation.upright(pixels, orientation.of_exif(info.get("exif") or b""))
+    return data, picture, key
 
 
 def decode_grey(data: bytes, limits: Limits) -> tuple[NDArray[np.uint16], bool]:
@@ -91,7 +131,7 @@ def decode_grey(data: bytes, limits: Limits) -> tuple[NDArray[np.uint16], bool]:
         CorruptImage, ValueError, OSError, SyntaxError: if the file is truncated or damaged
         UnsupportedImage: if OpenCV does not decode it
     """
-    picture, data = _loaded(data, limits)
+    data, picture, _ = _load(data, limits)
     info = picture.info
     key = info.get("transparency") if data[25] in (_GREY, _RGB) else None
     del picture  # OpenCV's copy is as large
@@ -106,48 +146,43 @@ def decode_grey(data: bytes, limits: Limits) -> tuple[NDArray[np.uint16], bool]:
     return orientation.upright(found, orientation.of_exif(info.get("exif") or b"")), was_colour
 
 
-def _loaded(data: bytes, limits: Limits) -> tuple[ImageFile, bytes]:
-    """Load a file with Pillow; gives the picture, and the file without damaged ancillary chunks."""
-    try:
-        return pillow.load(data, "PNG", limits), data
-    except _REJECTED:
-        sound = b"".join(_sound(data))
-        if sound == data:
-            raise
-        return pillow.load(sound, "PNG", limits), sound
+def _brightest(picture: ImageFile, color: int) -> int:
+    """Return the largest sample of the colours, as Pillow has it."""
+    return max(pillow.largest(picture)[: 3 if color & 2 else 1])
 
 
-def _wide(data: bytes, key: int | tuple[int, int, int] | None) -> NDArray[np.uint8]:
+def _wide(data: bytes, key: int | tuple[int, int, int] | None, levels: Levels | None) -> NDArray[np.uint8]:
     """Scale a 16-bit picture by its depth: of coloured samples Pillow keeps the upper 8 bits alone.
 
     Takes:
         key: grey or (red, green, blue) of transparent pixels, 0..65535. They are white, and do not count for the depth
+        levels: of the whole picture; None: it is this one
     Gives:
         H x W x 3 uint8 RGB, as stored
     Raises:
         UnsupportedImage: if OpenCV does not decode it
     """
     samples = _samples(data)
-    rows = max(1, BAND_PIXELS // samples.shape[1])
-    bands = [samples[top : top + rows] for top in range(0, len(samples), rows)]
-    largest = max(int(band[..., :3].max(initial=0, where=~_is_key(band, key))) for band in bands)
-    largest_alpha = int(samples[..., 3].max()) if samples.shape[2] == 4 else 0
+    largest, largest_alpha = (levels.wide, levels.wide_alpha) if levels else _largest_of(samples, key)
     bits, alpha_bits = depth.significant_bits(largest), depth.significant_bits(max(largest, largest_alpha))
     rgb = np.empty((*samples.shape[:2], 3), np.uint8)
-    for number, band in enumerate(bands):
+    for rows in _rows(samples):
+        band = samples[rows]
         narrow = depth.to_8_bits(band[..., 2::-1], bits)
         if largest_alpha:
             alpha = depth.to_8_bits(band[..., 3:], alpha_bits).astype(np.uint16)
             narrow = ((narrow * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
         if key is not None:
             narrow = np.where(_is_key(band, key), np.uint8(255), narrow)
-        rgb[number * rows : number * rows + rows] = narrow
+        rgb[rows] = narrow
     return rgb
 
 
 def _samples(data: bytes) -> NDArray[np.uint16]:
-    """Read the numbers of a 16-bit picture as stored: H x W x 1 grey, or H x W x 3 or 4 blue, green, red, and alpha.
+    """Read the samples of a 16-bit picture.
 
+    Gives:
+        H x W x C uint16: grey, or blue, green, red and perhaps alpha
     Raises:
         UnsupportedImage: if OpenCV does not decode it
     """
@@ -157,6 +192,20 @@ def _samples(data: bytes) -> NDArray[np.uint16]:
     if samples is None or samples.dtype != np.uint16 or samples.shape[2] not in (1, 3, 4):
         raise UnsupportedImage("a PNG image of 16 bits that cannot be scaled; send it with 8 bits")
     return samples.astype(np.uint16, copy=False)
+
+
+def _largest_of(samples: NDArray[np.uint16], key: int | tuple[int, int, int] | None) -> tuple[int, int]:
+    """Return the largest sample of the colours, transparent pixels left out, and that of alpha."""
+    bands = (samples[rows] for rows in _rows(samples))
+    largest = max(int(band[..., :3].max(initial=0, where=~_is_key(band, key))) for band in bands)
+    return largest, int(samples[..., 3].max()) if samples.shape[2] == 4 else 0
+
+
+def _rows(samples: NDArray[np.uint16]) -> Iterator[slice]:
+    """Yield the rows that are worked on at a time."""
+    rows = max(1, BAND_PIXELS // samples.shape[1])
+    for top in range(0, len(samples), rows):
+        yield slice(top, top + rows)
 
 
 def _is_key(band: NDArray[np.uint16], key: int | tuple[int, int, int] | None) -> NDArray[np.bool_]:

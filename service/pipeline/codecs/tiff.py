@@ -16,10 +16,11 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from service.errors import CorruptImage, UnsupportedImage
 from service.pipeline.codecs import grey, jpeg, pillow, tiff_samples
+from service.pipeline.codecs.levels import Levels
 from service.pipeline.codecs.limits import Limits, check_size
 from service.pipeline.codecs.orientation import upright
 from service.pipeline.codecs.profiles import to_srgb
-from service.pipeline.codecs.tiff_pages import WHOLE, Page, Tag, find_page
+from service.pipeline.codecs.tiff_pages import WHOLE, Data, Page, Tag, find_page
 
 _RGB = (2, 3, 6)
 """Photometric interpretations whose colour profile is one of RGB: RGB itself, palettes, YCbCr."""
@@ -46,7 +47,7 @@ _KNOWN = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 32771, 32773, 32809, 32946, 34676, 3
 """Compressions of libtiff."""
 
 
-def size(data: bytes) -> tuple[int, int]:
+def size(data: Data) -> tuple[int, int]:
     """Read (width, height) of the page that holds the picture. A tile larger than its image counts with its own size.
 
     Raises:
@@ -65,9 +66,11 @@ def size(data: bytes) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def decode(data: bytes, limits: Limits) -> NDArray[np.uint8]:
+def decode(data: bytes, limits: Limits, levels: Levels | None = None) -> NDArray[np.uint8]:
     """Decode the page that holds the picture.
 
+    Takes:
+        levels: of the picture that the page is a part of; None: it is the whole
     Gives:
         H x W x 3 uint8 RGB, upright
     Raises:
@@ -76,7 +79,10 @@ def decode(data: bytes, limits: Limits) -> NDArray[np.uint8]:
     """
     page = _checked_page(data, limits)
     layout = tiff_samples.layout_of(page)
-    pixels = _by_pillow(page, limits) if layout is None else tiff_samples.read(page, layout, limits)
+    if layout is None:
+        pixels = pillow.to_rgb(_by_pillow(page, limits), levels)
+    else:
+        pixels = tiff_samples.read(page, layout, limits, levels)
     if pixels.shape[2] == 1:
         pixels = np.repeat(pixels, 3, axis=2)
     elif page.number(Tag.PHOTOMETRIC, -1) in _RGB:
@@ -114,6 +120,27 @@ def _checked_page(data: bytes, limits: Limits) -> Page:
     """
     page = find_page(data)
     check_size("TIFF", page.number(Tag.WIDTH, 0), page.number(Tag.LENGTH, 0), limits)
+    check_kind(page)
+    return page
+
+
+def survey(data: bytes, limits: Limits) -> Levels:
+    """Read the numbers of a part of a picture, for :func:`decode` of all its parts.
+
+    Raises:
+        as :func:`decode`
+    """
+    page = find_page(data)
+    layout = tiff_samples.layout_of(page)
+    return pillow.levels(_by_pillow(page, limits)) if layout is None else tiff_samples.survey(page, layout, limits)
+
+
+def check_kind(page: Page) -> None:
+    """Check that a page is of a kind that is read.
+
+    Raises:
+        UnsupportedImage: naming what is not read
+    """
     compression = page.number(Tag.COMPRESSION, 1)
     if compression not in _KNOWN:
         name = _FOREIGN.get(compression, f"method {compression}")
@@ -124,17 +151,16 @@ def _checked_page(data: bytes, limits: Limits) -> Page:
             f"a TIFF image of {channels} channels, each a page of its own (ImageJ or OME); send them as one RGB image "
             "(in ImageJ: Image > Type > RGB Color), or one channel as a grey image"
         )
-    return page
 
 
-def _by_pillow(page: Page, limits: Limits) -> NDArray[np.uint8]:
+def _by_pillow(page: Page, limits: Limits) -> ImageFile:
     compression = page.number(Tag.COMPRESSION, 1)
     if compression == _JPEG:
         _check_jpegs(page, limits)
     has_samples = page.number(Tag.PHOTOMETRIC, -1) == _YCBCR and compression in tiff_samples.READ_HERE
     picture = pillow.load(_checked_ycbcr(page, limits) if has_samples else page.first_and_upright(), "TIFF", limits)
     _mend_palette(picture)
-    return pillow.to_rgb(picture)
+    return picture
 
 
 def _checked_ycbcr(page: Page, limits: Limits) -> bytes:
@@ -172,7 +198,7 @@ def _checked_ycbcr(page: Page, limits: Limits) -> bytes:
         else:
             row_bytes, block_rows = columns, left
         tiff_samples.check_piece(row_bytes * block_rows, limits)
-        stored = memoryview(page.data)[offset : offset + length]
+        stored = memoryview(page.whole)[offset : offset + length]
         pieces.append(zlib.compress(tiff_samples.unpacked(stored, compression, row_bytes, block_rows), 0))
     changes: dict[int, tuple[int, ...]] = {Tag.COMPRESSION: (_DEFLATE,), Tag.ORIENTATION: (1,), Tag.SUBSAMPLING: (across, down)}
     return page.with_pieces(pieces, changes)
@@ -189,7 +215,7 @@ def _check_jpegs(page: Page, limits: Limits) -> None:
     tables = bytes(page.numbers(Tag.JPEG_TABLES))
     offsets, lengths = page.pieces()
     for offset, length in zip(offsets, lengths, strict=False):
-        strip = page.data[offset : offset + length]
+        strip = page.whole[offset : offset + length]
         jpeg.check(tables.removesuffix(b"\xff\xd9") + strip[2:] if tables else strip, limits)
 
 

@@ -13,11 +13,20 @@ from enum import IntEnum
 from typing import Any
 
 from service.errors import CorruptImage, UnsupportedImage
+from service.pipeline.codecs.file_bytes import FileBytes
+
+Data = bytes | FileBytes
+"""A file, whole or on the disk."""
 
 MAX_ENTRIES = 4096
 """The entries of all directories that are read; a picture has some twenty. They bound the walk through a file of entries."""
 MAX_SUB_DIRECTORIES = 64
 """Read of one directory; a raw picture has up to five, a pyramid some ten."""
+
+MAX_NUMBERS = 1 << 23
+"""Numbers of one tag that are read from a file on the disk: one strip a row and band of a gigapixel are fewer."""
+MAX_KEPT = 1 << 17
+"""Bytes of a tag that goes along with a part of a picture; those that pixels depend on have less."""
 
 MAX_DESCRIPTION = 1 << 16
 """Bytes of a description that are searched for the number of channels."""
@@ -32,6 +41,10 @@ WHOLE = (1, 3, 4, 16)
 """Types of whole numbers that are never negative."""
 _RAW = (32803, 34892)
 """Photometric interpretations of camera raw: the mosaic of a colour filter, and linear sensor values."""
+
+
+_ELSEWHERE = frozenset((288, 330, 34665, 34853, 40965))
+"""Tags whose value is an offset in the file: of free space, sub-directories, EXIF, GPS and interoperability."""
 
 
 class Tag(IntEnum):
@@ -71,7 +84,7 @@ class Tag(IntEnum):
 class Page:
     """One directory of a file: its tags, read when they are asked for."""
 
-    data: bytes = field(repr=False)
+    data: Data = field(repr=False)
     order: str
     """The byte order as ``struct`` writes it: ``<`` or ``>``."""
     big: bool
@@ -87,11 +100,14 @@ class Page:
 
         Raises:
             struct.error: if they lie outside the file
+            CorruptImage: if they are more than any picture has
         """
         kind, count, at = self.entries.get(tag, (0, 0, 0))
         if kind not in _FORMATS:
             return ()
-        return struct.unpack_from(f"{self.order}{count}{_FORMATS[kind]}", self.data, at)
+        if count > MAX_NUMBERS and isinstance(self.data, FileBytes):
+            raise CorruptImage(f"the TIFF image's tag {tag} claims {count} numbers; at most {MAX_NUMBERS} are read")
+        return unpack(f"{self.order}{count}{_FORMATS[kind]}", self.data, at)
 
     def number(self, tag: int, default: int) -> int:
         """Read the first number of a Tag."""
@@ -103,37 +119,39 @@ class Page:
 
         Pillow follows no sub-directories, and obeys not all types of the tag.
         """
+        if not isinstance(self.data, bytes):
+            raise TypeError("of a file on the disk parts are read, and not all of it")
         at, form = (8, self.order + "Q") if self.big else (4, self.order + "I")
-        if struct.unpack_from(form, self.data, at)[0] == self.offset and self.orientation == 1:
-            return self.data
-        changed = bytearray(self.data)
+        if unpack(form, self.whole, at)[0] == self.offset and self.orientation == 1:
+            return self.whole
+        changed = bytearray(self.whole)
         struct.pack_into(form, changed, at, self.offset)
         kind, _, value = self.entries.get(Tag.ORIENTATION, (0, 0, 0))
         if kind in _FORMATS:
             struct.pack_into(self.order + _FORMATS[kind], changed, value, 1)
         return bytes(changed)
 
-    def with_pieces(self, pieces: Sequence[bytes], changes: Mapping[int, Sequence[int]]) -> bytes:
+    def with_pieces(self, pieces: Sequence[bytes | None], changes: Mapping[int, Sequence[int]]) -> bytes:
         """Return a file of this page alone, with other strips or tiles. The file is a classic TIFF, whatever this one is.
 
         Takes:
-            pieces: the bytes of each strip or tile, in their order
+            pieces: the bytes of each strip or tile, in their order; None is one that is not stored
             changes: tags with other values, 16-bit
         """
         file = bytearray((b"II*\0" if self.order == "<" else b"MM\0*") + bytes(4))
         offsets = []
         for piece in pieces:
-            offsets.append(len(file))
-            file += piece + bytes(len(piece) % 2)
+            offsets.append(0 if piece is None else len(file))
+            file += b"" if piece is None else piece + bytes(len(piece) % 2)
+        where, how_long = (Tag.TILE_OFFSETS, Tag.TILE_BYTES) if self.is_tiled else (Tag.STRIP_OFFSETS, Tag.STRIP_BYTES)
         entries = {
             tag: (kind, count, self.data[at : at + _SIZES[kind] * count])
             for tag, (kind, count, at) in self.entries.items()
-            if kind in _SIZES and tag != Tag.SUB_DIRECTORIES
+            if tag not in _ELSEWHERE and tag not in (where, how_long) and _SIZES.get(kind, MAX_KEPT) * count <= MAX_KEPT
         }
         for tag, values in changes.items():
             entries[tag] = (3, len(values), struct.pack(f"{self.order}{len(values)}H", *values))
-        where, how_long = (Tag.TILE_OFFSETS, Tag.TILE_BYTES) if self.is_tiled else (Tag.STRIP_OFFSETS, Tag.STRIP_BYTES)
-        for tag, longs in ((where, offsets), (how_long, [len(piece) for piece in pieces])):
+        for tag, longs in ((where, offsets), (how_long, [len(piece or b"") for piece in pieces])):
             entries[tag] = (4, len(longs), struct.pack(f"{self.order}{len(longs)}I", *longs))
         directory = struct.pack(self.order + "H", len(entries))
         for tag, (kind, count, value) in sorted(entries.items()):
@@ -144,6 +162,17 @@ class Page:
             directory += struct.pack(self.order + "HHI", tag, kind, count) + inline
         struct.pack_into(self.order + "I", file, 4, len(file))
         return bytes(file + directory + bytes(4))
+
+    @property
+    def whole(self) -> bytes:
+        """The file. Of one on the disk parts are read, and not all of it.
+
+        Raises:
+            TypeError: if it is one
+        """
+        if not isinstance(self.data, bytes):
+            raise TypeError("a page of a file on the disk is read in parts")
+        return self.data
 
     @property
     def orientation(self) -> int:
@@ -183,7 +212,19 @@ class Page:
         return Tag.TILE_WIDTH in self.entries
 
 
-def find_page(data: bytes) -> Page:
+def unpack(form: str, data: Data, at: int) -> tuple[Any, ...]:
+    """Read numbers, as ``struct.unpack_from``.
+
+    Raises:
+        struct.error: if they lie outside the file
+    """
+    length = struct.calcsize(form)
+    if at + length > len(data):
+        raise struct.error(f"{length} bytes at {at} lie outside the file")
+    return struct.unpack(form, data[at : at + length])
+
+
+def find_page(data: Data) -> Page:
     """Find the page that holds the picture: the first one that is not marked as reduced.
 
     Sub-directories count before the next page. Where all are marked, it is the first.
@@ -221,23 +262,23 @@ def _raw() -> UnsupportedImage:
     return UnsupportedImage("a camera's raw picture (DNG, CR2, NEF, ARW, ...); develop it, and send a JPEG, PNG or TIFF image")
 
 
-def _page(data: bytes, offset: int | None, most: int) -> Page:
+def _page(data: Data, offset: int | None, most: int) -> Page:
     """Read one directory; None is the first."""
     order = "<" if data[:2] == b"II" else ">"
     big = data[2:4] in (b"+\0", b"\0+")
     if offset is None:
-        (offset,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
-    (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, offset)
+        (offset,) = unpack(order + ("Q" if big else "I"), data, 8 if big else 4)
+    (count,) = unpack(order + ("Q" if big else "H"), data, offset)
     if count > most:
         raise CorruptImage(f"the TIFF image's directory claims {count} entries; at most {MAX_ENTRIES} are read")
     entry, start, inline = (20, offset + 8, 8) if big else (12, offset + 2, 4)
     entries = {}
     for at in range(start, min(start + count * entry, len(data) - entry + 1), entry):
-        tag, kind, values = struct.unpack_from(order + ("HHQ" if big else "HHI"), data, at)
+        tag, kind, values = unpack(order + ("HHQ" if big else "HHI"), data, at)
         value = at + entry - inline
         if _SIZES.get(kind, 1) * values > inline:
-            (value,) = struct.unpack_from(order + ("Q" if big else "I"), data, value)
+            (value,) = unpack(order + ("Q" if big else "I"), data, value)
         entries[tag] = (kind, min(values, len(data)), value)
     end = start + count * entry
-    following = struct.unpack_from(order + ("Q" if big else "I"), data, end)[0] if end + inline <= len(data) else 0
+    following = unpack(order + ("Q" if big else "I"), data, end)[0] if end + inline <= len(data) else 0
     return Page(data, order, big, offset, following, entries)

@@ -22,6 +22,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from service.errors import CorruptImage, ImageTooLarge, UnsupportedImage
 from service.pipeline.codecs import depth, grey
+from service.pipeline.codecs.levels import Levels
 from service.pipeline.codecs.limits import Limits
 from service.pipeline.codecs.tiff_pages import Page, Tag
 
@@ -113,9 +114,11 @@ def layout_of(page: Page) -> Layout | None:
     return Layout(bits, sample_format, bands, colors, alpha, premultiplied, photometric == _WHITE_IS_ZERO)
 
 
-def read(page: Page, layout: Layout, limits: Limits) -> NDArray[np.uint8]:
+def read(page: Page, layout: Layout, limits: Limits, levels: Levels | None = None) -> NDArray[np.uint8]:
     """Read the picture of a page.
 
+    Takes:
+        levels: of the picture that the page is a part of; None: it is the whole
     Gives:
         H x W x 3 uint8 RGB, or H x W x 1 grey, as stored
     Raises:
@@ -123,7 +126,16 @@ def read(page: Page, layout: Layout, limits: Limits) -> NDArray[np.uint8]:
         ImageTooLarge: if one strip or tile is too large to be decompressed
         CorruptImage, struct.error, zlib.error, OSError: if the file is truncated or damaged
     """
-    return _Reader(page, layout, limits).rgb()
+    return _Reader(page, layout, limits).rgb(levels)
+
+
+def survey(page: Page, layout: Layout, limits: Limits) -> Levels:
+    """Read the numbers of a part of a picture, for :func:`read` of all its parts.
+
+    Raises:
+        as :func:`read`
+    """
+    return _Reader(page, layout, limits).levels()
 
 
 def read_grey(page: Page, layout: Layout, limits: Limits) -> tuple[NDArray[Any], bool]:
@@ -190,19 +202,30 @@ class _Reader:
     def _row_bytes(self) -> int:
         return (self._piece_width * self._stored * self._layout.bits + 7) // 8
 
-    def rgb(self) -> NDArray[np.uint8]:
+    def levels(self) -> Levels:
+        """Read the numbers that decide about depth, range and transparency."""
+        return self._read(_Scale()).levels()
+
+    def rgb(self, levels: Levels | None) -> NDArray[np.uint8]:
         """Read the picture.
 
+        Takes:
+            levels: as of :func:`read`
         Gives:
             H x W x 3 uint8 RGB, or H x W x 1 grey, as stored
         Raises:
             UnsupportedImage: if most of the numbers lie outside the range that is read
         """
-        read = self._read(_Scale())
-        if self._layout.alpha and not read.is_visible:  # an alpha channel that is 0 everywhere says nothing
-            return _Reader(self._page, replace(self._layout, alpha=0), self._limits).rgb()
-        scale = read.scale(self._layout)
-        return read.pixels if scale == _Scale() else self._read(scale).pixels
+        read: _Read | None = None
+        if levels is None:
+            read = self._read(_Scale())
+            known = read.levels()
+        else:
+            known = levels
+        if self._layout.alpha and not known.is_visible:  # an alpha channel that is 0 everywhere says nothing
+            return _Reader(self._page, replace(self._layout, alpha=0), self._limits).rgb(levels)
+        scale = _scale_of(known, self._layout)
+        return read.pixels if read is not None and scale == _Scale() else self._read(scale).pixels
 
     def grey(self) -> tuple[NDArray[Any], bool]:
         """Read one channel; as :func:`read_grey`."""
@@ -264,7 +287,7 @@ class _Reader:
             if length and self._has_lengths:
                 raise CorruptImage("the TIFF image has a strip or tile at offset 0, which is the file's header")
             return None
-        return unpacked(memoryview(self._page.data)[offset : offset + length], self._compression, self._row_bytes, rows)
+        return unpacked(memoryview(self._page.whole)[offset : offset + length], self._compression, self._row_bytes, rows)
 
     def _samples(self, piece: memoryview | bytes | None, first: int, last: int) -> NDArray[Any]:
         """Read the numbers of some rows of a piece: rows x columns x bands, in the machine's byte order."""
@@ -329,19 +352,33 @@ class _Read:
         """Return the numbers that are not nodata."""
         return numbers if self.nodata is None else numbers[numbers != self.nodata]
 
-    def scale(self, layout: Layout) -> _Scale:
-        """Decide how many bits count.
+    def levels(self) -> Levels:
+        """Return what the numbers were."""
+        return Levels(
+            largest=self.largest,
+            largest_alpha=self.largest_alpha,
+            is_visible=self.is_visible,
+            above=self.above,
+            below=self.below,
+            count=self.count,
+            most=self.most,
+            least=self.least,
+        )
 
-        Raises:
-            UnsupportedImage: if most of the numbers lie outside the range that is read
-        """
-        if 2 * max(self.above, self.below) > self.count:
-            what = "floats are read as 0..1" if layout.sample_format == _FLOAT else "whole numbers are read as 0..65535"
-            raise UnsupportedImage(f"a TIFF image of numbers from {self.least:g} to {self.most:g}; {what}: scale them")
-        if layout.sample_format == _FLOAT or layout.bits < 16:
-            return _Scale()
-        alpha = depth.significant_bits(max(self.largest, self.largest_alpha)) if layout.alpha else 16
-        return _Scale(depth.significant_bits(self.largest), alpha)
+
+def _scale_of(levels: Levels, layout: Layout) -> _Scale:
+    """Decide how many bits count.
+
+    Raises:
+        UnsupportedImage: if most of the numbers lie outside the range that is read
+    """
+    if 2 * max(levels.above, levels.below) > levels.count:
+        what = "floats are read as 0..1" if layout.sample_format == _FLOAT else "whole numbers are read as 0..65535"
+        raise UnsupportedImage(f"a TIFF image of numbers from {levels.least:g} to {levels.most:g}; {what}: scale them")
+    if layout.sample_format == _FLOAT or layout.bits < 16:
+        return _Scale()
+    alpha = depth.significant_bits(max(levels.largest, levels.largest_alpha)) if layout.alpha else 16
+    return _Scale(depth.significant_bits(levels.largest), alpha)
 
 
 def _narrowed(samples: NDArray[Any], layout: Layout, bits: int, read: _Read) -> NDArray[np.uint8]:

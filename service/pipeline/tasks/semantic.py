@@ -26,7 +26,7 @@ larger sizes; no trained network comes near that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import cv2
@@ -43,6 +43,9 @@ Indices = NDArray[np.intp]
 
 BLOCK_PIXELS = 1 << 16
 """Pixels worked on at a time: a few float32 planes of this many stay in a core's own cache, and memory stays flat."""
+
+ROWS = 256
+"""Rows of pixels that :func:`in_rows` gives at a time."""
 
 BAND_PIXELS = 1 << 14
 """The same where all classes are compared together."""
@@ -88,9 +91,51 @@ def label_map(scores: Scores, size: tuple[int, int]) -> Labels:
         H x W uint8: the class with the highest upsampled score; of equals the lowest
     """
     scores = _at_least_two_by_two(scores)
-    _, h, w = scores.shape
-    rows, columns = axis(h, size[0]), axis(w, size[1])
+    return label_rows(scores, axis(scores.shape[1], size[0]), size[1])
+
+
+def label_rows(scores: Scores, rows: Axis, width: int) -> Labels:
+    """Return the class of every pixel of some rows, as :func:`label_map` of the whole has them.
+
+    Takes:
+        scores: K x n x w float32, finite: the rows of scores that the pixels lie between; n at least 2
+        rows: how the pixels' rows are sampled from these
+        width: of the image
+    Gives:
+        rows x width uint8
+    """
+    scores = scores.repeat(2, axis=2) if scores.shape[2] == 1 else scores
+    columns = axis(scores.shape[2], width)
     return _by_numpy(scores, rows, columns) if _compiled is None else _by_compiled(_compiled.label_map, scores, rows, columns)
+
+
+def in_rows(bands: Iterable[Scores], cells: int, height: int) -> Iterator[tuple[Scores, Axis]]:
+    """Cut scores that come by rows so that each part holds all that its rows of pixels are sampled from.
+
+    Takes:
+        bands: K x n x w float32 each, from top to bottom
+        cells: rows of all of them
+        height: of the image in pixels
+    Gives:
+        for :func:`label_rows` and :func:`confidence_rows`: scores, and the pixels' rows; together ``height`` of them
+    """
+    whole = axis(max(2, cells), height)
+    held: Scores | None = None
+    top, done = 0, 0
+    for band in bands:
+        held = band if held is None else np.concatenate([held, band], axis=1)
+        held = held.repeat(2, axis=1) if cells == 1 else held
+        bottom = top + held.shape[1]
+        last = height if bottom >= cells else int(np.searchsorted(whole.cell, bottom - 1))
+        for first in range(done, last, ROWS):
+            rows = slice(first, min(first + ROWS, last))
+            start, end = int(whole.cell[rows.start]), int(whole.cell[rows.stop - 1]) + 2
+            cell = whole.cell[rows] - start
+            axes = Axis(cell, whole.fraction[rows], np.searchsorted(cell, np.arange(end - start)))
+            yield np.ascontiguousarray(held[:, start - top : end - top]), axes
+        done = max(done, last)
+        kept = min(int(whole.cell[done]), bottom) if done < height else bottom
+        held, top = held[:, kept - top :].copy(), kept
 
 
 def is_compiled() -> bool:
@@ -128,8 +173,22 @@ def confidence_map(scores: Scores, labels: Labels, temperature: float = 1.0) -> 
         H x W uint8: the winner's softmax probability among the upsampled scores, times 255, rounded
     """
     height, width = labels.shape
-    scores = _at_least_two_by_two(scores if temperature == 1 else scores / np.float32(temperature))
-    rows = axis(scores.shape[1], height)
+    scores = _at_least_two_by_two(scores)
+    return confidence_rows(scores, axis(scores.shape[1], height), width, temperature)
+
+
+def confidence_rows(scores: Scores, rows: Axis, width: int, temperature: float = 1.0) -> Labels:
+    """Return the probability of the winner in some rows.
+
+    Takes:
+        scores, rows, width: as for :func:`label_rows`
+        temperature: as for :func:`confidence_map`
+    Gives:
+        rows x width uint8, as :func:`confidence_map` has them, but for the rounding of float32: at most 1 apart
+    """
+    height = len(rows.cell)
+    scores = scores if temperature == 1 else scores / np.float32(temperature)
+    scores = scores.repeat(2, axis=2) if scores.shape[2] == 1 else scores
     wide = np.stack([cv2.resize(plane, (width, len(plane)), interpolation=cv2.INTER_LINEAR) for plane in scores])  # K x h x W
     confidence = np.empty((height, width), np.uint8)
     step = max(1, BAND_PIXELS // width)

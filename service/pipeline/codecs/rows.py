@@ -1,0 +1,157 @@
+"""Pictures of files that are larger than those that are decoded whole: read by rows, in the memory of a few of them.
+
+TIFF and PNG. A part of such a file is made a file of its own, and decoded by the reader that decodes whole files, so that the
+pixels are the same: see ``tiff_parts`` and ``png_parts``.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import CorruptImage, ImageTooLarge, ServiceError, UnsupportedImage
+from service.pipeline.codecs import orientation, png, png_parts, tiff, tiff_parts
+from service.pipeline.codecs.file_bytes import CHANGED, FileBytes
+from service.pipeline.codecs.georeference import Georeference
+from service.pipeline.codecs.georeference import of as georeference_of
+from service.pipeline.codecs.levels import Levels
+from service.pipeline.codecs.limits import Limits
+from service.pipeline.codecs.tiff_pages import find_page
+
+MAX_SIDE = 65_535
+"""The longest side of a picture that is read by rows, in pixels."""
+
+_UPRIGHT, _MIRRORED = 1, 2
+_KINDS = {b"\x89PNG\r\n\x1a\n": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF"}
+
+
+class PictureFile:
+    """A picture that is read by rows: its size, and its pixels each time that they are asked for.
+
+    Takes:
+        path: of a TIFF or PNG file
+        limits: on images
+    Raises:
+        ImageTooLarge: if it has more than ``limits.max_file_pixels``, a side of more than ``MAX_SIDE``, or strips too large
+        UnsupportedImage: if it is of a kind that is not read by rows, naming it
+        CorruptImage: if it is damaged
+        OSError: if it cannot be read
+    """
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        self.path = path
+        self._limits = replace(limits, max_pixels=tiff_parts.MOST_PIXELS, max_side=MAX_SIDE)
+        with FileBytes(path) as file:
+            self.format = kind_of(file) or ""
+            if not self.format:
+                raise UnsupportedImage("only TIFF and PNG files are read by rows")
+            with _damage(self.format):
+                width, height = size_of(file, self.format)
+                _check_size(self.format, width, height, limits)
+                parts = self._parts(file)
+                self.width, self.height = parts.width, parts.height
+                turn = parts.exif if isinstance(parts, png_parts.Parts) else find_page(file).orientation
+                turned = orientation.of_exif(turn) if isinstance(turn, bytes) else turn
+                self.geo: Georeference | None = georeference_of(file) if self.format == "TIFF" else None
+            if turned in range(_MIRRORED + 1, 9):
+                raise UnsupportedImage(
+                    f"the {self.format} image of {width} x {height} pixels is stored turned (orientation {turned}), and "
+                    "larger than what is turned here; store it upright (magick IN -auto-orient OUT)"
+                )
+            self._state = file.state
+        self._levels: Levels | None = None
+
+    def bands(self) -> Iterator[NDArray[np.uint8]]:
+        """Decode the picture, from the top row to the bottom one.
+
+        Gives:
+            n x W x 3 uint8 RGB each, upright
+        Raises:
+            CorruptImage: if the file is truncated or damaged, or changes meanwhile
+            UnsupportedImage: as of ``decoding.decode``
+        """
+        with FileBytes(self.path) as file, _damage(self.format):
+            if file.state != self._state:
+                raise CorruptImage(CHANGED)
+            parts, reader = self._parts(file), png if self.format == "PNG" else tiff
+            if parts.needs_levels and self._levels is None:
+                found: Levels | None = None
+                for part in parts:
+                    levels = reader.survey(part, self._limits)
+                    found = levels if found is None else found.merged(levels)
+                self._levels = found
+            rows = 0
+            for part in parts:
+                band = reader.decode(part, self._limits, self._levels or Levels())
+                rows += len(band)
+                yield band
+            if rows != self.height:
+                raise CorruptImage(f"the {self.format} image has {rows} of {self.height} rows")
+            file.check_unchanged()
+
+    def _parts(self, file: FileBytes) -> png_parts.Parts | tiff_parts.Parts:
+        return png_parts.Parts(file) if self.format == "PNG" else tiff_parts.Parts(file)
+
+
+def read_by_rows(path: Path, limits: Limits) -> PictureFile | None:
+    """Open a file by rows if it is too large to be decoded whole.
+
+    Gives:
+        None for a file within the limits, and for one of another format than TIFF and PNG
+    Raises:
+        as :class:`PictureFile`
+    """
+    with FileBytes(path) as file:
+        kind = kind_of(file)
+        if kind is None:
+            return None
+        with _damage(kind):
+            width, height = size_of(file, kind)
+        within = width * height <= limits.max_pixels and max(width, height) <= limits.max_side
+        if within and len(file) <= limits.max_bytes:
+            return None
+    return PictureFile(path, limits)
+
+
+def kind_of(file: FileBytes) -> str | None:
+    """Return ``PNG`` or ``TIFF``; None for another format."""
+    head = file[:8]
+    return _KINDS.get(head) or _KINDS.get(head[:4])
+
+
+def size_of(file: FileBytes, kind: str) -> tuple[int, int]:
+    """Read (width, height)."""
+    return png.size(file[:64]) if kind == "PNG" else tiff.size(file)
+
+
+def _check_size(kind: str, width: int, height: int, limits: Limits) -> None:
+    if width < 1 or height < 1:
+        raise CorruptImage(f"the {kind} image has no pixels: it is {width} x {height}")
+    if width * height > limits.max_file_pixels:
+        message = f"the image is {width} x {height} = {width * height} pixels; at most {limits.max_file_pixels} are taken"
+        message += " from files: cut it, or raise FCN_MAX_FILE_PIXELS"
+        raise ImageTooLarge(message, limit=limits.max_file_pixels, actual=width * height, unit="pixels")
+    if max(width, height) > MAX_SIDE:
+        message = f"the image is {width} x {height}; a side has at most {MAX_SIDE} pixels: cut it"
+        raise ImageTooLarge(message, limit=MAX_SIDE, actual=max(width, height), unit="pixels a side")
+
+
+class _damage:  # noqa: N801 - a with statement, not a type
+    """Make a CorruptImage of whatever a decoder raises for a damaged file."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, ServiceError) or not isinstance(error, Exception):
+            return
+        reason = f": {error}" if isinstance(error, OSError | ValueError | struct.error) else ""
+        raise CorruptImage(f"the {self._kind} image is truncated or damaged{reason}") from error
