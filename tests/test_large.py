@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from service import cli
 from service.encodings import FORMATS, MaskView, Sheet, by_rows
 from service.encodings.options import NO_OPTIONS
 from service.errors import BadParameter, ImageTooLarge
@@ -114,17 +116,37 @@ def test_a_picture_that_cannot_be_halved_names_the_native_resolution(tmp_path: P
     )
 
 
-def segment(models: Path, *words: object, **environment: object) -> subprocess.CompletedProcess[str]:
-    """Run ``fcn-serve segment`` in a process of its own."""
-    named = {"FCN_MODELS_DIR": str(models), **{name: str(value) for name, value in environment.items()}}
-    command = [sys.executable, "-m", "service", "segment", *map(str, words)]
-    return subprocess.run(command, env=os.environ | named, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+class Outcome(NamedTuple):
+    """What a command left behind."""
+
+    returncode: int
+    stderr: str
+
+
+Segment = Callable[..., Outcome]
+
+
+@pytest.fixture
+def segment(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Segment:
+    """``segment(path, "--out", out, FCN_TILE_MEMORY_MB=64)``: the command in this process, with the colour network."""
+
+    def invoke(*words: object, **environment: object) -> Outcome:
+        with monkeypatch.context() as patch:
+            for name, value in {"FCN_MODELS_DIR": artifact_dir, **environment}.items():
+                patch.setenv(name, str(value))
+            patch.setattr(sys, "argv", ["fcn-serve", "segment", *map(str, words)])
+            with pytest.raises(SystemExit) as end:
+                cli.main()
+        assert isinstance(end.value.code, int)
+        return Outcome(end.value.code, capsys.readouterr().err)
+
+    return invoke
 
 
 SMALL = {"FCN_MAX_IMAGE_PIXELS": 300_000, "FCN_TILE_MEMORY_MB": 64}
 
 
-def test_the_command_writes_masks_by_rows(tmp_path: Path, artifact_dir: Path) -> None:
+def test_the_command_writes_masks_by_rows(tmp_path: Path, segment: Segment) -> None:
     """Every format that is written by rows holds what the ordinary way holds, georeference included."""
     stored = make_image(640, 960)
     stored[::7] //= 2
@@ -137,9 +159,7 @@ def test_the_command_writes_masks_by_rows(tmp_path: Path, artifact_dir: Path) ->
         bodies = []
         for limits in ({}, SMALL):
             out = tmp_path / f"{name}{len(limits)}"
-            done = segment(
-                artifact_dir, tmp_path / "field.tif", "--out", out, "--format", name, "--resolution", "native", **limits
-            )
+            done = segment(tmp_path / "field.tif", "--out", out, "--format", name, "--resolution", "native", **limits)
             assert done.returncode == 0, done.stderr
             assert len(list(out.glob("[!.]*"))) == 2  # the mask and the overlay
             bodies.append((next(out.glob(f"field.mask{form.suffix}")), next(out.glob("*.overlay.png"))))
@@ -158,14 +178,14 @@ def test_the_command_writes_masks_by_rows(tmp_path: Path, artifact_dir: Path) ->
             assert placed == georeference.of((tmp_path / "field.tif").read_bytes())
 
 
-def test_damage_in_the_middle_leaves_no_mask(tmp_path: Path, artifact_dir: Path) -> None:
+def test_damage_in_the_middle_leaves_no_mask(tmp_path: Path, segment: Segment) -> None:
     """A line says what is wrong with the file, and no part of a mask stays behind; the next file is segmented."""
     data = bytearray(encode_image(np.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=np.uint8)))
     data[len(data) // 2] ^= 255
     (tmp_path / "bad.png").write_bytes(bytes(data))
     (tmp_path / "good.png").write_bytes(encode_image(make_image(700, 900)))
     out = tmp_path / "out"
-    done = segment(artifact_dir, tmp_path / "bad.png", tmp_path / "good.png", "--out", out, "--resolution", "native", **SMALL)
+    done = segment(tmp_path / "bad.png", tmp_path / "good.png", "--out", out, "--resolution", "native", **SMALL)
     assert done.returncode == 1
     assert "bad.png: the PNG image is" in done.stderr
     assert "Traceback" not in done.stderr
@@ -183,11 +203,11 @@ def test_damage_in_the_middle_leaves_no_mask(tmp_path: Path, artifact_dir: Path)
     ],
 )
 def test_what_needs_the_whole_is_refused_with_a_line(
-    tmp_path: Path, artifact_dir: Path, words: tuple[str, ...], said: str
+    tmp_path: Path, segment: Segment, words: tuple[str, ...], said: str
 ) -> None:
     """Before the network runs."""
     (tmp_path / "x.png").write_bytes(encode_image(make_image(640, 960)))
-    done = segment(artifact_dir, tmp_path / "x.png", "--out", tmp_path / "out", "--resolution", "native", *words, **SMALL)
+    done = segment(tmp_path / "x.png", "--out", tmp_path / "out", "--resolution", "native", *words, **SMALL)
     assert done.returncode != 0
     assert said in done.stderr
     assert not list((tmp_path / "out").glob("x.*"))
