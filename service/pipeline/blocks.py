@@ -57,13 +57,16 @@ def _spans(side: int, halo: int, multiple: int, largest: int) -> list[_Span]:
     if side <= largest:
         return [_Span(slice(0, side), slice(0, side), slice(0, side))]
     rest = side % multiple  # every block has it, so that the last one ends where the whole ends and is as long as the others
-    kept = max(multiple, (largest - 2 * halo - rest) // multiple * multiple)
+    most = max(multiple, (largest - 2 * halo - rest) // multiple * multiple)
+    inside = max(0, side - rest - 2 * halo)
+    count = max(1, -(-inside // most))
+    kept = max(1, -(-inside // (count * multiple))) * multiple
     length = min(side, kept + 2 * halo + rest)
-    spans = []
-    for start in range(0, side, kept):
-        stop = min(start + kept, side)
-        # At a border the halo that is not there is read on the other side: one shape of blocks keeps the runtime's memory flat.
-        first = max(0, min(start - halo, side - length))
-        last = first + length
-        spans.append(_Span(slice(first, last), slice(start - first, stop - first), slice(start, stop)))
+    spans: list[_Span] = []
+    start = 0
+    while start < side:  # blocks of one shape keep the runtime's memory flat; at a border, one needs no halo and keeps more
+        first = min(len(spans) * kept, side - length)
+        stop = side if first + length >= side else first + kept + halo
+        spans.append(_Span(slice(first, first + length), slice(start - first, stop - first), slice(start, stop)))
+        start = stop
     return spans
