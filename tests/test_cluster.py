@@ -10,6 +10,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -331,14 +332,15 @@ def deploy(ray: Cluster, artifact_dir: Path) -> Iterator[Callable[..., None]]:
     """Deploys the application with other settings: a rolling update after the first time."""
     before = dict[str, Any]()
 
-    def start(**settings: Any) -> None:
-        if settings == before and before:
+    def start(replicas: int | None = 2, **settings: Any) -> None:
+        if {"replicas": replicas, **settings} == before:
             return
-        words = ["cluster", "serve", "--replicas", "2", "--port", str(PORT), "--address", ray.address]
+        fixed = [] if replicas is None else ["--replicas", str(replicas)]
+        words = ["cluster", "serve", *fixed, "--port", str(PORT), "--address", ray.address]
         done = ray.run(*words, models_dir=artifact_dir, threads=1, **settings)
         assert done.returncode == 0, done.stderr
         before.clear()
-        before.update(settings)
+        before.update(settings, replicas=replicas)
 
     yield start
     stop = ["-c", "import ray; ray.init('auto', log_to_driver=False); from ray import serve; serve.shutdown()"]
@@ -359,6 +361,31 @@ def retried(client: httpx.Client, body: bytes, attempts: int = 20, **query: str)
             return reply
         time.sleep(0.25)
     raise AssertionError(reply)
+
+
+@pytest.mark.cluster
+def test_requests_that_wait_add_a_replica(ray: Cluster, deploy: Callable[..., None]) -> None:
+    """Without --replicas there is one; more ongoing requests than it is meant to have bring a second, which answers too.
+
+    The first of these tests: Ray keeps a second replica for ten minutes after the load.
+    """
+    deploy(None, **QUIET)
+    assert len(ray.processes("ray::ServeReplica")) == 1
+    body, enough = encode_image(make_image(1200, 1600), "JPEG", quality=90), threading.Event()
+
+    def ask(client: httpx.Client) -> int:
+        count = 0
+        while not enough.is_set():
+            count += retried(client, body).status_code == 200
+        return count
+
+    with httpx.Client(timeout=120) as client, ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(ask, client) for _ in range(8)]
+        try:
+            wait_until(lambda: len(ray.processes("ray::ServeReplica")) == 2, "a second replica", deadline_s=180)
+        finally:
+            enough.set()
+        assert all(each.result() > 0 for each in asked)
 
 
 @pytest.mark.cluster
