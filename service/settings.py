@@ -112,7 +112,7 @@ class Settings(BaseSettings):
     memory that does not grow with its height."""
     tile_memory_mb: Annotated[int, Field(ge=64, le=65536)] = 1024
     """Megabytes that one run of the network may take with `resolution=native`; larger images are seen in tiles that fit. Of a
-    file that is read by rows, a run takes five eighths, and its rows and scores the rest."""
+    file that is read by rows, a run takes half, and its rows and scores the rest."""
 
     max_scan_bytes: Annotated[int, Field(gt=0)] = 256 * 2**20
     """The largest scan as sent, in bytes, of a request that names a model for scans or `format=nifti`. A scan of any other

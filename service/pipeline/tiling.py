@@ -48,7 +48,7 @@ class Tiling:
 
     def for_rows(self) -> Tiling:
         """Return the tiling of a picture that is read by rows: the rest of the memory is for its rows and their scores."""
-        return replace(self, memory_mb=self.memory_mb * 5 // 8)
+        return replace(self, memory_mb=self.memory_mb // 2)
 
     def is_needed(self, size: tuple[int, int]) -> bool:
         """Whether an input of (h, w) is too large for one run."""
