@@ -229,6 +229,7 @@ def test_blocking_an_import_really_blocks_it() -> None:
     assert "blocked: numpy" in import_without("import numpy", {"numpy"}).stderr
 
 
+@pytest.mark.slow  # `make check` runs it
 def test_every_module_of_the_service_imports_first_where_torch_and_models_do_not_exist() -> None:
     """Each module imports first on a machine that has the serving set alone."""
     modules = sorted(module_name(path) for path in sources("service") if path.name != "__main__.py")
