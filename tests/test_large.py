@@ -250,9 +250,12 @@ def draw(file: Path, side: int) -> None:
             yield np.stack([grey, np.roll(grey, 90, 1), 255 - grey], 2)
 
     if file.suffix == ".tif":
-        tifffile.imwrite(
-            file, bands(), shape=(side, side, 3), dtype="u1", rowsperstrip=256, compression="zlib", photometric="rgb"
-        )
+        pixels = np.memmap(
+            file.with_suffix(".raw"), np.uint8, "w+", shape=(side, side, 3)
+        )  # tifffile takes no strips one by one
+        for number, band in enumerate(bands()):
+            pixels[number * 256 : number * 256 + len(band)] = band
+        tifffile.imwrite(file, pixels, rowsperstrip=256, compression="zlib", photometric="rgb")
         return
     with file.open("wb") as out:
         writer = by_rows("overlay", NO_OPTIONS).begin(out, Sheet(side, side, 256, np.zeros((256, 3), np.uint8)))
