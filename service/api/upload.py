@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
 from python_multipart.multipart import parse_options_header
@@ -23,7 +24,8 @@ from service.api.compression import Inflater
 from service.api.form import FIELD, MULTIPART_ALLOWANCE, Form, ImageFile, too_large
 from service.api.record import TRANSPORT
 from service.api.transport.bounds import bounds_of
-from service.errors import BadParameter, DeadlineExceeded, EmptyBody, Overloaded
+from service.errors import BadParameter, EmptyBody, Overloaded
+from service.serving.deadline import within
 
 UPLOADS_AT_ONCE = 8
 """How many of the largest bodies may be in memory together; of smaller ones accordingly more."""
@@ -73,22 +75,13 @@ class Uploads:
                 self.size -= held
 
 
-@contextlib.asynccontextmanager
-async def arriving(connection: HTTPConnection) -> AsyncIterator[None]:
+def arriving(connection: HTTPConnection) -> AbstractAsyncContextManager[object]:
     """Bound the time that a body takes to arrive, whatever deadline the request names: it holds memory.
 
     Raises:
-        DeadlineExceeded: if it takes too long
+        DeadlineExceeded: in the block, if it takes too long
     """
-    limit_s = bounds_of(connection.scope).upload_s
-    timer = asyncio.timeout(limit_s)
-    try:
-        async with timer:
-            yield
-    except TimeoutError:
-        if not timer.expired():
-            raise
-        raise DeadlineExceeded(f"the body did not arrive within {1000 * limit_s:g} ms", deadline_ms=1000 * limit_s) from None
+    return within(bounds_of(connection.scope).upload_s, "the body did not arrive")
 
 
 async def read_images(request: Request, max_bytes: int, hold: Hold = lambda _: None) -> list[ImageFile]:

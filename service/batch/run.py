@@ -12,6 +12,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -271,17 +272,17 @@ def work_on(source: Source[F], predictor: Predictor, config: RunConfig, ledger: 
 def _segmenting(predictor: Predictor, config: RunConfig) -> Callable[[F], Done[F]]:
     instances = any(options.instances for options in config.options.values())
     certainty = any(uses_confidence(name, options) for name, options in config.options.items())
-    how: dict[str, Any] = {"resolution": config.resolution, "halo": config.halo}
+    engine, resolution, halo = config.engine, config.resolution, config.halo
+    whole = partial(predictor.segment, model=engine, resolution=resolution, halo=halo, instances=instances)
+    by_rows = partial(predictor.segment_rows, model=engine, resolution=resolution, halo=halo, certainty=certainty)
 
     def segment(frame: F) -> Done[F]:
         if frame.image is None:
             return Done(frame, None, frame.failure)
         try:
             if isinstance(frame.image, PictureFile):
-                return Done(
-                    frame, None, None, large=predictor.segment_rows(frame.image, config.engine, **how, certainty=certainty)
-                )
-            return Done(frame, predictor.segment(frame.image, config.engine, **how, instances=instances), None)
+                return Done(frame, None, None, large=by_rows(frame.image))
+            return Done(frame, whole(frame.image), None)
         except ServiceError as error:
             return Done(frame, None, error.message)
 

@@ -23,9 +23,9 @@ from service.encodings.several import zipped
 from service.encodings.view import MaskView
 
 try:
-    from isal.isal_zlib import compress, crc32
-except ImportError:  # the same files, more slowly
-    from zlib import compress, crc32
+    from isal.isal_zlib import compress, compressobj, crc32
+except ImportError:  # the same pixels, more slowly
+    from zlib import compress, compressobj, crc32  # type: ignore[assignment]
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -105,7 +105,7 @@ class RowWriter:
     def __init__(self, file: BinaryIO, sheet: Sheet, color: int, pixels: Pixels) -> None:
         self._file, self._pixels = file, pixels
         self._filter = _FILTER_NONE if color == INDEXED else _FILTER_UP
-        self._stream = zlib.compressobj(_LEVEL)
+        self._stream = compressobj(_LEVEL)
         self._above: NDArray[np.uint8] | None = None
         file.write(SIGNATURE + _first_chunk(sheet.height, sheet.width, color))
         if color == INDEXED:

@@ -82,8 +82,9 @@ def run(
         BadSetting: if a sink cannot start, or a source can never give a frame
     """
     counters = {source.address: Counters() for source in sources}
-    about = (network.model, network.sha256, network.classes, tuple(counters), counters, options, network.has_things)
-    session = LiveSession(*about)
+    session = LiveSession(
+        network.model, network.sha256, network.classes, tuple(counters), counters, options, network.has_things
+    )
     pace, complaints = Pace(options.rate_hz), Complaints(log)
     with contextlib.ExitStack() as opened:
         for sink in sinks:

@@ -264,7 +264,7 @@ class Predictor:
         on_device = isinstance(outputs, OnDevice)
         for name in outputs:  # scores on the device, and probabilities of a scan, are checked where they are made
             if not (on_device and name == OUTPUT) and name != PROBABILITIES and not np.isfinite(outputs[name]).all():
-                raise InferenceFailed(f"the network's {name} are not finite numbers; its weights or this image break it")
+                raise _not_finite(name)
         if isinstance(prepared, PreparedScan):
             best = prepared.placed.frame.best(outputs[PROBABILITIES], engine.manifest.temperature)
             image, labels = _NO_PIXELS, best.labels
@@ -328,14 +328,13 @@ class Predictor:
             size = plan.fit_size(*whole, manifest.input)
             window = Window(iter(()))
             scores = iter([engine.run(self._reduced(picture, size)[None], (OUTPUT,))[OUTPUT][0]])
-        temperature = 1.0 if manifest.calibration is None else manifest.calibration.temperature
         labels = PackedRows(picture.width)
         certainties = PackedRows(picture.width) if certainty else None
         stride = manifest.stride
         for part, rows in semantic.in_rows(_finite(scores), size[0] // stride, picture.height):
             labels.add(semantic.label_rows(part, rows, picture.width))
             if certainties is not None:
-                certainties.add(semantic.confidence_rows(part, rows, picture.width, temperature))
+                certainties.add(semantic.confidence_rows(part, rows, picture.width, manifest.temperature))
         labels.finish()
         if certainties is not None:
             certainties.finish()
@@ -393,5 +392,9 @@ def _check_kind(header: decoding.Header, manifest: Manifest) -> None:
 def _finite(scores: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
     for band in scores:
         if not np.isfinite(band).all():
-            raise InferenceFailed("the network's scores are not finite numbers; its weights or this image break it")
+            raise _not_finite(OUTPUT)
         yield band
+
+
+def _not_finite(name: str) -> InferenceFailed:
+    return InferenceFailed(f"the network's {name} are not finite numbers; its weights or this image break it")

@@ -395,8 +395,9 @@ class DataPlane:
                 self._inferring -= 1
 
     def _prepare(self, frame: _Frame[Any]) -> Prepared | PreparedScan:
-        how: dict[str, Any] = {"resolution": frame.resolution, "halo": frame.halo}
-        return self.predictor.prepare(frame.source, frame.engine.manifest, frame.header, **how)
+        return self.predictor.prepare(
+            frame.source, frame.engine.manifest, frame.header, resolution=frame.resolution, halo=frame.halo
+        )
 
     def _finish(self, frame: _Frame[T], prepared: Prepared | PreparedScan, inferred: Inferred) -> Answer[T]:
         result = self.predictor.finish(frame.engine, prepared, inferred, frame.started_s)

@@ -1,9 +1,11 @@
-"""The time limit of one request, and the one error that reports a miss."""
+"""The time limit of one request or of a block, and the one error that reports a miss."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self
 
@@ -66,3 +68,25 @@ class Deadline:
             # timer to the task that keeps this error.
             missed.__context__ = None
             del missed, error, traceback, timer
+
+
+@contextlib.asynccontextmanager
+async def within(limit_s: float, late: str) -> AsyncIterator[asyncio.Timeout]:
+    """Bound the time of a block, whatever the deadline of its request.
+
+    Takes:
+        limit_s: seconds that it may take
+        late: what is said of a miss, before the limit
+    Gives:
+        its timer
+    Raises:
+        DeadlineExceeded: if it takes longer
+    """
+    timer = asyncio.timeout(limit_s)
+    try:
+        async with timer:
+            yield timer
+    except TimeoutError:
+        if not timer.expired():
+            raise
+        raise DeadlineExceeded(f"{late} within {1000 * limit_s:g} ms", deadline_ms=1000 * limit_s) from None

@@ -12,6 +12,8 @@ from typing import Self, SupportsIndex
 
 from service.errors import CorruptImage
 
+CHANGED = "the file changed while it was read; run again when it is whole"
+
 
 class FileBytes:
     """An open file. Thread-safe.
@@ -73,6 +75,3 @@ class FileBytes:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-CHANGED = "the file changed while it was read; run again when it is whole"

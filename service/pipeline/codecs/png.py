@@ -69,10 +69,8 @@ def decode(data: bytes, limits: Limits, levels: Levels | None = None) -> NDArray
     """
     data, picture, key = _load(data, limits)
     bits, color = data[24], data[25]
-    if not (
-        bits == 16
-        and (key is not None or (color & 6 and (levels.largest if levels else _brightest(picture, color)) <= MAX_DARK))
-    ):
+    is_keyed = key is not None
+    if bits < 16 or not (is_keyed or _is_dark(picture, color, levels)):
         return pillow.decode(picture, levels)
     info = picture.info
     del picture  # OpenCV's copy is as large
@@ -131,9 +129,8 @@ def decode_grey(data: bytes, limits: Limits) -> tuple[NDArray[np.uint16], bool]:
         CorruptImage, ValueError, OSError, SyntaxError: if the file is truncated or damaged
         UnsupportedImage: if OpenCV does not decode it
     """
-    data, picture, _ = _load(data, limits)
+    data, picture, key = _load(data, limits)
     info = picture.info
-    key = info.get("transparency") if data[25] in (_GREY, _RGB) else None
     del picture  # OpenCV's copy is as large
     samples = _samples(data)
     found, was_colour = grey.luma(samples[..., min(samples.shape[2] - 1, 2) :: -1])
@@ -144,6 +141,13 @@ def decode_grey(data: bytes, limits: Limits) -> tuple[NDArray[np.uint16], bool]:
         largest = int(found.max(initial=0, where=~is_clear))
         found = np.where(is_clear, np.uint16((1 << depth.significant_bits(largest)) - 1), found)
     return orientation.upright(found, orientation.of_exif(info.get("exif") or b"")), was_colour
+
+
+def _is_dark(picture: ImageFile, color: int, levels: Levels | None) -> bool:
+    """Return whether the upper 8 bits of 16 lose too much. Grey without alpha has all its bits in Pillow."""
+    if color == _GREY:
+        return False
+    return (levels.largest if levels else _brightest(picture, color)) <= MAX_DARK
 
 
 def _brightest(picture: ImageFile, color: int) -> int:

@@ -24,6 +24,8 @@ from service.pipeline.codecs.limits import Limits
 
 READ_BYTES = 1 << 20
 """Bytes that are read from the file at a time."""
+PART_BYTES = 8 << 20
+"""Bytes of a part, at four a pixel."""
 MAX_CHUNKS = 1 << 24
 """Walked through: writers make chunks of 8 KiB."""
 MAX_KEPT = 1 << 22
@@ -155,10 +157,6 @@ class Parts:
             end = chunk.start + chunk.length
             if self._file[end : end + 4] != struct.pack(">I", checksum):
                 raise CorruptImage("the PNG image is damaged: the checksum of its pixels is wrong")
-
-
-PART_BYTES = 8 << 20
-"""Bytes of a part, at four a pixel."""
 
 
 def _chunks(file: FileBytes) -> Iterator[Chunk]:

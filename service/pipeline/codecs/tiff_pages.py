@@ -119,8 +119,6 @@ class Page:
 
         Pillow follows no sub-directories, and obeys not all types of the tag.
         """
-        if not isinstance(self.data, bytes):
-            raise TypeError("of a file on the disk parts are read, and not all of it")
         at, form = (8, self.order + "Q") if self.big else (4, self.order + "I")
         if unpack(form, self.whole, at)[0] == self.offset and self.orientation == 1:
             return self.whole

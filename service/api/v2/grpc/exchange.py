@@ -32,7 +32,7 @@ from service.api.v2.grpc.places import Places
 from service.api.v2.grpc.refusals import Refusal, Refused
 from service.api.v2.inference import limit_s as limit_s_of
 from service.errors import BadParameter, BodyTooLarge, DeadlineExceeded, ServiceError
-from service.serving.deadline import Deadline
+from service.serving.deadline import Deadline, within
 
 METHOD = "GRPC"
 """The method of these calls in metrics and log lines."""
@@ -273,15 +273,13 @@ async def send(context: Context, payload: Any, limit_s: float, port: int) -> Non
         DeadlineExceeded: if it takes longer; then the connection is ended, with every other call on it
     """
     try:
-        async with asyncio.timeout(limit_s) as timer:
+        async with within(limit_s, "the reply was not read"):
             await context.write(payload)
-    except TimeoutError:
-        if not timer.expired():
-            raise
+    except DeadlineExceeded:
         peer = context.peer()
         if sockets.close(port, sockets.address_of(peer)):
             log.warning("gRPC: the connection of %s is ended: a reply was not read within %g s", peer, limit_s)
-        raise DeadlineExceeded(f"the reply was not read within {1000 * limit_s:g} ms", deadline_ms=1000 * limit_s) from None
+        raise
 
 
 async def message_of(requests: Requests, max_bytes: int) -> bytes:

@@ -19,7 +19,8 @@ from service.api.transport.bounds import Bounds
 from service.api.v2.grpc import refusals
 from service.api.v2.grpc.exchange import message_of, send
 from service.api.v2.grpc.messages import SERVICE
-from service.errors import BadParameter, DeadlineExceeded, Overloaded, ServiceError
+from service.errors import BadParameter, Overloaded, ServiceError
+from service.serving.deadline import within
 
 NAME = "grpc.health.v1.Health"
 KNOWN = ("", SERVICE)
@@ -104,14 +105,9 @@ class Health:
             return True
         self._reading += 1
         try:
-            async with asyncio.timeout(READ_S) as timer:
+            async with within(READ_S, "the message did not arrive"):
                 body = await message_of(requests, MAX_BYTES)
             return health_pb2.HealthCheckRequest.FromString(body).service in KNOWN
-        except TimeoutError:
-            if not timer.expired():
-                raise
-            limit_ms = 1000 * READ_S
-            raise DeadlineExceeded(f"the message did not arrive within {limit_ms:g} ms", deadline_ms=limit_ms) from None
         except DecodeError as error:
             raise BadParameter("the message is not a HealthCheckRequest", parameter="message") from error
         finally:

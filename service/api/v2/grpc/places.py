@@ -13,9 +13,7 @@ from dataclasses import dataclass
 
 from service.api.v2.grpc import sockets
 from service.errors import DeadlineExceeded
-
-TOO_SLOW = "the message did not arrive within {:g} ms"
-SILENT = "nothing of the message came for {:g} ms, while others waited for its place"
+from service.serving.deadline import within
 
 
 @dataclass(eq=False)
@@ -56,18 +54,17 @@ class Places:
             DeadlineExceeded: if it takes longer, or if nothing comes while others wait
         """
         await self._take(peer)
-        timer = asyncio.timeout(limit_s)
-        place = _Place(peer, timer)
-        self._places.add(place)
         try:
-            async with timer:
+            async with within(limit_s, "the message did not arrive") as timer:
+                place = _Place(peer, timer)
+                self._places.add(place)
                 yield
-        except TimeoutError:
-            if not timer.expired():
+        except DeadlineExceeded:
+            if not place.silent:
                 raise
-            limit_ms = 1000 * (self._silent_s if place.silent else limit_s)
-            reason = SILENT if place.silent else TOO_SLOW
-            raise DeadlineExceeded(reason.format(limit_ms), deadline_ms=limit_ms) from None
+            silent_ms = 1000 * self._silent_s
+            reason = f"nothing of the message came for {silent_ms:g} ms, while others waited for its place"
+            raise DeadlineExceeded(reason, deadline_ms=silent_ms) from None
         finally:
             self._places.discard(place)
             self._release(peer)
