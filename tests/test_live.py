@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
-import logging
+import logging.config
 import os
 import subprocess
 import sys
@@ -14,9 +16,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.cli import live as live_command
 from service.client import Client
 from service.compose import limits_of, open_predictor
 from service.errors import BadSetting, CorruptImage, UnknownClass, UnknownModel
@@ -26,13 +30,15 @@ from service.live.frame import LiveFrame
 from service.live.loop import Bell, Pace, run
 from service.live.newest import Newest
 from service.live.options import LiveOptions
-from service.live.registry import open_sink, open_source
+from service.live.registry import SINKS, Kind, open_sink, open_source, shows_things
 from service.live.segmenter import OwnNetwork, RunningService
 from service.live.session import LiveResult, LiveSession
+from service.pipeline.engine import Engine
 from service.pipeline.predictor import Predictor
 from service.settings import Settings
 from tests.conftest import encode_image, make_image, make_labels, make_manifest, write_artifact
 from tests.live import ROOT, live_server
+from tests.test_engine import panoptic_graph, panoptic_manifest
 from tests.waiting import wait_until
 
 
@@ -121,6 +127,49 @@ def test_options_of_masks_are_those_of_the_query(frames: Path, options: LiveOpti
         OwnNetwork(predictor, LiveOptions(options.limits, classes=("violet",)))
     with pytest.raises(UnknownModel):
         OwnNetwork(predictor, LiveOptions(options.limits, model="other"))
+
+
+@pytest.mark.parametrize("things", [True, False])
+def test_objects_that_are_not_wanted_are_not_computed(
+    things: bool, tmp_path: Path, options: LiveOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network is asked for the outputs that objects need only where they are wanted."""
+    write_artifact(tmp_path / "things.onnx", panoptic_manifest(), panoptic_graph())
+    asked: list[tuple[str, ...]] = []
+    real = Engine.run
+
+    def run(engine: Engine, batch: Any, names: Any, **how: Any) -> Any:
+        asked.append(tuple(names))
+        return real(engine, batch, names, **how)
+
+    with contextlib.closing(open_predictor(Settings(models_dir=tmp_path))) as predictor:
+        network = OwnNetwork(predictor, dataclasses.replace(options, things=things))
+        monkeypatch.setattr(Engine, "run", run)
+        result = network.segment(LiveFrame(make_image(), 0, "", "camera", 0.0))
+        assert (network.has_things, result.things is not None) == (things, things)
+        assert asked == [("scores", "centers", "offsets") if things else ("scores",)]
+
+
+@pytest.mark.parametrize("kind", SINKS, ids=lambda kind: kind.module.rpartition(".")[2])
+def test_a_sink_that_shows_objects_is_known_as_one(kind: Kind) -> None:
+    """Those whose file asks a result for its things, and no others."""
+    source = Path(ROOT, *kind.module.split(".")).with_suffix(".py").read_text()
+    assert shows_things(kind.example) == ("result.things()" in source)
+
+
+@pytest.mark.parametrize(("sinks", "things"), [(["-"], False), (["-", "ros2:/segmentation"], True)])
+def test_the_command_wants_objects_where_a_sink_shows_them(
+    sinks: list[str], things: bool, artifact_dir: Path, frames: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read from the addresses that ``--to`` has."""
+    seen: list[LiveOptions] = []
+    monkeypatch.setenv("FCN_MODELS_DIR", str(artifact_dir))
+    monkeypatch.setattr(logging.config, "dictConfig", lambda _: None)
+    monkeypatch.setattr(live_command, "open_sink", lambda _, options: seen.append(options))
+    monkeypatch.setattr(live_command, "run", lambda *_: {})
+    with pytest.raises(typer.Exit):
+        live_command.live([str(frames)], sinks)
+    assert {options.things for options in seen} == {things}
 
 
 def test_a_sink_that_cannot_start_ends_the_run_and_those_before_it_are_closed(

@@ -483,12 +483,13 @@ def test_an_encoding_that_is_unknown_costs_its_frames_only(
 
 def test_a_type_that_is_brought_along_is_the_real_one_to_a_package_that_has_it(peer: Peer, artifact_dir: Path) -> None:
     """A type that the wheels have too, published as one that they lack: its compiled class receives it."""
-    from service.live.ros2 import label_info, node, qos  # noqa: PLC0415
+    from service.live.ros2 import node, qos  # noqa: PLC0415
     from service.live.ros2.cdr import Cdr  # noqa: PLC0415
     from service.live.ros2.type_support import message_class  # noqa: PLC0415
+    from service.live.ros2.vision_msgs import HEADER  # noqa: PLC0415
 
     name = "std_msgs/msg/Header"
-    own = message_class({each: label_info.TYPES[each] for each in (name, "builtin_interfaces/msg/Time")})
+    own = message_class(HEADER)
     message = Cdr()
     message.number("i", -5)
     message.number("I", 7)

@@ -33,7 +33,7 @@ from service.errors import BadSetting
 from service.live.counters import Counters
 from service.live.loop import Bell, run
 from service.live.options import LiveOptions, Qos
-from service.live.registry import SINKS, SOURCES, examples, open_sink, open_source
+from service.live.registry import SINKS, SOURCES, examples, open_sink, open_source, shows_things
 from service.live.segmenter import OwnNetwork, RunningService, Segmenter
 from service.live.sources.addresses import without_password
 from service.log import flush, log_config
@@ -108,6 +108,7 @@ def live(
         server=server,
         from_qos=from_qos,
         to_qos=to_qos,
+        things=any(map(shows_things, sinks)),
         driving=driving,
         ground_frame=ground_frame,
     )

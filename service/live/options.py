@@ -35,6 +35,8 @@ class LiveOptions:
     """Of the subscriptions of topics."""
     to_qos: Qos = "sensor-data"
     """Of the topics that are published."""
+    things: bool = True
+    """Whether objects are wanted, of models that have learned them. Where no sink shows them, they are not computed."""
     driving: Mapping[str, Any] = field(default_factory=dict)
     """The options of free space, as ``understood_driving`` takes them; empty publishes none."""
     ground_frame: str = "base_footprint"

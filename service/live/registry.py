@@ -28,6 +28,8 @@ class Kind:
     """Whether an address is of this kind; the first kind in the table that says so gets it."""
     module: str
     """The file that has ``open_source`` or ``open_sink``."""
+    shows_things: bool = False
+    """Whether a sink of this kind shows objects."""
 
 
 def _begins(*prefixes: str) -> Callable[[str], bool]:
@@ -55,7 +57,7 @@ SOURCES: tuple[Kind, ...] = (
 SINKS: tuple[Kind, ...] = (
     Kind("foxglove://HOST:PORT", _begins("foxglove://"), "service.live.sinks.foxglove"),
     Kind("out.mcap", lambda address: "://" not in address and address.lower().endswith(".mcap"), "service.live.sinks.mcap"),
-    Kind("ros2:/segmentation", _begins("ros2:"), "service.live.sinks.ros2"),
+    Kind("ros2:/segmentation", _begins("ros2:"), "service.live.sinks.ros2", shows_things=True),
     Kind("-", lambda address: address == "-", "service.live.sinks.lines"),
 )
 """Every kind of sink."""
@@ -67,7 +69,7 @@ def open_source(address: str, options: LiveOptions) -> LiveSource:
     Raises:
         BadSetting: if the address is of no kind, or the kind's package is missing
     """
-    source: LiveSource = _module_of(address, SOURCES, "--from").open_source(address, options)
+    source: LiveSource = _module_of(_kind_of(address, SOURCES, "--from")).open_source(address, options)
     return source
 
 
@@ -77,8 +79,17 @@ def open_sink(address: str, options: LiveOptions) -> LiveSink:
     Raises:
         BadSetting: if the address is of no kind, or the kind's package is missing
     """
-    sink: LiveSink = _module_of(address, SINKS, "--to").open_sink(address, options)
+    sink: LiveSink = _module_of(_kind_of(address, SINKS, "--to")).open_sink(address, options)
     return sink
+
+
+def shows_things(address: str) -> bool:
+    """Whether the sink of an address shows objects.
+
+    Raises:
+        BadSetting: if the address is of no kind
+    """
+    return _kind_of(address, SINKS, "--to").shows_things
 
 
 def examples(kinds: Sequence[Kind]) -> str:
@@ -86,10 +97,14 @@ def examples(kinds: Sequence[Kind]) -> str:
     return ", ".join(kind.example for kind in kinds)
 
 
-def _module_of(address: str, kinds: Sequence[Kind], option: str) -> Any:
+def _module_of(kind: Kind) -> Any:
+    return importlib.import_module(kind.module)
+
+
+def _kind_of(address: str, kinds: Sequence[Kind], option: str) -> Kind:
     for kind in kinds:
         if kind.matches(address):
-            return importlib.import_module(kind.module)
+            return kind
     raise BadSetting(
         f"{option} {without_password(address)}: not an address that is known, or not there; these are: {examples(kinds)}"
     )

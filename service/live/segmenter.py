@@ -71,7 +71,7 @@ class OwnNetwork:
         self.model: ModelFacts = manifest
         self.sha256 = self._engine.sha256
         self.options = _understood(manifest, asked)
-        self.has_things = manifest.learns_instances
+        self.has_things = manifest.learns_instances and asked.things
         self._things = replace(self.options, instances=True)
 
     @property

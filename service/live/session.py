@@ -28,7 +28,7 @@ class LiveSession:
     """By the source's address; they go on counting."""
     options: LiveOptions
     has_things: bool = False
-    """Whether the model has learned objects, so that results have :attr:`LiveResult.things`."""
+    """Whether results have :attr:`LiveResult.things`: the model has learned objects, and a sink shows them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,4 +41,4 @@ class LiveResult:
     timing: Mapping[str, float]
     """Milliseconds by stage: ``decode``, ``queue``, ``infer``, ``labels``, as ``Server-Timing`` has them."""
     things: Callable[[], Sequence[Detection]] | None = None
-    """Finds, when it is called, the things of the frame; None where the model has not learned objects."""
+    """Finds, when it is called, the things of the frame; None where there are none, or none are wanted."""

@@ -5,14 +5,15 @@ The type is brought along where no package has it. The fields are those of bags:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 from service.encodings.detections import Detection
 from service.live.frame import LiveFrame
-from service.live.ros2 import label_info
 from service.live.ros2.cdr import Cdr
 from service.live.ros2.type_support import DOUBLE, DOUBLE_ARRAY, NESTED, NESTED_SEQUENCE, STRING, Field, message_class
+from service.live.ros2.vision_msgs import HEADER, installed_type
 
 TOPIC, NAME = "detections", "Detection2DArray"
 COVARIANCE = 36
@@ -51,22 +52,15 @@ TYPES = {
     ),
     "geometry_msgs/msg/Point": tuple(Field(name, DOUBLE) for name in "xyz"),
     "geometry_msgs/msg/Quaternion": tuple(Field(name, DOUBLE) for name in "xyzw"),
-    **{name: label_info.TYPES[name] for name in ("std_msgs/msg/Header", "builtin_interfaces/msg/Time")},
+    **HEADER,
 }
 """Detection2DArray and what it refers to, as vision_msgs 4 defines them."""
 
-_BROUGHT_ALONG: list[type] = []
-"""The class, made once a process."""
 
-
+@functools.cache
 def message_type() -> Any:
     """Return the class of the installed package, or the one that is brought along. Both publish serialised messages."""
-    installed = label_info.installed_type(NAME)
-    if installed is not None:
-        return installed
-    if not _BROUGHT_ALONG:
-        _BROUGHT_ALONG.append(message_class(TYPES))
-    return _BROUGHT_ALONG[0]
+    return installed_type(NAME) or message_class(TYPES)
 
 
 def serialised(frame: LiveFrame, found: Sequence[Detection]) -> bytes:

@@ -34,6 +34,7 @@ from service.live.ros2 import node as shared
 from service.live.ros2.environment import ready
 from service.live.ros2.names import names_of, topic_of
 from service.live.ros2.qos import policy_of, profile
+from service.live.ros2.vision_msgs import why_not
 from service.live.session import LiveResult, LiveSession
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,15 @@ class _Camera:
     """The publishers of one source."""
 
     def __init__(
-        self, node: Any, base: str, options: LiveOptions, complaints: Complaints, ahead: freespace.Ahead | None, *, things: bool
+        self,
+        node: Any,
+        base: str,
+        options: LiveOptions,
+        complaints: Complaints,
+        ahead: freespace.Ahead | None,
+        *,
+        labels: bool,
+        things: bool,
     ) -> None:
         from rclpy.event_handler import PublisherEventCallbacks  # noqa: PLC0415
         from sensor_msgs.msg import CompressedImage, Image, LaserScan  # noqa: PLC0415
@@ -67,7 +76,7 @@ class _Camera:
             events = PublisherEventCallbacks(incompatible_qos=mismatch)
             return node.create_publisher(kind, topic, profile(options.to_qos), event_callbacks=events)
 
-        self.labels = label_info.LabelInfoPublisher(node, f"{base}/label_info") if label_info.why_not() is None else None
+        self.labels = label_info.LabelInfoPublisher(node, f"{base}/{label_info.TOPIC}") if labels else None
         self.mask = publisher(Image, "mask")
         self.confidence = publisher(Image, "confidence")
         self.overlay = publisher(CompressedImage, "overlay/compressed")
@@ -102,20 +111,23 @@ class Segmentation:
         self._session = session
         self._node = shared.join(self._options)
         node, complaints = self._node.node, Complaints(log)
-        missing = label_info.why_not()
-        if missing is not None:
-            log.warning("%s: %s", self.address, missing)
-        things = session.has_things
-        if things and (lacking := label_info.why_not(detections.TOPIC, detections.NAME)) is not None:
-            log.warning("%s: %s", self.address, lacking)
-            things = False
+        labels = self._can_send(label_info.TOPIC, label_info.NAME)
+        things = session.has_things and self._can_send(detections.TOPIC, detections.NAME)
         for source, base in names_of(self._base, session.sources).items():
             ahead = freespace.Ahead(node, source, self._options, session, complaints) if self._options.driving else None
-            self._cameras[source] = camera = _Camera(node, base, self._options, complaints, ahead, things=things)
+            camera = _Camera(node, base, self._options, complaints, ahead, labels=labels, things=things)
+            self._cameras[source] = camera
             if camera.labels is not None:
                 camera.labels.publish(session.classes, self._options.min_confidence)
         self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 1)
         self._timer = node.create_timer(DIAGNOSTICS_S, self._diagnose)
+
+    def _can_send(self, topic: str, name: str) -> bool:
+        """Return whether a topic of ``vision_msgs`` can be published; log why not."""
+        missing = why_not(topic, name)
+        if missing is not None:
+            log.warning("%s: %s", self.address, missing)
+        return missing is None
 
     def send(self, frame: LiveFrame, result: LiveResult) -> None:
         """Publish the mask of a frame, and what is subscribed beside it."""
