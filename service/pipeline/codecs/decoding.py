@@ -20,8 +20,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import CorruptImage, ServiceError, UnsupportedImage
+from service.errors import UnsupportedImage
 from service.pipeline.codecs import bmp, grey, headers, heif, jpeg, pillow, png, pnm, scans, tiff
+from service.pipeline.codecs.damage import damage
 from service.pipeline.codecs.georeference import Georeference
 from service.pipeline.codecs.georeference import of as georeference_of
 from service.pipeline.codecs.grey import Grey
@@ -84,12 +85,8 @@ def decode(data: bytes | RGB, limits: Limits, header: Header | None = None) -> R
         raise UnsupportedImage(f"a scan ({kind}) where a picture is expected")
     if isinstance(data, np.ndarray):
         return data
-    try:
+    with damage(kind):
         return _decode(data, kind, limits)
-    except ServiceError:
-        raise
-    except Exception as error:  # decoders raise nearly anything for a damaged file; only some of it is readable
-        raise _damaged(kind, error) from error
 
 
 def decode_grey(data: bytes | RGB, limits: Limits, dtype: Dtype, header: Header | None = None) -> Grey:
@@ -106,12 +103,8 @@ def decode_grey(data: bytes | RGB, limits: Limits, dtype: Dtype, header: Header 
     header = header or probe(data, limits)
     if isinstance(data, np.ndarray) or dtype == "uint8" or header.format not in ("PNG", "TIFF", "PNM"):
         return grey.of_rgb(decode(data, limits, header), dtype)
-    try:
+    with damage(header.format):
         found = _wide(data, header.format, limits, dtype)
-    except ServiceError:
-        raise
-    except Exception as error:  # as in decode
-        raise _damaged(header.format, error) from error
     if found is None:
         return grey.of_rgb(decode(data, limits, header), dtype)
     values, was_colour = found
@@ -128,11 +121,6 @@ def georeference(data: bytes | RGB, header: Header | None = None) -> Georeferenc
     if isinstance(data, np.ndarray) or (header is not None and header.format != "TIFF"):
         return None
     return georeference_of(data) if data[:2] in (b"II", b"MM") else None
-
-
-def _damaged(kind: str, error: Exception) -> CorruptImage:
-    reason = f": {error}" if isinstance(error, OSError | ValueError) else ""
-    return CorruptImage(f"the {kind} image is truncated or damaged{reason}")
 
 
 def _wide(data: bytes, kind: str, limits: Limits, dtype: Dtype) -> tuple[NDArray[Any], bool] | None:

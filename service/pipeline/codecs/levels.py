@@ -5,7 +5,7 @@ A picture that is read by rows is read twice where it has such numbers: first fo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Self
 
 
@@ -30,7 +30,15 @@ class Levels:
 
     def merged(self, other: Self) -> Self:
         """Return the levels of both parts together."""
-        both = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
-        sums = {name: sum(both[name]) for name in ("above", "below", "count")}
-        most = {name: max(pair) for name, pair in both.items() if name not in (*sums, "least")}
-        return replace(self, **most, **sums, least=min(both["least"]))
+        return type(self)(
+            largest=max(self.largest, other.largest),
+            largest_alpha=max(self.largest_alpha, other.largest_alpha),
+            wide=max(self.wide, other.wide),
+            wide_alpha=max(self.wide_alpha, other.wide_alpha),
+            is_visible=self.is_visible or other.is_visible,
+            above=self.above + other.above,
+            below=self.below + other.below,
+            count=self.count + other.count,
+            most=max(self.most, other.most),
+            least=min(self.least, other.least),
+        )

@@ -6,7 +6,6 @@ pixels are the same: see ``tiff_parts`` and ``png_parts``.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import CorruptImage, ImageTooLarge, ServiceError, UnsupportedImage
+from service.errors import CorruptImage, ImageTooLarge, UnsupportedImage
 from service.pipeline.codecs import orientation, png, png_parts, tiff, tiff_parts
+from service.pipeline.codecs.damage import damage
 from service.pipeline.codecs.file_bytes import CHANGED, FileBytes
 from service.pipeline.codecs.georeference import Georeference
 from service.pipeline.codecs.georeference import of as georeference_of
@@ -50,7 +50,7 @@ class PictureFile:
             self.format = kind_of(file) or ""
             if not self.format:
                 raise UnsupportedImage("only TIFF and PNG files are read by rows")
-            with _damage(self.format):
+            with damage(self.format):
                 width, height = size_of(file, self.format)
                 _check_size(self.format, width, height, limits)
                 parts = self._parts(file)
@@ -75,7 +75,7 @@ class PictureFile:
             CorruptImage: if the file is truncated or damaged, or changes meanwhile
             UnsupportedImage: as of ``decoding.decode``
         """
-        with FileBytes(self.path) as file, _damage(self.format):
+        with FileBytes(self.path) as file, damage(self.format):
             if file.state != self._state:
                 raise CorruptImage(CHANGED)
             parts, reader = self._parts(file), png if self.format == "PNG" else tiff
@@ -110,7 +110,7 @@ def read_by_rows(path: Path, limits: Limits) -> PictureFile | None:
         kind = kind_of(file)
         if kind is None:
             return None
-        with _damage(kind):
+        with damage(kind):
             width, height = size_of(file, kind)
         within = width * height <= limits.max_pixels and max(width, height) <= limits.max_side
         if within and len(file) <= limits.max_bytes:
@@ -139,19 +139,3 @@ def _check_size(kind: str, width: int, height: int, limits: Limits) -> None:
     if max(width, height) > MAX_SIDE:
         message = f"the image is {width} x {height}; a side has at most {MAX_SIDE} pixels: cut it"
         raise ImageTooLarge(message, limit=MAX_SIDE, actual=max(width, height), unit="pixels a side")
-
-
-class _damage:  # noqa: N801 - a with statement, not a type
-    """Make a CorruptImage of whatever a decoder raises for a damaged file."""
-
-    def __init__(self, kind: str) -> None:
-        self._kind = kind
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, ServiceError) or not isinstance(error, Exception):
-            return
-        reason = f": {error}" if isinstance(error, OSError | ValueError | struct.error) else ""
-        raise CorruptImage(f"the {self._kind} image is truncated or damaged{reason}") from error

@@ -12,7 +12,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -204,7 +204,7 @@ class _Reader:
 
     def levels(self) -> Levels:
         """Read the numbers that decide about depth, range and transparency."""
-        return self._read(_Scale()).levels()
+        return self._read(_Scale()).levels
 
     def rgb(self, levels: Levels | None) -> NDArray[np.uint8]:
         """Read the picture.
@@ -219,7 +219,7 @@ class _Reader:
         read: _Read | None = None
         if levels is None:
             read = self._read(_Scale())
-            known = read.levels()
+            known = read.levels
         else:
             known = levels
         if self._layout.alpha and not known.is_visible:  # an alpha channel that is 0 everywhere says nothing
@@ -258,8 +258,7 @@ class _Reader:
             if layout.alpha:
                 opaque = _Read(read.pixels)
                 alpha = _narrowed(samples[..., layout.colors :], layout, scale.alpha, opaque).astype(np.uint32)
-                read.is_visible = read.is_visible or bool(alpha.any())
-                read.largest_alpha = max(read.largest_alpha, opaque.largest)
+                read.add(Levels(is_visible=bool(alpha.any()), largest_alpha=opaque.levels.largest))
                 ink = band.astype(np.uint32) * (255 if layout.premultiplied else alpha)
                 band = np.minimum((ink + 255 * (255 - alpha) + 127) // 255, 255).astype(np.uint8)
             rows, columns = band.shape[:2]
@@ -329,41 +328,22 @@ class _Read:
     pixels: NDArray[np.uint8]
     nodata: float | None = None
     """The number of a pixel without a value, which says nothing of range and depth."""
-    largest: int = 0
-    largest_alpha: int = 0
-    is_visible: bool = False
-    """Whether any pixel is not wholly transparent."""
-    above: int = 0
-    below: int = 0
-    count: int = 0
-    most: float = 0.0
-    least: float = 0.0
+    levels: Levels = field(default_factory=Levels)
+
+    def add(self, found: Levels) -> None:
+        """Take in what some of the numbers were."""
+        self.levels = self.levels.merged(found)
 
     def note(self, numbers: NDArray[Any], white: float) -> None:
         """Count what lies outside 0..white."""
         numbers = self.valid(numbers)
-        self.count += numbers.size
-        self.above += int(np.count_nonzero(numbers > white))
-        self.below += int(np.count_nonzero(numbers < 0))
-        if numbers.size:
-            self.most, self.least = max(self.most, float(numbers.max())), min(self.least, float(numbers.min()))
+        above, below = int(np.count_nonzero(numbers > white)), int(np.count_nonzero(numbers < 0))
+        most, least = float(numbers.max(initial=0)), float(numbers.min(initial=0))
+        self.add(Levels(count=numbers.size, above=above, below=below, most=most, least=least))
 
     def valid(self, numbers: NDArray[Any]) -> NDArray[Any]:
         """Return the numbers that are not nodata."""
         return numbers if self.nodata is None else numbers[numbers != self.nodata]
-
-    def levels(self) -> Levels:
-        """Return what the numbers were."""
-        return Levels(
-            largest=self.largest,
-            largest_alpha=self.largest_alpha,
-            is_visible=self.is_visible,
-            above=self.above,
-            below=self.below,
-            count=self.count,
-            most=self.most,
-            least=self.least,
-        )
 
 
 def _scale_of(levels: Levels, layout: Layout) -> _Scale:
@@ -397,7 +377,7 @@ def _narrowed(samples: NDArray[Any], layout: Layout, bits: int, read: _Read) -> 
         return np.asarray(np.clip(samples, 0, 127).astype(np.uint16) * 2, np.uint8)
     if layout.bits > 16 or layout.sample_format == _SIGNED:
         read.note(samples, 65535)
-    read.largest = max(read.largest, int(depth.to_uint16(read.valid(samples)).max(initial=0)))
+    read.add(Levels(largest=int(depth.to_uint16(read.valid(samples)).max(initial=0))))
     wide = depth.to_uint16(samples)
     if layout.bits == bits == 16 and layout.sample_format == _SIGNED:
         return depth.scaled(wide, 32767)
