@@ -24,7 +24,7 @@ from models.exporting import artifact
 from models.training import checkpoint
 from models.training.calibration import CalibrationError, fit_temperature
 from models.training.classes import TABLES, ClassTable, ClassTableError
-from models.training.data import DataError, frame_pairs, read_labels
+from models.training.data import DataError, frame_pairs, read_labels, split_of
 from models.training.losses import IGNORED
 from service.errors import ServiceError
 from service.pipeline import onnx_file
@@ -123,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         is_artifact = args.model.suffix == ".onnx"
         table = _table_of(args.model)
-        split = args.split or "-".join(args.data.resolve().parts[-2:])
+        split = args.split or split_of(args.data)
         with ExitStack() as resources:
             predict = predictor_of(str(args.by or args.model), table, resources)
             found = calibrate(predict, args.data, table, split)

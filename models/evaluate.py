@@ -36,7 +36,7 @@ from models.training.average_precision import AveragePrecision
 from models.training.calibration import CalibrationError, draw_reliability
 from models.training.classes import CAMVID, TABLES, ClassTable
 from models.training.classes import table as class_table
-from models.training.data import DataError, frame_pairs, objects_of, read_image, read_labels
+from models.training.data import DataError, evenly_spread, frame_pairs, objects_of, read_image, read_labels
 from models.training.losses import IGNORED
 from models.training.metrics import confusion_matrix, scores
 from models.training.panoptic_quality import PanopticQuality
@@ -272,7 +272,7 @@ def evaluate(
         ValueError: if a prediction has not the size of its image
     """
     pairs = frame_pairs(folder)
-    drawn = set(np.linspace(0, len(pairs) - 1, min(shown, len(pairs))).round().astype(int).tolist())
+    drawn = set(evenly_spread(len(pairs), shown))
     confusion = np.zeros((len(table.entries), len(table.entries) + 1), np.int64)
     before, after = CalibrationError(), CalibrationError()
     quality, precision = PanopticQuality(len(table.entries)), AveragePrecision(table.things)

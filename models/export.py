@@ -24,10 +24,10 @@ from models.exporting.precision import calibration_frames
 from models.exporting.receptive_field import measure_reach
 from models.exporting.source import Source, load_source
 from models.nets.architectures import ARCHITECTURES, FOR_SCANS, architecture
-from models.reach import images_of, measure
+from models.reach import FRAMES, measure
 from models.training import checkpoint
 from models.training.classes import TABLES
-from models.training.data import DataError
+from models.training.data import DataError, split_of, spread_images
 from service.errors import ServiceError
 from service.pipeline import onnx_file
 from service.pipeline.engine import Engine
@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(f"{args.architecture}: tracing and comparing with PyTorch …")
         manifest = export(source.net, manifest, args.out, Evidence(frames, labelled))
         if args.reach is not None:
-            reach = measure(Engine.open(args.out), images_of(args.reach), "-".join(args.reach.resolve().parts[-2:]))
+            reach = measure(Engine.open(args.out), list(spread_images(args.reach, FRAMES)), split_of(args.reach))
             manifest = manifest.model_copy(update={"effective": reach})
             artifact.rewrite(args.out, manifest)
     except (checkpoint.CheckpointError, ParityError, ServiceError, DataError, ValueError, OSError) as error:
@@ -186,7 +186,7 @@ def _reduced(args: argparse.Namespace, frames: int) -> Reduced:
             raise ValueError(f"--losses-of {args.losses_of}: it loses more than {args.max_loss} points on {', '.join(beyond)}")
     return Reduced(
         float32=args.float32 or args.name.removesuffix(f"-{args.precision}"),
-        calibrated_on="-".join(args.calibrate.resolve().parts[-2:]) if args.calibrate else "",
+        calibrated_on=split_of(args.calibrate) if args.calibrate else "",
         frames=frames,
         losses=losses,
     )

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from models.exporting import artifact
-from models.training.data import DataError, image_files, read_image
+from models.training.data import DataError, split_of, spread_images
 from service.errors import BadParameter, ServiceError
 from service.pipeline import plan
 from service.pipeline.blocks import blocks
@@ -104,19 +104,6 @@ def _labels(engine: Engine, image: NDArray[np.uint8], halo: int, kept: int, step
     return label_map(scores, (height, width))
 
 
-def images_of(folder: Path, frames: int = FRAMES) -> list[NDArray[np.uint8]]:
-    """Read frames of a folder, evenly spread.
-
-    Raises:
-        DataError: if there are none
-    """
-    files = image_files(folder / "images")
-    if not files:
-        raise DataError(f"{folder}: no images in images/")
-    chosen = np.unique(np.linspace(0, len(files) - 1, min(frames, len(files))).round().astype(int))
-    return [read_image(files[index]) for index in chosen]
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Measure; give the exit status."""
     parser = argparse.ArgumentParser(prog="python -m models.reach", description=(__doc__ or "").partition("\n")[0])
@@ -127,10 +114,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--most", type=float, default=MOST, metavar="SHARE", help="of labels that may differ")
     args = parser.parse_args(arguments)
     try:
-        split = args.split or "-".join(args.data.resolve().parts[-2:])
+        split = args.split or split_of(args.data)
         for file in args.model:
             engine = Engine.open(file)
-            found = measure(engine, images_of(args.data, args.frames), split, most=args.most)
+            found = measure(engine, list(spread_images(args.data, args.frames)), split, most=args.most)
             artifact.rewrite(file, engine.manifest.model_copy(update={"effective": found}))
             print(
                 f"{file.name}: effective halo {found.halo} of {engine.manifest.halo} pixels; {found.disagreement:.4%} of the "

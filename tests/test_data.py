@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -20,11 +22,13 @@ from models.training.data import (
     GREY,
     DataError,
     Frames,
+    evenly_spread,
     frame_pairs,
     load_frames,
     painted_frames,
     read_image,
     read_labels,
+    spread_images,
     stacked,
 )
 from models.training.losses import IGNORED
@@ -416,3 +420,26 @@ def test_painted_frames_are_scenes_at_the_working_size() -> None:
     assert torch.equal(frames.labels[1], torch.from_numpy(scene.labels))
     assert torch.equal(frames.objects[1].long(), torch.from_numpy(scene.objects.astype(np.int64)))
     assert frames.weights.tolist() == [0.25] * 3
+
+
+@given(st.integers(0, 500), st.integers(1, 60))
+def test_images_are_chosen_from_the_first_to_the_last(count: int, most: int) -> None:
+    """As many as there may be, none twice, and neighbours equally far apart up to rounding."""
+    chosen = evenly_spread(count, most)
+    assert len(chosen) == min(count, most)
+    assert all(0 <= index < count for index in chosen)
+    gaps = np.diff(chosen)
+    assert (gaps >= 1).all()
+    assert len(gaps) == 0 or gaps.max() - gaps.min() <= 1
+    assert count == 0 or (chosen[0] == 0 and (most == 1 or chosen[-1] == count - 1))
+
+
+def test_spread_images_are_those_of_a_data_set_or_of_a_folder(tmp_path: Path) -> None:
+    """The first and the last of them, in the order of their names; a folder without any is named."""
+    (tmp_path / "images").mkdir()
+    for grey in range(5):
+        Image.new("RGB", (8, 8), (grey, grey, grey)).save(tmp_path / "images" / f"{grey}.png")
+    for folder in (tmp_path, tmp_path / "images"):
+        assert [int(image[0, 0, 0]) for image in spread_images(folder, 3)] == [0, 2, 4]
+    with pytest.raises(DataError, match="nowhere: no images"):
+        spread_images(tmp_path / "nowhere", 3)

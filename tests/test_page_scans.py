@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from numpy.typing import NDArray
-from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwright
+from playwright.sync_api import Browser, FilePayload, Page, expect
 
 from service.settings import Settings
 from tests.conftest import encode_image, make_image, write_artifact
 from tests.live import live_server
 from tests.phantoms import nifti_bytes, scan_artifact, series, zipped
-from tests.test_pages import CHROMIUM, FLAGS, PATIENCE_MS, choose, in_a_browser, legend, pixels, visit
+from tests.test_pages import choose, chromium, in_a_browser, legend, pixels, visit
 
 pytestmark = in_a_browser
 SHAPE = (20, 24, 22)
@@ -44,11 +44,8 @@ def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """One browser for all."""
-    expect.set_options(timeout=PATIENCE_MS)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 def slide(page: Page, plane: str, at: int) -> None:

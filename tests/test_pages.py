@@ -49,14 +49,21 @@ def base_url(artifact_dir: Path) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One browser for all; its camera is a moving picture."""
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A browser; its camera is a moving picture."""
     expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for all."""
+    with chromium() as browser:
+        yield browser
 
 
 @contextmanager

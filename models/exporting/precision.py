@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from models.exporting.quiet import quiet
-from models.training.data import DataError, image_files, read_image
+from models.training.data import spread_images
 from service.pipeline.manifest import InputPolicy
 from service.pipeline.plan import fit_size, resize_image
 
@@ -28,11 +28,7 @@ def calibration_frames(folder: Path, policy: InputPolicy) -> list[NDArray[np.uin
     Raises:
         DataError: if there is no image
     """
-    files = image_files(folder / "images") or image_files(folder)
-    if not files:
-        raise DataError(f"{folder}: no images to calibrate with")
-    chosen = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, min(MOST_FRAMES, len(files))).round().astype(int))]
-    images = (read_image(path) for path in chosen)
+    images = spread_images(folder, MOST_FRAMES)
     return [resize_image(image, fit_size(image.shape[0], image.shape[1], policy))[None] for image in images]
 
 

@@ -44,6 +44,33 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
+def split_of(folder: Path) -> str:
+    """Name a split by its folder: the last two parts of the path, as in ``camvid-val``."""
+    return "-".join(folder.resolve().parts[-2:])
+
+
+def evenly_spread(count: int, most: int) -> list[int]:
+    """Choose among so many things: all indices, or ``most`` of them from the first to the last."""
+    return [int(index) for index in np.linspace(0, count - 1, min(most, count)).round()]
+
+
+def spread_images(folder: Path, most: int) -> Iterator[NDArray[np.uint8]]:
+    """Read images of a folder, evenly spread by name.
+
+    Takes:
+        folder: images, or a data set with ``images/``
+        most: how many are read
+    Gives:
+        H x W x 3 uint8 RGB each, as :func:`read_image`
+    Raises:
+        DataError: if there are none; later, if one can't be read
+    """
+    files = image_files(folder / "images") or image_files(folder)
+    if not files:
+        raise DataError(f"{folder}: no images, neither in images/ nor in itself")
+    return (read_image(files[index]) for index in evenly_spread(len(files), most))
+
+
 def frame_pairs(folder: Path) -> list[tuple[Path, Path]]:
     """The (image, label) files of a data set, sorted by name.
 

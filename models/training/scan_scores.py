@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 from models.training.classes import ClassTable
-from models.training.data import DataError
+from models.training.data import DataError, evenly_spread
 from models.training.losses import IGNORED
 from models.training.metrics import confusion_matrix, scores
 from models.training.scan_trainer import mean_dice
@@ -87,7 +87,7 @@ def surface(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 
 def _to_nearest(points: NDArray[np.float32], others: NDArray[np.float32]) -> float:
-    chosen = torch.from_numpy(points[np.linspace(0, len(points) - 1, min(POINTS, len(points))).round().astype(int)])
+    chosen = torch.from_numpy(points[evenly_spread(len(points), POINTS)])
     targets = torch.from_numpy(others)
     step = max(1, _AT_ONCE // len(targets))
     nearest = [torch.cdist(part, targets).amin(1) for part in torch.split(chosen, step)]

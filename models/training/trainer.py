@@ -31,7 +31,7 @@ from models.training.augmentation import Augmentation, Batch
 from models.training.classes import ClassTable
 from models.training.classes import table as class_table
 from models.training.config import TrainingConfig
-from models.training.data import DataError, Frame, Frames, painted_frames, read_frames, stacked
+from models.training.data import DataError, Frame, Frames, painted_frames, read_frames, split_of, stacked
 from models.training.losses import IGNORED, center_loss, class_weights, lovasz_softmax, offset_loss
 from models.training.metrics import scores
 from models.training.objects import UNSURE, targets
@@ -82,7 +82,7 @@ def load_data(config: TrainingConfig) -> Data:
     if (config.data / config.val_split).is_dir():
         val["val"] = stacked(list(read_frames(config.data / config.val_split, table, policy)))
     for folder in config.also_validate:
-        val["-".join(folder.resolve().parts[-2:])] = stacked(list(read_frames(folder, table, policy)))
+        val[split_of(folder)] = stacked(list(read_frames(folder, table, policy)))
     return Data(table, policy, stacked(list(_training_frames(config, table, policy))), val)
 
 
