@@ -424,7 +424,7 @@ def test_painted_frames_are_scenes_at_the_working_size() -> None:
 
 @given(st.integers(0, 500), st.integers(1, 60))
 def test_images_are_chosen_from_the_first_to_the_last(count: int, most: int) -> None:
-    """As many as there may be, none twice, and neighbours equally far apart up to rounding."""
+    """As many as there may be, none twice, and all steps alike up to rounding."""
     chosen = evenly_spread(count, most)
     assert len(chosen) == min(count, most)
     assert all(0 <= index < count for index in chosen)
