@@ -80,12 +80,14 @@ def low_bits_graph(dtype: str, unit: float = 1.0) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
-def write_low_bits(folder: Path) -> None:
+def write_low_bits(folder: Path, **policy: Any) -> None:
     """Artifacts ``bits8``, ``bits16``, ``floats`` and ``policed``."""
-    write_artifact(folder / "bits8.onnx", low_bits_manifest("bits8", "uint8"), low_bits_graph("uint8"))
-    write_artifact(folder / "bits16.onnx", low_bits_manifest("bits16", "uint16"), low_bits_graph("uint16"))
-    write_artifact(folder / "floats.onnx", low_bits_manifest("floats", "float32"), low_bits_graph("float32", 1 / 1024))
-    policed = low_bits_manifest("policed", "float32", intensity={"lower": 2, "upper": 90})
+    write_artifact(folder / "bits8.onnx", low_bits_manifest("bits8", "uint8", **policy), low_bits_graph("uint8"))
+    write_artifact(folder / "bits16.onnx", low_bits_manifest("bits16", "uint16", **policy), low_bits_graph("uint16"))
+    write_artifact(
+        folder / "floats.onnx", low_bits_manifest("floats", "float32", **policy), low_bits_graph("float32", 1 / 1024)
+    )
+    policed = low_bits_manifest("policed", "float32", intensity={"lower": 2, "upper": 90}, **policy)
     write_artifact(folder / "policed.onnx", policed, low_bits_graph("float32", 1 / 64))
 
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 
-from service.pipeline.intensity import Window, normalised, window
+from service.pipeline.intensity import Window, normalised, window, window_of
 from service.pipeline.manifest import Percentiles
 
 PLAIN = Percentiles(lower=10, upper=90, scope="volume")
@@ -64,3 +66,19 @@ def test_a_volume_of_one_value_is_0(value: float, policy: Percentiles) -> None:
     """An empty scan causes no division by zero."""
     volume = np.full((3, 4, 5), value, np.float32)
     assert not normalised(volume, window(volume, policy), policy).any()
+
+
+@given(
+    values=hnp.arrays(np.float32, st.tuples(st.integers(1, 40), st.integers(1, 9)), elements=st.floats(width=32)),
+    percents=st.tuples(st.integers(0, 49), st.integers(50, 100)),
+    foreground=st.booleans(),
+    rows=st.integers(1, 7),
+)
+def test_the_window_of_rows_is_that_of_the_whole(
+    values: NDArray[np.float32], percents: tuple[int, int], foreground: bool, rows: int
+) -> None:
+    """Of any floats: negative ones, the smallest, infinity and NaN too."""
+    values = np.where(np.abs(values) < 1e30, values, np.float32(np.nan))  # their sum is finite
+    policy = Percentiles(lower=percents[0], upper=percents[1], scope="volume", foreground=foreground)
+    bands = [values[top : top + rows] for top in range(0, len(values), rows)]
+    assert window_of(lambda: bands, policy) == window(values, policy)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -21,7 +21,7 @@ from service import cli
 from service.encodings import FORMATS, MaskView, Sheet, by_rows
 from service.encodings.options import NO_OPTIONS
 from service.errors import BadParameter, ImageTooLarge
-from service.pipeline.codecs import georeference, png_parts
+from service.pipeline.codecs import georeference, png_parts, spool
 from service.pipeline.codecs.decoding import Limits
 from service.pipeline.codecs.headers import Header
 from service.pipeline.codecs.rows import PictureFile
@@ -31,6 +31,7 @@ from service.pipeline.repository import Repository
 from service.pipeline.tiling import Resolution
 from tests.conftest import encode_image, make_image, make_labels, make_manifest, write_artifact
 from tests.pyramids import SmallTiles, open_pyramids
+from tests.test_grey import write_low_bits
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -91,6 +92,53 @@ def test_native_labels_by_rows_are_those_of_the_whole(
     expected = predictor.segment(noise, pyramids[which], resolution="native")
     assert np.array_equal(found, expected.labels)
     assert np.abs(sure.astype(int) - expected.confidence()).max() <= 1
+
+
+@pytest.fixture(scope="module")
+def grey_networks(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    """Networks of one channel that tell the two lowest bits, in tiles of 100 pixels; sides are multiples of 8."""
+    folder = tmp_path_factory.mktemp("grey")
+    write_low_bits(folder, multiple=8)
+    return Predictor(Repository(folder), Limits(), SmallTiles(100))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from(["bits8", "bits16", "floats", "policed"]),
+    kind=st.sampled_from(["colours", "grey", "16 bits", "floats"]),
+    resolution=st.sampled_from(["native", "working"]),
+    orientation=st.integers(1, 8),
+    height=st.integers(20, 200),
+    width=st.integers(20, 200),
+)
+def test_one_channel_by_rows_has_the_labels_of_the_whole(
+    tmp_path: Path,
+    grey_networks: Predictor,
+    name: str,
+    kind: str,
+    resolution: Resolution,
+    orientation: int,
+    height: int,
+    width: int,
+) -> None:
+    """Of every dtype and policy, turned or not; the picture is shown as the whole is, and conversions are named."""
+    random = np.random.default_rng(height)
+    colours = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    stored = {
+        "colours": colours,
+        "grey": colours[..., 0],
+        "16 bits": colours[..., 0] * np.uint16(9) + np.uint16(70),
+        "floats": random.normal(0, 4, (height, width)).astype(np.float32),
+    }[kind]
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, stored, extratags=[(274, 3, 1, orientation, True)])
+    assume(kind != "floats" or not name.startswith("bits"))
+    engine = grey_networks.engine(name)
+    found = grey_networks.segment_rows(PictureFile(path, grey_networks.limits), engine, resolution=resolution)
+    expected = grey_networks.segment(path.read_bytes(), engine, resolution=resolution)
+    assert np.array_equal(np.concatenate(list(found.labels)), expected.labels)
+    assert np.array_equal(np.concatenate([image for _, _, image in found.bands(pictured=True)]), expected.image)
+    assert set(found.converted) == set(expected.converted)
 
 
 @pytest.mark.parametrize("size", [(768, 1024), (1536, 2048), (333, 251), (640, 1022)])
@@ -191,6 +239,22 @@ def test_damage_in_the_middle_leaves_no_mask(tmp_path: Path, segment: Segment) -
     assert "Traceback" not in done.stderr
     assert sorted(path.name for path in out.glob("*.png")) == ["good.mask.png", "good.overlay.png"]
     assert not list(out.glob(".*.part"))
+
+
+def test_a_full_disk_under_the_rows_of_one_file_leaves_the_next(
+    tmp_path: Path, segment: Segment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A turned picture needs a temporary file; the line names its folder, and the next picture is segmented."""
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    (tmp_path / "a.png").write_bytes(encode_image(make_image(700, 900), exif=exif))
+    (tmp_path / "b.png").write_bytes(encode_image(make_image(700, 900)))
+    monkeypatch.setattr(spool, "_temporary", lambda: os.open("/dev/full", os.O_RDWR))
+    out = tmp_path / "out"
+    done = segment(tmp_path / "a.png", tmp_path / "b.png", "--out", out, "--resolution", "native", **SMALL)
+    assert done.returncode == 1
+    assert "a.png: No space left on device in " in done.stderr
+    assert sorted(path.name for path in out.glob("*.png")) == ["b.mask.png", "b.overlay.png"]
 
 
 @pytest.mark.parametrize(

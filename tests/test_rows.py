@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from service.errors import CorruptImage, ImageTooLarge, ServiceError, UnsupportedImage
-from service.pipeline.codecs import decoding, png_parts, tiff_parts
+from service.pipeline.codecs import decoding, png_parts, spool, tiff_parts
 from service.pipeline.codecs.decoding import Limits
 from service.pipeline.codecs.rows import PictureFile, read_by_rows
 from tests.conftest import encode_image
@@ -34,6 +34,8 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(png_parts, "PART_BYTES", 4_000)
     monkeypatch.setattr(png_parts, "READ_BYTES", 1_000)
     monkeypatch.setattr(tiff_parts, "PART_BYTES", 3_000)
+    monkeypatch.setattr(tiff_parts, "READ_BYTES", 100)
+    monkeypatch.setattr(spool, "BAND_BYTES", 2_000)
     monkeypatch.setattr(TiffImagePlugin, "STRIP_SIZE", 1_500)
 
 
@@ -196,6 +198,139 @@ def test_a_tiff_of_any_layout_by_rows_is_the_tiff(
     assert np.array_equal(found, decoding.decode(data, Limits()))
 
 
+@_SETTINGS
+@given(
+    orientation=st.integers(1, 8),
+    kind=st.sampled_from(["PNG", "TIFF"]),
+    mode=st.sampled_from(["rgb", "grey", "rgba", "bits", "16 bits"]),
+    height=_SIDES,
+    width=_SIDES,
+)
+def test_a_turned_picture_by_rows_is_the_picture(
+    tmp_path: Path, orientation: int, kind: str, mode: str, height: int, width: int
+) -> None:
+    """Upright, its size too, and the same when it is read again."""
+    path, stored = tmp_path / "x", _MODES[mode](picture(height, width, 4, orientation))
+    path.write_bytes(turned(stored, kind, orientation))
+    expected = decoding.decode(path.read_bytes(), Limits())
+    opened = PictureFile(path, Limits())
+    assert (opened.height, opened.width) == expected.shape[:2]
+    for _ in range(2):
+        assert np.array_equal(np.concatenate(list(opened.bands())), expected)
+
+
+def turned(stored: Image.Image, kind: str, orientation: int) -> bytes:
+    """A file of a picture that is stored turned."""
+    if kind == "TIFF":
+        return encode_image(stored, "TIFF", tiffinfo={274: orientation})
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encode_image(stored, "PNG", exif=exif)
+
+
+def test_a_damaged_orientation_turns_nothing(tmp_path: Path) -> None:
+    """A chunk whose checksum is wrong is left out, as of a whole file."""
+    data = bytearray(turned(Image.fromarray(picture(50, 80, 3, 2)), "PNG", 6))
+    data[data.index(b"eXIf") + 6] ^= 255
+    found, _ = by_rows(tmp_path / "x.png", bytes(data))
+    assert found.shape == (50, 80, 3)
+    assert np.array_equal(found, decoding.decode(bytes(data), Limits()))
+
+
+def test_a_full_disk_under_the_turned_rows_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the folder, and how another one is named."""
+    (tmp_path / "x.tif").write_bytes(turned(Image.fromarray(picture(50, 80, 3, 2)), "TIFF", 6))
+    monkeypatch.setattr(spool, "_temporary", lambda: os.open("/dev/full", os.O_RDWR))
+    with pytest.raises(OSError, match=r"No space left on device in .*TMPDIR names another folder"):
+        list(PictureFile(tmp_path / "x.tif", Limits()).bands())
+
+
+def _grey_files() -> dict[str, Callable[[Pixels], bytes]]:
+    """Files of 16 bits, floats and 8 bits, whose rows differ in depth and transparency."""
+
+    def see_through(x: Pixels) -> Pixels:
+        wide = x.astype(np.uint16) * 257
+        wide[: len(x) // 2, :, 3] = 65535
+        return wide
+
+    def keyed(x: Pixels) -> bytes:
+        data, grey = cv2.imencode(".png", x[..., 0].astype(np.uint16) * 9)[1].tobytes(), int(x[0, 0, 0]) * 9
+        return data[:33] + chunk(b"tRNS", struct.pack(">H", grey)) + data[33:]
+
+    def tiff(x: Pixels, **options: Any) -> bytes:
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, x, **options)
+        return buffer.getvalue()
+
+    def nodata(x: Pixels) -> bytes:
+        return tiff((x[..., 0] / 3 - 9).astype(np.float32), extratags=[(42113, 2, 3, b"-9\0", True)])
+
+    return {
+        "grey": lambda x: cv2.imencode(".png", x[..., 0].astype(np.uint16) * 17)[1].tobytes(),
+        "colours": lambda x: cv2.imencode(".png", x[..., :3].astype(np.uint16) * 257)[1].tobytes(),
+        "see-through": lambda x: cv2.imencode(".png", see_through(x))[1].tobytes(),
+        "keyed": keyed,
+        "8 bits": lambda x: encode_image(_MODES["rgba"](x)),
+        "8 bits of grey": lambda x: encode_image(_MODES["grey"](x), "TIFF"),
+        "tiff": lambda x: tiff(x[..., 0].astype(np.uint16) * 257, tile=(16, 32), compression="zlib"),
+        "tiff, 0 is white": lambda x: tiff(x[..., 0].astype(np.uint16), photometric="miniswhite"),
+        "tiff in colours": lambda x: tiff(see_through(x), photometric="rgb", extrasamples=["unassalpha"]),
+        "floats": nodata,
+        "below 0": lambda x: tiff(x[..., 0].astype(np.int16) - 90),
+    }
+
+
+@_SETTINGS
+@given(
+    kind=st.sampled_from(sorted(_grey_files())),
+    dtype=st.sampled_from(["uint8", "uint16", "float32"]),
+    height=_SIDES,
+    width=_SIDES,
+)
+@example(kind="see-through", dtype="uint16", height=90, width=61)
+@example(kind="keyed", dtype="float32", height=90, width=61)
+@example(kind="tiff in colours", dtype="float32", height=90, width=61)
+def test_one_channel_by_rows_is_that_of_the_whole(tmp_path: Path, kind: str, dtype: Any, height: int, width: int) -> None:
+    """Every bit of every number, what is said of a conversion, and what is refused."""
+    path = tmp_path / "x"
+    path.write_bytes(_grey_files()[kind](picture(height, width, 4, height)))
+    opened = PictureFile(path, Limits())
+    try:
+        expected = decoding.decode_grey(path.read_bytes(), Limits(), dtype)
+    except UnsupportedImage as error:
+        with pytest.raises(UnsupportedImage, match=error.message.rpartition(";")[2]):
+            list(opened.grey_bands(dtype))
+        return
+    found = np.concatenate(list(opened.grey_bands(dtype)))
+    assert found.dtype == np.dtype(dtype)
+    assert np.array_equal(found, expected.values, equal_nan=found.dtype.kind == "f")
+    assert set(opened.converted) == set(expected.converted)
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+def test_one_strip_of_deflate_is_decompressed_by_rows(tmp_path: Path, planar: Any, kind: str) -> None:
+    """Its pixels are those of the whole; a strip that is too short, or whose checksum is wrong, is an error."""
+    stored = picture(90, 61, 3, 4).astype(kind)
+    buffer = io.BytesIO()
+    shaped = np.moveaxis(stored, 2, 0) if planar == "separate" else stored
+    options: dict[str, Any] = {"compression": "zlib", "predictor": True, "rowsperstrip": 90}
+    tifffile.imwrite(buffer, shaped, photometric="rgb", planarconfig=planar, **options)
+    data = buffer.getvalue()
+    found, bands = by_rows(tmp_path / "x.tif", data)
+    assert bands > 3
+    assert np.array_equal(found, decoding.decode(data, Limits()))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages[0]
+        assert isinstance(page, tifffile.TiffPage)
+        end = page.dataoffsets[-1] + page.databytecounts[-1]
+    wrong = data[: end - 1] + bytes([data[end - 1] ^ 255]) + data[end:]
+    short = data[: page.dataoffsets[-1]] + zlib.compress(bytes(61 * 40)).ljust(end - page.dataoffsets[-1], b"\0") + data[end:]
+    for damaged in (wrong, short):
+        with pytest.raises(CorruptImage):
+            by_rows(tmp_path / "x.tif", damaged)
+
+
 def test_tiles_of_jpeg_are_read_by_rows(tmp_path: Path) -> None:
     """libtiff's own tiles, written by OpenCV's bundled writer where it can; here by hand, each tile a JPEG of its own."""
     pixels = picture(90, 100, 3, 1)
@@ -277,8 +412,8 @@ def test_a_file_that_changes_is_refused(tmp_path: Path, suffix: str) -> None:
         list(bands)
 
 
-def test_what_is_not_read_by_rows_is_named(tmp_path: Path) -> None:
-    """An interlaced PNG, a turned picture, a strip too large, a picture too large: each with its remedy."""
+def test_what_is_not_read_by_rows_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interlaced PNG, a strip too large, a picture too large: each with its remedy."""
 
     def refusal(data: bytes, limits: Limits | None = None) -> ServiceError:
         (tmp_path / "x").write_bytes(data)
@@ -293,14 +428,9 @@ def test_what_is_not_read_by_rows_is_named(tmp_path: Path) -> None:
     interlaced = refusal(bytes(png))
     assert isinstance(interlaced, UnsupportedImage)
     assert "interlac" in interlaced.message
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    assert "turned (orientation 6)" in refusal(encode_image(pixels, exif=exif)).message
-    assert "turned (orientation 6)" in refusal(encode_image(pixels, "TIFF", tiffinfo={274: 6})).message
     assert "FCN_MAX_FILE_PIXELS" in refusal(encode_image(pixels), Limits(max_file_pixels=7_000)).message
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, np.zeros((5000, 5000), np.uint8), compression="zlib", rowsperstrip=5000)
-    strip = refusal(buffer.getvalue())
+    monkeypatch.setattr(TiffImagePlugin, "STRIP_SIZE", 30_000_000)
+    strip = refusal(encode_image(np.zeros((5000, 5000), np.uint8), "TIFF", compression="tiff_lzw"))
     assert isinstance(strip, ImageTooLarge)
     assert "smaller strips" in strip.message
     assert "only TIFF and PNG" in refusal(encode_image(pixels, "JPEG")).message

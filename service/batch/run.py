@@ -249,8 +249,9 @@ def work_on(source: Source[F], predictor: Predictor, config: RunConfig, ledger: 
             with _closed(source.frames()) as frames:
                 segment = _segmenting(predictor, config)
                 for done in overlapped(frames, segment, write):
-                    if done.made is not None:
-                        converted.update(done.made.converted)
+                    result = done.made or done.large
+                    if result is not None:
+                        converted.update(result.converted)
                     if done.frame.counts:
                         _count(done, report)
                         progress.advance()
@@ -285,6 +286,10 @@ def _segmenting(predictor: Predictor, config: RunConfig) -> Callable[[F], Done[F
             return Done(frame, whole(frame.image), None)
         except ServiceError as error:
             return Done(frame, None, error.message)
+        except OSError as error:  # a file that is gone, a full disk under a temporary one
+            if frame.file is None:
+                raise
+            return Done(frame, None, reason(frame.file, error))
 
     return segment
 

@@ -6,6 +6,7 @@ relative to two robust percentiles of the whole volume. Training and serving bot
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,23 @@ def window(volume: NDArray[np.floating], percentiles: Percentiles) -> Window:
     return Window(low, high if high > low else low + 1.0)
 
 
+def window_of(bands: Callable[[], Iterable[NDArray[np.float32]]], percentiles: Percentiles) -> Window:
+    """Measure the window of a picture that comes by rows, as :func:`window` does of a whole one.
+
+    Takes:
+        bands: gives the picture's rows; called five times
+    """
+    total, count = 0.0, 0
+    for band in bands():
+        values = band[np.isfinite(band)]
+        total, count = total + float(values.sum(dtype=np.float64)), count + values.size
+    if not count:
+        return Window(0.0, 1.0)
+    low = _percentile_of(bands, percentiles.lower, -np.inf) or 0.0
+    high = _percentile_of(bands, percentiles.upper, total / count if percentiles.foreground else -np.inf)
+    return Window(low, high if high is not None and high > low else low + 1.0)
+
+
 def normalised(volume: NDArray[np.floating], found: Window, percentiles: Percentiles) -> NDArray[np.float32]:
     """Map a volume, or a part of it, through the window of its whole.
 
@@ -58,34 +76,46 @@ def normalised(volume: NDArray[np.floating], found: Window, percentiles: Percent
     return np.clip(scaled, 0, np.float32(percentiles.ceiling), out=scaled)
 
 
-def policed(values: NDArray[Any], percentiles: Percentiles | None) -> NDArray[Any]:
+def policed(values: NDArray[Any], percentiles: Percentiles | None, found: Window | None = None) -> NDArray[Any]:
     """Bring the numbers of a picture of one channel to those of its network.
 
     Takes:
         values: H x W uint8, uint16 or float32
         percentiles: the manifest's intensity policy; None keeps the numbers
+        found: the window of the picture that these are some rows of; None: they are the whole
     Gives:
         the same array where nothing is to be done; of floats, those that are not finite are 0
     """
     if percentiles is not None:
-        return normalised(values, window(values, percentiles), percentiles)
+        return normalised(values, found or window(values, percentiles), percentiles)
     return np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0) if values.dtype.kind == "f" else values
 
 
-def preview(values: NDArray[Any]) -> NDArray[np.uint8]:
+def range_of(values: NDArray[Any]) -> Window:
+    """Return the lowest and the highest number.
+
+    Takes:
+        values: finite, at least one
+    """
+    return Window(float(values.min()), float(values.max()))
+
+
+def preview(values: NDArray[Any], found: Window | None = None) -> NDArray[np.uint8]:
     """Draw a picture of one channel for people: whole numbers by their depth, floats from the lowest to the highest.
 
     Takes:
         values: H x W uint8, uint16 or float32, finite
+        found: the :func:`range_of` the picture that these are some rows of; None: they are the whole
     Gives:
         H x W x 3 uint8
     """
-    if values.dtype == np.uint8:
+    whole = found if found or values.dtype == np.uint8 else range_of(values)
+    if whole is None:
         shown = values
     elif values.dtype == np.uint16:
-        shown = depth.to_8_bits(values, depth.significant_bits(int(values.max(initial=0))))
+        shown = depth.to_8_bits(values, depth.significant_bits(int(whole.high)))
     else:
-        low, high = float(values.min()), float(values.max())
+        low, high = whole.low, whole.high
         scale = np.float32(255 / (high - low)) if np.isfinite(high - low) and high > low else np.float32(0)
         shown = np.rint((values - np.float32(low)) * scale).astype(np.uint8)
     return np.repeat(shown[..., None], 3, axis=2)
@@ -95,3 +125,28 @@ def _percentile(values: NDArray[np.floating], percent: float) -> float:
     """The value of that rank, the lower one between two."""
     rank = int((values.size - 1) * percent / 100)
     return float(np.partition(values, rank)[rank])
+
+
+def _percentile_of(bands: Callable[[], Iterable[NDArray[np.float32]]], percent: float, above: float) -> float | None:
+    """The value of that rank among the finite ones above a number; None where there are none.
+
+    Floats as whole numbers have the same order, so two counts find the value: of their upper 16 bits, then of the lower ones.
+    """
+
+    def keys() -> Iterable[NDArray[np.uint32]]:
+        for band in bands():
+            stored = band[np.isfinite(band) & (band > np.float64(above))].view(np.uint32)
+            yield np.where(stored >> 31, ~stored, stored | np.uint32(1 << 31))
+
+    counts = sum((np.bincount(key >> 16, minlength=1 << 16) for key in keys()), np.zeros(1 << 16, np.int64))
+    if not counts.any():
+        return None
+    rank = int((int(counts.sum()) - 1) * percent / 100)
+    upper = int(np.searchsorted(counts.cumsum(), rank, "right"))
+    rank -= int(counts[:upper].sum())
+    counts = sum(
+        (np.bincount(key[key >> 16 == upper] & 0xFFFF, minlength=1 << 16) for key in keys()), np.zeros(1 << 16, np.int64)
+    )
+    key = np.uint32(upper << 16 | int(np.searchsorted(counts.cumsum(), rank, "right")))
+    stored = key & np.uint32((1 << 31) - 1) if key >> 31 else ~key
+    return float(stored.view(np.float32))

@@ -1,16 +1,20 @@
-"""The result of a picture that is read by rows: labels as rows, in a small part of their memory."""
+"""Pictures that are read by rows: what the network sees of them, and their labels as rows, in a small part of their memory."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.pipeline import intensity
+from service.pipeline.codecs.grey import Conversion
 from service.pipeline.codecs.rows import PictureFile
-from service.pipeline.manifest import Manifest
+from service.pipeline.manifest import InputPolicy, Manifest
 from service.pipeline.segmentation import Timing
 
 Labels = NDArray[np.uint8]
@@ -19,6 +23,42 @@ ROWS = 256
 """Rows of a band."""
 
 _NO_PIXELS = np.empty((0, 0, 3), np.uint8)
+
+
+class GreyRows:
+    """A picture of one channel: its rows as the network sees them, and as people do.
+
+    Takes:
+        policy: of a network that takes grey
+    Raises:
+        as ``PictureFile.grey_bands``
+    """
+
+    def __init__(self, picture: PictureFile, policy: InputPolicy) -> None:
+        self._picture, self._policy = picture, policy
+
+    def bands(self) -> Iterator[NDArray[Any]]:
+        """Give n x W of the policy's dtype each, from the top row to the bottom one, after the intensity policy."""
+        for band in self._picture.grey_bands(self._policy.dtype):
+            yield intensity.policed(band, self._policy.intensity, self._window)
+
+    def shown(self) -> Iterator[NDArray[np.uint8]]:
+        """Give n x W x 3 uint8 each, as ``intensity.preview`` draws the whole."""
+        for band in self.bands():
+            yield intensity.preview(band, self._range)
+
+    @cached_property
+    def _window(self) -> intensity.Window | None:
+        if self._policy.intensity is None:
+            return None
+        return intensity.window_of(lambda: self._picture.grey_bands(self._policy.dtype), self._policy.intensity)
+
+    @cached_property
+    def _range(self) -> intensity.Window | None:
+        if self._policy.dtype == "uint8":
+            return None
+        ranges = [intensity.range_of(band) for band in self.bands()]
+        return intensity.Window(min(each.low for each in ranges), max(each.high for each in ranges))
 
 
 class PackedRows:
@@ -71,6 +111,13 @@ class LargeSegmentation:
     manifest: Manifest
     sha256: str
     timing: Timing
+    shown: Callable[[], Iterator[NDArray[np.uint8]]]
+    """Gives n x W x 3 uint8 each, from the top row to the bottom one: the picture, as people see it."""
+
+    @property
+    def converted(self) -> tuple[Conversion, ...]:
+        """What was changed of a picture that is another than its network takes."""
+        return self.picture.converted
 
     def bands(self, *, pictured: bool) -> Iterator[tuple[Labels, Labels | None, NDArray[np.uint8]]]:
         """Give the result from top to bottom: bands of ``ROWS`` rows, the last one of fewer.
@@ -82,7 +129,7 @@ class LargeSegmentation:
         Raises:
             CorruptImage: if the picture changed meanwhile
         """
-        images = of_height(self.picture.bands(), ROWS) if pictured else None
+        images = of_height(self.shown(), ROWS) if pictured else None
         certainties = iter(self.certainty) if self.certainty is not None else None
         for labels in self.labels:
             yield labels, next(certainties) if certainties else None, next(images) if images else _NO_PIXELS
@@ -110,24 +157,25 @@ class Window:
     """A picture that comes by rows, as rectangles whose rows never go back up.
 
     Takes:
-        bands: n x W x C uint8 each, from the top row to the bottom one
+        bands: n x W x 3 or n x W each, from the top row to the bottom one
     """
 
-    def __init__(self, bands: Iterator[NDArray[np.uint8]]) -> None:
+    def __init__(self, bands: Iterator[NDArray[Any]]) -> None:
         self._bands = bands
-        self._held: list[tuple[int, NDArray[np.uint8]]] = []
+        self._held: list[tuple[int, NDArray[Any]]] = []
         """Row and pixels of the bands that are at hand."""
         self._bottom = 0
 
-    def __call__(self, rows: slice, columns: slice) -> NDArray[np.uint8]:
-        """Return rows x columns x C uint8."""
+    def __call__(self, rows: slice, columns: slice) -> NDArray[Any]:
+        """Return rows x columns x channels."""
         while self._bottom < rows.stop:
             band = next(self._bands)
             self._held.append((self._bottom, band))
             self._bottom += len(band)
         self._held = [(top, band) for top, band in self._held if top + len(band) > rows.start]
         parts = [band[max(0, rows.start - top) : rows.stop - top, columns] for top, band in self._held if top < rows.stop]
-        return np.concatenate(parts)
+        found = np.concatenate(parts)
+        return found[..., None] if found.ndim == 2 else found
 
     def finish(self) -> None:
         """Read to the end of the picture, where damage and changes are found."""

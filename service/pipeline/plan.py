@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -21,6 +21,9 @@ Pixel = TypeVar("Pixel", np.uint8, np.uint16, np.float32)
 
 MAX_ELONGATION = 4.0
 """The largest aspect ratio with ``fit="area"``. A longer image is squeezed to it: the network would see more pixels of blur."""
+
+_SUMS = {np.dtype(np.uint8): np.uint16, np.dtype(np.uint16): np.uint32}
+"""The type that holds 256 times the numbers of another one."""
 
 MIXED_ROWS = 64
 """Rows that are mixed at a time by :func:`stretched`."""
@@ -115,15 +118,15 @@ def halvings(whole: tuple[int, int], size: tuple[int, int]) -> int:
     return count
 
 
-def halved(bands: Iterable[NDArray[np.uint8]], times: int) -> Iterator[NDArray[np.uint8]]:
+def halved(bands: Iterable[NDArray[Pixel]], times: int) -> Iterator[NDArray[Pixel]]:
     """Halve a picture that comes by rows, as :func:`resize_image` does.
 
     Takes:
-        bands: n x W x 3 uint8 each, from the top row to the bottom one; their heights together, and W, are multiples of
-            2 ** ``times``
+        bands: n x W x 3 uint8 each, or n x W of uint8, uint16 or float32, from the top row to the bottom one; their heights
+            together, and W, are multiples of 2 ** ``times``
     """
     cells = 1 << times
-    held: NDArray[np.uint8] | None = None
+    held: NDArray[Pixel] | None = None
     for band in bands:
         held = band if held is None else np.concatenate([held, band])
         rows = len(held) // cells * cells
@@ -135,52 +138,68 @@ def halved(bands: Iterable[NDArray[np.uint8]], times: int) -> Iterator[NDArray[n
         held = held[rows:].copy()
 
 
-def native_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def native_image(image: NDArray[Pixel], size: tuple[int, int]) -> NDArray[Pixel]:
     """Bring a picture to its :func:`native_size`, as :func:`stretched` does by rows.
 
     Takes:
-        image: H x W x 3 uint8
+        image: H x W x 3 uint8, or H x W of uint8, uint16 or float32
         size: (h, w)
     Gives:
-        h x w x 3 uint8; the same array where the size is already right
+        the same dtype and channels at h x w; the same array where the size is already right
     """
     found = list(stretched([image], (image.shape[0], image.shape[1]), size))
     return found[0] if len(found) == 1 else np.concatenate(found)
 
 
-def stretched(bands: Iterable[NDArray[np.uint8]], whole: tuple[int, int], size: tuple[int, int]) -> Iterator[NDArray[np.uint8]]:
-    """Stretch a picture that comes by rows: bilinear with half-pixel centres, rounded after columns and after rows.
+def stretched(bands: Iterable[NDArray[Pixel]], whole: tuple[int, int], size: tuple[int, int]) -> Iterator[NDArray[Pixel]]:
+    """Stretch a picture that comes by rows: bilinear with half-pixel centres; whole numbers are rounded after columns and after
+    rows.
 
     The pixels do not depend on how the rows come, so a picture read by rows equals the same picture read whole.
 
     Takes:
-        bands: n x W x 3 uint8 each, from the top row to the bottom one
+        bands: n x W x 3 uint8 each, or n x W of uint8, uint16 or float32, from the top row to the bottom one
         whole: (H, W) of the picture
         size: (h, w)
     Gives:
-        n x w x 3 uint8 each, from top to bottom; together h rows
+        the same dtype and channels at n x w each, from top to bottom; together h rows
     """
     (height, width), (h, w) = whole, size
     position = np.clip((np.arange(h) + 0.5) * (height / h) - 0.5, 0, height - 1)
     upper = position.astype(np.intp)
     lower = np.minimum(upper + 1, height - 1)
-    share = np.rint((position - upper) * 256).astype(np.uint16)[:, None, None]
-    held, top, done = np.empty((0, w, 3), np.uint8), 0, 0
+    share = np.rint((position - upper) * 256).astype(np.uint16)
+    held: NDArray[Pixel] | None = None
+    top, done = 0, 0
     for stored in bands:
         # With as many rows as before, this step is one along the columns alone.
         band = stored if w == width else _resized(stored, len(stored), w, cv2.INTER_LINEAR)
         if h == height:
             yield band
             continue
-        held = np.concatenate([held, band]) if len(held) else band
+        held = band if held is None else np.concatenate([held, band])
         last = int(np.searchsorted(lower, top + len(held)))
         for first in range(done, last, MIXED_ROWS):
             rows = slice(first, min(first + MIXED_ROWS, last))
-            above = held[upper[rows] - top].astype(np.uint16) * (256 - share[rows])
-            yield ((above + held[lower[rows] - top] * share[rows] + 128) >> 8).astype(np.uint8)
+            yield _mixed(held[upper[rows] - top], held[lower[rows] - top], share[rows])
         done = last
         kept = int(upper[done]) if done < h else height
         held, top = held[kept - top :].copy(), kept
+
+
+def _mixed(above: NDArray[Pixel], below: NDArray[Pixel], share: NDArray[np.uint16]) -> NDArray[Pixel]:
+    """Mix two rows for each row.
+
+    Takes:
+        share: of the lower one, in 256 parts
+    """
+    each = share.reshape(-1, *[1] * (above.ndim - 1))
+    sums: Any = _SUMS.get(above.dtype)
+    if sums is None:
+        part: NDArray[Any] = each.astype(np.float32) / 256
+        return np.asarray(above * (1 - part) + below * part, above.dtype)
+    mixed = above.astype(sums) * (256 - each) + below.astype(sums) * each
+    return np.asarray((mixed + sums(128)) >> 8, above.dtype)
 
 
 def _resized(image: NDArray[Pixel], h: int, w: int, interpolation: int) -> NDArray[Pixel]:

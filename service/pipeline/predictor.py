@@ -26,7 +26,7 @@ from service.pipeline.codecs.grey import Conversion
 from service.pipeline.codecs.rows import PictureFile
 from service.pipeline.device_labels import OnDevice
 from service.pipeline.engine import Engine
-from service.pipeline.large import LargeSegmentation, PackedRows, Window
+from service.pipeline.large import GreyRows, LargeSegmentation, PackedRows, Window
 from service.pipeline.manifest import OUTPUT, Manifest
 from service.pipeline.repository import Repository
 from service.pipeline.segmentation import Outputs, ScanResult, Segmentation, Timing
@@ -205,7 +205,7 @@ class Predictor:
         size = (plan.native_size if native else plan.fit_size)(height, width, manifest.input)
         tiled = native and self.tiling.is_needed(size)
         geo = decoding.georeference(source, header)
-        fitted = plan.native_image(values, size) if native and values.ndim == 3 else plan.resize_image(values, size)
+        fitted = plan.native_image(values, size) if native else plan.resize_image(values, size)
         fitted = fitted[..., None] if fitted.ndim == 2 else fitted
         return Prepared(image, fitted, time.monotonic() - start, tiled, halo, geo, converted)
 
@@ -307,27 +307,30 @@ class Predictor:
         Raises:
             ImageTooLarge: if it cannot be reduced to the working size by rows; the reason names ``native``
             BadParameter, UnknownModel, NotReady, InferenceFailed: as :meth:`segment`
-            UnsupportedImage, CorruptImage: as ``PictureFile.bands``
+            UnsupportedImage, CorruptImage, OSError: as ``PictureFile.bands``
         """
         begun = time.monotonic()
         engine = self.engine(model)
         manifest, whole = engine.manifest, (picture.height, picture.width)
         if manifest.input.takes_scans:
             _check_kind(decoding.Header(picture.format, picture.width, picture.height), manifest)
-        if manifest.input.takes_grey:
-            reason = f"{manifest.name} takes one channel, and pictures that are read by rows have three; name another model"
-            raise BadParameter(reason, parameter="model")
         check_native(manifest, resolution, halo)
+        bands: Callable[[], Iterator[NDArray[Any]]]
+        if manifest.input.takes_grey:
+            grey = GreyRows(picture, manifest.input)
+            bands, shown = grey.bands, grey.shown
+        else:
+            bands = shown = picture.bands
         if resolution == "native":
             size = plan.native_size(*whole, manifest.input)
-            window = Window(plan.stretched(picture.bands(), whole, size))
+            window = Window(plan.stretched(bands(), whole, size))
             scores: Iterator[NDArray[np.float32]] = (
                 band[OUTPUT] for band in self.tiling.for_rows().bands(engine, window, size, (OUTPUT,), halo=halo)
             )
         else:
             size = plan.fit_size(*whole, manifest.input)
             window = Window(iter(()))
-            scores = iter([engine.run(self._reduced(picture, size)[None], (OUTPUT,))[OUTPUT][0]])
+            scores = iter([engine.run(self._reduced(bands, whole, size)[None], (OUTPUT,))[OUTPUT][0]])
         labels = PackedRows(picture.width)
         certainties = PackedRows(picture.width) if certainty else None
         stride = manifest.stride
@@ -340,16 +343,20 @@ class Predictor:
             certainties.finish()
         window.finish()
         timing = Timing(infer_s=time.monotonic() - begun)
-        return LargeSegmentation(picture, labels, certainties, manifest, engine.sha256, timing)
+        return LargeSegmentation(picture, labels, certainties, manifest, engine.sha256, timing, shown)
 
-    def _reduced(self, picture: PictureFile, size: tuple[int, int]) -> Image:
+    def _reduced(
+        self, bands: Callable[[], Iterator[NDArray[Any]]], whole: tuple[int, int], size: tuple[int, int]
+    ) -> NDArray[Any]:
         """Bring a picture that is read by rows to the working size, as ``plan.resize_image`` does.
 
+        Gives:
+            h x w x channels
         Raises:
             ImageTooLarge: if too much is left after the halvings
         """
-        height, width = picture.height, picture.width
-        times = plan.halvings((height, width), size)
+        height, width = whole
+        times = plan.halvings(whole, size)
         left = (height >> times) * (width >> times)
         if left > self.limits.max_pixels:
             raise ImageTooLarge(
@@ -359,8 +366,8 @@ class Predictor:
                 actual=left,
                 unit="pixels",
             )
-        reduced = np.concatenate(list(plan.halved(picture.bands(), times)))
-        return plan.resize_image(reduced, size)
+        reduced = plan.resize_image(np.concatenate(list(plan.halved(bands(), times))), size)
+        return reduced[..., None] if reduced.ndim == 2 else reduced
 
     def close(self) -> None:
         """Close the models; runs under way end first."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,7 +108,7 @@ class Tiling:
     def bands(
         self,
         engine: Engine,
-        window: Callable[[slice, slice], NDArray[np.uint8]],
+        window: Callable[[slice, slice], NDArray[Any]],
         size: tuple[int, int],
         outputs: Sequence[str],
         *,
@@ -119,7 +119,7 @@ class Tiling:
         """Run the network on one picture, one row of tiles after the other.
 
         Takes:
-            window: returns rows x columns x C uint8 of the picture; its rows never go back up
+            window: returns rows x columns x C of the picture, of the network's dtype; its rows never go back up
             size: (h, w) of the picture, multiples of the manifest's
             halo, outputs, alone, check: as of :meth:`run`
         Gives:

@@ -27,6 +27,7 @@ from service.pipeline.codecs.georeference import Georeference
 from service.pipeline.codecs.georeference import of as georeference_of
 from service.pipeline.codecs.grey import Grey
 from service.pipeline.codecs.headers import FORMATS, Header
+from service.pipeline.codecs.levels import Levels
 from service.pipeline.codecs.limits import Limits, check_bytes, check_size
 
 __all__ = ["FORMATS", "RGB", "Georeference", "Grey", "Header", "Limits", "decode", "decode_grey", "georeference", "probe"]
@@ -86,7 +87,7 @@ def decode(data: bytes | RGB, limits: Limits, header: Header | None = None) -> R
     if isinstance(data, np.ndarray):
         return data
     with damage(kind):
-        return _decode(data, kind, limits)
+        return decode_as(data, kind, limits)
 
 
 def decode_grey(data: bytes | RGB, limits: Limits, dtype: Dtype, header: Header | None = None) -> Grey:
@@ -101,14 +102,64 @@ def decode_grey(data: bytes | RGB, limits: Limits, dtype: Dtype, header: Header 
         UnsupportedImage: also if ``dtype`` cannot hold the numbers: floats or negative ones in ``uint16``
     """
     header = header or probe(data, limits)
-    if isinstance(data, np.ndarray) or dtype == "uint8" or header.format not in ("PNG", "TIFF", "PNM"):
+    if isinstance(data, np.ndarray) or dtype == "uint8" or header.format in scans.FORMATS:
         return grey.of_rgb(decode(data, limits, header), dtype)
     with damage(header.format):
-        found = _wide(data, header.format, limits, dtype)
+        return decode_grey_as(data, header.format, limits, dtype)
+
+
+def decode_as(data: bytes, kind: str, limits: Limits, levels: Levels | None = None) -> RGB:
+    """Decode a file whose format is known, as :func:`decode`.
+
+    Takes:
+        levels: of the picture that the file is a part of (PNG, TIFF); None: it is the whole
+    Raises:
+        Exception: of many kinds, if the file is truncated or damaged
+    """
+    match kind:
+        case "JPEG":
+            return jpeg.decode(data)
+        case "TIFF":
+            return tiff.decode(data, limits, levels)
+        case "PNG":
+            return png.decode(data, limits, levels)
+        case "BMP":
+            return bmp.decode(data, limits)
+        case "PNM":
+            return pnm.decode(data)
+        case "HEIC":
+            return heif.decode(data, limits)
+        case _:
+            return pillow.decode(pillow.load(data, kind, limits))
+
+
+def decode_grey_as(data: bytes, kind: str, limits: Limits, dtype: Dtype, levels: Levels | None = None) -> Grey:
+    """Decode a file whose format is known to one channel, as :func:`decode_grey`.
+
+    Takes:
+        levels: as for :func:`decode_as`
+    Raises:
+        as :func:`decode_as`
+    """
+    found = None if dtype == "uint8" else _wide(data, kind, limits, dtype, levels)
     if found is None:
-        return grey.of_rgb(decode(data, limits, header), dtype)
+        return grey.of_rgb(decode_as(data, kind, limits, levels), dtype)
     values, was_colour = found
     return Grey(values, (grey.TO_GREY,) if was_colour else ())
+
+
+def survey(data: bytes, kind: str, limits: Limits, dtype: Dtype | None) -> Levels:
+    """Read the numbers of a part of a picture that decide about its other parts.
+
+    Takes:
+        kind: PNG or TIFF
+        dtype: for :func:`decode_grey_as`; None: for :func:`decode_as`
+    Raises:
+        as :func:`decode_as`
+    """
+    survey_grey, survey_rgb = (png.survey_grey, png.survey) if kind == "PNG" else (tiff.survey_grey, tiff.survey)
+    found = None if dtype in (None, "uint8") else survey_grey(data, limits)
+    return survey_rgb(data, limits) if found is None else found
 
 
 def georeference(data: bytes | RGB, header: Header | None = None) -> Georeference | None:
@@ -123,33 +174,15 @@ def georeference(data: bytes | RGB, header: Header | None = None) -> Georeferenc
     return georeference_of(data) if data[:2] in (b"II", b"MM") else None
 
 
-def _wide(data: bytes, kind: str, limits: Limits, dtype: Dtype) -> tuple[NDArray[Any], bool] | None:
+def _wide(data: bytes, kind: str, limits: Limits, dtype: Dtype, levels: Levels | None) -> tuple[NDArray[Any], bool] | None:
     """Return the one channel of a picture of more than 8 bits, and whether it had colours; None for one of 8 bits."""
     match kind:
         case "TIFF":
-            return tiff.decode_grey(data, limits, dtype)
-        case "PNG" if data[24:25] == b"\x10":
-            values, was_colour = png.decode_grey(data, limits)
+            return tiff.decode_grey(data, limits, dtype, levels)
+        case "PNG" if png.is_wide(data):
+            values, was_colour = png.decode_grey(data, limits, levels)
         case "PNM" if pnm.outline(data).maximum > 255:
             values, was_colour = grey.luma(pnm.samples(data).astype(np.uint16, copy=False))
         case _:
             return None
     return grey.cast(values, dtype, kind), was_colour
-
-
-def _decode(data: bytes, kind: str, limits: Limits) -> RGB:
-    match kind:
-        case "JPEG":
-            return jpeg.decode(data)
-        case "TIFF":
-            return tiff.decode(data, limits)
-        case "PNG":
-            return png.decode(data, limits)
-        case "BMP":
-            return bmp.decode(data, limits)
-        case "PNM":
-            return pnm.decode(data)
-        case "HEIC":
-            return heif.decode(data, limits)
-        case _:
-            return pillow.decode(pillow.load(data, kind, limits))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from service.errors import UnsupportedImage
 from service.pipeline.codecs import depth
+from service.pipeline.codecs.levels import Levels
 
 BAND_PIXELS = 1 << 18
 """Pixels that are converted at a time."""
@@ -80,19 +81,25 @@ def of_rgb(pixels: NDArray[np.uint8], dtype: str) -> Grey:
     return Grey(values.astype(dtype, copy=False), converted)
 
 
-def over_white(values: NDArray[np.uint16], alpha: NDArray[np.uint16]) -> NDArray[np.uint16]:
+def levels_of(values: NDArray[np.uint16], alpha: NDArray[np.uint16] | None) -> Levels:
+    """Return the numbers that decide about transparency in :func:`over_white`."""
+    return Levels(largest=int(values.max(initial=0)), largest_alpha=0 if alpha is None else int(alpha.max(initial=0)))
+
+
+def over_white(values: NDArray[np.uint16], alpha: NDArray[np.uint16], levels: Levels | None = None) -> NDArray[np.uint16]:
     """Lay a transparent picture over white: the largest number of its depth. Alpha that is 0 everywhere says nothing.
 
     Takes:
         values: H x W, as stored
         alpha: H x W, the largest number of its own depth is opaque
+        levels: of the picture that this is a part of; None: it is the whole
     Gives:
         the same array where nothing is transparent
     """
-    largest = int(values.max(initial=0))
-    white = (1 << depth.significant_bits(largest)) - 1
-    opaque = (1 << depth.significant_bits(max(largest, int(alpha.max(initial=0))))) - 1
-    if not alpha.any() or int(alpha.min()) >= opaque:
+    known = levels or levels_of(values, alpha)
+    white = (1 << depth.significant_bits(known.largest)) - 1
+    opaque = (1 << depth.significant_bits(max(known.largest, known.largest_alpha))) - 1
+    if not known.largest_alpha or int(alpha.min()) >= opaque:
         return values
     share = np.minimum(alpha / opaque, 1.0)
     return np.asarray(np.rint(values * share + white * (1 - share)), np.uint16)

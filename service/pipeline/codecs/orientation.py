@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 
 Pixel = TypeVar("Pixel", bound=np.generic)
 
+TURNED = range(2, 9)
+"""Orientations of a picture that is not upright."""
+SIDEWAYS = range(5, 9)
+"""Those whose stored rows are columns of the upright picture."""
 _ORIENTATION = 0x0112
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
 """Formats of ``struct`` by EXIF's types."""
@@ -28,6 +32,15 @@ def upright(pixels: NDArray[Pixel], orientation: int) -> NDArray[Pixel]:
     """
     turn = _TURNS.get(orientation)
     return np.ascontiguousarray(turn(pixels) if turn else pixels, pixels.dtype)
+
+
+def upright_size(height: int, width: int, orientation: int) -> tuple[int, int]:
+    """Return (height, width) of the upright picture.
+
+    Takes:
+        height, width: as stored
+    """
+    return (width, height) if orientation in SIDEWAYS else (height, width)
 
 
 def of_exif(exif: bytes) -> int:

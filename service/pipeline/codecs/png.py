@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -78,6 +79,16 @@ def decode(data: bytes, limits: Limits, levels: Levels | None = None) -> NDArray
     return orientation.upright(pixels, orientation.of_exif(info.get("exif") or b""))
 
 
+def orientation_of(data: bytes, limits: Limits) -> int:
+    """Read how a picture is turned, as of EXIF.
+
+    Raises:
+        as :func:`decode`
+    """
+    _, picture, _ = _load(data, limits)
+    return orientation.of_exif(picture.info.get("exif") or b"")
+
+
 def survey(data: bytes, limits: Limits) -> Levels:
     """Read the numbers of some rows of a picture, for :func:`decode` of all its parts.
 
@@ -120,27 +131,65 @@ def _load(data: bytes, limits: Limits) -> tuple[bytes, ImageFile, int | tuple[in
     return data, picture, key
 
 
-def decode_grey(data: bytes, limits: Limits) -> tuple[NDArray[np.uint16], bool]:
+def is_wide(data: bytes) -> bool:
+    """Return whether the samples have 16 bits."""
+    return data[24:25] == b"\x10"
+
+
+def decode_grey(data: bytes, limits: Limits, levels: Levels | None = None) -> tuple[NDArray[np.uint16], bool]:
     """Decode a PNG file of 16 bits to one channel, with all its bits. Transparent pixels are white, as :func:`decode` has them.
 
+    Takes:
+        levels: as of :func:`survey_grey`; None: it is the whole
     Gives:
         H x W uint16, upright, as stored; and whether it had colours. A colour profile is not applied: it is one of colours
     Raises:
         CorruptImage, ValueError, OSError, SyntaxError: if the file is truncated or damaged
         UnsupportedImage: if OpenCV does not decode it
     """
+    read = _read_grey(data, limits)
+    known, found = levels or read.levels(), read.values
+    if read.alpha is not None:
+        found = grey.over_white(found, read.alpha, known)
+    if read.is_clear is not None:
+        found = np.where(read.is_clear, np.uint16((1 << depth.significant_bits(known.largest)) - 1), found)
+    return orientation.upright(found, read.orientation), read.was_colour
+
+
+def survey_grey(data: bytes, limits: Limits) -> Levels | None:
+    """Read the numbers of some rows of a picture, for :func:`decode_grey` of all its parts; None for one of 8 bits.
+
+    Raises:
+        as :func:`decode_grey`
+    """
+    return _read_grey(data, limits).levels() if is_wide(data) else None
+
+
+class _Grey(NamedTuple):
+    """A picture of 16 bits as one channel, and its transparency."""
+
+    values: NDArray[np.uint16]
+    alpha: NDArray[np.uint16] | None
+    is_clear: NDArray[np.bool_] | None
+    """Pixels of the transparent colour; None if the file names none."""
+    was_colour: bool
+    orientation: int
+
+    def levels(self) -> Levels:
+        """Return the numbers that decide about white; those of the transparent colour do not count."""
+        opaque = self.values if self.is_clear is None else self.values[~self.is_clear]
+        return grey.levels_of(opaque, self.alpha)
+
+
+def _read_grey(data: bytes, limits: Limits) -> _Grey:
     data, picture, key = _load(data, limits)
     info = picture.info
     del picture  # OpenCV's copy is as large
     samples = _samples(data)
-    found, was_colour = grey.luma(samples[..., min(samples.shape[2] - 1, 2) :: -1])
-    if samples.shape[2] == 4:
-        found = grey.over_white(found, samples[..., 3])
-    if key is not None:
-        is_clear = _is_key(samples, key)[..., 0]
-        largest = int(found.max(initial=0, where=~is_clear))
-        found = np.where(is_clear, np.uint16((1 << depth.significant_bits(largest)) - 1), found)
-    return orientation.upright(found, orientation.of_exif(info.get("exif") or b"")), was_colour
+    values, was_colour = grey.luma(samples[..., min(samples.shape[2] - 1, 2) :: -1])
+    alpha = samples[..., 3] if samples.shape[2] == 4 else None
+    is_clear = None if key is None else _is_key(samples, key)[..., 0]
+    return _Grey(values, alpha, is_clear, was_colour, orientation.of_exif(info.get("exif") or b""))
 
 
 def _is_dark(picture: ImageFile, color: int, levels: Levels | None) -> bool:

@@ -1,7 +1,7 @@
 """Some rows of a PNG file as a PNG file of their own, one part after the other.
 
 Pixels are one stream of compressed bytes, so it is read from the top. A row may be coded by its difference to the row above it;
-that is undone here, by libpng: a part is first read as bytes, without colours.
+that is undone here, by libpng: a part is first read as bytes, without colours. ``rows`` turns the whole, and no part.
 
 Source: Portable Network Graphics, third edition (W3C, 2025), sections 5, 7, 9, 10.
 """
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import CorruptImage, UnsupportedImage
-from service.pipeline.codecs import pillow
+from service.pipeline.codecs import pillow, png
 from service.pipeline.codecs.file_bytes import FileBytes
 from service.pipeline.codecs.limits import Limits
 
@@ -34,8 +34,9 @@ MAX_KEPT = 1 << 22
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Samples of a pixel by colour type."""
-_KEPT = (b"PLTE", b"tRNS", b"iCCP", b"eXIf")
+_KEPT = (b"PLTE", b"tRNS", b"iCCP")
 """Chunks that go along with every part: the pixels depend on them."""
+_EXIF = b"eXIf"
 _BYTES = {1: (0, 8), 2: (4, 8), 3: (2, 8), 4: (6, 8), 6: (2, 16), 8: (6, 16)}
 """Colour type and bits of pixels of so many bytes: filters work on bytes, whatever these mean."""
 
@@ -73,14 +74,24 @@ class Parts:
         if self._color not in _CHANNELS:
             raise UnsupportedImage(f"a PNG image of colour type {self._color}, which PNG does not have")
         self._chunks = list(_chunks(file))
-        kept = [chunk for chunk in self._chunks if chunk.kind in _KEPT and chunk.length <= MAX_KEPT]
-        self._head = header + b"".join(file[chunk.start - 8 : chunk.start + chunk.length + 4] for chunk in kept)
-        self.exif = next((file[chunk.start : chunk.start + chunk.length] for chunk in kept if chunk.kind == b"eXIf"), b"")
+        self._head = header + self._stored(*_KEPT)
         bits = self._bits * _CHANNELS[self._color]
         self._row_bytes, self._pixel_bytes = (self.width * bits + 7) // 8, max(1, bits // 8)
-        has_key = any(chunk.kind == b"tRNS" for chunk in kept)
+        has_key = any(chunk.kind == b"tRNS" for chunk in self._chunks)
         self.needs_levels = self._bits == 16 or self._color in (4, 6) or has_key
         """Whether the pixels of a part depend on the others."""
+
+    @property
+    def orientation(self) -> int:
+        """As in EXIF; other numbers than 2 to 8 leave the picture as it is."""
+        black = np.zeros((1, self._row_bytes), np.uint8)
+        row = self._file_of(self._head + self._stored(_EXIF), self.width, 1, black)
+        return png.orientation_of(row, Limits(max_pixels=self.width, max_side=self.width))
+
+    def _stored(self, *kinds: bytes) -> bytes:
+        """Return the chunks of these kinds, as they are stored; those that are too long are left out."""
+        chosen = (chunk for chunk in self._chunks if chunk.kind in kinds and chunk.length <= MAX_KEPT)
+        return b"".join(self._file[chunk.start - 8 : chunk.start + chunk.length + 4] for chunk in chosen)
 
     def __iter__(self) -> Iterator[bytes]:
         """Give the file in parts, from the top row to the bottom one.

@@ -6,27 +6,31 @@ pixels are the same: see ``tiff_parts`` and ``png_parts``.
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import CorruptImage, ImageTooLarge, UnsupportedImage
-from service.pipeline.codecs import orientation, png, png_parts, tiff, tiff_parts
+from service.pipeline.codecs import decoding, orientation, png, png_parts, tiff, tiff_parts
 from service.pipeline.codecs.damage import damage
+from service.pipeline.codecs.decoding import Dtype
 from service.pipeline.codecs.file_bytes import CHANGED, FileBytes
 from service.pipeline.codecs.georeference import Georeference
 from service.pipeline.codecs.georeference import of as georeference_of
+from service.pipeline.codecs.grey import Conversion
 from service.pipeline.codecs.levels import Levels
 from service.pipeline.codecs.limits import Limits
-from service.pipeline.codecs.tiff_pages import find_page
+from service.pipeline.codecs.spool import Spool
 
 MAX_SIDE = 65_535
 """The longest side of a picture that is read by rows, in pixels."""
 
-_UPRIGHT, _MIRRORED = 1, 2
 _KINDS = {b"\x89PNG\r\n\x1a\n": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF"}
 
 
@@ -45,7 +49,7 @@ class PictureFile:
 
     def __init__(self, path: Path, limits: Limits) -> None:
         self.path = path
-        self._limits = replace(limits, max_pixels=tiff_parts.MOST_PIXELS, max_side=MAX_SIDE)
+        self._limits = replace(limits, max_pixels=tiff_parts.MOST_PIXELS, max_side=MAX_SIDE, max_bytes=sys.maxsize)
         with FileBytes(path) as file:
             self.format = kind_of(file) or ""
             if not self.format:
@@ -54,45 +58,78 @@ class PictureFile:
                 width, height = size_of(file, self.format)
                 _check_size(self.format, width, height, limits)
                 parts = self._parts(file)
-                self.width, self.height = parts.width, parts.height
-                turn = parts.exif if isinstance(parts, png_parts.Parts) else find_page(file).orientation
-                turned = orientation.of_exif(turn) if isinstance(turn, bytes) else turn
+                self._orientation = parts.orientation
                 self.geo: Georeference | None = georeference_of(file) if self.format == "TIFF" else None
-            if turned in range(_MIRRORED + 1, 9):
-                raise UnsupportedImage(
-                    f"the {self.format} image of {width} x {height} pixels is stored turned (orientation {turned}), and "
-                    "larger than what is turned here; store it upright (magick IN -auto-orient OUT)"
-                )
+            self._stored_height = parts.height
+            self.height, self.width = orientation.upright_size(parts.height, parts.width, self._orientation)
             self._state = file.state
-        self._levels: Levels | None = None
+        self._levels: dict[Dtype | None, Levels] = {}
+        self._spools: dict[Dtype | None, Spool] = {}
+        self._converted: set[Conversion] = set()
+
+    @property
+    def converted(self) -> tuple[Conversion, ...]:
+        """What was changed of the picture for :meth:`grey_bands`, as far as its rows were read."""
+        return tuple(sorted(self._converted))
 
     def bands(self) -> Iterator[NDArray[np.uint8]]:
-        """Decode the picture, from the top row to the bottom one.
+        """Decode the picture, from the top row to the bottom one. One that is stored turned is decoded once, into a ``Spool``.
 
         Gives:
             n x W x 3 uint8 RGB each, upright
         Raises:
             CorruptImage: if the file is truncated or damaged, or changes meanwhile
             UnsupportedImage: as of ``decoding.decode``
+            OSError: if a temporary file cannot be written
         """
+        return self._spooled(None) if self._orientation in orientation.TURNED else self._stored(None)
+
+    def grey_bands(self, dtype: Dtype) -> Iterator[NDArray[Any]]:
+        """Decode the picture to one channel, from the top row to the bottom one; once, into a ``Spool``.
+
+        Takes:
+            dtype: as of ``decoding.decode_grey``
+        Gives:
+            n x W of that dtype each, upright; arrays of their own
+        Raises:
+            as :meth:`bands`
+            UnsupportedImage: also if ``dtype`` cannot hold the numbers
+        """
+        return self._spooled(dtype)
+
+    def _spooled(self, dtype: Dtype | None) -> Iterator[NDArray[Any]]:
+        if dtype not in self._spools:
+            self._spools[dtype] = Spool(self._stored(dtype), self._orientation)
+        with FileBytes(self.path) as file:
+            self._check_state(file)
+        yield from self._spools[dtype].bands()
+
+    def _stored(self, dtype: Dtype | None) -> Iterator[NDArray[Any]]:
+        """Decode the picture as it is stored, from its first row to the last one; None is RGB."""
         with FileBytes(self.path) as file, damage(self.format):
-            if file.state != self._state:
-                raise CorruptImage(CHANGED)
-            parts, reader = self._parts(file), png if self.format == "PNG" else tiff
-            if parts.needs_levels and self._levels is None:
-                found: Levels | None = None
-                for part in parts:
-                    levels = reader.survey(part, self._limits)
-                    found = levels if found is None else found.merged(levels)
-                self._levels = found
+            self._check_state(file)
+            parts = self._parts(file)
+            if parts.needs_levels and dtype not in self._levels:
+                found = [decoding.survey(part, self.format, self._limits, dtype) for part in parts]
+                self._levels[dtype] = functools.reduce(Levels.merged, found)
+            levels = self._levels.get(dtype, Levels())
             rows = 0
             for part in parts:
-                band = reader.decode(part, self._limits, self._levels or Levels())
+                if dtype is None:
+                    band = decoding.decode_as(part, self.format, self._limits, levels)
+                else:
+                    grey = decoding.decode_grey_as(part, self.format, self._limits, dtype, levels)
+                    band = grey.values
+                    self._converted.update(grey.converted)
                 rows += len(band)
                 yield band
-            if rows != self.height:
-                raise CorruptImage(f"the {self.format} image has {rows} of {self.height} rows")
+            if rows != self._stored_height:
+                raise CorruptImage(f"the {self.format} image has {rows} of {self._stored_height} rows")
             file.check_unchanged()
+
+    def _check_state(self, file: FileBytes) -> None:
+        if file.state != self._state:
+            raise CorruptImage(CHANGED)
 
     def _parts(self, file: FileBytes) -> png_parts.Parts | tiff_parts.Parts:
         return png_parts.Parts(file) if self.format == "PNG" else tiff_parts.Parts(file)

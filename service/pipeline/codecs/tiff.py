@@ -90,11 +90,12 @@ def decode(data: bytes, limits: Limits, levels: Levels | None = None) -> NDArray
     return upright(pixels, page.orientation)
 
 
-def decode_grey(data: bytes, limits: Limits, dtype: str) -> tuple[NDArray[Any], bool] | None:
+def decode_grey(data: bytes, limits: Limits, dtype: str, levels: Levels | None = None) -> tuple[NDArray[Any], bool] | None:
     """Decode a picture of more than 8 bits to one channel, with all its bits.
 
     Takes:
         dtype: ``uint16`` or ``float32``
+        levels: as of :func:`survey_grey`; None: it is the whole
     Gives:
         H x W of that dtype, upright, as stored (inverted where 0 is white), and whether it had colours; None if the numbers
         have 8 bits, or are CMYK
@@ -103,11 +104,28 @@ def decode_grey(data: bytes, limits: Limits, dtype: str) -> tuple[NDArray[Any], 
         UnsupportedImage: also if ``dtype`` cannot hold the numbers
     """
     page = _checked_page(data, limits)
-    layout = tiff_samples.layout_of(page)
-    if layout is None or layout.bits <= 8 or layout.colors == 4:
+    layout = _grey_layout(page)
+    if layout is None:
         return None
-    found, was_colour = tiff_samples.read_grey(page, layout, limits)
+    found, was_colour = tiff_samples.read_grey(page, layout, limits, levels)
     return upright(grey.cast(found, dtype, "TIFF", None if layout.white_is_zero else page.nodata), page.orientation), was_colour
+
+
+def survey_grey(data: bytes, limits: Limits) -> Levels | None:
+    """Read the numbers of a part of a picture, for :func:`decode_grey` of all its parts; None where that gives None.
+
+    Raises:
+        as :func:`decode_grey`
+    """
+    page = find_page(data)
+    layout = _grey_layout(page)
+    return None if layout is None else tiff_samples.survey_grey(page, layout, limits)
+
+
+def _grey_layout(page: Page) -> tiff_samples.Layout | None:
+    """Return the layout of numbers of more than 8 bits that are not CMYK; None for others."""
+    layout = tiff_samples.layout_of(page)
+    return None if layout is None or layout.bits <= 8 or layout.colors == 4 else layout
 
 
 def _checked_page(data: bytes, limits: Limits) -> Page:

@@ -138,20 +138,32 @@ def survey(page: Page, layout: Layout, limits: Limits) -> Levels:
     return _Reader(page, layout, limits).levels()
 
 
-def read_grey(page: Page, layout: Layout, limits: Limits) -> tuple[NDArray[Any], bool]:
+def read_grey(page: Page, layout: Layout, limits: Limits, levels: Levels | None = None) -> tuple[NDArray[Any], bool]:
     """Read one channel of the picture of a page, each number as it is stored; inverted where 0 is white.
 
     Transparency is laid over white where whole numbers have at most 16 bits: of others nothing says which number is white.
 
     Takes:
         layout: of grey or of red, green and blue
+        levels: as of :func:`survey_grey`; None: it is the whole
     Gives:
         H x W of the stored type (packed numbers are uint16), and whether it had colours
     Raises:
         ImageTooLarge: if one strip or tile is too large to be decompressed
         CorruptImage, struct.error, zlib.error, OSError: if the file is truncated or damaged
     """
-    return _Reader(page, layout, limits).grey()
+    values, alpha, colours = _Reader(page, layout, limits).grey()
+    return values if alpha is None else grey.over_white(values, alpha, levels), colours
+
+
+def survey_grey(page: Page, layout: Layout, limits: Limits) -> Levels:
+    """Read the numbers of a part of a picture, for :func:`read_grey` of all its parts.
+
+    Raises:
+        as :func:`read_grey`
+    """
+    values, alpha, _ = _Reader(page, layout, limits).grey()
+    return Levels() if alpha is None else grey.levels_of(values, alpha)
 
 
 class _Reader:
@@ -227,8 +239,8 @@ class _Reader:
         scale = _scale_of(known, self._layout)
         return read.pixels if read is not None and scale == _Scale() else self._read(scale).pixels
 
-    def grey(self) -> tuple[NDArray[Any], bool]:
-        """Read one channel; as :func:`read_grey`."""
+    def grey(self) -> tuple[NDArray[Any], NDArray[np.uint16] | None, bool]:
+        """Read one channel, its transparency where that counts, and whether there were colours; as :func:`read_grey`."""
         layout = self._layout
         found = np.empty((self.height, self.width), _type(layout))
         has_alpha = layout.alpha and found.dtype == np.uint16
@@ -241,7 +253,7 @@ class _Reader:
             colours = colours or coloured
             if alpha is not None:
                 alpha[place] = samples[..., layout.colors]
-        return found if alpha is None else grey.over_white(found, alpha), colours
+        return found, alpha, colours
 
     def _read(self, scale: _Scale) -> _Read:
         layout = self._layout
