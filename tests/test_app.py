@@ -329,7 +329,7 @@ async def test_a_gpu_that_fails_for_good_turns_liveness_red(artifact_dir: Path, 
         onnx.save(always_failing(), tmp_path / "failing.onnx")
         failing = onnxruntime.InferenceSession(tmp_path / "failing.onnx", providers=["CPUExecutionProvider"])
         network = Network.of(failing, 0)
-        engine._sessions[:] = [Sessions(network, network)] * 2
+        engine._sessions[:] = [Sessions(network)] * 2
         assert (await client.get("/livez")).status_code == 200
         assert (await client.post("/segment", content=png)).json()["code"] == "inference_failed"
         for path in ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready"):

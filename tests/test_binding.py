@@ -39,7 +39,7 @@ def plain(session: ort.InferenceSession, images: np.ndarray[tuple[int, ...], np.
 
 def test_a_bound_run_gives_what_a_plain_one_gives(session: ort.InferenceSession) -> None:
     """For one image and for several, and the scores outlive their run."""
-    found = [run_bound(session, images, NAMES, "cpu") for images in (batch(1), batch(2, images=3))]
+    found = [run_bound(session, {"image": images}, NAMES, "cpu") for images in (batch(1), batch(2, images=3))]
     for values, images in zip(found, (batch(1), batch(2, images=3)), strict=True):
         assert np.array_equal(values.host("scores"), plain(session, images))
 

@@ -187,37 +187,81 @@ def branching() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
+def opened(model: bytes) -> ort.InferenceSession:
+    """A session of an ONNX file's bytes."""
+    return ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+
+def types_of(session: ort.InferenceSession) -> dict[str, str]:
+    """ONNX Runtime's names for the types of a session's outputs."""
+    return {node.name: node.type for node in session.get_outputs()}
+
+
 @pytest.mark.parametrize(
-    ("outputs", "operators"),
+    ("outputs", "between", "first", "rest"),
     [
-        (("kept",), ["Abs", "Exp"]),
-        (("other",), ["Abs", "Neg", "ReduceMax", "Cast", "If"]),
-        (("kept", "other"), ["Abs", "Neg", "Exp", "ReduceMax", "Cast", "If"]),
+        (("kept",), ("shared",), ["Abs", "Exp"], ["Neg", "ReduceMax", "Cast", "If"]),
+        (("other",), ("shared",), ["Abs", "Neg", "ReduceMax", "Cast", "If"], ["Exp"]),
+        (("kept", "other"), (), ["Abs", "Neg", "Exp", "ReduceMax", "Cast", "If"], []),
     ],
 )
-def test_pruning_keeps_what_the_outputs_need(outputs: tuple[str, ...], operators: list[str], tmp_path: Path) -> None:
-    """Operators that a branch's body alone reads stay; the rest of the file is as it was, and gives the same numbers."""
+def test_two_halves_of_a_graph_give_what_the_whole_gives(
+    outputs: tuple[str, ...], between: tuple[str, ...], first: list[str], rest: list[str], tmp_path: Path
+) -> None:
+    """No operator is in both; what a branch's body alone reads is there; all but the graph is as it was."""
     model = branching()
     model.metadata_props.add(key="a", value="b" * 300)
     onnx.save(model, tmp_path / "net.onnx")
-    pruned = onnx.load_from_string(onnx_file.pruned(tmp_path / "net.onnx", outputs))
-    onnx.checker.check_model(pruned)
-    assert [node.op_type for node in pruned.graph.node] == operators
-    assert pruned.metadata_props == model.metadata_props
+    halves = onnx_file.halves(tmp_path / "net.onnx", outputs)
+    beginning = opened(halves.first)
+    end = halves.rest(types_of(beginning))
+    assert halves.between == between
+    for half, operators in ((halves.first, first), (end, rest)):
+        read = onnx.load_from_string(half)
+        assert [node.op_type for node in read.graph.node] == operators
+        assert read.metadata_props == model.metadata_props
     x = {"x": np.array([-2.5, 3], np.float32)}
-    whole, part = (ort.InferenceSession(it.SerializeToString(), providers=["CPUExecutionProvider"]) for it in (model, pruned))
-    for expected, found in zip(whole.run(list(outputs), x), part.run(list(outputs), x), strict=True):
-        assert np.array_equal(found, expected)
+    names = [*outputs, *between]
+    found = dict(zip(names, beginning.run(names, x), strict=True))
+    if rest:
+        going_on = opened(end)
+        given = {node.name: found.get(node.name, x["x"]) for node in going_on.get_inputs()}
+        found |= dict(zip(types_of(going_on), going_on.run(None, given), strict=True))
+    expected = opened(model.SerializeToString()).run(["kept", "other"], x)
+    assert all(np.array_equal(found[name], value) for name, value in zip(["kept", "other"], expected, strict=True))
 
 
-def test_pruning_to_every_output_is_the_file_itself(artifact: Path) -> None:
+def test_a_quantised_map_crosses_in_eight_bits(tmp_path: Path) -> None:
+    """The operator that makes numbers of its bytes is in both halves, and weights only where they are read."""
+    numbers = [("scale", np.float32(0.5)), ("zero", np.uint8(3)), ("one", np.float32(1)), ("two", np.float32(2))]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["bytes"]),
+        helper.make_node("DequantizeLinear", ["bytes", "scale", "zero"], ["map"]),
+        helper.make_node("Add", ["map", "one"], ["kept"]),
+        helper.make_node("Mul", ["map", "two"], ["other"]),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in ("x", "kept", "other")]
+    weights = [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in numbers]
+    graph = helper.make_graph(nodes, "quantised", values[:1], values[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, tmp_path / "net.onnx")
+    halves = onnx_file.halves(tmp_path / "net.onnx", ("kept",))
+    beginning = opened(halves.first)
+    assert (halves.between, types_of(beginning)["bytes"]) == (("bytes",), "tensor(uint8)")
+    end = onnx.load_from_string(halves.rest(types_of(beginning)))
+    assert [node.op_type for node in end.graph.node] == ["DequantizeLinear", "Mul"]
+    assert [weight.name for weight in end.graph.initializer] == ["scale", "zero", "two"]
+    assert [weight.name for weight in onnx.load_from_string(halves.first).graph.initializer] == ["scale", "zero", "one"]
+
+
+def test_the_first_half_for_every_output_is_the_file_itself(artifact: Path) -> None:
     """A graph that needs all of its operators keeps every byte."""
-    assert onnx_file.pruned(artifact, ("scores",)) == artifact.read_bytes()
+    assert onnx_file.halves(artifact, ("scores",)).first == artifact.read_bytes()
 
 
 @pytest.mark.parametrize("missing", [1, 50, 200])
-def test_pruning_a_truncated_file_is_a_bad_artifact(missing: int, artifact: Path, tmp_path: Path) -> None:
+def test_halves_of_a_truncated_file_are_a_bad_artifact(missing: int, artifact: Path, tmp_path: Path) -> None:
     """A file that ends early is refused here too."""
     (tmp_path / "short.onnx").write_bytes(artifact.read_bytes()[:-missing])
     with pytest.raises(BadArtifact, match=r"short\.onnx: is damaged"):
-        onnx_file.pruned(tmp_path / "short.onnx", ("scores",))
+        onnx_file.halves(tmp_path / "short.onnx", ("scores",))

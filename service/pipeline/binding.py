@@ -39,15 +39,22 @@ class Values:
         return self.copied[name]
 
 
-def run_bound(session: ort.InferenceSession, batch: NDArray[Any], names: Sequence[str], device: Device) -> Values:
+def run_bound(
+    session: ort.InferenceSession, inputs: Mapping[str, NDArray[Any] | ort.OrtValue], names: Sequence[str], device: Device
+) -> Values:
     """Run a network through IO binding.
 
     Takes:
-        batch: its input, in the processor's memory
+        inputs: by name: arrays in the processor's memory, and outputs of other runs where they are
+        names: of the wanted outputs
         device: where its outputs stay
     """
     binding = session.io_binding()
-    binding.bind_cpu_input(INPUT, batch)
+    for name, value in inputs.items():
+        if isinstance(value, ort.OrtValue):
+            binding.bind_ortvalue_input(name, value)
+        else:
+            binding.bind_cpu_input(name, value)
     for name in names:
         binding.bind_output(name, device)
     session.run_with_iobinding(binding, _without_graph())
@@ -91,7 +98,7 @@ class RecordedRuns:
         key = (batch.shape, *outputs)
         place = self._place(key, batch, outputs)
         if place is None:
-            return run_bound(self._session, batch, list(outputs), self._device)
+            return run_bound(self._session, {INPUT: batch}, list(outputs), self._device)
         place.input.update_inplace(batch)
         self._session.run_with_iobinding(place.binding, place.options)
         found = Values(place.outputs)

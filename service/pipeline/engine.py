@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -22,7 +23,7 @@ from service.pipeline import onnx_file
 from service.pipeline.binding import Device, RecordedRuns, Values, run_bound
 from service.pipeline.cpus import available_cpus
 from service.pipeline.manifest import INPUT, OUTPUT, Manifest, read_manifest
-from service.pipeline.onnx_file import OnnxFile
+from service.pipeline.onnx_file import Halves, OnnxFile
 from service.pipeline.providers import CPU, CUDA, RECORD, TENSORRT, GpuOptions, gpu_providers, nodes_elsewhere
 
 SAME_AS_REQUESTED = 1
@@ -106,20 +107,41 @@ class Network:
         """
         if record and self.recorded is not None:
             return self.recorded.run(batch, outputs)
-        return run_bound(self.session, batch, list(outputs), self.device)
+        return run_bound(self.session, {INPUT: batch}, list(outputs), self.device)
 
 
 @dataclass(frozen=True)
 class Sessions:
-    """One network, loaded for a number of threads."""
-
-    every: Network
-    """The whole graph."""
-    scores: Network
-    """The operators that the scores need, without those of further heads. The same session where there is no other output.
+    """One network, loaded for a number of threads.
 
     ONNX Runtime runs every operator of a graph, whatever outputs a run asks for. Its option ``only_execute_path_to_fetches``
-    has an effect in training builds only (microsoft/onnxruntime#16013; measured with 1.32)."""
+    has an effect in training builds only (microsoft/onnxruntime#16013; measured with 1.32). So the heads that only some
+    requests need are a session of their own, which goes on from where the scores' session ends. Each weight is loaded once.
+    """
+
+    scores: Network
+    """The operators that the scores need; all of them where :attr:`heads` is None."""
+    heads: ort.InferenceSession | None = None
+    """All further operators."""
+    between: tuple[str, ...] = ()
+    """What the heads read of the scores' session."""
+
+    def run(self, batch: NDArray[Any], outputs: Mapping[str, tuple[int, ...]], *, record: bool) -> Values:
+        """Run what some outputs need.
+
+        Takes:
+            outputs: the shape of each wanted output, by name
+            record: whether the run may be recorded; a run of the heads is not
+        """
+        if self.heads is None or set(outputs) == {OUTPUT}:
+            return self.scores.run(batch, outputs, record=record)
+        of_heads = [node.name for node in self.heads.get_outputs() if node.name in outputs]
+        others = [name for name in outputs if name not in of_heads]
+        session, device = self.scores.session, self.scores.device
+        first = run_bound(session, {INPUT: batch}, list(dict.fromkeys([*others, *self.between])), device).on_device
+        inputs = {node.name: first.get(node.name, batch) for node in self.heads.get_inputs()}
+        rest = run_bound(self.heads, inputs, of_heads, device).on_device if of_heads else {}
+        return Values({name: rest[name] if name in rest else first[name] for name in outputs})
 
 
 class Engine:
@@ -140,10 +162,10 @@ class Engine:
         self.lanes = 1
         """Inferences that share the processors where each takes a lane; 1 where there is one lane."""
         self._opened = False
-        self._one_by_one = whole.every.session.get_inputs()[0].shape[0] == 1
+        self._one_by_one = whole.scores.session.get_inputs()[0].shape[0] == 1
         self._labeller = labeller
         """Makes labels where the network runs; None: they are made by the processor."""
-        self.provider: Literal["cpu", "cuda"] = whole.every.device
+        self.provider: Literal["cpu", "cuda"] = whole.scores.device
 
     @classmethod
     def open(cls, path: Path, options: EngineOptions = ON_CPU) -> Self:
@@ -185,23 +207,19 @@ class Engine:
         manifest = read_manifest(session.get_modelmeta().custom_metadata_map, source=path.name)
         check_graph(session, manifest, path.name)
         arena = on_cuda or manifest.input.fit != "native" or manifest.input.takes_scans  # their batches are bounded
-        if not arena:
-            session = _session(file, options.threads_alone, arena=False)
+        halves = onnx_file.halves(path, (OUTPUT,)) if len(manifest.outputs) > 1 and not file.data_files else None
+        load = partial(_session, file, gpu=gpu, arena=arena)
+        if not arena or halves is not None:
+            del session
         process.give_back()  # release the memory of loading before the next load needs as much
-        pruned = len(manifest.outputs) > 1 and not file.data_files
         graphs = options.gpu.graphs if on_device else 0
-        every = Network.of(session, graphs)
-        scores = every
-        if pruned:
-            session = _session(file, options.threads_alone, gpu=gpu, arena=arena, pruned=True)
-            scores = Network.of(session, graphs)
-        whole = lane = Sessions(every, scores)
+        if arena and halves is None:
+            whole = lane = Sessions(Network.of(session, graphs))
+        else:
+            whole = lane = _sessions(partial(load, options.threads_alone), halves, graphs)
         in_lanes = not on_cuda and options.threads_in_lane < options.threads_alone
         if in_lanes:
-            every = scores = Network.of(_session(file, options.threads_in_lane, arena=arena, alone=False), 0)
-            if pruned:
-                scores = Network.of(_session(file, options.threads_in_lane, arena=arena, alone=False, pruned=True), 0)
-            lane = Sessions(every, scores)
+            lane = _sessions(partial(load, options.threads_in_lane, alone=False), halves, 0)
         labeller = _labeller(options.gpu, on_cuda=on_cuda) if on_device and manifest.input.dimensions == 2 else None
         engine = cls(whole, lane, manifest, path, sha256, labeller)
         engine.lanes = options.lanes if in_lanes else 1
@@ -276,7 +294,6 @@ class Engine:
         if self._one_by_one and len(batch) > 1:
             return [values for image in batch for values in self._values(image[None], outputs, alone=alone)]
         loaded = sessions[0 if alone else 1]
-        network = loaded.scores if set(outputs) == {OUTPUT} else loaded.every
         expected = {
             name: (
                 len(batch),
@@ -286,10 +303,10 @@ class Engine:
             for name in outputs
         }
         try:
-            found = network.run(batch, expected, record=self._opened)
+            found = loaded.run(batch, expected, record=self._opened)
         except Exception as error:
             if self.provider == "cuda" and self._opened:
-                self._prove(network)
+                self._prove(loaded.scores)
             raise InferenceFailed(f"{self.manifest.name} failed on {batch.shape}: {_one_line(error)}") from error
         for name, value in found.on_device.items():
             if tuple(value.shape()) != expected[name]:
@@ -312,7 +329,7 @@ class Engine:
         for _ in range(PROOFS):
             time.sleep(PROOF_PAUSE_S)
             try:
-                run_bound(network.session, black, [OUTPUT], network.device)
+                run_bound(network.session, {INPUT: black}, [OUTPUT], network.device)
             except Exception as error:  # noqa: BLE001 - as in _values
                 reason = _one_line(error)
             else:
@@ -365,6 +382,21 @@ class Engine:
         weakref.finalize(self, tell, self._sessions.clear).atexit = False
 
 
+def _sessions(load: Callable[..., ort.InferenceSession], halves: Halves | None, graphs: int) -> Sessions:
+    """Load a network for a number of threads.
+
+    Takes:
+        load: :func:`_session` with everything but ``model``
+        halves: its graph in two; None: it is loaded whole
+        graphs: shapes whose runs are recorded
+    """
+    if halves is None:
+        return Sessions(Network.of(load(), graphs))
+    scores = load(model=halves.first)
+    types = {node.name: node.type for node in scores.get_outputs()}
+    return Sessions(Network.of(scores, graphs), load(model=halves.rest(types)), halves.between)
+
+
 def _session(
     file: OnnxFile,
     threads: int,
@@ -372,7 +404,7 @@ def _session(
     gpu: GpuOptions | None = None,
     arena: bool = True,
     alone: bool = True,
-    pruned: bool = False,
+    model: bytes | None = None,
 ) -> ort.InferenceSession:
     """Load an ONNX file.
 
@@ -383,7 +415,7 @@ def _session(
             Beside other runs, spinning takes the processors from them; without it a run takes 0.65 of the time
         arena: whether freed memory is kept for the next run. Without, the system zeroes every page again: 9,000 page faults a
             frame and 1.4 times the time. The arena keeps the peak of all runs, so it is used where sizes are bounded
-        pruned: whether to leave out all operators that the scores do not need
+        model: a part of the file, to be loaded in its place
     """
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL  # NCHWc convolutions: 2.3 times as fast
@@ -403,8 +435,7 @@ def _session(
         options.add_session_config_entry(RECORD, "1")
     providers = [CPU] if gpu is None else [*gpu_providers(gpu), CPU]
     try:
-        model = onnx_file.pruned(file.path, (OUTPUT,)) if pruned else file.path
-        return ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
+        return ort.InferenceSession(file.path if model is None else model, options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's errors have no class in common
         raise _refusal(file.path, _one_line(error), on_cuda=gpu is not None) from error
 

@@ -1,4 +1,4 @@
-"""An ONNX file as bytes, before ONNX Runtime opens it: its format, the files that hold its weights, its graph pruned.
+"""An ONNX file as bytes, before ONNX Runtime opens it: its format, the files that hold its weights, its graph in halves.
 
 An ONNX file is a protobuf message. It may keep its tensors in files beside it (the external-data form, which weights beyond
 2 GiB need): then all files together are the artifact. ONNX Runtime does not name these files, and its errors about torn or
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
@@ -25,7 +25,7 @@ IR_VERSION, PRODUCER, PRODUCER_VERSION, GRAPH, OPSET, METADATA = 1, 2, 3, 7, 8, 
 EXTERNAL_DATA, DATA_LOCATION = 13, 14
 """Fields of TensorProto."""
 
-NODE, INITIALIZER, OUTPUT = 1, 5, 12
+NODE, INITIALIZER, INPUT, OUTPUT = 1, 5, 11, 12
 """Fields of GraphProto."""
 
 NODE_INPUT, NODE_OUTPUT, NODE_NAME, OPERATOR, ATTRIBUTE = 1, 2, 3, 4, 5
@@ -33,6 +33,23 @@ NODE_INPUT, NODE_OUTPUT, NODE_NAME, OPERATOR, ATTRIBUTE = 1, 2, 3, 4, 5
 
 TENSOR_NAME = 8
 """A field of TensorProto."""
+
+COPIED = frozenset(("Constant", "DequantizeLinear"))
+"""Operators that both halves of a graph may run: they cost next to nothing, and what they are made of is smaller."""
+
+ELEMENTS = {
+    "tensor(float)": 1,
+    "tensor(uint8)": 2,
+    "tensor(int8)": 3,
+    "tensor(uint16)": 4,
+    "tensor(int16)": 5,
+    "tensor(int32)": 6,
+    "tensor(int64)": 7,
+    "tensor(bool)": 9,
+    "tensor(float16)": 10,
+    "tensor(double)": 11,
+}
+"""TensorProto's numbers for ONNX Runtime's names of types."""
 
 MEASURING = frozenset(("Shape", "Size"))
 """Operators that read the sides of a tensor, and none of its values."""
@@ -162,30 +179,52 @@ def outline(path: Path) -> Outline:
         raise BadArtifact(f"{path.name}: cannot be read: {error.strerror}", cause="unreadable") from error
 
 
-def pruned(path: Path, outputs: Collection[str]) -> bytes:
-    """Return a file's bytes without the outputs that are not named, and without the operators that only these need.
+@dataclass(frozen=True)
+class Halves:
+    """A graph in two: a model that gives some of its outputs, and one that goes on from there to the others."""
+
+    first: bytes
+    """The model with the operators that these outputs need. It gives these and what lies between."""
+    between: tuple[str, ...]
+    """The tensors that the rest reads of it."""
+    _rest: tuple[bytes, bytes, bytes]
+    """The model before its graph, the graph of all further operators, the model behind it."""
+
+    def rest(self, types: Mapping[str, str]) -> bytes:
+        """Return the model of the further operators.
+
+        Takes:
+            types: ONNX Runtime's name for the type of each tensor between
+        Raises:
+            KeyError: if one is missing, or is no tensor of numbers
+        """
+        before, graph, behind = self._rest
+        inputs = [_value(name, types[name]) for name in self.between]
+        whole = graph + b"".join(_message(INPUT, value) for value in inputs)
+        return before + _message(GRAPH, whole) + behind
+
+
+def halves(path: Path, outputs: Sequence[str]) -> Halves:
+    """Cut a graph behind the operators that some outputs need.
 
     Takes:
-        path: an ONNX file that holds its own weights; weights that become unused stay in it
-        outputs: names of the outputs to keep
+        path: an ONNX file that holds its own weights
+        outputs: names of the outputs that the first half gives
     Raises:
         BadArtifact: if it cannot be read, or is damaged
     """
     try:
         with path.open("rb") as file:
             data = _Bytes(file)
-            parts = []
-            for field in _fields(data, 0, data.size):
-                if field.number == GRAPH:
-                    graph = _pruned_graph(data, field, frozenset(outputs))
-                    parts.append(_as_varint(GRAPH << 3 | BYTES) + _as_varint(len(graph)) + graph)
-                else:
-                    parts.append(data.slice(field.at, field.end))
-            return b"".join(parts)
+            fields = list(_fields(data, 0, data.size))
+            (graph,) = (field for field in fields if field.number == GRAPH)
+            before, behind = data.slice(0, graph.at), data.slice(graph.end, data.size)
+            first, between, rest = _cut(data, graph, outputs)
     except OSError as error:
         raise BadArtifact(f"{path.name}: cannot be read: {error.strerror}", cause="unreadable") from error
     except (ValueError, RecursionError):
         raise _damage(path, "is damaged") from None
+    return Halves(before + _message(GRAPH, first) + behind, between, (before, rest, behind))
 
 
 def shape_arithmetic(path: Path) -> frozenset[tuple[str, str]]:
@@ -230,23 +269,66 @@ def _texts(data: _Bytes, message: _Field, number: int) -> list[str]:
     return [_text(data, part) for part in _fields(data, message.start, message.end) if part.number == number]
 
 
-def _pruned_graph(data: _Bytes, graph: _Field, outputs: frozenset[str]) -> bytes:
-    """Return a graph's bytes with the operators that these outputs need."""
+class _Operator(NamedTuple):
+    """A node of a graph."""
+
+    field: _Field
+    kind: str
+    reads: frozenset[str]
+    makes: frozenset[str]
+
+    @classmethod
+    def of(cls, data: _Bytes, field: _Field) -> _Operator:
+        """Read a node."""
+        parts = [part for part in _fields(data, field.start, field.end) if part.number in (NODE_OUTPUT, OPERATOR)]
+        kind = next((_text(data, part) for part in parts if part.number == OPERATOR), "")
+        makes = frozenset(_text(data, part) for part in parts if part.number == NODE_OUTPUT)
+        return cls(field, kind, frozenset(_reads(data, field)), makes)
+
+
+def _cut(data: _Bytes, graph: _Field, outputs: Sequence[str]) -> tuple[bytes, tuple[str, ...], bytes]:
+    """Return the two halves of a graph, and the names of the tensors between them."""
     fields = list(_fields(data, graph.start, graph.end))
-    needed = set(outputs)
-    kept = []
-    for field in reversed(fields):  # operators stand in the order in which they run
-        if field.number == OUTPUT:
-            name = next(_text(data, part) for part in _fields(data, field.start, field.end) if part.number == 1)
-            if name not in outputs:
-                continue
-        elif field.number == NODE:
-            parts = list(_fields(data, field.start, field.end))
-            if needed.isdisjoint(_text(data, part) for part in parts if part.number == NODE_OUTPUT):
-                continue
-            needed.update(_reads(data, field))
-        kept.append(data.slice(field.at, field.end))
-    return b"".join(reversed(kept))
+    operators = [_Operator.of(data, field) for field in fields if field.number == NODE]
+    first = _needed(operators, outputs)
+    made = frozenset[str]().union(*(operator.makes for operator in first))
+    given = [_named(data, field) for field in fields if field.number == OUTPUT]
+    only_first = {operator.field.at for operator in first if operator.kind not in COPIED}
+    rest = _needed([one for one in operators if one.field.at not in only_first], [name for name in given if name not in made])
+    read = frozenset[str]().union(*(operator.reads for operator in rest))
+    between = tuple(sorted((read & made) - frozenset[str]().union(*(operator.makes for operator in rest))))
+    halves = [_half(data, fields, kept, given) for kept in (first, rest)]
+    new = b"".join(_message(OUTPUT, _message(1, name.encode())) for name in between if name not in given)
+    return halves[0] + new, between, halves[1]
+
+
+def _needed(operators: Sequence[_Operator], outputs: Sequence[str]) -> list[_Operator]:
+    """Return the operators that some tensors need, in their order."""
+    needed, found = set(outputs), []
+    for operator in reversed(operators):  # they stand in the order in which they run
+        if not needed.isdisjoint(operator.makes):
+            found.append(operator)
+            needed |= operator.reads
+    return found[::-1]
+
+
+def _half(data: _Bytes, fields: Sequence[_Field], kept: Sequence[_Operator], outputs: Sequence[str]) -> bytes:
+    """Return a graph with some of its operators, the inputs and weights that they read, and the outputs that they make."""
+    nodes = {operator.field.at for operator in kept}
+    read = frozenset[str]().union(*(operator.reads for operator in kept))
+    made = frozenset[str]().union(*(operator.makes for operator in kept)) & frozenset(outputs)
+    parts = []
+    for field in fields:
+        names = {INPUT: read, OUTPUT: made, INITIALIZER: read}.get(field.number)
+        if field.at in nodes if field.number == NODE else names is None or _named(data, field) in names:
+            parts.append(data.slice(field.at, field.end))
+    return b"".join(parts)
+
+
+def _named(data: _Bytes, field: _Field) -> str:
+    """The name of a graph's input, output or weight."""
+    number = TENSOR_NAME if field.number == INITIALIZER else 1
+    return next((_text(data, part) for part in _fields(data, field.start, field.end) if part.number == number), "")
 
 
 def _reads(data: _Bytes, node: _Field) -> Iterator[str]:
@@ -262,6 +344,17 @@ def _reads(data: _Bytes, node: _Field) -> Iterator[str]:
                             yield from _reads(data, field)
                         elif field.number == OUTPUT:  # may be a name of the graph around it
                             yield from (_text(data, name) for name in _fields(data, field.start, field.end) if name.number == 1)
+
+
+def _value(name: str, kind: str) -> bytes:
+    """A ValueInfoProto: a tensor of any shape."""
+    element = _as_varint(1 << 3 | VARINT) + _as_varint(ELEMENTS[kind])
+    return _message(1, name.encode()) + _message(2, _message(1, element))
+
+
+def _message(number: int, content: bytes) -> bytes:
+    """A field that holds bytes."""
+    return _as_varint(number << 3 | BYTES) + _as_varint(len(content)) + content
 
 
 def _as_varint(value: int) -> bytes:
