@@ -15,16 +15,22 @@ import sys
 import threading
 import time
 from os import sched_getaffinity
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import onnxruntime as ort
 
+from service.pipeline.onnx_file import halves
+
 
 def opened(path: str, threads: int) -> ort.InferenceSession:
-    """Return a session with ONNX Runtime's defaults, except for the threads."""
+    """Return a session that gives the scores alone, with ONNX Runtime's defaults, except for the threads."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    session: ort.InferenceSession = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    model = halves(Path(path), ("scores",)).first
+    session: ort.InferenceSession = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return session
 
 

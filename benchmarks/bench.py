@@ -35,7 +35,7 @@ from service.pipeline.manifest import read_manifest  # noqa: E402
 from service.pipeline.onnx_file import outline  # noqa: E402
 from service.pipeline.plan import fit_size  # noqa: E402
 
-MODEL = "fcn4s-lite0-camvid"
+MODEL = "fcn4s-lite0-streets"
 ARTIFACT = ROOT / f"models/artifacts/{MODEL}.onnx"
 CHECKPOINT = ROOT / f"models/checkpoints/{MODEL}.pt"
 SIZES = {"480 x 360": (360, 480), "1280 x 720": (720, 1280)}
@@ -117,7 +117,7 @@ def bare(size: tuple[int, int], artifact: Path = ARTIFACT) -> Iterator[Bare]:
 
 def naive_graph() -> Path:
     """The shipped weights as ``torch.onnx.export`` wrote them for years; made once."""
-    path = ROOT / "build/bench/naive.onnx"
+    path = ROOT / f"build/bench/naive-{MODEL}.onnx"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(

@@ -23,7 +23,7 @@ from service.pipeline.tasks import compiled, panoptic  # noqa: E402
 from service.pipeline.tasks.semantic import label_map  # noqa: E402
 from service.process import configure_process  # noqa: E402
 
-ARTIFACT = ROOT / "models" / "artifacts" / "more" / "fcn4s-lite0-streets.onnx"
+ARTIFACT = ROOT / "models" / "artifacts" / "fcn4s-lite0-streets.onnx"
 SIZE = (720, 1280)
 SEEDS = range(3, 7)
 ROUNDS = 21

@@ -29,7 +29,7 @@ from tritonclient.utils import shared_memory
 
 from tests.live import ROOT, free_port, live_process
 
-MODEL = "fcn4s-lite0-camvid"
+MODEL = "fcn4s-lite0-streets"
 STREET = ROOT / "docs" / "images" / "street.jpg"
 CALLERS, A_BLOCK = 4, 12
 

@@ -24,7 +24,7 @@ from service.pipeline.providers import GpuOptions
 from service.pipeline.repository import Repository
 from service.pipeline.tasks.semantic import Scores, label_map
 
-SHIPPED = Path(__file__).resolve().parents[1] / "models/artifacts/fcn4s-lite0-camvid-int8.onnx"
+SHIPPED = Path(__file__).resolve().parents[1] / "models/artifacts/fcn4s-lite0-streets-int8.onnx"
 
 
 @pytest.fixture(scope="module")

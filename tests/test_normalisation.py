@@ -79,7 +79,7 @@ def test_other_beginnings_are_left_alone(model: onnx.ModelProto) -> None:
 
 def test_the_shipped_int8_network_takes_the_bytes_as_they_are() -> None:
     """Its normalisation is the scale and the zero point of the image's own bytes: no operator computes it."""
-    model = onnx.load(ARTIFACTS / "fcn4s-lite0-camvid-int8.onnx")
+    model = onnx.load(ARTIFACTS / "fcn4s-lite0-streets-int8.onnx")
     assert by_rows(model) is model
     first, second = model.graph.node[:2]
     assert (first.op_type, first.input[0], second.op_type, second.input[0]) == (

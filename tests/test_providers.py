@@ -22,7 +22,7 @@ from service.pipeline.providers import (
     nodes_elsewhere,
 )
 
-SHIPPED = Path(__file__).resolve().parents[1] / "models/artifacts/fcn4s-lite0-camvid.onnx"
+SHIPPED = Path(__file__).resolve().parents[1] / "models/artifacts/fcn4s-lite0-streets.onnx"
 AZURE = "AzureExecutionProvider"
 """A provider of the CPU build that runs none of these operators: as a GPU's without their kernels."""
 

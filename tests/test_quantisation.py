@@ -29,7 +29,7 @@ from models.exporting.quantisation.statistics import Moments, Statistics, collec
 from service.pipeline.cpus import int8_instructions
 
 Array = NDArray[np.float32]
-SHIPPED = Path(__file__).resolve().parents[1] / "models/artifacts/fcn4s-lite0-camvid-int8.onnx"
+SHIPPED = Path(__file__).resolve().parents[1] / "models/artifacts/fcn4s-lite0-streets-int8.onnx"
 
 
 def graph(nodes: Sequence[NodeProto], weights: dict[str, Array], planes: int = 4) -> onnx.ModelProto:

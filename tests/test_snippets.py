@@ -110,7 +110,7 @@ def url() -> Iterator[str]:
 def default_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped model alone: each command opens all that there are."""
     models = tmp_path_factory.mktemp("models")
-    (models / "default.onnx").symlink_to(ROOT / "models" / "artifacts" / "fcn4s-lite0-camvid.onnx")
+    (models / "default.onnx").symlink_to(ROOT / "models" / "artifacts" / "fcn4s-lite0-streets.onnx")
     return models
 
 

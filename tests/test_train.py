@@ -402,8 +402,8 @@ def test_the_rate_warms_up_and_falls_to_zero(data: Path) -> None:
     assert rates[100] == pytest.approx(0, abs=1e-9)
 
 
-def test_the_recipe_of_the_shipped_model_is_the_default() -> None:
-    """``python -m models.train`` alone trains what is shipped: the same network at the same size."""
+def test_the_recipe_from_scratch_is_the_default() -> None:
+    """``python -m models.train`` alone trains ``fcn4s-lite0-camvid``: the same network at the same size."""
     args: TrainingConfig = parse([])
     shipped: dict[str, Any] = checkpoint.load(ROOT / "models" / "checkpoints" / "fcn4s-lite0-camvid.pt")
     architecture = ARCHITECTURES[args.architecture]

@@ -96,7 +96,7 @@ import httpx, numpy as np
 from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
 from kserve.protocol.infer_type import RequestedOutput
 
-async def main(url, model="fcn4s-lite0-camvid"):
+async def main(url, model="fcn4s-lite0-streets"):
     client = InferenceRESTClient(RESTConfig(protocol="v2"))
     assert await client.is_server_live(url) is True
     assert await client.is_server_ready(url) is True
