@@ -116,8 +116,8 @@ def _of_service(url: str, table: ClassTable, resources: ExitStack) -> Predict:
     _check_classes(tuple(entry.name for entry in served.classes), table, url)
 
     def predict(path: Path) -> Prediction:
-        mask = client.segment(path, instances=True)
-        return Prediction(mask.labels, instances=_learned(mask))
+        plain, things = client.segment(path), client.segment(path, instances=True)
+        return Prediction(plain.labels, instances=_learned(things))  # an object gives its class to all of its pixels
 
     return predict
 
