@@ -1,5 +1,5 @@
 """The import rules, executed: by reading every import statement, and by importing for real with the forbidden packages
-blocked.
+blocked. And the rule on waits in tests.
 """
 
 from __future__ import annotations
@@ -301,3 +301,29 @@ def test_the_sample_is_drawn_without_torch() -> None:
     """``make run`` installs no torch, and still has a street to send."""
     result = import_without("import models.scenes", TRAINING)
     assert result.returncode == 0, result.stderr
+
+
+def sleeping_loops(code: str) -> list[int]:
+    """Return the lines of loops that do nothing but sleep."""
+    loops = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.While)]
+    return [loop.lineno for loop in loops if all("sleep(" in ast.unparse(each) for each in loop.body)]
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("while not done():\n    time.sleep(0.1)", True),
+        ("while not done():\n    await asyncio.sleep(0)", True),
+        ("while not done():\n    send()\n    time.sleep(0.1)", False),
+        ("wait_until(done)", False),
+    ],
+)
+def test_the_reader_of_waits_knows_one(code: str, expected: bool) -> None:
+    """A loop that works between its pauses may be there."""
+    assert bool(sleeping_loops(code)) is expected
+
+
+def test_waits_of_tests_have_a_deadline() -> None:
+    """A test that waits for a condition uses ``tests/waiting.py``."""
+    found = [f"{path.name}:{line}" for path in sources("tests") for line in sleeping_loops(path.read_text("utf-8"))]
+    assert found == []

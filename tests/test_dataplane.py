@@ -35,6 +35,7 @@ from service.pipeline.segmentation import Segmentation
 from service.serving.dataplane import DataPlane
 from service.serving.deadline import Deadline
 from tests.conftest import encode_image, make_graph, make_image, make_labels, make_manifest, write_artifact
+from tests.waiting import wait_until_async
 
 T = TypeVar("T")
 
@@ -84,8 +85,7 @@ def unchanged(result: Segmentation) -> Segmentation:
 
 async def emptied(plane: DataPlane) -> None:
     """Wait until every admission has ended."""
-    while plane.scheduler.admitted:
-        await asyncio.sleep(0.001)
+    await wait_until_async(lambda: not plane.scheduler.admitted, "every admission to end")
 
 
 @pytest.fixture
@@ -474,8 +474,7 @@ def test_images_of_failed_and_cancelled_requests_are_forgotten_at_once(
         assert call.cancelled() if ending == "gone" else call.exception() is not None
         del call
         slow.set()
-        while forgotten() is not None:
-            await asyncio.sleep(0.001)
+        await wait_until_async(lambda: forgotten() is None, "the image to be freed")
         await plane.drain(WAIT_S)
 
     gc.disable()

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import encode_image, make_image
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "deploy" / "run_sample.py"
@@ -70,14 +71,12 @@ def answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def group_is_empty(group: int) -> bool:
-    """Whether no process of the group is left; waits a moment for the last one to be reaped."""
-    for _ in range(50):
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.1)
+def is_empty(group: int) -> bool:
+    """Whether no process of the group is left. The last one may still have to be reaped."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
     return False
 
 
@@ -95,7 +94,7 @@ def test_it_serves_shows_a_street_and_ends_with_everything_on_ctrl_c(
     assert httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
     os.killpg(demonstration.pid, signal.SIGINT)
     assert demonstration.wait(30) == 0
-    assert group_is_empty(demonstration.pid)
+    wait_until(lambda: is_empty(demonstration.pid), "every process to end")
     assert not answers(port)
 
 
@@ -127,7 +126,7 @@ def test_sigterm_to_the_script_alone_takes_the_service_with_it(demonstration: su
     read_until(demonstration, "The page:")
     demonstration.terminate()
     assert demonstration.wait(30) == 0
-    assert group_is_empty(demonstration.pid)
+    wait_until(lambda: is_empty(demonstration.pid), "every process to end")
     assert not answers(port)
 
 

@@ -14,6 +14,7 @@ import pytest
 from service.errors import DeadlineExceeded, NotReady, Overloaded
 from service.serving.deadline import Deadline
 from service.serving.scheduler import HEADROOM, Priority, Scheduler
+from tests.waiting import wait_until, wait_until_async
 
 WAIT_S = 30.0
 """Longer than any test takes; a test that waits this long has failed."""
@@ -50,8 +51,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 
 async def waiting(queue: Scheduler[int, int], items: int) -> None:
     """Wait until so many items have been submitted and not begun."""
-    while queue.waiting != items:
-        await asyncio.sleep(0.001)
+    await wait_until_async(lambda: queue.waiting == items, f"{items} items to wait")
 
 
 def test_each_caller_gets_the_answer_to_its_own_item() -> None:
@@ -170,15 +170,13 @@ def test_a_cancelled_item_is_freed_while_the_worker_waits() -> None:
         forgotten = weakref.ref(photo)
         leaver = asyncio.create_task(queue.submit(photo))
         del photo
-        while not queue.waiting:
-            await asyncio.sleep(0.001)
+        await wait_until_async(lambda: queue.waiting, "the item to wait")
         leaver.cancel()
         await asyncio.wait([leaver])
         del leaver
         go_on.set()
         await first
-        while forgotten() is not None:
-            await asyncio.sleep(0.001)
+        await wait_until_async(lambda: forgotten() is None, "the item to be freed")
         await queue.aclose()
 
     gc.disable()
@@ -377,8 +375,7 @@ def test_the_worker_checks_the_deadline_itself() -> None:
         await waiting(queue, 1)
         time.sleep(0.1)  # noqa: ASYNC251  (the point of it)
         gate.open.set()
-        while queue.waiting:
-            time.sleep(0.001)  # noqa: ASYNC251
+        wait_until(lambda: not queue.waiting, "the worker to take the item")
         with pytest.raises(DeadlineExceeded):
             await second
         assert await first == 2
@@ -459,8 +456,7 @@ def test_capacity_is_held_while_work_goes_on_without_its_caller() -> None:
         with pytest.raises(Overloaded), queue.admit(1):
             pass
         gate.open.set()
-        while queue.admitted:
-            await asyncio.sleep(0.001)
+        await wait_until_async(lambda: not queue.admitted, "every admission to end")
         with queue.admit(1):
             pass
         await queue.aclose()
@@ -484,8 +480,7 @@ def test_capacity_of_an_item_that_never_began_is_given_back_at_once() -> None:
         leaver = asyncio.create_task(caller())
         await waiting(queue, 1)
         leaver.cancel()
-        while queue.admitted:
-            await asyncio.sleep(0.001)
+        await wait_until_async(lambda: not queue.admitted, "every admission to end")
         gate.open.set()
         await first
         assert gate.batches == [[0]]
