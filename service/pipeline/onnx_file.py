@@ -196,7 +196,7 @@ class Halves:
         Takes:
             types: ONNX Runtime's name for the type of each tensor between
         Raises:
-            KeyError: if one is missing, or is no tensor of numbers
+            KeyError: if one is missing, or does not hold numbers
         """
         before, graph, behind = self._rest
         inputs = [_value(name, types[name]) for name in self.between]
