@@ -57,7 +57,7 @@ WHOLE = {".md", ".js", ".html", ".css", ".c", ".lua", ".sh", ".yaml", ".yml", ".
 
 FOLDERS = (".ci", ".github", "benchmarks", "deploy", "docs", "fuzz", "models", "service", "tests")
 
-NOT_OURS = ("deploy/locks/", "benchmarks/peers/", "LICENSE")
+NOT_OURS = ("deploy/locks/", "benchmarks/peers/", "LICENSE", ".coverage")
 """Written by other programs or by other people."""
 
 
