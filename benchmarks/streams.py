@@ -171,6 +171,9 @@ class Silence:
     def begin(self, source: str, total: int | None) -> None:
         """Show nothing."""
 
+    def part(self, done: int, total: int) -> None:
+        """Show nothing."""
+
     def advance(self) -> None:
         """Show nothing."""
 

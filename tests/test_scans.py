@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import io
 import json
@@ -20,12 +21,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
 
 from service.__main__ import main
+from service.cli.progress import Bar
 from service.client import AsyncClient, Client, LabelVolume
 from service.encodings import decode, rle
 from service.errors import ImageTooLarge
+from service.pipeline.codecs.limits import Limits
 from service.pipeline.engine import Engine
+from service.pipeline.manifest import InputPolicy
+from service.pipeline.predictor import Predictor
+from service.pipeline.repository import Repository
 from service.pipeline.tasks import volume as tasks_volume
 from service.settings import Settings
 from tests.conftest import write_artifact
@@ -404,6 +412,54 @@ def test_the_command_line_segments_scans(
         np.testing.assert_array_equal(np.asarray(nibabel.load(folder / name).dataobj), levels())
     np.testing.assert_array_equal(np.asarray(nibabel.load(tmp_path / "series.mask.nii.gz").dataobj), levels())
     assert "zip those of one series" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_file_tells_how_many_of_its_slices_are_done(tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call after another, up to all slices that run; a volume of one block tells one."""
+    monkeypatch.setattr(tasks_volume, "BATCH_PIXELS", 2 * 24 * 22)  # two slices a run, or three
+    policy = scan_manifest().input.model_copy(update={"slice_step": step})
+    scan_artifact(tmp_path / "levels.onnx", scan_manifest().model_copy(update={"input": policy}))
+    told: list[tuple[int, int]] = []
+    with contextlib.closing(Predictor(Repository(tmp_path), Limits())) as predictor:
+        found = predictor.segment(scan(), tell=lambda done, total: told.append((done, total)))
+    assert found.labels.shape == levels().shape
+    slices = sum(len({*range(0, side, step), side - 1}) for side in levels().shape)
+    assert [total for _, total in told] == [slices] * len(told)
+    done = [done for done, _ in told]
+    assert done == sorted(set(done))
+    assert done[-1] == slices
+    assert len(done) > 10
+
+
+def test_blocks_are_counted_as_they_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps of a network of volumes are its blocks."""
+    monkeypatch.setattr(tasks_volume, "BLOCK_VOXELS", 16**3)
+    policy = InputPolicy(
+        working_size=(16, 16), working_depth=16, fit="native", multiple=4, dimensions=3, channels=1, dtype="float32"
+    )
+    manifest = scan_manifest().model_copy(update={"input": policy, "halo": 4})
+    runs = []
+
+    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        runs.append(batch.shape)
+        return np.zeros((1, len(manifest.classes), *batch.shape[1:4]), np.float32)
+
+    tasks_volume.probabilities(np.zeros((30, 20, 9), np.float32), manifest, run)
+    assert tasks_volume.count_steps((30, 20, 9), manifest) == len(runs) > 1
+
+
+def test_the_bar_moves_with_the_parts_of_a_scan() -> None:
+    """A part is its share of a scan; the next scan begins where the whole one ended."""
+    with Progress(console=Console(file=io.StringIO()), disable=True) as drawn:
+        bar = Bar(drawn)
+        bar.begin("scans", 2)
+        bar.part(30, 120)
+        assert (drawn.tasks[-1].completed, drawn.tasks[-1].description) == (0.25, "scans, part 30 of 120")
+        bar.advance()
+        assert (drawn.tasks[-1].completed, drawn.tasks[-1].description) == (1, "scans")
+        bar.part(60, 120)
+        assert (drawn.tasks[-1].completed, drawn.tasks[-1].description) == (1.5, "scans, part 60 of 120")
 
 
 def test_a_caller_that_leaves_stops_the_rest_of_its_slices(base_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,10 @@ class Progress(Protocol):
         """Start with a source of so many frames."""
         ...
 
+    def part(self, done: int, total: int) -> None:
+        """Show how many slices or blocks of the scan under way are done."""
+        ...
+
     def advance(self) -> None:
         """Count one more frame."""
         ...
@@ -247,7 +251,7 @@ def work_on(source: Source[F], predictor: Predictor, config: RunConfig, ledger: 
         with contextlib.closing(source):
             progress.begin(spoken(source.path.name), source.open(config))
             with _closed(source.frames()) as frames:
-                segment = _segmenting(predictor, config)
+                segment = _segmenting(predictor, config, progress)
                 for done in overlapped(frames, segment, write):
                     result = done.made or done.large
                     if result is not None:
@@ -270,11 +274,11 @@ def work_on(source: Source[F], predictor: Predictor, config: RunConfig, ledger: 
     report.notes += [f"{spoken(source.path)}: {note}" for note in (*source.notes, *told)]
 
 
-def _segmenting(predictor: Predictor, config: RunConfig) -> Callable[[F], Done[F]]:
+def _segmenting(predictor: Predictor, config: RunConfig, progress: Progress) -> Callable[[F], Done[F]]:
     instances = any(options.instances for options in config.options.values())
     certainty = any(uses_confidence(name, options) for name, options in config.options.items())
     engine, resolution, halo = config.engine, config.resolution, config.halo
-    whole = partial(predictor.segment, model=engine, resolution=resolution, halo=halo, instances=instances)
+    whole = partial(predictor.segment, model=engine, resolution=resolution, halo=halo, instances=instances, tell=progress.part)
     by_rows = partial(predictor.segment_rows, model=engine, resolution=resolution, halo=halo, certainty=certainty)
 
     def segment(frame: F) -> Done[F]:

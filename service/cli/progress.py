@@ -24,6 +24,8 @@ class Bar:
 
     def __init__(self, progress: Progress) -> None:
         self._progress, self._task = progress, progress.add_task("segment", total=None)
+        self._source = ""
+        self._frames = 0
 
     def begin(self, source: str, total: int | None) -> None:
         """Start with a source.
@@ -33,11 +35,18 @@ class Bar:
             total: how many frames it has, as far as known
         """
         self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(escape(source), total=total)
+        self._source, self._frames = escape(source), 0
+        self._task = self._progress.add_task(self._source, total=total)
+
+    def part(self, done: int, total: int) -> None:
+        """Show how many slices or blocks of the scan under way are done; each is its share of a frame."""
+        described = f"{self._source}, part {done} of {total}"
+        self._progress.update(self._task, completed=self._frames + done / total, description=described)
 
     def advance(self) -> None:
         """Count one more frame."""
-        self._progress.advance(self._task)
+        self._frames += 1
+        self._progress.update(self._task, completed=self._frames, description=self._source)
 
 
 @contextlib.contextmanager

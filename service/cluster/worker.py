@@ -60,6 +60,9 @@ class _Silent:
     def begin(self, source: str, total: int | None) -> None:
         pass
 
+    def part(self, done: int, total: int) -> None:
+        pass
+
     def advance(self) -> None:
         pass
 

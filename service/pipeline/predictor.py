@@ -10,6 +10,7 @@ the server calls the three steps on threads of its own.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from service.pipeline.repository import Repository
 from service.pipeline.segmentation import Outputs, ScanResult, Segmentation, Timing
 from service.pipeline.tasks import semantic
 from service.pipeline.tasks.registry import task_of
-from service.pipeline.tasks.volume import Placed, frame_of, place, probabilities
+from service.pipeline.tasks.volume import Placed, count_steps, frame_of, place, probabilities
 from service.pipeline.tiling import Halo, Resolution, Tiling, check_native
 from service.pipeline.volume import Grid
 from service.pipeline.workload import Workload
@@ -40,6 +41,9 @@ from service.pipeline.workload import Workload
 Image = NDArray[np.uint8]
 Source = bytes | Image
 """A file's bytes, or a decoded image: H x W x 3 uint8 RGB."""
+
+Tell = Callable[[int, int], None]
+"""Called with how many parts of a scan are done, and how many there are."""
 
 PROBABILITIES = "probabilities"
 """The result of a scan's inference, in the place of the network's outputs: K x its working shape float32."""
@@ -126,6 +130,7 @@ class Predictor:
         instances: bool = False,
         resolution: Resolution = "working",
         halo: Halo = "exact",
+        tell: Tell = lambda _done, _total: None,
     ) -> Segmentation:
         """Segment one image or scan.
 
@@ -135,6 +140,7 @@ class Predictor:
             instances: whether the caller asks for instances
             resolution: at which the network sees the image: the one of its training, or the image's own
             halo: how much each tile sees of its surroundings, where the image's own resolution needs tiles
+            tell: of a scan, called with how many of its slices or blocks are done, and how many there are
         Raises:
             BadParameter: if the model has no native resolution or no such halo, or the image is too large for it
             EmptyBody, BodyTooLarge, ImageTooLarge, UnsupportedImage, CorruptImage: as ``decoding``'s
@@ -144,7 +150,7 @@ class Predictor:
         started_s = time.monotonic()
         engine = self.engine(model)
         prepared = self.prepare(source, engine.manifest, resolution=resolution, halo=halo)
-        (inferred,) = self.run(engine, [prepared], instances=instances)
+        (inferred,) = self.run(engine, [prepared], instances=instances, tell=tell)
         return self.finish(engine, prepared, inferred, started_s)
 
     def workload(
@@ -217,6 +223,7 @@ class Predictor:
         alone: bool = True,
         instances: bool = False,
         check: Callable[[], None] = lambda: None,
+        tell: Tell = lambda _done, _total: None,
     ) -> list[Inferred]:
         """Run the network on images of one size.
 
@@ -225,6 +232,7 @@ class Predictor:
             alone: whether the run may use all processors, and not just a lane
             instances: whether to compute what instances need
             check: called before each tile, batch of slices or block; what it raises ends the run
+            tell: as of :meth:`segment`, called from one thread at a time
         Raises:
             BadParameter: if an image needs tiles and the model does not know its receptive field
             InferenceFailed: if the network fails
@@ -233,7 +241,7 @@ class Predictor:
         names = task_of(engine.manifest).outputs(instances=instances)
         scans = [one for one in prepared if isinstance(one, PreparedScan)]
         if scans:
-            found = [_run_scan(engine, one, alone=alone, check=check) for one in scans]
+            found = [_run_scan(engine, one, alone=alone, check=check, tell=tell) for one in scans]
             return [Inferred({PROBABILITIES: each}, time.monotonic() - start, len(scans)) for each in found]
         pictures = [one for one in prepared if isinstance(one, Prepared)]
         if any(one.tiled for one in pictures):
@@ -374,12 +382,20 @@ class Predictor:
         self.repository.close()
 
 
-def _run_scan(engine: Engine, prepared: PreparedScan, *, alone: bool, check: Callable[[], None]) -> NDArray[np.float32]:
+def _run_scan(
+    engine: Engine, prepared: PreparedScan, *, alone: bool, check: Callable[[], None], tell: Tell
+) -> NDArray[np.float32]:
     lanes = engine.lanes if alone else 1
+    total, done, counting = count_steps(prepared.placed.frame.working, engine.manifest), 0, threading.Lock()
 
     def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        nonlocal done
         check()
-        return engine.run(batch, (OUTPUT,), alone=lanes == 1 and alone)[OUTPUT]
+        scores = engine.run(batch, (OUTPUT,), alone=lanes == 1 and alone)[OUTPUT]
+        with counting:
+            done += len(batch)
+            tell(done, total)
+        return scores
 
     return probabilities(prepared.placed.values, engine.manifest, run, lanes=lanes)
 

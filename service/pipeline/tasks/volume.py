@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from service.errors import ImageTooLarge, InferenceFailed
 from service.pipeline import intensity
-from service.pipeline.blocks import blocks
+from service.pipeline.blocks import Block, blocks
 from service.pipeline.manifest import InputPolicy, Manifest
 from service.pipeline.volume import Best, Frame, Grid, Labels, Scan, Shape, Values, frame, resized
 
@@ -112,6 +112,15 @@ def probabilities(values: Values, manifest: Manifest, run: Run, *, lanes: int = 
     return _by_slices(values, manifest.input, len(manifest.classes), run, lanes)
 
 
+def count_steps(shape: Shape, manifest: Manifest) -> int:
+    """Count the slices of all planes that run, or the blocks, of a volume of the working shape."""
+    policy = manifest.input
+    if policy.dimensions == 3:
+        return len(_blocks(shape, manifest)[1])
+    axes = [_AXIS[letter] for letter in policy.orientation or "RAS"]
+    return sum(len(_chosen(shape[axes.index(plane)], policy)) for plane in policy.planes)
+
+
 def segment(scan: Scan, manifest: Manifest, run: Run, *, max_voxels: int) -> Best:
     """Segment a scan: :func:`place`, :func:`probabilities`, and the best class in the scan's order."""
     placed = place(scan, manifest, max_voxels=max_voxels)
@@ -187,7 +196,7 @@ def _every_slice(across: Values, policy: InputPolicy, run: Run, lanes: int) -> I
 def _slice_probabilities(across: Values, policy: InputPolicy, run: Run, lanes: int) -> Iterator[tuple[Sequence[int], Values]]:
     """Probabilities of the slices of one plane that run, n x K x h x w, batch by batch, with their numbers."""
     count, h, w = across.shape
-    chosen = sorted({*range(0, count, policy.slice_step), count - 1})
+    chosen = _chosen(count, policy)
     step = max(1, BATCH_PIXELS // (h * w))
 
     def work(numbers: Sequence[int]) -> Values:
@@ -212,6 +221,11 @@ def _slice_probabilities(across: Values, policy: InputPolicy, run: Run, lanes: i
                 future.cancel()
 
 
+def _chosen(count: int, policy: InputPolicy) -> list[int]:
+    """The numbers of the slices that run, of so many."""
+    return sorted({*range(0, count, policy.slice_step), count - 1})
+
+
 def slices(across: Values, middle: Sequence[int], policy: InputPolicy) -> Values:
     """Slices as the network takes them: each in the middle of the adjacent slices, its sides padded with 0 to multiples.
 
@@ -232,23 +246,29 @@ def slices(across: Values, middle: Sequence[int], policy: InputPolicy) -> Values
 
 def _by_blocks(values: Values, manifest: Manifest, run: Run) -> Values:
     """Probabilities of a network of volumes, K x X x Y x Z float32."""
-    policy, halo = manifest.input, manifest.halo
-    multiple = policy.multiple
     x, y, z = values.shape
-    sides: Shape = (_up(x, multiple), _up(y, multiple), _up(z, multiple))
-    largest = max(sides)
-    if halo is not None and math.prod(sides) > BLOCK_VOXELS:
-        largest = max(round(BLOCK_VOXELS ** (1 / 3)), 2 * halo + multiple)
+    sides, every = _blocks((x, y, z), manifest)
     padded = np.zeros(sides, np.float32)
     padded[:x, :y, :z] = values
     found = np.empty((len(manifest.classes), *sides), np.float32)
-    for block in blocks(sides, halo=halo or 0, multiple=multiple, largest=largest):
+    for block in every:
         seen = np.ascontiguousarray(padded[block.read])
         scores = run(seen[None, ..., None])
         if manifest.stride > 1:
             scores = np.stack([resized(plane, _shape(seen)) for plane in scores[0]])[None]
         found[(slice(None), *block.place)] = softmax(scores)[0][(slice(None), *block.keep)]
     return found[:, :x, :y, :z]
+
+
+def _blocks(shape: Shape, manifest: Manifest) -> tuple[Shape, list[Block]]:
+    """The sides of a volume as multiples, and its blocks."""
+    halo, multiple = manifest.halo, manifest.input.multiple
+    x, y, z = shape
+    sides: Shape = (_up(x, multiple), _up(y, multiple), _up(z, multiple))
+    largest = max(sides)
+    if halo is not None and math.prod(sides) > BLOCK_VOXELS:
+        largest = max(round(BLOCK_VOXELS ** (1 / 3)), 2 * halo + multiple)
+    return sides, list(blocks(sides, halo=halo or 0, multiple=multiple, largest=largest))
 
 
 def _shape(values: Values) -> Shape:
