@@ -213,6 +213,16 @@ def test_average_precision_is_cocos(pairs: list[tuple[Segments, Segments]], tmp_
         assert len(pairs) == 1 or 0 < found_precision.ap < found_precision.ap50
 
 
+def test_a_class_of_which_nothing_is_found_has_a_precision_of_0() -> None:
+    """Its objects occur, and no prediction has one."""
+    truth, _ = PAIRS[0]
+    nothing = found_segments(np.zeros(SIZE, np.uint8), Instances(np.zeros(SIZE, np.uint16), ()), THINGS)
+    counted = AveragePrecision(THINGS)
+    counted.add(truth, nothing)
+    missed = [counted.of_class(k) for k in THINGS]
+    assert [(found.ap, found.ap50) for found in missed if found is not None] == [(0, 0)] * sum(map(bool, missed)) != []
+
+
 def test_a_prediction_of_another_size_is_an_error() -> None:
     """Counting it would compare unlike pixels."""
     truth, _ = PAIRS[0]

@@ -94,7 +94,7 @@ class AveragePrecision:
             return None
         order = np.argsort(-np.array(counts.scores), kind="mergesort")
         shape = (len(order), len(THRESHOLDS))
-        right, ignored = (np.array(kind).reshape(shape)[order] for kind in (counts.right, counts.ignored))
+        right, ignored = (np.array(kind, bool).reshape(shape)[order] for kind in (counts.right, counts.ignored))
         values = [
             _at_recalls(right[:, index], ~right[:, index] & ~ignored[:, index], counts.wanted)
             for index in range(len(THRESHOLDS))
