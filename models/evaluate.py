@@ -30,13 +30,12 @@ from rich.progress import track
 from rich.table import Table
 
 from models.exporting.receptive_field import measure_reach
-from models.nets.architectures import ARCHITECTURES
 from models.training import checkpoint
 from models.training.average_precision import AveragePrecision
 from models.training.calibration import CalibrationError, draw_reliability
 from models.training.classes import CAMVID, TABLES, ClassTable
 from models.training.classes import table as class_table
-from models.training.data import DataError, evenly_spread, frame_pairs, objects_of, read_image, read_labels
+from models.training.data import DataError, evenly_spread, frame_pairs, objects_of, read_image, read_labels, read_picture
 from models.training.losses import IGNORED
 from models.training.metrics import confusion_matrix, scores
 from models.training.panoptic_quality import PanopticQuality
@@ -47,8 +46,8 @@ from service.encodings import color
 from service.errors import ServiceError
 from service.pipeline.codecs import nifti
 from service.pipeline.codecs.decoding import Limits
-from service.pipeline.manifest import Calibration, InputPolicy, Manifest, ObjectScores, ReliabilityBin, SplitScores, Training
-from service.pipeline.plan import fit_size, resize_image
+from service.pipeline.manifest import Calibration, Manifest, ObjectScores, ReliabilityBin, SplitScores, Training
+from service.pipeline.plan import fit_size
 from service.pipeline.predictor import Predictor
 from service.pipeline.repository import Repository
 from service.pipeline.tasks.panoptic import Instance, Instances, group
@@ -69,6 +68,8 @@ class Prediction:
     """None if the model does not tell objects apart."""
     temperature: float = 1.0
     """The temperature: scores are divided by it before they become probabilities."""
+    image: NDArray[np.uint8] | None = None
+    """H x W x 3: the image as people see it; None where only a service has decoded it."""
 
 
 Predict = Callable[[Path], Prediction]
@@ -116,7 +117,10 @@ def _of_service(url: str, table: ClassTable, resources: ExitStack) -> Predict:
     _check_classes(tuple(entry.name for entry in served.classes), table, url)
 
     def predict(path: Path) -> Prediction:
-        plain, things = client.segment(path), client.segment(path, instances=True)
+        plain = client.segment(path)
+        if not table.things:
+            return Prediction(plain.labels)
+        things = client.segment(path, instances=True)
         return Prediction(plain.labels, instances=_learned(things))  # an object gives its class to all of its pixels
 
     return predict
@@ -152,7 +156,7 @@ def _of_scan_checkpoint(path: Path, table: ClassTable) -> PredictScan:
     content = checkpoint.load(path)
     net = checkpoint.network(content)
     _check_classes(checkpoint.class_table(content).names, table, str(path))
-    policy = InputPolicy.model_validate(content["input"])
+    policy = checkpoint.input_policy(content)
     reach = measure_reach(net)
     manifest = Manifest(
         name="checkpoint",
@@ -199,7 +203,7 @@ def _of_artifact(path: Path, table: ClassTable, resources: ExitStack) -> Predict
     def predict(image: Path) -> Prediction:
         found = predictor.segment(image.read_bytes(), instances=manifest.learns_instances)
         instances = found.instances() if manifest.learns_instances else None
-        return Prediction(found.labels, found.scores, instances, temperature)
+        return Prediction(found.labels, found.scores, instances, temperature, found.image)
 
     return predict
 
@@ -208,23 +212,23 @@ def _of_checkpoint(path: Path, table: ClassTable) -> Predict:
     content = checkpoint.load(path)
     net = checkpoint.network(content)
     _check_classes(checkpoint.class_table(content).names, table, str(path))
-    policy = ARCHITECTURES[content["architecture"]].policy(tuple(content["working_size"]))
+    policy = checkpoint.input_policy(content)
     told = content.get("calibration")
     temperature = Calibration.model_validate(told).temperature if told else 1.0
 
     def predict(image_path: Path) -> Prediction:
-        image = read_image(image_path)
-        height, width, _ = image.shape
-        size = (height, width)
-        fitted = torch.from_numpy(resize_image(image, fit_size(height, width, policy))).permute(2, 0, 1)[None].float()
+        picture = read_picture(image_path, policy)
+        size = picture.size
+        fitted = torch.from_numpy(picture.fitted(fit_size(*size, policy))).permute(2, 0, 1)[None].float()
         with torch.no_grad():
             answer = net(fitted)
         if len(net.outputs) == 1:
-            return Prediction(label_map(answer[0].numpy(), size), answer[0].numpy(), temperature=temperature)
+            scored = answer[0].numpy()
+            return Prediction(label_map(scored, size), scored, temperature=temperature, image=picture.image)
         scored, centers, offsets = (output[0].numpy() for output in answer)
         labels = label_map(scored, size)
         found = group(labels, scored, centers, offsets, stride=net.stride, countable=table.things)
-        return Prediction(labels, scored, found, temperature)
+        return Prediction(labels, scored, found, temperature, picture.image)
 
     return predict
 
@@ -297,7 +301,8 @@ def evaluate(
             quality.add(wanted, given)
             precision.add(wanted, given)
         if index in drawn:
-            rows.append(_row(read_image(image_path), truth, found.labels, table))
+            seen = read_image(image_path) if found.image is None else found.image
+            rows.append(_row(seen, truth, found.labels, table))
     if picture is not None:
         narrowest = min(row.shape[1] for row in rows)
         Image.fromarray(np.vstack([row[:, :narrowest] for row in rows])).save(picture)

@@ -96,6 +96,9 @@ def parse(arguments: list[str] | None) -> TrainingConfig:
     run.add_argument("--seed", type=int)
     run.add_argument("--validate-every", type=int, metavar="EPOCHS")
     run.add_argument("--device")
+    run.add_argument(
+        "--bfloat16", action="store_true", help="multiply in bfloat16, for processors with AVX-512 BF16; GPUs always do"
+    )
     usual = {field.name: field.default for field in fields(TrainingConfig)}
     parser.set_defaults(**{**usual, "device": usual_device()})
     found = vars(parser.parse_args(arguments)).items()

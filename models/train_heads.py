@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from models.nets.architectures import ARCHITECTURES
 from models.nets.panoptic import ObjectHeads, PanopticFCN
 from models.scenes import CLASSES
 from models.training import checkpoint
@@ -162,7 +161,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         content = checkpoint.load(args.checkpoint)
         net = panoptic_network(content, args.checkpoint)
-        policy = ARCHITECTURES[content["architecture"]].policy(tuple(content["working_size"]))
+        policy = checkpoint.input_policy(content)
         frames = load(args, checkpoint.class_table(content), policy)
     except (DataError, ClassTableError, checkpoint.CheckpointError, OSError) as error:
         console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)

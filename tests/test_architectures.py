@@ -48,7 +48,7 @@ def test_the_family_is_complete() -> None:
         *("fcn8s-lite0", "fcn8s-lite1", "fcn8s-lite2"),
         *("fcn4s-lite0", "fcn4s-lite1", "fcn4s-lite2"),
         *("fcn4s-lite0-panoptic", "fcn4s-lite1-panoptic", "fcn4s-lite2-panoptic"),
-        "deconvnet-vgg16",
+        *("deconvnet-vgg16", "fcn1s-grey"),
     ]
     assert all(architecture.name == name and architecture.papers for name, architecture in ARCHITECTURES.items())
 
@@ -60,7 +60,7 @@ def test_the_table_says_what_the_network_is(name: str) -> None:
     with torch.device("meta"):
         net = make_net(name)
         height, width = (-(-side // architecture.multiple) * architecture.multiple for side in architecture.working_size)
-        scores = net.scores(torch.zeros(2, 3, height, width))
+        scores = net.scores(torch.zeros(2, net.channels, height, width))
     assert (net.stride, net.coarsest, net.multiple) == (architecture.stride, architecture.coarsest, architecture.multiple)
     assert (net.smallest, net.classes) == (architecture.smallest, CLASSES)
     assert scores.shape == (2, CLASSES, height // net.stride, width // net.stride)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from models.exporting.quiet import quiet
-from models.training.data import spread_images
+from models.training.data import DataError, spread_images
 from service.pipeline.manifest import InputPolicy
 from service.pipeline.plan import fit_size, resize_image
 
@@ -26,8 +26,10 @@ def calibration_frames(folder: Path, policy: InputPolicy) -> list[NDArray[np.uin
     Gives:
         1 x h x w x 3 uint8 each
     Raises:
-        DataError: if there is no image
+        DataError: if there is no image, or the network does not take colours
     """
+    if policy.takes_grey or policy.takes_scans:
+        raise DataError("int8 is for networks that take colours; leave --precision out")
     images = spread_images(folder, MOST_FRAMES)
     return [resize_image(image, fit_size(image.shape[0], image.shape[1], policy))[None] for image in images]
 

@@ -50,7 +50,7 @@ def in_slices(model: onnx.ModelProto, size: tuple[int, int], largest: float = SL
     """Compute every expansion whose map is large in slices of its channels.
 
     Takes:
-        model: a graph of float32 that takes N x H x W x 3 under the name ``image``; it is left as it is
+        model: a graph of float32 that takes N x H x W x channels under the name ``image``; it is left as it is
         size: (h, w) at which the maps are measured
         largest: bytes of a slice at that size; where :data:`BLOCK` channels are more than that, they are a slice
     Gives:
@@ -76,7 +76,7 @@ def map_shapes(model: onnx.ModelProto, size: tuple[int, int]) -> dict[str, tuple
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     image = next(value for value in probe.graph.input if value.name == INPUT)
-    for dimension, side in zip(image.type.tensor_type.shape.dim, (1, *size, 3), strict=True):
+    for dimension, side in zip(image.type.tensor_type.shape.dim[:3], (1, *size), strict=True):
         dimension.dim_value = side
     inferred = shape_inference.infer_shapes(probe, data_prop=True)
     return {

@@ -50,7 +50,7 @@ def load_source(architecture: str, weights: Path, classes: str | None) -> Source
         known.check_planes(trained.classes)
         told = content.get("calibration")
         calibration = Calibration.model_validate(told) if told else None
-        return Source(trained, known, _policy(content), _training(content), _scores(content), calibration)
+        return Source(trained, known, checkpoint.input_policy(content), _training(content), _scores(content), calibration)
     if classes is None:
         read_weights(weights)  # a damaged file is told first
         raise checkpoint.CheckpointError(
@@ -64,13 +64,6 @@ def load_source(architecture: str, weights: Path, classes: str | None) -> Source
         architecture_named(architecture).policy(),
         Training(data=UNNAMED, licence=UNKNOWN),
     )
-
-
-def _policy(content: dict[str, Any]) -> InputPolicy:
-    """The input that the network was trained for: the checkpoint's own, else the architecture's at the working size."""
-    if "input" in content:
-        return InputPolicy.model_validate(content["input"])
-    return architecture_named(content["architecture"]).policy(tuple(content["working_size"]))
 
 
 def _training(content: dict[str, Any]) -> Training:

@@ -54,8 +54,8 @@ class Architecture:
     """Whether there is a second head, for training."""
     objects: bool = False
     """Whether it tells the objects of countable classes apart (outputs ``centers`` and ``offsets``)."""
-    scans: Mapping[str, object] = field(default_factory=dict)
-    """Of a network for scans: how they are brought to it, as further fields of the input policy."""
+    input_fields: Mapping[str, object] = field(default_factory=dict)
+    """Further fields of the input policy, of a network for scans or for pictures of one channel."""
 
     def policy(self, working_size: tuple[int, int] | None = None) -> InputPolicy:
         """How images are brought to the network.
@@ -69,7 +69,7 @@ class Architecture:
         if min(size) < self.smallest:
             raise ValueError(f"{self.name} takes sides of {self.smallest} and more, not {size[0]} x {size[1]}")
         known = {"working_size": size, "fit": self.fit, "multiple": self.multiple}
-        return InputPolicy.model_validate({**known, **self.scans})
+        return InputPolicy.model_validate({**known, **self.input_fields})
 
 
 def _vgg(name: str, finest: int, *, at_once: bool = False) -> Architecture:
@@ -116,6 +116,9 @@ def _lite(config: FCNConfig, working_size: tuple[int, int], *, objects: bool = F
     )
 
 
+GREY_PICTURES = {"channels": 1, "dtype": "float32", "intensity": {"lower": 1, "upper": 99, "ceiling": 3}}
+"""Pictures of one channel with all their bits: 99 % of a picture's numbers become 0..1, and the brightest at most 3."""
+
 STREETS = {size: FCNConfig(encoder=size, stride=4, width=48, context=3, smooth=True) for size in WIDTH_AND_DEPTH}
 """Networks for street scenes by encoder (docs/adr/0005)."""
 
@@ -140,6 +143,16 @@ _FAMILY = (
         smallest=224,
         fit="stretch",
     ),
+    Architecture(
+        name="fcn1s-grey",
+        make=lambda classes, width, _: SliceFCN(classes, channels=1, width=width),
+        stride=1,
+        coarsest=16,
+        multiple=16,
+        working_size=(384, 384),
+        papers=(LONG,),
+        input_fields=GREY_PICTURES,
+    ),
 )
 
 TISSUE = {"lower": 1, "upper": 50, "scope": "volume", "foreground": True, "ceiling": 3}
@@ -158,7 +171,7 @@ def _vnet(config: VNetConfig, sides: tuple[int, int, int]) -> Architecture:
         working_size=sides[1:],
         papers=(MILLETARI,),
         fit="native",
-        scans={**_RAS_1MM, "dimensions": 3, "channels": 1, "working_depth": sides[0]},
+        input_fields={**_RAS_1MM, "dimensions": 3, "channels": 1, "working_depth": sides[0]},
     )
 
 
@@ -172,7 +185,7 @@ _FOR_SCANS = (
         working_size=(192, 192),
         papers=(LONG,),
         fit="native",
-        scans={**_RAS_1MM, "channels": 3, "planes": ("axial", "coronal", "sagittal")},
+        input_fields={**_RAS_1MM, "channels": 3, "planes": ("axial", "coronal", "sagittal")},
     ),
     _vnet(PAPER, (64, 128, 128)),
     _vnet(LIGHT, (40, 56, 40)),

@@ -1,11 +1,12 @@
-"""A small fully convolutional network for slices of a volume, with scores at every pixel.
+"""A small fully convolutional network for slices of a volume and for grey pictures, with scores at every pixel.
 
 Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015, section 4.2: skips from fine
 layers are added to the upsampled coarse ones. There they end at stride 8; the cortex is two to four pixels thick, so here the
 fusion goes on to stride 1, and what is fused are features (as with ``width`` in ``models.nets.fcn``). Dilated layers on the
 coarsest map widen the view without a global operation.
 
-A slice comes with its neighbours as further channels: they tell scalp from cortex where one slice alone does not.
+A slice comes with its neighbours as further channels: they tell scalp from cortex where one slice alone does not. A picture
+comes alone.
 """
 
 from __future__ import annotations
@@ -60,6 +61,9 @@ class SliceFCN(Network):
         self.lateral = nn.ModuleList(conv_norm(coarse, fine, 1) for fine, coarse in pairwise(sizes))
         self.up = nn.ModuleList(_layers(size, size, 1 if level == 0 else 2, 1) for level, size in enumerate(sizes[:-1]))
         self.score = nn.Conv2d(sizes[0], classes, 1)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.1  # no published statistics are kept; a run of 50 steps must have its own
 
     def forward(self, x: Tensor) -> Tensor:
         """N x channels x H x W float, normalised, to N x K x H x W scores; sides are multiples of 16."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.training.data import GREY, Frames
+from models.training.data import Frames, outside
 from models.training.losses import IGNORED
 from models.training.objects import UNSURE
 
@@ -24,7 +24,7 @@ class Batch:
     """The tensors of a training step."""
 
     images: Tensor
-    """N x 3 x h x w float32 RGB, 0..255."""
+    """N x channels x h x w float32: RGB, or grey; 0..``peak``."""
     labels: Tensor
     """N x h x w int64, 255 where ignored."""
     objects: Tensor
@@ -55,6 +55,8 @@ class Augmentation:
     paste: float = 0.0
     """Probability that a frame gets objects of another frame pasted in (Olsson et al., "ClassMix", WACV 2021)."""
     paste_classes: tuple[int, ...] = ()
+    peak: float = 255.0
+    """The largest value of an image; of one whose intensities a policy scaled, the policy's ceiling."""
 
     def __call__(self, frames: Frames, generator: torch.Generator) -> Batch:
         """Vary a batch.
@@ -66,8 +68,9 @@ class Augmentation:
             N frames of the crop's size
         """
         grid = self._grid(frames, generator)
-        images = F.grid_sample(frames.images.float() - GREY, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        images += GREY
+        beyond = outside(frames.images)
+        images = F.grid_sample(frames.images.float() - beyond, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        images += beyond
         labels, objects = _picked(frames.labels, grid, IGNORED), _picked(frames.objects, grid, 0)
         if self.paste > 0:
             images, labels, objects = self._pasted(images, labels, objects, generator)
@@ -131,9 +134,9 @@ class Augmentation:
             spread = (torch.rand(n, *shape, generator=generator) * 2 - 1) * reach * self.color
             return torch.exp(spread).to(device).reshape(n, *shape, *([1] * (3 - len(shape))))
 
-        x = (images / 255).clamp(1e-4, 1)
+        x = (images / self.peak).clamp(1e-4, 1)
         x = x ** factor(0.4)
-        x = x * factor(0.35) * factor(0.1, 3)  # exposure, white balance
+        x = x * factor(0.35) * factor(0.1, x.shape[1])  # exposure, white balance
         mean = x.mean((1, 2, 3), keepdim=True)
         x = (x - mean) * factor(0.35) + mean
         luma = _luma(x)
@@ -144,25 +147,29 @@ class Augmentation:
         noise = torch.rand(n, generator=generator).to(device).view(n, 1, 1, 1) * 0.03 * self.color
         grain = torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
         x = x + torch.randn(x.shape, generator=grain, device=device) * noise
-        return (x * 255).clamp(0, 255)
+        return (x * self.peak).clamp(0, self.peak)
 
     def _filmed(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Changes by another camera: the hue of all, the sharpness of a third, JPEG blocks in a third."""
-        n, device = len(images), images.device
-        chance = torch.rand(5, n, generator=generator)
-        turn = ((chance[0] * 2 - 1) * math.radians(18) * self.camera).to(device).view(n, 1, 1, 1)
+        """Changes by another camera: the hue of all, the sharpness of a third, JPEG in a third; of grey, the sharpness."""
+        chance = torch.rand(5, len(images), generator=generator)
+        in_colour = images.shape[1] == 3
+        filmed = self._turned(images, chance[0]) if in_colour else images.clone()
+        for index in range(len(images)):
+            if chance[1, index] < 0.33 * self.camera:
+                filmed[index] = _blurred(filmed[index], 0.4 + 0.5 * float(chance[2, index]))
+            if in_colour and chance[3, index] < 0.33 * self.camera:
+                filmed[index] = _compressed(filmed[index], 25 + int(65 * float(chance[4, index])))
+        return filmed
+
+    def _turned(self, images: Tensor, chance: Tensor) -> Tensor:
+        """Images of another hue: N x 3 x h x w and N chances, 0..1."""
+        turn = ((chance * 2 - 1) * math.radians(18) * self.camera).to(images.device).view(-1, 1, 1, 1)
         luma = _luma(images)
         red_blue = images[:, ::2] - luma  # N x 2 x h x w: the red and the blue difference, turned in their plane
         red, blue = red_blue[:, :1], red_blue[:, 1:]
         red, blue = torch.cos(turn) * red - torch.sin(turn) * blue, torch.sin(turn) * red + torch.cos(turn) * blue
         green = -(0.299 * red + 0.114 * blue) / 0.587
-        filmed = (luma + torch.cat([red, green, blue], 1)).clamp(0, 255)
-        for index in range(n):
-            if chance[1, index] < 0.33 * self.camera:
-                filmed[index] = _blurred(filmed[index], 0.4 + 0.5 * float(chance[2, index]))
-            if chance[3, index] < 0.33 * self.camera:
-                filmed[index] = _compressed(filmed[index], 25 + int(65 * float(chance[4, index])))
-        return filmed
+        return (luma + torch.cat([red, green, blue], 1)).clamp(0, 255)
 
 
 def _picked(plane: Tensor, grid: Tensor, outside: int) -> Tensor:
@@ -173,7 +180,9 @@ def _picked(plane: Tensor, grid: Tensor, outside: int) -> Tensor:
 
 
 def _luma(images: Tensor) -> Tensor:
-    """N x 3 x h x w to N x 1 x h x w (ITU-R BT.601)."""
+    """N x 3 x h x w to N x 1 x h x w (ITU-R BT.601); one channel is its own."""
+    if images.shape[1] == 1:
+        return images
     return (images * torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 

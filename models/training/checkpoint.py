@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from models.nets.architectures import build
+from models.nets.architectures import architecture, build
 from models.nets.fcn import FCN, FCNConfig
 from models.nets.network import AUXILIARY, Network
 from models.training.classes import TABLES, ClassTable, ClassTableError, from_json
+from service.pipeline.manifest import InputPolicy
 
 FORMAT, OLDER_FORMAT = "fcn-serve-checkpoint-2", "fcn-serve-checkpoint-1"
 _HELD = {FORMAT: {"architecture", "width", "classes", "weights"}, OLDER_FORMAT: {"config", "classes", "weights"}}
@@ -92,6 +93,13 @@ def class_table(content: dict[str, Any]) -> ClassTable:
         return TABLES.get(content["classes"]) or from_json(content["classes"], "the checkpoint's classes")
     except ClassTableError as error:
         raise CheckpointError(str(error)) from error
+
+
+def input_policy(content: dict[str, Any]) -> InputPolicy:
+    """How inputs are brought to the network: as the checkpoint says, else the architecture's own at the working size."""
+    if "input" in content:
+        return InputPolicy.model_validate(content["input"])
+    return architecture(content["architecture"]).policy(tuple(content["working_size"]))
 
 
 def network(content: dict[str, Any]) -> Network:

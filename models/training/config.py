@@ -97,3 +97,5 @@ class TrainingConfig:
     seed: int = 0
     validate_every: int = 1
     device: str = "cpu"
+    bfloat16: bool = False
+    """Whether a processor multiplies in bfloat16, as a GPU always does: 0.4 of a V-Net's time with AVX-512 BF16."""

@@ -1,14 +1,16 @@
 """Frames and labels: how they are read, and how training varies them.
 
 A data set is a folder with ``images/`` and ``labels/``: files of one stem, labels as 8-bit PNG whose pixel value is the class
-id. Frames are decoded and resized by the service's own code, so that training sees what serving will see.
+id. Frames are decoded, scaled and resized by the service's own code, so that training sees what serving will see: for a network
+of one channel all bits of grey PNG and TIFF files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -24,15 +26,19 @@ from models.training.objects import MOST, UNSURE, clear_objects
 from service.errors import ServiceError
 from service.pipeline.codecs.decoding import Limits, decode
 from service.pipeline.manifest import InputPolicy
-from service.pipeline.plan import fit_size, resize_image
+from service.pipeline.picture import Picture
+from service.pipeline.picture import read_picture as read_as_served
+from service.pipeline.plan import fit_size
 
 GREY = 127
-"""The label outside of an image."""
-
+"""The colour outside of an image. Outside of a picture of floats, whose intensities a policy scaled, is 0."""
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
 LIMITS = Limits()
 """Of a frame: the service's own."""
+
+
+Read = TypeVar("Read")
 
 
 class DataError(ValueError):
@@ -93,8 +99,21 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         DataError: if the file can't be read, or the service would refuse it
     """
+    return _served(path, lambda data: decode(data, LIMITS))
+
+
+def read_picture(path: Path, policy: InputPolicy) -> Picture:
+    """Read an image as a network takes it: what the service makes of the same file, of one channel with all its bits.
+
+    Raises:
+        DataError: if the file can't be read, or the service would refuse it
+    """
+    return _served(path, lambda data: read_as_served(data, policy, LIMITS))
+
+
+def _served(path: Path, decoded: Callable[[bytes], Read]) -> Read:
     try:
-        return decode(path.read_bytes(), LIMITS)
+        return decoded(path.read_bytes())
     except ServiceError as error:
         raise DataError(f"{path}: {error.message}") from error
     except OSError as error:
@@ -125,7 +144,7 @@ class Frames:
     """A data set in memory at the network's size, frames of unlike shape padded at the right and the bottom."""
 
     images: Tensor
-    """N x 3 x h x w uint8 RGB."""
+    """N x channels x h x w: uint8 RGB, or one channel of the policy's dtype."""
     labels: Tensor
     """N x h x w uint8, 255 where ignored or padded."""
     objects: Tensor
@@ -167,8 +186,8 @@ class Frame:
     """One frame at the network's size."""
 
     name: str
-    image: NDArray[np.uint8]
-    """h x w x 3 RGB."""
+    image: NDArray[Any]
+    """h x w x channels: uint8 RGB, or one channel of the policy's dtype."""
     labels: NDArray[np.uint8]
     """h x w, 255 where ignored."""
     objects: NDArray[np.uint8]
@@ -177,10 +196,16 @@ class Frame:
     """Share of its semantic loss."""
 
 
+def outside(images: Tensor) -> int:
+    """Return the value of what lies outside of an image: grey, or 0 of floats, whose intensities a policy scaled."""
+    return 0 if images.is_floating_point() else GREY
+
+
 def stacked(frames: list[Frame]) -> Frames:
     """Frames as one value, padded to the largest."""
     height, width = (max(frame.labels.shape[axis] for frame in frames) for axis in (0, 1))
-    images = np.full((len(frames), height, width, 3), GREY, np.uint8)
+    channels, dtype = frames[0].image.shape[2], frames[0].image.dtype
+    images = np.full((len(frames), height, width, channels), outside(torch.from_numpy(frames[0].image)), dtype)
     labels = np.full((len(frames), height, width), IGNORED, np.uint8)
     objects = np.zeros((len(frames), height, width), np.uint8)
     for index, frame in enumerate(frames):
@@ -210,12 +235,12 @@ def load_frames(folders: list[Path], table: ClassTable, policy: InputPolicy, *, 
 def read_frames(folder: Path, table: ClassTable, policy: InputPolicy, *, objects: bool = False) -> Iterator[Frame]:
     """Read the frames of a data set one after another, sorted by name; takes and raises as :func:`load_frames`."""
     for image_path, label_path in frame_pairs(folder):
-        image, label = read_image(image_path), read_labels(label_path, table)
-        if image.shape[:2] != label.shape:
-            raise DataError(f"{label_path}: {label.shape} labels for an image of {image.shape[:2]}")
+        picture, label = read_picture(image_path, policy), read_labels(label_path, table)
+        if picture.size != label.shape:
+            raise DataError(f"{label_path}: {label.shape} labels for an image of {picture.size}")
         h, w = fit_size(label.shape[0], label.shape[1], policy)
         found = objects_of(folder, image_path.stem, label, table) if objects else np.zeros_like(label)
-        yield Frame(image_path.stem, resize_image(image, (h, w)), _nearest(label, (h, w)), _nearest(found, (h, w)))
+        yield Frame(image_path.stem, picture.fitted((h, w)), _nearest(label, (h, w)), _nearest(found, (h, w)))
 
 
 def objects_of(folder: Path, name: str, labels: NDArray[np.uint8], table: ClassTable) -> NDArray[np.uint8]:

@@ -26,6 +26,7 @@ def write_log(folder: Path, history: list[dict[str, float]]) -> None:
         right.plot([row["epoch"] for row in scored], [row.get(key, float("nan")) for row in scored], label=key)
     right.set(title="validation", xlabel="epoch")
     right.grid(alpha=0.3)
-    right.legend()
+    if right.lines:  # none before the first validation
+        right.legend()
     figure.savefig(folder / "curves.png", dpi=100)
     plt.close(figure)

@@ -69,13 +69,13 @@ class ScanTrainer(Run):
 
     def __init__(self, config: TrainingConfig) -> None:
         table, row = class_table(config.classes), architecture(config.architecture)
-        self.policy: InputPolicy = row.policy(config.size)
+        policy = row.policy(config.size)
         if config.class_weights and len(config.class_weights) != len(table.entries):
             raise ValueError(f"--class-weights: {len(config.class_weights)} numbers for {len(table.entries)} classes")
         self.source: Batches
         self.held_out: list[Volume]
-        self.source, self.held_out = _read(config, table, self.policy)
-        super().__init__(config, table, self.policy.working_size, config.steps_an_epoch)
+        self.source, self.held_out = _read(config, table, policy)
+        super().__init__(config, table, policy, config.steps_an_epoch)
         self.weights = torch.tensor(config.class_weights or [1.0] * len(table.entries), device=self.device)
 
     def describe(self) -> str:
@@ -89,10 +89,6 @@ class ScanTrainer(Run):
             return {}
         return {"val": score_volumes(self.average.net, self.held_out, self.table, self.policy)}
 
-    def weights_only(self) -> dict[str, Any]:
-        """Return the fields that evaluation and export need; how scans are brought to the network is one of them."""
-        return super().weights_only() | {"input": self.policy.model_dump(mode="json")}
-
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`state` was taken, with other scans and variations than those at the start."""
         super().restore(state)
@@ -101,7 +97,8 @@ class ScanTrainer(Run):
     def _step(self, _step: int) -> Tensor:
         x, y = self.source.batch(self.config.batch)
         layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
-        scored = self.net(x.to(self.device).contiguous(memory_format=layout)).float()
+        with self._precision():
+            scored = self.net(x.to(self.device).contiguous(memory_format=layout)).float()
         y = y.to(self.device)
         loss = F.cross_entropy(scored, y, self.weights, ignore_index=IGNORED, reduction="sum")
         counted = torch.where(y == IGNORED, 0, self.weights[y.clamp(max=len(self.weights) - 1)]).sum()

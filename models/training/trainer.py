@@ -98,12 +98,16 @@ def _training_frames(config: TrainingConfig, table: ClassTable, policy: InputPol
         teacher = checkpoint.network(checkpoint.load(config.teacher))
         if teacher.classes != len(table.entries):
             raise DataError(f"{config.teacher} has {teacher.classes} classes, '{table.name}' {len(table.entries)}")
+        if teacher.channels != policy.channels:
+            raise DataError(f"{config.teacher} takes {teacher.channels} channels, {config.architecture} {policy.channels}")
         for folder in config.partial:
             frames = list(read_frames(folder, table, policy))
             present = {int(k) for frame in frames for k in set(frame.labels.flat) if k != IGNORED}
             for frame in frames:
                 yield _sure(frame, teacher, present, things)
     if config.scenes:
+        if policy.takes_grey:
+            raise DataError(f"painted scenes are in colours; {config.architecture} takes one channel")
         if table.names != CLASSES:
             raise DataError(f"painted scenes have the classes {', '.join(CLASSES)}; '{table.name}' has others")
         yield from painted_frames(config.scenes, policy, weight=config.scene_weight)
@@ -124,12 +128,12 @@ class Run:
     What is trained on is a subclass's business: :meth:`_step` and :meth:`validate`.
 
     Takes:
-        size: the working size (height, width), for the checkpoint
+        policy: how inputs are brought to the network, for the checkpoint
         steps_an_epoch: optimiser steps between two validations
     """
 
-    def __init__(self, config: TrainingConfig, table: ClassTable, size: tuple[int, int], steps_an_epoch: int) -> None:
-        self.config, self.table, self.size, self.steps_an_epoch = config, table, size, steps_an_epoch
+    def __init__(self, config: TrainingConfig, table: ClassTable, policy: InputPolicy, steps_an_epoch: int) -> None:
+        self.config, self.table, self.policy, self.steps_an_epoch = config, table, policy, steps_an_epoch
         self.device = torch.device(config.device)
         torch.manual_seed(config.seed)
         net = make_network(config, len(table.entries))
@@ -166,6 +170,11 @@ class Run:
 
     def _begin_epoch(self) -> None:
         """Draw what an epoch draws."""
+
+    def _precision(self) -> torch.autocast:
+        """bfloat16 on a GPU, or where asked for. A captured graph casts weights itself, so autocast's cache stays out of it."""
+        wanted = self.device.type == "cuda" or self.config.bfloat16
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted, cache_enabled=False)
 
     def run_epoch(self, tick: Callable[[], Any]) -> float:
         """Run the steps of an epoch; give the mean loss."""
@@ -222,7 +231,8 @@ class Run:
             "architecture": self.config.architecture,
             "width": self.config.width,
             "classes": self.table.to_json(),
-            "working_size": list(self.size),
+            "working_size": list(self.policy.working_size),
+            "input": self.policy.model_dump(mode="json"),
             "weights": checkpoint.compact({name: value for name, value in weights.items() if not name.startswith(AUXILIARY)}),
             "epoch": self.epoch,
             "epochs": self.config.epochs,
@@ -261,7 +271,7 @@ class Trainer(Run):
         self.train = data.train.to(device)
         self.val = {name: frames.to(device) for name, frames in data.val.items()}
         self.batch = min(config.batch, len(self.train))
-        super().__init__(config, data.table, data.policy.working_size, max(1, len(self.train) // self.batch))
+        super().__init__(config, data.table, data.policy, max(1, len(self.train) // self.batch))
         pixels = torch.bincount(data.train.labels.flatten(), minlength=256)[: self.net.classes]
         self.weights = class_weights(pixels).to(self.device)
         self.augment = Augmentation(
@@ -271,6 +281,7 @@ class Trainer(Run):
             camera=config.camera,
             paste=config.paste,
             paste_classes=tuple(k for k, name in enumerate(self.table.names) if name in config.paste_classes),
+            peak=data.policy.intensity.ceiling if data.policy.intensity else 255.0,
         )
 
     def describe(self) -> str:
@@ -312,16 +323,12 @@ class Trainer(Run):
             loss = loss + self.config.auxiliary * self._loss(scored.float(), batch.labels, batch.weights)
         return loss
 
-    def _precision(self) -> torch.autocast:
-        """bfloat16 on a GPU; a captured graph casts weights itself, so autocast's cache must stay out of it."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda", cache_enabled=False)
-
     def _capture(self) -> None:
         """Replay the network's forward and backward pass as CUDA graphs.
 
         At this size an H100 computes 21 ms a step and waits 57 for Python to launch it (batch 16, Lite1, 360 x 480).
         """
-        sample = torch.zeros(self.batch, 3, *self.crop, device=self.device)
+        sample = torch.zeros(self.batch, self.net.channels, *self.crop, device=self.device)
         self._set_training()
         with self._precision():
             torch.cuda.make_graphed_callables(self.net, (sample.contiguous(memory_format=torch.channels_last),))

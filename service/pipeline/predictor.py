@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import BadParameter, ImageTooLarge, InferenceFailed
-from service.pipeline import intensity, plan
+from service.pipeline import plan
 from service.pipeline.codecs import decoding, scans
 from service.pipeline.codecs.georeference import Georeference
 from service.pipeline.codecs.grey import Conversion
@@ -29,6 +29,7 @@ from service.pipeline.device_labels import OnDevice
 from service.pipeline.engine import Engine
 from service.pipeline.large import GreyRows, LargeSegmentation, PackedRows, Window
 from service.pipeline.manifest import OUTPUT, Manifest
+from service.pipeline.picture import read_picture
 from service.pipeline.repository import Repository
 from service.pipeline.segmentation import Outputs, ScanResult, Segmentation, Timing
 from service.pipeline.tasks import semantic
@@ -199,21 +200,12 @@ class Predictor:
             return PreparedScan(scan.grid, placed, time.monotonic() - start)
         check_native(manifest, resolution, halo)
         native = resolution == "native"
-        converted: tuple[Conversion, ...] = ()
-        values: NDArray[Any]
-        if manifest.input.takes_grey:
-            grey = decoding.decode_grey(source, self.limits, manifest.input.dtype, header)
-            values, converted = intensity.policed(grey.values, manifest.input.intensity), grey.converted
-            image = intensity.preview(values)
-        else:
-            values = image = decoding.decode(source, self.limits, header)
-        height, width = values.shape[:2]
-        size = (plan.native_size if native else plan.fit_size)(height, width, manifest.input)
+        found = read_picture(source, manifest.input, self.limits, header)
+        size = (plan.native_size if native else plan.fit_size)(*found.size, manifest.input)
         tiled = native and self.tiling.is_needed(size)
         geo = decoding.georeference(source, header)
-        fitted = plan.native_image(values, size) if native else plan.resize_image(values, size)
-        fitted = fitted[..., None] if fitted.ndim == 2 else fitted
-        return Prepared(image, fitted, time.monotonic() - start, tiled, halo, geo, converted)
+        fitted = found.fitted(size, native=native)
+        return Prepared(found.image, fitted, time.monotonic() - start, tiled, halo, geo, found.converted)
 
     def run(
         self,
