@@ -115,6 +115,20 @@ def test_volumes_are_learnt(volumes: Path, tmp_path: Path) -> None:
     assert found["dice"]["ball"] > 0.6
 
 
+def test_weights_stay_float32_where_products_are_bfloat16(volumes: Path, tmp_path: Path) -> None:
+    """Products of 8 bits move the weights elsewhere, a little; what is kept is as ever."""
+    classes = table(tmp_path / "ball.json", ("background", "ball"))
+    command = [*VOLUMES, *RUN, "--batch", "1", "--epochs", "1", "--data", str(volumes), "--classes", classes]
+    for name, more in (("exact", []), ("rounded", ["--bfloat16"])):
+        assert train.main([*command, *more, "--out", str(tmp_path / name)]) == 0
+    exact, rounded = (
+        torch.load(tmp_path / name / "last.pt", weights_only=True)["raw_weights"] for name in ("exact", "rounded")
+    )
+    moved = [float((exact[name].float() - value.float()).abs().max()) for name, value in rounded.items()]
+    assert {value.dtype for value in rounded.values()} <= {torch.float32, torch.int64}
+    assert 0 < max(moved) < 0.1
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

@@ -131,17 +131,19 @@ def _by_slices(values: Values, policy: InputPolicy, classes: int, run: Run, lane
     """The mean of the planes' probabilities, K x X x Y x Z float32."""
     axes = [_AXIS[letter] for letter in policy.orientation or "RAS"]
     total = np.empty((classes, *values.shape), np.float32)
-    for number, plane in enumerate(policy.planes):
+    planes = len(policy.planes)
+    for number, plane in enumerate(policy.planes, start=1):
         axis = axes.index(plane)
         summed = np.moveaxis(total, 1 + axis, -1)
         every = _every_slice(_across(values, axis), policy, run, lanes)
         for start, some in _together(every) if axis == 2 else _one_by_one(every):
             part = summed[..., start : start + some.shape[-1]]
-            if number == 0:
+            if number == 1:
                 part[...] = some
             else:
                 part += some
-    total /= len(policy.planes)
+            if number == planes > 1:  # while the part is in the cache
+                part /= planes
     return total
 
 
