@@ -84,7 +84,7 @@ def transports(rounds: int) -> None:
 
 
 def workers(rounds: int) -> None:
-    """Print the throughput of two workers over that of one process, with as many lanes together."""
+    """Print the throughput of two workers over that of one process, with as many lanes together, on connections that stay."""
     image = STREET.read_bytes()
     with TemporaryDirectory() as one, TemporaryDirectory() as two, ExitStack() as held:
         kinds = {"one process": {"workers": 1}, "two workers": {"workers": 2}}
@@ -93,11 +93,12 @@ def workers(rounds: int) -> None:
             for (name, settings), folder in zip(kinds.items(), (one, two), strict=True)
         }
         callers = held.enter_context(ThreadPoolExecutor(CALLERS))
+        client = held.enter_context(httpx.Client(timeout=600, limits=httpx.Limits(max_connections=2 * CALLERS)))
         time.sleep(20)  # the second worker may still be opening its models
 
         def block(url: str) -> float:
             def call(_: int) -> None:
-                assert httpx.post(f"{url}/segment", content=image, timeout=600).status_code == 200  # noqa: S101
+                assert client.post(f"{url}/segment", content=image).status_code == 200  # noqa: S101
 
             begun = time.monotonic()
             list(callers.map(call, range(A_BLOCK)))

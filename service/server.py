@@ -21,6 +21,7 @@ from service import __version__, process
 from service.api.app import create_app
 from service.api.peers import Peers
 from service.api.transport.connection import Connection, StreamConnection
+from service.api.transport.shared_listener import SharedListener, ToldConnections
 from service.errors import ServiceError
 from service.log import log_config
 from service.pipeline.repository import Repository
@@ -119,15 +120,32 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then log the address."""
-        await super().startup(sockets)
+        if self._peers is None:
+            await super().startup(sockets)
+        else:
+            await self._startup_beside(self._peers, sockets or [])
         process.freeze_garbage()
         log.info("fcn-serve %s listens on %s; Ctrl-C ends it", __version__, self._address)
         if self._peers is not None:
             self._peers.on_start()
 
+    async def _startup_beside(self, peers: Peers, sockets: list[socket.socket]) -> None:
+        """Start as one of several workers, which share the connections."""
+        self.server_state.connections = connections = ToldConnections(peers)
+        await super().startup([])
+
+        def protocol() -> asyncio.Protocol:
+            return Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+        for listener in sockets:
+            shared = SharedListener(listener, peers, connections, protocol)
+            self.servers.append(shared)  # type: ignore[arg-type]  # it has what uvicorn calls
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish the requests that were there when the signal came, then close."""
         deadline = time.monotonic() + self._drain_s
+        if self._peers is not None:
+            self._peers.leave()
         answered = asyncio.create_task(self._application.state.in_flight.wait_for_those_here(deadline))
         await self._application.state.streams.drain(self._drain_s)
         await answered

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import inspect
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,25 @@ def attributes_of(owner: type) -> set[str]:
 def test_an_instance_has_the_attributes_that_the_service_uses(owner: type) -> None:
     """Those that uvicorn sets itself, before a connection is made or with a request's first byte."""
     assert attributes_of(owner) >= ATTRIBUTES[owner]
+
+
+def test_a_server_has_what_a_worker_replaces() -> None:
+    """Its set of connections, to which protocols add themselves, and its servers, which it closes and waits for."""
+    server = Server(uvicorn.Config(Connection, log_config=None))
+    assert type(server.server_state.connections) is set
+    source = inspect.getsource(Server)
+    for used in (
+        "if sockets is not None",
+        "self.servers",
+        "server.close()",
+        "await server.wait_closed()",
+        "self.lifespan.state",
+    ):
+        assert used in source
+    for protocol in (HttpToolsProtocol, WebSocketsSansIOProtocol):
+        source = inspect.getsource(protocol)
+        assert "self.connections = server_state.connections" in source
+        assert set(re.findall(r"self\.connections\.(\w+)", source)) <= {"add", "discard", "remove"}
 
 
 def test_the_configuration_takes_what_the_server_sets() -> None:

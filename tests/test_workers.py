@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
@@ -49,6 +50,14 @@ def starts(server: LiveProcess) -> int:
     return len(LISTENS.findall(server.log.read_text("utf-8")))
 
 
+def connections_of(worker: int, server: LiveProcess) -> int:
+    """How many established connections of the public port a process holds."""
+    port = f":{int(server.base_url.rpartition(':')[2]):04X}"
+    rows = (line.split() for line in Path(f"/proc/{worker}/net/tcp").read_text("ascii").splitlines())
+    sockets = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(port) and row[3] == "01"}
+    return sum(str(entry.readlink()) in sockets for entry in Path(f"/proc/{worker}/fd").iterdir())
+
+
 def segmented(server: LiveProcess, image: bytes) -> str:
     """The id of a request that was answered with a mask; a connection that its worker dropped is opened once more."""
     for _ in range(20):
@@ -62,7 +71,7 @@ def segmented(server: LiveProcess, image: bytes) -> str:
 
 
 def test_workers_share_a_port_and_metrics_and_a_killed_one_comes_back(tmp_path: Path) -> None:
-    """Each request is answered once; counters go on, gauges count those that live; gRPC, reload and drain in each."""
+    """Connections too; each request is answered once; counters go on, gauges are of those that live; gRPC, reload, drain."""
     folder, port = tmp_path / "models", free_port()
     folder.mkdir()
     write_artifact(folder / "colours.onnx")
@@ -72,6 +81,13 @@ def test_workers_share_a_port_and_metrics_and_a_killed_one_comes_back(tmp_path: 
         wait_until(lambda: starts(server) == 2, "both workers to listen")
         workers = workers_of(server)
         assert len(workers) == 2
+        with ExitStack() as held:
+            for _ in range(40):
+                caller = held.enter_context(httpx.Client(base_url=server.base_url, timeout=60))
+                assert caller.get("/livez").status_code == 200
+            shares = [connections_of(worker, server) for worker in workers]
+            assert sum(shares) == 40
+            assert max(shares) - min(shares) <= 2
         with ThreadPoolExecutor(8) as callers:
             ids = list(callers.map(lambda _: segmented(server, image), range(80)))
         assert len(set(ids)) == 80
@@ -164,6 +180,22 @@ def test_metrics_of_workers_are_summed_and_counters_outlive_them(tmp_path: Path)
         "x_sum": 13,
         "x_count": 13,
     }
+
+
+def test_a_worker_with_more_connections_leaves_the_next_one_to_others(tmp_path: Path) -> None:
+    """Alone it takes every one; one that drains leaves all; one that has ended does not count."""
+    peers = Peers(tmp_path)
+    peers.tell_open(3)
+    assert not peers.has_fewer_open(3)
+    (tmp_path / "1.open").write_text("2\n", "ascii")
+    assert peers.has_fewer_open(3)
+    assert not peers.has_fewer_open(2)
+    peers.leave()
+    peers.tell_open(0)
+    assert peers.has_fewer_open(0)
+    assert [path.name for path in tmp_path.glob("*.open")] == ["1.open"]
+    peers.forget(1)
+    assert not peers.has_fewer_open(5)
 
 
 def test_a_folder_that_cannot_be_written_stops_neither_metrics_nor_workers(

@@ -1,12 +1,14 @@
 """The workers of one service (``FCN_WORKERS``), and their metrics as one set.
 
 Each worker writes its metrics as text into a folder that all share: twice a second, and at its end. The one that is asked adds
-them up. Counters and histograms of a worker that has ended stay, so that sums never fall; its gauges go.
+them up. Counters and histograms of a worker that has ended stay, so that sums never fall; its gauges go. Each worker also
+writes how many connections it has, at every change.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable
@@ -46,6 +48,7 @@ class Peers:
     on_start: Callable[[], None] = lambda: None
     _failing: bool = field(default=False, init=False)
     """Whether the last write failed: one line of the log for each time that the folder cannot be written."""
+    _is_leaving: bool = field(default=False, init=False)
 
     def publish(self, text: bytes, pid: int | None = None) -> None:
         """Write the metrics of a worker; of this one if none is named. Where that fails, the log says so: serving goes on, and
@@ -69,8 +72,29 @@ class Peers:
             self.publish(text())
             await asyncio.sleep(PUBLISH_S)
 
+    def tell_open(self, count: int) -> None:
+        """Tell the other workers how many connections this one has; one that drains tells nothing."""
+        if not self._is_leaving:
+            with contextlib.suppress(OSError):  # a full disk: the others know an older number
+                self._open_path(os.getpid()).write_text(f"{count}\n", "ascii")
+
+    def has_fewer_open(self, count: int) -> bool:
+        """Return whether another worker takes the next connection: it has fewer of them, or this one drains."""
+        others = [path for path in self.folder.glob("*.open") if path != self._open_path(os.getpid())]
+        told = []
+        for path in others:
+            with contextlib.suppress(OSError, ValueError):  # it has just ended, or writes
+                told.append(int(path.read_text("ascii")))
+        return bool(told) and (self._is_leaving or min(told) < count)
+
+    def leave(self) -> None:
+        """Leave new connections to the other workers, from now on."""
+        self._is_leaving = True
+        self._open_path(os.getpid()).unlink(missing_ok=True)
+
     def forget(self, pid: int) -> None:
-        """Note that a worker has ended: its gauges no longer count."""
+        """Note that a worker has ended: its gauges and its connections no longer count."""
+        self._open_path(pid).unlink(missing_ok=True)
         path = self._path(pid)
         if path.exists():
             registry = CollectorRegistry()
@@ -112,6 +136,9 @@ class Peers:
 
     def _path(self, pid: int) -> Path:
         return self.folder / f"{pid}.prom"
+
+    def _open_path(self, pid: int) -> Path:
+        return self.folder / f"{pid}.open"
 
 
 def _families(path: Path) -> Iterable[Metric]:
