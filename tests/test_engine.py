@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -323,6 +324,70 @@ def test_outputs_come_by_their_names_each_at_its_own_stride(tmp_path: Path) -> N
     assert list(engine.run(batch)) == ["scores"]
     with pytest.raises(InferenceFailed, match="no output 'depth'; it has scores, centers, offsets"):
         engine.run(batch, ("depth",))
+
+
+def renamed(model: onnx.ModelProto, output: str, name: str) -> None:
+    """Give the tensor behind an output another name, so that more operators may come behind it."""
+    (node,) = (node for node in model.graph.node if output in node.output)
+    node.output[list(node.output).index(output)] = name
+
+
+def from_the_last_operator_on(model: onnx.ModelProto) -> None:
+    """Store the operators in an order in which they cannot run."""
+    nodes = list(model.graph.node)[::-1]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def with_scores_of_all(model: onnx.ModelProto) -> None:
+    """Let the scores depend on all other outputs, so that nothing is left for a second half."""
+    renamed(model, "scores", "raw scores")
+    for name in ("centers", "offsets"):
+        model.graph.node.append(helper.make_node("ReduceMax", [name], [f"most {name}"], keepdims=0))
+    model.graph.node.append(helper.make_node("Sum", ["raw scores", "most centers", "most offsets"], ["scores"]))
+
+
+def with_a_sequence_between(model: onnx.ModelProto) -> None:
+    """Let scores and centres read one sequence."""
+    renamed(model, "scores", "raw scores")
+    renamed(model, "centers", "raw centers")
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0), "first"))
+    model.graph.node.extend(
+        [
+            helper.make_node("SequenceConstruct", ["raw scores"], ["sequence"]),
+            helper.make_node("SequenceAt", ["sequence", "first"], ["scores"]),
+            helper.make_node("SequenceAt", ["sequence", "first"], ["again"]),
+            helper.make_node("ReduceMax", ["again"], ["most"], keepdims=0),
+            helper.make_node("Sum", ["raw centers", "most"], ["centers"]),
+        ]
+    )
+
+
+def with_unsigned_numbers_between(model: onnx.ModelProto) -> None:
+    """Let scores and centres read numbers of 32 bits without a sign."""
+    renamed(model, "scores", "raw scores")
+    renamed(model, "centers", "raw centers")
+    model.graph.node.append(helper.make_node("Cast", ["planes"], ["unsigned"], to=TensorProto.UINT32))
+    for name in ("scores", "centers"):
+        model.graph.node.append(helper.make_node("Cast", ["unsigned"], [f"for {name}"], to=TensorProto.FLOAT))
+        model.graph.node.append(helper.make_node("ReduceMax", [f"for {name}"], [f"most for {name}"], keepdims=0))
+        model.graph.node.append(helper.make_node("Sum", [f"raw {name}", f"most for {name}"], [name]))
+
+
+@pytest.mark.parametrize(
+    "change", [from_the_last_operator_on, with_scores_of_all, with_a_sequence_between, with_unsigned_numbers_between]
+)
+def test_every_graph_that_runs_as_a_whole_is_opened(change: Callable[[onnx.ModelProto], None], tmp_path: Path) -> None:
+    """Whatever lies between scores and heads, the outputs are those of the whole graph."""
+    model = panoptic_graph()
+    change(model)
+    path = write_artifact(tmp_path / "panoptic.onnx", panoptic_manifest(), model)
+    batch, names = np.stack([make_image()]), ["scores", "centers", "offsets"]
+    expected = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(names, {"image": batch})
+    engine = Engine.open(path)
+    found = engine.run(batch, names)
+    assert all(np.array_equal(found[name], value) for name, value in zip(names, expected, strict=True))
+    assert np.array_equal(engine.run(batch)["scores"], expected[0])
 
 
 def test_operators_that_no_wanted_output_needs_do_not_run(tmp_path: Path) -> None:

@@ -216,14 +216,15 @@ def test_two_halves_of_a_graph_give_what_the_whole_gives(
     beginning = opened(halves.first)
     end = halves.rest(types_of(beginning))
     assert halves.between == between
-    for half, operators in ((halves.first, first), (end, rest)):
+    assert (end is None) == (not rest)
+    for half, operators in ((halves.first, first), *([(end, rest)] if end else [])):
         read = onnx.load_from_string(half)
         assert [node.op_type for node in read.graph.node] == operators
         assert read.metadata_props == model.metadata_props
     x = {"x": np.array([-2.5, 3], np.float32)}
     names = [*outputs, *between]
     found = dict(zip(names, beginning.run(names, x), strict=True))
-    if rest:
+    if end:
         going_on = opened(end)
         given = {node.name: found.get(node.name, x["x"]) for node in going_on.get_inputs()}
         found |= dict(zip(types_of(going_on), going_on.run(None, given), strict=True))
@@ -248,10 +249,30 @@ def test_a_quantised_map_crosses_in_eight_bits(tmp_path: Path) -> None:
     halves = onnx_file.halves(tmp_path / "net.onnx", ("kept",))
     beginning = opened(halves.first)
     assert (halves.between, types_of(beginning)["bytes"]) == (("bytes",), "tensor(uint8)")
-    end = onnx.load_from_string(halves.rest(types_of(beginning)))
+    rest = halves.rest(types_of(beginning))
+    assert rest is not None
+    end = onnx.load_from_string(rest)
     assert [node.op_type for node in end.graph.node] == ["DequantizeLinear", "Mul"]
     assert [weight.name for weight in end.graph.initializer] == ["scale", "zero", "two"]
     assert [weight.name for weight in onnx.load_from_string(halves.first).graph.initializer] == ["scale", "zero", "one"]
+
+
+def test_names_that_are_left_out_lie_between_no_halves(tmp_path: Path) -> None:
+    """An output that its operator leaves out and an input that another one leaves out share the empty name alone."""
+    nodes = [
+        helper.make_node("Dropout", ["x"], ["kept", ""]),
+        helper.make_node("Clip", ["x", "", "most"], ["other"]),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in ("x", "kept", "other")]
+    weights = [numpy_helper.from_array(np.array(2, np.float32), "most")]
+    graph = helper.make_graph(nodes, "left-out", values[:1], values[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, tmp_path / "net.onnx")
+    halves = onnx_file.halves(tmp_path / "net.onnx", ("kept",))
+    rest = halves.rest(types_of(opened(halves.first)))
+    assert halves.between == ()
+    assert rest is not None
+    assert opened(rest).run(["other"], {"x": np.array([1, 3], np.float32)})[0].tolist() == [1, 2]
 
 
 def test_the_first_half_for_every_output_is_the_file_itself(artifact: Path) -> None:

@@ -202,8 +202,6 @@ class Engine:
         gpu = options.gpu if on_cuda else None
         on_device = on_cuda if options.on_device is None else options.on_device
         session = _session(file, options.threads_alone, gpu=gpu)
-        if gpu is not None:
-            _check_placement(session, file, gpu)
         manifest = read_manifest(session.get_modelmeta().custom_metadata_map, source=path.name)
         check_graph(session, manifest, path.name)
         arena = on_cuda or manifest.input.fit != "native" or manifest.input.takes_scans  # their batches are bounded
@@ -393,8 +391,11 @@ def _sessions(load: Callable[..., ort.InferenceSession], halves: Halves | None, 
     if halves is None:
         return Sessions(Network.of(load(), graphs))
     scores = load(model=halves.first)
-    types = {node.name: node.type for node in scores.get_outputs()}
-    return Sessions(Network.of(scores, graphs), load(model=halves.rest(types)), halves.between)
+    rest = halves.rest({node.name: node.type for node in scores.get_outputs()})
+    if rest is None:
+        del scores
+        return Sessions(Network.of(load(), graphs))
+    return Sessions(Network.of(scores, graphs), load(model=rest), halves.between)
 
 
 def _session(
@@ -406,7 +407,7 @@ def _session(
     alone: bool = True,
     model: bytes | None = None,
 ) -> ort.InferenceSession:
-    """Load an ONNX file.
+    """Load an ONNX file, or a part of it.
 
     Takes:
         threads: of one run on the CPU
@@ -416,6 +417,9 @@ def _session(
         arena: whether freed memory is kept for the next run. Without, the system zeroes every page again: 9,000 page faults a
             frame and 1.4 times the time. The arena keeps the peak of all runs, so it is used where sizes are bounded
         model: a part of the file, to be loaded in its place
+    Raises:
+        BadArtifact: if ONNX Runtime cannot run it on the CPU
+        ProviderUnavailable: if it does not run on the GPU, all of it
     """
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL  # NCHWc convolutions: 2.3 times as fast
@@ -435,9 +439,12 @@ def _session(
         options.add_session_config_entry(RECORD, "1")
     providers = [CPU] if gpu is None else [*gpu_providers(gpu), CPU]
     try:
-        return ort.InferenceSession(file.path if model is None else model, options, providers=providers, enable_fallback=0)
+        session = ort.InferenceSession(file.path if model is None else model, options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's errors have no class in common
         raise _refusal(file.path, _one_line(error), on_cuda=gpu is not None) from error
+    if gpu is not None:
+        _check_placement(session, file, gpu)
+    return session
 
 
 def _check_placement(session: ort.InferenceSession, file: OnnxFile, gpu: GpuOptions) -> None:

@@ -48,6 +48,9 @@ ELEMENTS = {
     "tensor(bool)": 9,
     "tensor(float16)": 10,
     "tensor(double)": 11,
+    "tensor(uint32)": 12,
+    "tensor(uint64)": 13,
+    "tensor(bfloat16)": 16,
 }
 """TensorProto's numbers for ONNX Runtime's names of types."""
 
@@ -187,17 +190,19 @@ class Halves:
     """The model with the operators that these outputs need. It gives these and what lies between."""
     between: tuple[str, ...]
     """The tensors that the rest reads of it."""
-    _rest: tuple[bytes, bytes, bytes]
-    """The model before its graph, the graph of all further operators, the model behind it."""
+    _rest: tuple[bytes, bytes, bytes] | None
+    """The model before its graph, the graph of all further operators, the model behind it; None where no output is left."""
 
-    def rest(self, types: Mapping[str, str]) -> bytes:
+    def rest(self, types: Mapping[str, str]) -> bytes | None:
         """Return the model of the further operators.
 
         Takes:
-            types: ONNX Runtime's name for the type of each tensor between
-        Raises:
-            KeyError: if one is missing, or does not hold numbers
+            types: ONNX Runtime's name for the type of each value between
+        Gives:
+            None where there is no such model: no output is left, or a value between is no tensor of numbers, but a sequence
         """
+        if self._rest is None or not ELEMENTS.keys() >= {types[name] for name in self.between}:
+            return None
         before, graph, behind = self._rest
         inputs = [_value(name, types[name]) for name in self.between]
         whole = graph + b"".join(_message(INPUT, value) for value in inputs)
@@ -224,7 +229,7 @@ def halves(path: Path, outputs: Sequence[str]) -> Halves:
         raise BadArtifact(f"{path.name}: cannot be read: {error.strerror}", cause="unreadable") from error
     except (ValueError, RecursionError):
         raise _damage(path, "is damaged") from None
-    return Halves(before + _message(GRAPH, first) + behind, between, (before, rest, behind))
+    return Halves(before + _message(GRAPH, first) + behind, between, None if rest is None else (before, rest, behind))
 
 
 def shape_arithmetic(path: Path) -> frozenset[tuple[str, str]]:
@@ -276,6 +281,7 @@ class _Operator(NamedTuple):
     kind: str
     reads: frozenset[str]
     makes: frozenset[str]
+    """Both without the empty names of optional inputs and outputs that are left out."""
 
     @classmethod
     def of(cls, data: _Bytes, field: _Field) -> _Operator:
@@ -283,33 +289,37 @@ class _Operator(NamedTuple):
         parts = [part for part in _fields(data, field.start, field.end) if part.number in (NODE_OUTPUT, OPERATOR)]
         kind = next((_text(data, part) for part in parts if part.number == OPERATOR), "")
         makes = frozenset(_text(data, part) for part in parts if part.number == NODE_OUTPUT)
-        return cls(field, kind, frozenset(_reads(data, field)), makes)
+        return cls(field, kind, frozenset(_reads(data, field)) - {""}, makes - {""})
 
 
-def _cut(data: _Bytes, graph: _Field, outputs: Sequence[str]) -> tuple[bytes, tuple[str, ...], bytes]:
-    """Return the two halves of a graph, and the names of the tensors between them."""
+def _cut(data: _Bytes, graph: _Field, outputs: Sequence[str]) -> tuple[bytes, tuple[str, ...], bytes | None]:
+    """Return the two halves of a graph, and the names of what lies between them; the second is None if it has no output."""
     fields = list(_fields(data, graph.start, graph.end))
     operators = [_Operator.of(data, field) for field in fields if field.number == NODE]
     first = _needed(operators, outputs)
     made = frozenset[str]().union(*(operator.makes for operator in first))
     given = [_named(data, field) for field in fields if field.number == OUTPUT]
+    further = [name for name in given if name not in made]
     only_first = {operator.field.at for operator in first if operator.kind not in COPIED}
-    rest = _needed([one for one in operators if one.field.at not in only_first], [name for name in given if name not in made])
+    rest = _needed([one for one in operators if one.field.at not in only_first], further)
     read = frozenset[str]().union(*(operator.reads for operator in rest))
     between = tuple(sorted((read & made) - frozenset[str]().union(*(operator.makes for operator in rest))))
     halves = [_half(data, fields, kept, given) for kept in (first, rest)]
     new = b"".join(_message(OUTPUT, _message(1, name.encode())) for name in between if name not in given)
-    return halves[0] + new, between, halves[1]
+    return halves[0] + new, between, halves[1] if further else None
 
 
 def _needed(operators: Sequence[_Operator], outputs: Sequence[str]) -> list[_Operator]:
-    """Return the operators that some tensors need, in their order."""
-    needed, found = set(outputs), []
-    for operator in reversed(operators):  # they stand in the order in which they run
-        if not needed.isdisjoint(operator.makes):
-            found.append(operator)
-            needed |= operator.reads
-    return found[::-1]
+    """Return the operators that some tensors need, in the graph's order, which need not be the one in which they run."""
+    makers = {name: operator for operator in operators for name in operator.makes}
+    needed: set[int] = set()
+    left = list(outputs)
+    while left:
+        operator = makers.get(left.pop())
+        if operator is not None and operator.field.at not in needed:
+            needed.add(operator.field.at)
+            left.extend(operator.reads)
+    return [operator for operator in operators if operator.field.at in needed]
 
 
 def _half(data: _Bytes, fields: Sequence[_Field], kept: Sequence[_Operator], outputs: Sequence[str]) -> bytes:
