@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from service.pipeline.tasks import compiled, panoptic
 from service.pipeline.tasks.compiled import Library
 from service.pipeline.tasks.panoptic import LEAST_PEAK, MOST_OBJECTS, WINDOW, Instances, find_peaks, grid_of, group
+from service.pipeline.tasks.regions import FAR_CELLS, LEAST_CELLS
 
 STRIDE = 4
 sides = st.integers(1, 14)
@@ -197,12 +198,14 @@ def test_a_score_is_the_peak_times_the_mean_probability_of_the_class() -> None:
 
 @pytest.mark.usefixtures("either_way")
 def test_an_image_without_things_has_no_objects() -> None:
-    """Neither where no pixel is of a countable class, nor where the heatmap has no peak."""
+    """Neither where no pixel is of a countable class, nor where a speck is and the heatmap has no peak."""
     flat = np.zeros((3, 5, 6), np.float32)
     labels = np.zeros((20, 24), np.uint8)
-    for labelled, height in ((labels, 0.9), (labels + 1, 0.0)):
+    speck = labels.copy()
+    speck[3:9, 4:12] = 1
+    for labelled, height in ((labels, 0.9), (speck, 0.0)):
         centers = np.full((1, 5, 6), height, np.float32)
-        found = group(labelled.astype(np.uint8), flat, centers, flat[:2], stride=STRIDE, countable=(1,))
+        found = group(labelled, flat, centers, flat[:2], stride=STRIDE, countable=(1,))
         assert found.rows == ()
         assert found.ids.shape == (20, 24)
         assert not found.ids.any()
@@ -218,12 +221,10 @@ def defined(
     offsets: NDArray[np.float32],
     countable: tuple[int, ...],
 ) -> Instances:
-    """The objects by their definition: every pixel against every peak, in float64, without a short cut."""
+    """The objects by their definition: every pixel against every peak that may have it, in float64, without a short cut."""
     peaks = peaks_defined(centers[0])
     height, width = labels.shape
     _, h, w = offsets.shape
-    if not peaks:
-        return Instances(np.zeros(labels.shape, np.uint16), ())
     padded = np.pad(offsets.astype(np.float64), ((0, 0), (1, 1), (1, 1)), mode="edge")
     padded[0] += ((np.arange(h + 2) - 0.5) * STRIDE - 0.5)[:, None]
     padded[1] += (np.arange(w + 2) - 0.5) * STRIDE - 0.5
@@ -235,11 +236,27 @@ def defined(
     west, east = a + down * (c - a), b + down * (d - b)
     y, x = west + right * (east - west)
     places = [(row * STRIDE + (STRIDE - 1) / 2, column * STRIDE + (STRIDE - 1) / 2) for row, column in peaks]
-    nearest = np.stack([(y - at_y) ** 2 + (x - at_x) ** 2 for at_y, at_x in places]).argmin(0)
-    mask = np.isin(labels, countable)
+    away = np.array([(y - at_y) ** 2 + (x - at_x) ** 2 for at_y, at_x in places]).reshape(-1, height, width)
+    owner = np.full(labels.shape, -1)
+    alone = []
+    middle = np.ix_([int((i + 0.5) * height / h) for i in range(h)], [int((j + 0.5) * width / w) for j in range(w)])
+    for region in regions_defined(labels, countable):
+        inside = [k for k, cell in enumerate(peaks) if region[middle][cell]]
+        if inside:
+            owner[region] = np.array(inside)[away[inside][:, region].argmin(0)]
+            continue
+        cells = np.argwhere(region[middle])
+        pointed = padded[:, cells[:, 0] + 1, cells[:, 1] + 1]
+        steps = [min((np.hypot(a - at_y, b - at_x) for at_y, at_x in places), default=np.inf) for a, b in pointed.T]
+        if len(cells) >= LEAST_CELLS and sum(steps) > FAR_CELLS * STRIDE * len(cells):
+            alone.append((-len(cells), cells[0].tolist(), region))
+        elif peaks:
+            owner[region] = away[:, region].argmin(0)
+    alone.sort(key=lambda one: one[:2])
+    heights = [float(centers[0, row, column]) for row, column in peaks] + [LEAST_PEAK] * len(alone)
+    pieces = [owner == index for index in range(len(peaks))] + [region for _, _, region in alone]
     found = []
-    for index, (row, column) in enumerate(peaks):
-        own = mask & (nearest == index)
+    for height_of, own in zip(heights, pieces, strict=True):
         if own.any():
             kind = int(np.bincount(labels[own]).argmax())
             sampled = [
@@ -248,7 +265,7 @@ def defined(
                 for j in range(scores.shape[2])
                 if own[int((i + 0.5) * height / scores.shape[1]), int((j + 0.5) * width / scores.shape[2])]
             ]
-            sure = min(float(centers[0, row, column]), 1.0) * (float(np.mean(sampled)) if sampled else 1.0)
+            sure = min(height_of, 1.0) * (float(np.mean(sampled)) if sampled else 1.0)
             found.append((round(sure, 4), kind, own))
     found.sort(key=lambda one: -one[0])
     ids = np.zeros(labels.shape, np.uint16)
@@ -256,6 +273,24 @@ def defined(
         ids[own] = number
     rows = (panoptic.Instance(number, kind, sure, int(own.sum())) for number, (sure, kind, own) in enumerate(found, start=1))
     return Instances(ids, tuple(rows))
+
+
+def regions_defined(labels: NDArray[np.uint8], classes: tuple[int, ...]) -> list[NDArray[np.bool_]]:
+    """The regions of some classes, by a flood that goes to all eight sides."""
+    rest = np.isin(labels, classes)
+    found = []
+    while rest.any():
+        y, x = np.argwhere(rest)[0].tolist()
+        region, open_ends = np.zeros(labels.shape, bool), [(y, x)]
+        while open_ends:
+            down, right = open_ends.pop()
+            within = 0 <= down < labels.shape[0] and 0 <= right < labels.shape[1]
+            if within and not region[down, right] and labels[down, right] == labels[y, x]:
+                region[down, right] = True
+                open_ends += [(down + i, right + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+        rest &= ~region
+        found.append(region)
+    return found
 
 
 def softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:

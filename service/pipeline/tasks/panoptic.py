@@ -4,12 +4,14 @@ Cheng et al., "Panoptic-DeepLab", CVPR 2020, section 3.2. The peaks of the centr
 countable class goes to the object whose peak is nearest to where the pixel's offset points. An object's class is that of most
 of its pixels. Its score is its peak's height times the mean probability of that class in its cells.
 
+Where the label map says more than the offsets, it wins: see ``regions``.
+
 Offsets are upsampled as scores are (``semantic``): bilinear, half-pixel centres, the outermost values beyond the edge.
 A *cell* is the square between four neighbouring values. Inside it, the place that an offset points to is a convex mix of the
 places of its corners, and the difference of the squared distances to two peaks is linear in the place. So a peak that another
 one beats at all four corners wins nowhere inside; a cell whose corners all belong to one peak belongs to it whole, and only
-the others are computed pixel by pixel. To beat means: by more than rounding can change. So the objects are those of computing
-each pixel in float64, bit for bit.
+the others are computed pixel by pixel. To beat means: by more than rounding can change. So the nearest peaks are those of
+computing each pixel in float64, bit for bit.
 
 This is written twice, in C (``objects.c``) and, for where that is not compiled, in numpy; the objects are the same.
 """
@@ -28,11 +30,12 @@ from numpy.typing import NDArray
 from service.pipeline.manifest import Manifest
 from service.pipeline.tasks import compiled
 from service.pipeline.tasks.compiled import Library
+from service.pipeline.tasks.grid import Grid, Indices, Points, grid_of
+from service.pipeline.tasks.grid import nearest as nearest_of
+from service.pipeline.tasks.regions import Peaks, centre_pixels, settle
 from service.pipeline.tasks.semantic import Axis, Labels, Scores, cell_pixels, confidence_map, label_map
 
 InstanceIds = NDArray[np.uint16]
-Points = NDArray[np.float64]
-Indices = NDArray[np.intp]
 Counts = NDArray[np.int64]
 
 LEAST_PEAK = 0.1
@@ -111,15 +114,6 @@ class Cells(NamedTuple):
         return Cells(self.row[block], self.column[block])
 
 
-class Grid(NamedTuple):
-    """Where the cells lie in an image, and where their corners point to."""
-
-    pointed: Points
-    """2 x (h + 2) x (w + 2): (y, x) in input pixels; one corner more all around, with the edge's offsets."""
-    rows: Axis
-    columns: Axis
-
-
 class Assigned(NamedTuple):
     """The pixels of each peak."""
 
@@ -144,16 +138,18 @@ def group(
         stride: input pixels a cell
         countable: ids of the classes whose objects are told apart
     Gives:
-        the objects; none where no pixel is of a countable class or the heatmap has no peak
+        the objects
     """
     peaks = find_peaks(centers[0])
-    if not len(peaks) or not countable:
-        return Instances(np.zeros(labels.shape, np.uint16), ())
     places = peaks.astype(np.float64) * stride + np.float64((stride - 1) / 2)
     grid = grid_of(offsets, labels.shape, stride)
     assigned = nearest_peaks(labels, grid, places, countable)
-    heights = centers[0][peaks[:, 0], peaks[:, 1]].astype(np.float64)
-    return _described(assigned, grid, scores, heights)
+    votes = settle(
+        assigned.ids, assigned.votes, labels, countable, grid, Peaks(peaks, places), stride=stride, most=MOST_OBJECTS
+    )
+    heights = np.full(len(votes), LEAST_PEAK)
+    heights[: len(peaks)] = centers[0][peaks[:, 0], peaks[:, 1]]
+    return _described(assigned._replace(votes=votes), grid, scores, heights)
 
 
 def find_peaks(heatmap: NDArray[np.float32]) -> Indices:
@@ -190,24 +186,15 @@ def _peaks_by_numpy(heatmap: NDArray[np.float32]) -> Indices:
     return np.array(found, np.intp).reshape(-1, 2)
 
 
-def grid_of(offsets: Scores, size: tuple[int, ...], stride: int) -> Grid:
-    """Lay the offsets' cells over an image.
-
-    Takes:
-        offsets: 2 x h x w float32 in input pixels
-        size: (height, width) of the image
-    """
-    _, h, w = offsets.shape
-    return Grid(_pointed(offsets, stride), _padded_axis(h, size[0]), _padded_axis(w, size[1]))
-
-
 def nearest_peaks(labels: Labels, grid: Grid, peaks: Points, countable: tuple[int, ...]) -> Assigned:
     """Send each pixel of the countable classes to the peak that its offset points nearest to, of equals the first.
 
     Takes:
         labels: H x W uint8 class ids
-        peaks: P x 2 (y, x) in input pixels, 1 or more, 65535 at the most
+        peaks: P x 2 (y, x) in input pixels, 65535 at the most
     """
+    if not len(peaks):
+        return Assigned(np.zeros(labels.shape, np.uint16), np.zeros((0, 256), np.int64), None)
     compiled_or_not = _nearest_by_numpy if _compiled is None else partial(_nearest_by_compiled, _compiled)
     return compiled_or_not(np.ascontiguousarray(labels), grid, np.ascontiguousarray(peaks), countable)
 
@@ -239,7 +226,7 @@ def _nearest_by_numpy(labels: Labels, grid: Grid, peaks: Points, countable: tupl
         for down, right in _CORNERS:
             corners[down : down + used.shape[0], right : right + used.shape[1]] |= used
         nearest, lead = np.zeros(corners.shape, np.uint16), np.zeros(corners.shape)
-        winner, lead[corners] = _nearest(pointed[:, corners], peaks)
+        winner, lead[corners] = nearest_of(pointed[:, corners], peaks)
         nearest[corners] = winner + 1
         scale = np.maximum(np.abs(pointed).max(0), np.abs(peaks).max())
         first, *others = _at_corners(nearest)
@@ -260,26 +247,6 @@ def _at_corners(values: NDArray[Any]) -> list[NDArray[Any]]:
     return [values[down : h - 1 + down, right : w - 1 + right] for down, right in _CORNERS]
 
 
-def _pointed(offsets: Scores, stride: int) -> Points:
-    """Compute where each cell points to, with one more cell all around that has the edge's offsets.
-
-    Gives:
-        2 x (h + 2) x (w + 2): (y, x) in input pixels
-    """
-    padded = np.pad(np.ascontiguousarray(offsets, np.float64), ((0, 0), (1, 1), (1, 1)), mode="edge")
-    _, h, w = padded.shape
-    padded[0] += ((np.arange(h) - 0.5) * stride - 0.5)[:, None]
-    padded[1] += (np.arange(w) - 0.5) * stride - 0.5
-    return padded
-
-
-def _padded_axis(values: int, pixels: int) -> Axis:
-    """Sample ``values`` in a row, and one more at each end, at the centres of pixels."""
-    position = (np.arange(pixels, dtype=np.float64) + 0.5) * (values / pixels) + 0.5
-    cell = np.minimum(position.astype(np.intp), values)
-    return Axis(cell, position - cell, np.searchsorted(cell, np.arange(values + 2)))
-
-
 def _any_in_cells(mask: NDArray[np.bool_], rows: Axis, columns: Axis) -> NDArray[np.bool_]:
     """Tell which cells have a pixel of the mask."""
     cells = np.zeros((len(rows.first) - 1, len(columns.first) - 1), bool)
@@ -287,20 +254,6 @@ def _any_in_cells(mask: NDArray[np.bool_], rows: Axis, columns: Axis) -> NDArray
     wide = np.logical_or.reduceat(mask, rows.first[present_rows], axis=0)
     cells[np.ix_(present_rows, present_columns)] = np.logical_or.reduceat(wide, columns.first[present_columns], axis=1)
     return cells
-
-
-def _nearest(points: Points, peaks: Points) -> tuple[Indices, NDArray[np.float64]]:
-    """Return the nearest peak of each of 2 x M points, of equals the first; and by how much the second is farther, squared."""
-    best = np.full(points.shape[1], np.inf)
-    second = best.copy()
-    winner = np.zeros(points.shape[1], np.intp)
-    for index, (y, x) in enumerate(peaks.tolist()):
-        distance = (points[0] - y) ** 2 + (points[1] - x) ** 2
-        closer = distance < best
-        np.minimum(second, np.where(closer, best, distance), out=second)
-        best[closer] = distance[closer]
-        winner[closer] = index
-    return winner, second - best
 
 
 def _settle(
@@ -364,8 +317,7 @@ def _probabilities(ids: InstanceIds, scores: Scores, winners: Indices) -> tuple[
     """Return the sum of the probabilities of each peak's class over the scores at its pixels, and how many these are."""
     _, h, w = scores.shape
     height, width = ids.shape
-    at_rows = ((np.arange(h) + 0.5) * height / h).astype(np.int64)
-    at_columns = ((np.arange(w) + 0.5) * width / w).astype(np.int64)
+    at_rows, at_columns = centre_pixels(h, height), centre_pixels(w, width)
     if _compiled is not None:
         sums, count = np.zeros(len(winners)), np.zeros(len(winners), np.int64)
         given = np.ascontiguousarray(scores), *scores.shape, ids, width
