@@ -199,7 +199,7 @@ class Halves:
         Takes:
             types: ONNX Runtime's name for the type of each value between
         Gives:
-            None where there is no such model: no output is left, or a value between is no tensor of numbers, but a sequence
+            None where there is no such model: no output is left, or something other than a tensor of numbers lies between
         """
         if self._rest is None or not ELEMENTS.keys() >= {types[name] for name in self.between}:
             return None
