@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from service.pipeline.tasks import compiled, panoptic
 from service.pipeline.tasks.compiled import Library
-from service.pipeline.tasks.panoptic import LEAST_PEAK, MOST_OBJECTS, WINDOW, Instances, find_peaks, grid_of, group
+from service.pipeline.tasks.grid import grid_of
+from service.pipeline.tasks.panoptic import LEAST_PEAK, MOST_OBJECTS, WINDOW, Instances, find_peaks, group
 from service.pipeline.tasks.regions import FAR_CELLS, LEAST_CELLS
 
 STRIDE = 4

@@ -37,6 +37,7 @@ class Library:
     nearest_peaks: Callable[..., int]
     add_probabilities: Callable[..., int]
     rename: Callable[..., int]
+    move_pixels: Callable[..., int]
 
 
 def library() -> Path:
@@ -55,7 +56,9 @@ def loaded() -> Library | None:
     return _taking_arrays(**named)
 
 
-def _taking_arrays(*, label_map: Any, find_peaks: Any, nearest_peaks: Any, add_probabilities: Any, rename: Any) -> Library:
+def _taking_arrays(
+    *, label_map: Any, find_peaks: Any, nearest_peaks: Any, add_probabilities: Any, rename: Any, move_pixels: Any
+) -> Library:
     import numpy as np  # noqa: PLC0415 - the script runs where it is not installed
 
     def array(kind: Any, dimensions: int) -> Any:
@@ -89,6 +92,12 @@ def _taking_arrays(*, label_map: Any, find_peaks: Any, nearest_peaks: Any, add_p
             gives=None,
         ),
         rename=_function(rename, array(np.uint16, 2), int, planes, int, int, whole, whole, array(np.uint16, 1), gives=None),
+        move_pixels=_function(
+            move_pixels,
+            *(array(np.int32, 2), int, int, planes, array(np.uint16, 1), whole, whole, whole),
+            *(array(np.float64, 3), int, int, *sampling, points, array(np.uint16, 2), array(np.int64, 2)),
+            gives=None,
+        ),
     )
 
 

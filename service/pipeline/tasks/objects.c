@@ -1,5 +1,5 @@
-/* find_peaks and nearest_peaks of panoptic.py: the same arithmetic in the same order, and so the same objects, bit for bit.
- * C99, no Python: called through ctypes, which lets other threads run meanwhile. Built by compiled.py. */
+/* find_peaks and nearest_peaks of panoptic.py, move_pixels of regions.py: the same arithmetic in the same order, and so the same
+ * objects, bit for bit. C99, no Python: called through ctypes, which lets other threads run meanwhile. Built by compiled.py. */
 
 #include <math.h>
 #include <stdint.h>
@@ -236,6 +236,51 @@ void fcn_nearest_peaks(const uint8_t *labels, int64_t width, const uint8_t *coun
             }
         }
     }
+}
+
+/* Give each pixel of a region to the objects of that region. regions: height x width, 0 where there is none. own: of each region,
+ * the object that all its pixels go to, 0 for none. home: of each peak, the region that holds it. inside: the peaks in order of
+ * their regions, those of region r from inside[starts[r]] up to inside[starts[r + 1]]. A pixel of a region with peaks, whose peak
+ * is another region's, goes to the nearest of them, of equals the first. pointed: 2 x h x w, as above; pixel (row, column) lies
+ * in the cell (cell_row[row], cell_column[column]), row_fraction and column_fraction of the way through it. ids, votes: changed. */
+void fcn_move_pixels(const int32_t *regions, int64_t height, int64_t width, const uint8_t *labels, const uint16_t *own,
+                     const int64_t *home, const int64_t *inside, const int64_t *starts, const double *pointed, int64_t h,
+                     int64_t w, const int64_t *cell_row, const double *row_fraction, const int64_t *cell_column,
+                     const double *column_fraction, const double *peaks, uint16_t *ids, int64_t *votes)
+{
+    const double *place_y = pointed, *place_x = pointed + h * w;
+    for (int64_t row = 0; row < height; row++)
+        for (int64_t column = 0; column < width; column++) {
+            const int64_t pixel = row * width + column, region = regions[pixel];
+            if (!region)
+                continue;
+            const int64_t id = ids[pixel];
+            int64_t to = own[region];
+            if (!to) {
+                if (starts[region] == starts[region + 1] || (id && home[id - 1] == region))
+                    continue;
+                const int64_t at = cell_row[row] * w + cell_column[column];
+                const double down = row_fraction[row], right = column_fraction[column];
+                const double west_y = place_y[at] + down * (place_y[at + w] - place_y[at]);
+                const double west_x = place_x[at] + down * (place_x[at + w] - place_x[at]);
+                const double east_y = place_y[at + 1] + down * (place_y[at + w + 1] - place_y[at + 1]);
+                const double east_x = place_x[at + 1] + down * (place_x[at + w + 1] - place_x[at + 1]);
+                const double y = west_y + right * (east_y - west_y), x = west_x + right * (east_x - west_x);
+                double best = INFINITY;
+                to = inside[starts[region]] + 1;
+                for (int64_t i = starts[region]; i < starts[region + 1]; i++) {
+                    const double distance = squared(y, x, peaks + 2 * inside[i]);
+                    if (distance < best) {
+                        best = distance;
+                        to = inside[i] + 1;
+                    }
+                }
+            }
+            if (id)
+                votes[(id - 1) * 256 + labels[pixel]]--;
+            votes[(to - 1) * 256 + labels[pixel]]++;
+            ids[pixel] = (uint16_t)to;
+        }
 }
 
 /* Put renamed[id] in the place of every id of the used cells; arguments as above. */

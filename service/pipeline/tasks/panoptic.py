@@ -145,7 +145,15 @@ def group(
     grid = grid_of(offsets, labels.shape, stride)
     assigned = nearest_peaks(labels, grid, places, countable)
     votes = settle(
-        assigned.ids, assigned.votes, labels, countable, grid, Peaks(peaks, places), stride=stride, most=MOST_OBJECTS
+        assigned.ids,
+        assigned.votes,
+        labels,
+        countable,
+        grid,
+        Peaks(peaks, places),
+        stride=stride,
+        most=MOST_OBJECTS,
+        library=_compiled,
     )
     heights = np.full(len(votes), LEAST_PEAK)
     heights[: len(peaks)] = centers[0][peaks[:, 0], peaks[:, 1]]

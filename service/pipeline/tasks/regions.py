@@ -5,17 +5,21 @@ A region is a set of pixels of one class that touch by a side or a corner. It ho
 - A region that holds peaks belongs to these alone: each pixel goes to the nearest of them.
 - A region that holds none goes to peaks outside, as the part of a car behind a pole. But where its cells point to none of them,
   it is an object of its own, if it is large enough.
+
+Pixels are moved in C (``objects.c``) or, where that is not compiled, in numpy; the objects are the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from service.pipeline.tasks.compiled import Library
 from service.pipeline.tasks.grid import Grid, Indices, Points, nearest
 
 FAR_CELLS = 4
@@ -47,8 +51,7 @@ def regions_of(labels: Labels, classes: tuple[int, ...]) -> tuple[Regions, int]:
         if wide:
             box = slice(top, top + tall), slice(left, left + wide)
             more, part = cv2.connectedComponents(mask[box], connectivity=8)
-            part += np.multiply(mask[box], count, dtype=np.int32)
-            found[box] += part
+            found[box] += np.asarray(part, np.int32) + np.multiply(mask[box], count, dtype=np.int32)
             count += more - 1
     return found, count
 
@@ -67,8 +70,28 @@ class Peaks(NamedTuple):
     """P x 2: (y, x) in input pixels."""
 
 
+class Owners(NamedTuple):
+    """The objects that each region belongs to."""
+
+    regions: Regions
+    """H x W, as of :func:`regions_of`."""
+    own: Ids
+    """For each region, from 0: the object without a peak that all its pixels are; 0 for none."""
+    home: Counts
+    """For each peak: the region that holds it; 0 for none."""
+
+
 def settle(
-    ids: Ids, votes: Counts, labels: Labels, classes: tuple[int, ...], grid: Grid, peaks: Peaks, *, stride: int, most: int
+    ids: Ids,
+    votes: Counts,
+    labels: Labels,
+    classes: tuple[int, ...],
+    grid: Grid,
+    peaks: Peaks,
+    *,
+    stride: int,
+    most: int,
+    library: Library | None,
 ) -> Counts:
     """Give each region to the peaks that it holds, or make it an object of its own.
 
@@ -77,6 +100,7 @@ def settle(
         votes: P x 256: pixels of each class by peak; changed in place
         stride: input pixels a cell
         most: objects without a peak at the most; the largest are kept
+        library: moves the pixels; None is numpy
     Gives:
         the votes, with a row more for each object without a peak; in ``ids`` these follow the peaks
     """
@@ -84,14 +108,32 @@ def settle(
     of_cells = regions[
         np.ix_(*(centre_pixels(cells - 2, pixels) for cells, pixels in zip(grid.pointed.shape[1:], labels.shape, strict=True)))
     ]
-    home = of_cells[peaks.cells[:, 0], peaks.cells[:, 1]]
+    home = of_cells[peaks.cells[:, 0], peaks.cells[:, 1]].astype(np.int64)
     holds = np.zeros(count + 1, bool)
     holds[home] = True
     holds[0] = False
     alone = _pointing_nowhere(of_cells, holds, grid, peaks.places, FAR_CELLS * stride)[:most]
-    renamed = np.zeros(count + 1, np.uint16)
-    renamed[alone] = len(votes) + 1 + np.arange(len(alone))
+    own = np.zeros(count + 1, np.uint16)
+    own[alone] = len(votes) + 1 + np.arange(len(alone))
     votes = np.concatenate([votes, np.zeros((len(alone), 256), np.int64)])
+    move = _move_by_numpy if library is None else partial(_move_by_compiled, library)
+    move(ids, votes, labels, Owners(regions, own, home), grid, peaks.places)
+    return votes
+
+
+def _move_by_compiled(
+    library: Library, ids: Ids, votes: Counts, labels: Labels, owners: Owners, grid: Grid, places: Points
+) -> None:
+    inside = np.argsort(owners.home, kind="stable")
+    starts = np.searchsorted(owners.home[inside], np.arange(len(owners.own) + 1))
+    of_regions = owners.regions, *labels.shape, np.ascontiguousarray(labels), owners.own, owners.home, inside, starts
+    sampling = grid.rows.cell, grid.rows.fraction, grid.columns.cell, grid.columns.fraction
+    library.move_pixels(*of_regions, grid.pointed, *grid.pointed.shape[1:], *sampling, np.ascontiguousarray(places), ids, votes)
+
+
+def _move_by_numpy(ids: Ids, votes: Counts, labels: Labels, owners: Owners, grid: Grid, places: Points) -> None:
+    regions, own, home = owners
+    holds = np.isin(np.arange(len(own)), home)
     step = max(1, BLOCK // labels.shape[1])
     for top in range(0, len(labels), step):
         band = slice(top, top + step)
@@ -102,12 +144,11 @@ def settle(
         for region, theirs in _by_region(pixels[strangers], of_pixels[strangers]):
             inside = np.flatnonzero(home == region)
             rows, columns = np.divmod(theirs, labels.shape[1])
-            winner, _ = nearest(grid.at(rows + top, columns), peaks.places[inside])
+            winner, _ = nearest(grid.at(rows + top, columns), places[inside])
             _move(ids[band], votes, labels[band], theirs, (inside[winner] + 1).astype(np.uint16))
-        to = renamed[of_pixels]
+        to = own[of_pixels]
         new = np.flatnonzero(to)
         _move(ids[band], votes, labels[band], pixels[new], to[new])
-    return votes
 
 
 def _by_region(pixels: Indices, of_pixels: Regions) -> Iterator[tuple[int, Indices]]:
