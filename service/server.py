@@ -131,8 +131,9 @@ class _Server(uvicorn.Server):
 
     async def _startup_beside(self, peers: Peers, sockets: list[socket.socket]) -> None:
         """Start as one of several workers, which share the connections."""
-        self.server_state.connections = connections = ToldConnections(peers)
         await super().startup([])
+        # Told only now: the others would leave new connections to a worker that does not accept yet.
+        self.server_state.connections = connections = ToldConnections(peers)
 
         def protocol() -> asyncio.Protocol:
             return Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)

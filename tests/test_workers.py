@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -17,11 +19,15 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
+import uvicorn
+from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.types import Receive, Scope, Send
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from service.api.peers import Peers
 from service.errors import BadSetting
+from service.server import _Server
 from service.settings import Settings
 from tests.conftest import encode_image, make_image, make_manifest, write_artifact
 from tests.live import ROOT, LiveProcess, free_port, live_process, metric
@@ -196,6 +202,37 @@ def test_a_worker_with_more_connections_leaves_the_next_one_to_others(tmp_path: 
     assert [path.name for path in tmp_path.glob("*.open")] == ["1.open"]
     peers.forget(1)
     assert not peers.has_fewer_open(5)
+
+
+def test_a_worker_is_left_no_connection_before_it_accepts(tmp_path: Path) -> None:
+    """While its models open, the others do not wait for it."""
+    told: list[set[str]] = []
+
+    def names() -> set[str]:
+        return {path.name for path in tmp_path.iterdir()}
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "lifespan"
+        await receive()
+        told.append(names())
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def start(listener: socket.socket) -> None:
+        config = uvicorn.Config(application, lifespan="on", log_config=None)
+        config.load()
+        server = _Server(config, listener, FastAPI(), 1.0, Peers(tmp_path))
+        server.lifespan = config.lifespan_class(config)
+        await server.startup([listener])
+        told.append(names())
+        for each in server.servers:
+            each.close()
+        await server.lifespan.shutdown()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        asyncio.run(start(listener))
+    assert told == [set(), {f"{os.getpid()}.open"}]
 
 
 def test_a_folder_that_cannot_be_written_stops_neither_metrics_nor_workers(
