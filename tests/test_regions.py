@@ -48,11 +48,21 @@ def nowhere() -> NDArray[np.float32]:
 def test_regions_are_what_a_flood_fills() -> None:
     """Of a random map: classes apart, corners touch, numbers from 1 without a gap."""
     labels = np.random.default_rng(0).choice([0, CAR, BICYCLIST], (30, 40), p=[0.5, 0.3, 0.2]).astype(np.uint8)
-    found, count = regions_of(labels, (CAR, BICYCLIST))
+    numbered = regions_of(labels, (CAR, BICYCLIST), panoptic._compiled)
+    found = numbered.at(np.arange(30), np.arange(40))
     expected = regions_defined(labels, (CAR, BICYCLIST))
-    assert count == len(expected)
+    assert numbered.count == len(expected)
     assert not (found[labels == 0]).any()
-    assert {tuple(np.unique(found[region])) for region in expected} == {(number,) for number in range(1, count + 1)}
+    assert {tuple(np.unique(found[region])) for region in expected} == {(number,) for number in range(1, numbered.count + 1)}
+
+
+def test_more_runs_than_a_first_try_holds_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkerboard: every row has twenty runs, and corners join them all."""
+    labels = np.where(np.indices((30, 40)).sum(0) % 2, CAR, 0).astype(np.uint8)
+    monkeypatch.setattr(regions, "FEW_RUNS", 7)
+    found = regions_of(labels, (CAR,), panoptic._compiled)
+    assert found.count == 1
+    np.testing.assert_array_equal(found.at(np.arange(30), np.arange(40)) == 1, labels == CAR)
 
 
 def test_a_region_that_holds_a_peak_is_not_shared_with_one_outside() -> None:

@@ -37,6 +37,10 @@ class Library:
     nearest_peaks: Callable[..., int]
     add_probabilities: Callable[..., int]
     rename: Callable[..., int]
+    find_runs: Callable[..., int]
+    join_runs: Callable[..., int]
+    find_regions: Callable[..., int]
+    add_distances: Callable[..., int]
     move_pixels: Callable[..., int]
 
 
@@ -53,12 +57,10 @@ def loaded() -> Library | None:
         named = {field.name: getattr(found, f"fcn_{field.name}") for field in fields(Library)}
     except (OSError, AttributeError):
         return None
-    return _taking_arrays(**named)
+    return _taking_arrays(named)
 
 
-def _taking_arrays(
-    *, label_map: Any, find_peaks: Any, nearest_peaks: Any, add_probabilities: Any, rename: Any, move_pixels: Any
-) -> Library:
+def _taking_arrays(functions: dict[str, Any]) -> Library:
     import numpy as np  # noqa: PLC0415 - the script runs where it is not installed
 
     def array(kind: Any, dimensions: int) -> Any:
@@ -66,39 +68,36 @@ def _taking_arrays(
 
     bytes_, planes = array(np.uint8, 1), array(np.uint8, 2)
     doubles, whole = array(np.float64, 1), array(np.int64, 1)
-    sampling = (whole, doubles, whole, doubles)
-    points = array(np.float64, 2)
-    return Library(
-        label_map=_function(
-            label_map, array(np.float32, 3), int, int, int, *sampling, array(np.float32, 2), planes, planes, int, gives=None
-        ),
-        find_peaks=_function(
-            find_peaks,
-            *(array(np.float32, 2), int, int, float, int, int),
-            *(array(np.uint64, 1), bytes_, array(np.int64, 2)),
-            gives=int,
-        ),
-        nearest_peaks=_function(
-            nearest_peaks,
-            *(planes, int, bytes_, int, array(np.float64, 3), int, int, *sampling, points, int),
-            *(array(np.uint16, 2), points, points, bytes_, whole),
-            *(array(np.uint16, 2), planes, array(np.int64, 2)),
-            gives=None,
-        ),
-        add_probabilities=_function(
-            add_probabilities,
-            *(array(np.float32, 3), int, int, int, array(np.uint16, 2), int),
-            *(whole, whole, whole, doubles, whole),
-            gives=None,
-        ),
-        rename=_function(rename, array(np.uint16, 2), int, planes, int, int, whole, whole, array(np.uint16, 1), gives=None),
-        move_pixels=_function(
-            move_pixels,
-            *(array(np.int32, 2), int, int, planes, array(np.uint16, 1), whole, whole, whole),
-            *(array(np.float64, 3), int, int, *sampling, points, array(np.uint16, 2), array(np.int64, 2)),
-            gives=None,
-        ),
+    points, pairs, ids, heatmap, scores = (
+        array(np.float64, 2),
+        array(np.int64, 2),
+        array(np.uint16, 2),
+        array(np.float32, 2),
+        array(np.float32, 3),
     )
+    sampling, pointed = (whole, doubles, whole, doubles), (array(np.float64, 3), int, int)
+    runs = whole, pairs, whole
+    kinds: dict[str, tuple[Any, ...]] = {
+        "label_map": (scores, int, int, int, *sampling, heatmap, planes, planes, int),
+        "find_peaks": (heatmap, int, int, float, int, int, array(np.uint64, 1), bytes_, pairs),
+        "nearest_peaks": (
+            *(planes, int, bytes_, int, *pointed, *sampling, points, int),
+            *(ids, points, points, bytes_, whole),
+            *(ids, planes, pairs),
+        ),
+        "add_probabilities": (scores, int, int, int, ids, int, whole, whole, whole, doubles, whole),
+        "rename": (ids, int, planes, int, int, whole, whole, array(np.uint16, 1)),
+        "find_runs": (planes, int, int, bytes_, int, int, bytes_, whole, pairs),
+        "join_runs": (planes, int, int, *runs),
+        "find_regions": (*runs, whole, int, whole, int, pairs),
+        "add_distances": (pairs, int, int, bytes_, array(np.float64, 3), points, int, whole, doubles),
+        "move_pixels": (
+            *(planes, int, int, *runs, array(np.uint16, 1), whole, whole, points, int, whole),
+            *(*pointed, *sampling, whole, whole, ids, pairs),
+        ),
+    }
+    counting = ("find_peaks", "find_runs", "join_runs")
+    return Library(**{n: _function(f, *kinds[n], gives=int if n in counting else None) for n, f in functions.items()})
 
 
 _NUMBERS: dict[Any, Any] = {int: ctypes.c_int64, float: ctypes.c_double}

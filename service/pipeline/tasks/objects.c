@@ -1,4 +1,4 @@
-/* find_peaks and nearest_peaks of panoptic.py, move_pixels of regions.py: the same arithmetic in the same order, and so the same
+/* find_peaks and nearest_peaks of panoptic.py, the regions of regions.py: the same arithmetic in the same order, and so the same
  * objects, bit for bit. C99, no Python: called through ctypes, which lets other threads run meanwhile. Built by compiled.py. */
 
 #include <math.h>
@@ -66,11 +66,20 @@ typedef struct {
     int64_t h, w;            /* corners */
     const double *peaks;     /* count x 2 */
     int64_t count;
-    double reach;            /* largest coordinate of a peak, without its sign */
+    double reach;            /* of the peaks */
     uint16_t *nearest;       /* h * w: 1 + the nearest peak of each corner, 0 where it was not yet computed */
     double *lead, *scale;    /* h * w: how much farther the second nearest is, squared; the largest coordinate */
     int64_t *rivals;         /* count */
 } Corners;
+
+/* The largest coordinate of a peak, without its sign. */
+static double reach_of(const double *peaks, int64_t count)
+{
+    double reach = 0;
+    for (int64_t p = 0; p < 2 * count; p++)
+        reach = larger(reach, fabs(peaks[p]));
+    return reach;
+}
 
 static double squared(double y, double x, const double *peak)
 {
@@ -78,13 +87,13 @@ static double squared(double y, double x, const double *peak)
     return down * down + right * right;
 }
 
-static void find_nearest(const Corners *corners, int64_t at)
+/* The nearest of some peaks, of equals the first. lead: written, how much farther the second nearest is, squared. */
+static int64_t nearest_peak(const double *peaks, int64_t count, double y, double x, double *lead)
 {
-    const double y = corners->y[at], x = corners->x[at];
     double best = INFINITY, second = INFINITY;
     int64_t winner = 0;
-    for (int64_t p = 0; p < corners->count; p++) {
-        const double distance = squared(y, x, corners->peaks + 2 * p);
+    for (int64_t p = 0; p < count; p++) {
+        const double distance = squared(y, x, peaks + 2 * p);
         if (distance < best) {
             second = best;
             best = distance;
@@ -92,8 +101,14 @@ static void find_nearest(const Corners *corners, int64_t at)
         } else if (distance < second)
             second = distance;
     }
-    corners->nearest[at] = (uint16_t)(winner + 1);
-    corners->lead[at] = second - best;
+    *lead = second - best;
+    return winner;
+}
+
+static void find_nearest(const Corners *corners, int64_t at)
+{
+    const double y = corners->y[at], x = corners->x[at];
+    corners->nearest[at] = (uint16_t)(nearest_peak(corners->peaks, corners->count, y, x, corners->lead + at) + 1);
     corners->scale[at] = larger(larger(fabs(y), fabs(x)), corners->reach);
 }
 
@@ -162,19 +177,24 @@ static int64_t nearest_rival(const Corners *corners, int64_t rivals, double y, d
     return winner;
 }
 
+/* any: width, changed: 1 where a row has a pixel of a countable class, as it was elsewhere. */
+static void add_countable(const uint8_t *restrict label, int64_t width, const uint8_t *countable, int64_t kinds,
+                          uint8_t *restrict any)
+{
+    for (int64_t k = 0; k < kinds; k++) {
+        const uint8_t kind = countable[k];
+        for (int64_t x = 0; x < width; x++)
+            any[x] |= label[x] == kind;
+    }
+}
+
 /* Which cells of a row of cells have a pixel of a countable class. any: scratch, width. used: written, cells. */
 static void find_used(const uint8_t *labels, int64_t width, int64_t first, int64_t end, const uint8_t *countable, int64_t kinds,
-                      const int64_t *first_column, int64_t cells, uint8_t *restrict any, uint8_t *used)
+                      const int64_t *first_column, int64_t cells, uint8_t *any, uint8_t *used)
 {
     memset(any, 0, (size_t)width);
-    for (int64_t row = first; row < end; row++) {
-        const uint8_t *restrict label = labels + row * width;
-        for (int64_t k = 0; k < kinds; k++) {
-            const uint8_t kind = countable[k];
-            for (int64_t x = 0; x < width; x++)
-                any[x] |= label[x] == kind;
-        }
-    }
+    for (int64_t row = first; row < end; row++)
+        add_countable(labels + row * width, width, countable, kinds, any);
     for (int64_t x = 0; x < cells; x++) {
         uint8_t found = 0;
         for (int64_t column = first_column[x]; column < first_column[x + 1]; column++)
@@ -195,8 +215,7 @@ void fcn_nearest_peaks(const uint8_t *labels, int64_t width, const uint8_t *coun
 {
     Corners corners = {pointed, pointed + h * w, h, w, peaks, count, 0, nearest, lead, scale, rivals};
     uint8_t counted[256] = {0};
-    for (int64_t p = 0; p < 2 * count; p++)
-        corners.reach = larger(corners.reach, fabs(peaks[p]));
+    corners.reach = reach_of(peaks, count);
     for (int64_t k = 0; k < kinds; k++)
         counted[countable[k]] = 1;
     for (int64_t y = 0; y < h - 1; y++) {
@@ -238,49 +257,191 @@ void fcn_nearest_peaks(const uint8_t *labels, int64_t width, const uint8_t *coun
     }
 }
 
-/* Give each pixel of a region to the objects of that region. regions: height x width, 0 where there is none. own: of each region,
- * the object that all its pixels go to, 0 for none. home: of each peak, the region that holds it. inside: the peaks in order of
- * their regions, those of region r from inside[starts[r]] up to inside[starts[r + 1]]. A pixel of a region with peaks, whose peak
- * is another region's, goes to the nearest of them, of equals the first. pointed: 2 x h x w, as above; pixel (row, column) lies
- * in the cell (cell_row[row], cell_column[column]), row_fraction and column_fraction of the way through it. ids, votes: changed. */
-void fcn_move_pixels(const int32_t *regions, int64_t height, int64_t width, const uint8_t *labels, const uint16_t *own,
-                     const int64_t *home, const int64_t *inside, const int64_t *starts, const double *pointed, int64_t h,
-                     int64_t w, const int64_t *cell_row, const double *row_fraction, const int64_t *cell_column,
-                     const double *column_fraction, const double *peaks, uint16_t *ids, int64_t *votes)
+/* labels: height x width. A run is a row's pixels of one countable class side by side. any: scratch, width. first: written,
+ * height + 1: runs first[row] up to first[row + 1] are that row's, from left to right. runs: written, most x 2: (first pixel, pixel
+ * after the last). Gives how many there are; those beyond the most are counted alone. */
+int64_t fcn_find_runs(const uint8_t *labels, int64_t height, int64_t width, const uint8_t *countable, int64_t kinds, int64_t most,
+                      uint8_t *any, int64_t *first, int64_t *runs)
 {
-    const double *place_y = pointed, *place_x = pointed + h * w;
-    for (int64_t row = 0; row < height; row++)
-        for (int64_t column = 0; column < width; column++) {
-            const int64_t pixel = row * width + column, region = regions[pixel];
-            if (!region)
-                continue;
-            const int64_t id = ids[pixel];
-            int64_t to = own[region];
-            if (!to) {
-                if (starts[region] == starts[region + 1] || (id && home[id - 1] == region))
-                    continue;
-                const int64_t at = cell_row[row] * w + cell_column[column];
-                const double down = row_fraction[row], right = column_fraction[column];
-                const double west_y = place_y[at] + down * (place_y[at + w] - place_y[at]);
-                const double west_x = place_x[at] + down * (place_x[at + w] - place_x[at]);
-                const double east_y = place_y[at + 1] + down * (place_y[at + w + 1] - place_y[at + 1]);
-                const double east_x = place_x[at + 1] + down * (place_x[at + w + 1] - place_x[at + 1]);
-                const double y = west_y + right * (east_y - west_y), x = west_x + right * (east_x - west_x);
-                double best = INFINITY;
-                to = inside[starts[region]] + 1;
-                for (int64_t i = starts[region]; i < starts[region + 1]; i++) {
-                    const double distance = squared(y, x, peaks + 2 * inside[i]);
-                    if (distance < best) {
-                        best = distance;
-                        to = inside[i] + 1;
-                    }
-                }
+    int64_t count = 0;
+    for (int64_t row = 0; row < height; row++) {
+        const uint8_t *label = labels + row * width;
+        first[row] = count;
+        memset(any, 0, (size_t)width);
+        add_countable(label, width, countable, kinds, any);
+        for (int64_t x = 0; x < width;) {
+            uint64_t eight;
+            while (x + 8 <= width && (memcpy(&eight, any + x, 8), !eight))
+                x += 8;
+            while (x < width && !any[x])
+                x++;
+            const int64_t start = x;
+            while (x < width && any[x] && label[x] == label[start])
+                x++;
+            if (x == start)
+                break;
+            if (count < most) {
+                runs[2 * count] = start;
+                runs[2 * count + 1] = x;
             }
-            if (id)
-                votes[(id - 1) * 256 + labels[pixel]]--;
-            votes[(to - 1) * 256 + labels[pixel]]++;
-            ids[pixel] = (uint16_t)to;
+            count++;
         }
+    }
+    first[height] = count;
+    return count;
+}
+
+static int64_t root_of(int64_t *parents, int64_t run)
+{
+    while (parents[run] != run)
+        run = parents[run] = parents[parents[run]];
+    return run;
+}
+
+/* first, runs: as above. regions: written, one a run: 1, 2, ... in reading order of their first pixels; runs of one class that touch
+ * by a side or a corner are of one region. Gives how many regions there are. */
+int64_t fcn_join_runs(const uint8_t *labels, int64_t height, int64_t width, const int64_t *first, const int64_t *runs,
+                      int64_t *regions)
+{
+    for (int64_t row = 0; row < height; row++) {
+        int64_t above = row ? first[row - 1] : 0;
+        const uint8_t *label = labels + row * width;
+        for (int64_t run = first[row]; run < first[row + 1]; run++) {
+            const int64_t start = runs[2 * run], end = runs[2 * run + 1];
+            regions[run] = run; /* a parent: of a region the first run */
+            while (above < first[row] && runs[2 * above + 1] < start)
+                above++;
+            for (int64_t other = above; row && other < first[row] && runs[2 * other] <= end; other++)
+                if (label[runs[2 * other] - width] == label[start]) {
+                    const int64_t one = root_of(regions, run), two = root_of(regions, other);
+                    regions[one > two ? one : two] = one > two ? two : one;
+                }
+        }
+    }
+    int64_t count = 0;
+    for (int64_t run = 0; run < first[height]; run++)
+        regions[run] = regions[run] == run ? ++count : regions[regions[run]]; /* a parent comes before */
+    return count;
+}
+
+/* found: zeros, written, h x w: the region of each pixel (at_row[i], at_column[j]), 0 for none. at_column ascends. */
+void fcn_find_regions(const int64_t *first, const int64_t *runs, const int64_t *regions, const int64_t *at_row, int64_t h,
+                      const int64_t *at_column, int64_t w, int64_t *found)
+{
+    for (int64_t i = 0; i < h; i++) {
+        int64_t run = first[at_row[i]];
+        const int64_t end = first[at_row[i] + 1];
+        for (int64_t j = 0; j < w && run < end; j++) {
+            while (run < end && runs[2 * run + 1] <= at_column[j])
+                run++;
+            if (run < end && runs[2 * run] <= at_column[j])
+                found[i * w + j] = regions[run];
+        }
+    }
+}
+
+/* regions: h x w, of each cell. holds: of each region, whether it is left out. pointed: 2 x (h + 2) x (w + 2), as above. cells,
+ * away: zeros, written: of each region, its cells, and the sum of the distances between where they point to and the nearest peak. */
+void fcn_add_distances(const int64_t *regions, int64_t h, int64_t w, const uint8_t *holds, const double *pointed,
+                       const double *peaks, int64_t count, int64_t *cells, double *away)
+{
+    const double *place_y = pointed, *place_x = pointed + (h + 2) * (w + 2);
+    for (int64_t i = 0; i < h; i++)
+        for (int64_t j = 0; j < w; j++) {
+            const int64_t region = regions[i * w + j], corner = (i + 1) * (w + 2) + j + 1;
+            if (!region || holds[region])
+                continue;
+            double least = INFINITY;
+            for (int64_t p = 0; p < count; p++) {
+                const double distance = squared(place_y[corner], place_x[corner], peaks + 2 * p);
+                least = distance < least ? distance : least;
+            }
+            cells[region]++;
+            away[region] += sqrt(least);
+        }
+}
+
+typedef struct {
+    const double *y, *x; /* where each corner of a cell points to */
+    int64_t w;           /* corners in a row */
+    const int64_t *cell_row;
+    const double *row_fraction;
+    const int64_t *cell_column;
+    const double *column_fraction;
+} Places;
+
+/* Which of some peaks all pixels of a cell belong to; -1 if they must be computed one by one. */
+static int64_t owner_in_cell(const Places *place, int64_t at, const double *peaks, int64_t count, double reach)
+{
+    const int64_t corner[4] = {at, at + 1, at + place->w, at + place->w + 1};
+    double least = INFINITY, largest = reach, lead;
+    int64_t owner = 0;
+    for (int i = 0; i < 4; i++) {
+        const double y = place->y[corner[i]], x = place->x[corner[i]];
+        const int64_t winner = nearest_peak(peaks, count, y, x, &lead);
+        if (i && winner != owner)
+            return -1;
+        owner = winner;
+        least = lead < least ? lead : least;
+        largest = larger(largest, larger(fabs(y), fabs(x)));
+    }
+    return least > MARGIN * (largest * largest) ? owner : -1;
+}
+
+/* Which of some peaks is nearest to where a pixel points to, of equals the first. */
+static int64_t owner_of_pixel(const Places *place, int64_t row, int64_t column, const double *peaks, int64_t count)
+{
+    const int64_t at = place->cell_row[row] * place->w + place->cell_column[column], below = at + place->w;
+    const double *y = place->y, *x = place->x, down = place->row_fraction[row], right = place->column_fraction[column];
+    const double west_y = y[at] + down * (y[below] - y[at]), east_y = y[at + 1] + down * (y[below + 1] - y[at + 1]);
+    const double west_x = x[at] + down * (x[below] - x[at]), east_x = x[at + 1] + down * (x[below + 1] - x[at + 1]);
+    double lead;
+    return nearest_peak(peaks, count, west_y + right * (east_y - west_y), west_x + right * (east_x - west_x), &lead);
+}
+
+/* Give each pixel of a region to the objects of that region. first, runs, regions: as above. own: of each region, the object that
+ * all its pixels go to, 0 for none. home: of each peak, the region that holds it. inside, peaks: the peaks in order of their regions
+ * and their places, those of region r from starts[r] up to starts[r + 1]. A pixel of a region with peaks, whose peak is another
+ * region's, goes to the nearest of them, of equals the first. pointed: 2 x h x w, as above; pixel (row, column) lies in the cell
+ * (cell_row[row], cell_column[column]), row_fraction and column_fraction of the way through it. known, owners: scratch, w each.
+ * ids, votes: changed. */
+void fcn_move_pixels(const uint8_t *labels, int64_t height, int64_t width, const int64_t *first, const int64_t *runs,
+                     const int64_t *regions, const uint16_t *own, const int64_t *home, const int64_t *inside,
+                     const double *peaks, int64_t count, const int64_t *starts, const double *pointed, int64_t h, int64_t w,
+                     const int64_t *cell_row, const double *row_fraction, const int64_t *cell_column,
+                     const double *column_fraction, int64_t *known, int64_t *owners, uint16_t *ids, int64_t *votes)
+{
+    const Places place = {pointed, pointed + h * w, w, cell_row, row_fraction, cell_column, column_fraction};
+    const double reach = reach_of(peaks, count);
+    for (int64_t row = 0; row < height; row++) {
+        if (!row || cell_row[row] != cell_row[row - 1])
+            memset(known, 0, (size_t)w * sizeof *known); /* of each cell of the row, the region that owners tells of */
+        for (int64_t run = first[row]; run < first[row + 1]; run++) {
+            const int64_t region = regions[run], some = starts[region], own_peaks = starts[region + 1] - some;
+            if (!own[region] && !own_peaks)
+                continue;
+            uint16_t *id = ids + row * width;
+            int64_t *vote = votes + labels[row * width + runs[2 * run]];
+            for (int64_t column = runs[2 * run]; column < runs[2 * run + 1]; column++) {
+                const int64_t from = id[column], cell = cell_column[column];
+                int64_t to = own[region];
+                if (!to) {
+                    if (from && home[from - 1] == region)
+                        continue;
+                    if (known[cell] != region) {
+                        known[cell] = region;
+                        owners[cell] = owner_in_cell(&place, cell_row[row] * w + cell, peaks + 2 * some, own_peaks, reach);
+                    }
+                    to = owners[cell] < 0 ? owner_of_pixel(&place, row, column, peaks + 2 * some, own_peaks) : owners[cell];
+                    to = inside[some + to] + 1;
+                }
+                if (from)
+                    vote[(from - 1) * 256]--;
+                vote[(to - 1) * 256]++;
+                id[column] = (uint16_t)to;
+            }
+        }
+    }
 }
 
 /* Put renamed[id] in the place of every id of the used cells; arguments as above. */
