@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,11 +101,11 @@ def _training_frames(config: TrainingConfig, table: ClassTable, policy: InputPol
             raise DataError(f"{config.teacher} has {teacher.classes} classes, '{table.name}' {len(table.entries)}")
         if teacher.channels != policy.channels:
             raise DataError(f"{config.teacher} takes {teacher.channels} channels, {config.architecture} {policy.channels}")
-        for folder in config.partial:
+        for folder, times in Counter(config.partial).items():
             frames = list(read_frames(folder, table, policy))
             present = {int(k) for frame in frames for k in set(frame.labels.flat) if k != IGNORED}
             for frame in frames:
-                yield _sure(frame, teacher, present, things)
+                yield from [_sure(frame, teacher, present, things)] * times
     if config.scenes:
         if policy.takes_grey:
             raise DataError(f"painted scenes are in colours; {config.architecture} takes one channel")
