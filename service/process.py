@@ -31,7 +31,7 @@ def configure_process() -> None:
 
     - ONNX Runtime sends no reports to its maker and writes no event database into the home folder, unless
       ``ORT_DISABLE_TELEMETRY`` is set already. It reads the variable when it is imported.
-    - ONNX Runtime's sessions share one arena (``pipeline.engine`` registers it with the first session).
+    - ONNX Runtime's sessions share one arena, but for those of lanes (``pipeline.engine`` registers it with the first session).
     - OpenCV uses one thread: images run in parallel, and a second pool of threads would compete for the same cores. It writes
       nothing to the standard error: damaged images would fill a log that is not its own.
     - Pillow has no limit of pixels of its own (``pipeline.codecs.pillow`` lifts it with the first image): those of

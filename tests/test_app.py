@@ -30,6 +30,7 @@ from service.api.app import create_app
 from service.errors import InferenceFailed, NotReady, UnknownModel
 from service.pipeline.codecs.decoding import FORMATS
 from service.pipeline.engine import Engine, Network, Sessions
+from service.pipeline.lanes import Lanes
 from service.settings import Settings
 from tests.conftest import STRIDE, encode_image, make_image, make_manifest, write_artifact
 from tests.live import live_process, live_server
@@ -329,7 +330,7 @@ async def test_a_gpu_that_fails_for_good_turns_liveness_red(artifact_dir: Path, 
         onnx.save(always_failing(), tmp_path / "failing.onnx")
         failing = onnxruntime.InferenceSession(tmp_path / "failing.onnx", providers=["CPUExecutionProvider"])
         network = Network.of(failing, 0)
-        engine._sessions[:] = [Sessions(network)] * 2
+        engine._sessions[:] = [Lanes([Sessions(network)])] * 2
         assert (await client.get("/livez")).status_code == 200
         assert (await client.post("/segment", content=png)).json()["code"] == "inference_failed"
         for path in ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready"):

@@ -22,6 +22,7 @@ from service.errors import BadArtifact, InferenceFailed, ProviderUnavailable
 from service.pipeline import onnx_file
 from service.pipeline.binding import Device, RecordedRuns, Values, run_bound
 from service.pipeline.cpus import available_cpus
+from service.pipeline.lanes import Lanes
 from service.pipeline.manifest import INPUT, OUTPUT, Manifest, read_manifest
 from service.pipeline.onnx_file import Halves, OnnxFile
 from service.pipeline.providers import CPU, CUDA, RECORD, TENSORRT, GpuOptions, gpu_providers, nodes_elsewhere
@@ -148,11 +149,17 @@ class Engine:
     """A network, opened, checked against its manifest, and proven to run where it was asked to. Thread-safe."""
 
     def __init__(
-        self, whole: Sessions, lane: Sessions, manifest: Manifest, path: Path, sha256: str, labeller: Labeller | None = None
+        self,
+        whole: Lanes[Sessions],
+        lanes: Lanes[Sessions],
+        manifest: Manifest,
+        path: Path,
+        sha256: str,
+        labeller: Labeller | None = None,
     ) -> None:
-        self._sessions = [whole, lane]
-        """With all threads, and with a lane's; twice the same where these are as many. A list, so that it can be cleared after
-        the engine is garbage-collected: see :meth:`when_released`. Empty when closed."""
+        self._sessions = [whole, lanes]
+        """One with all threads, and one a lane; twice the same where these are as many. A list, so that it can be cleared
+        after the engine is garbage-collected: see :meth:`when_released`. Empty when closed."""
         self.manifest = manifest
         self.path = path
         self.sha256 = sha256
@@ -162,10 +169,12 @@ class Engine:
         self.lanes = 1
         """Inferences that share the processors where each takes a lane; 1 where there is one lane."""
         self._opened = False
-        self._one_by_one = whole.scores.session.get_inputs()[0].shape[0] == 1
+        self.filled = whole is lanes
+        """Whether each lane has the memory of its runs: see :meth:`fill_lanes`."""
+        self._one_by_one = whole.sessions[0].scores.session.get_inputs()[0].shape[0] == 1
         self._labeller = labeller
         """Makes labels where the network runs; None: they are made by the processor."""
-        self.provider: Literal["cpu", "cuda"] = whole.scores.device
+        self.provider: Literal["cpu", "cuda"] = whole.sessions[0].scores.device
 
     @classmethod
     def open(cls, path: Path, options: EngineOptions = ON_CPU) -> Self:
@@ -212,17 +221,19 @@ class Engine:
         process.give_back()  # release the memory of loading before the next load needs as much
         graphs = options.gpu.graphs if on_device else 0
         if arena and halves is None:
-            whole = lane = Sessions(Network.of(session, graphs))
+            whole = lanes = Lanes([Sessions(Network.of(session, graphs))])
         else:
-            whole = lane = _sessions(partial(load, options.threads_alone), halves, graphs)
+            whole = lanes = Lanes([_sessions(partial(load, options.threads_alone), halves, graphs)])
         in_lanes = not on_cuda and options.threads_in_lane < options.threads_alone
         if in_lanes:
-            lane = _sessions(partial(load, options.threads_in_lane, alone=False), halves, 0)
+            load_lane = partial(_sessions, partial(load, options.threads_in_lane, alone=False), halves, 0)
+            with ThreadPoolExecutor(options.lanes) as pool:
+                lanes = Lanes([lane.result() for lane in [pool.submit(load_lane) for _ in range(options.lanes)]])
         labeller = _labeller(options.gpu, on_cuda=on_cuda) if on_device and manifest.input.dimensions == 2 else None
-        engine = cls(whole, lane, manifest, path, sha256, labeller)
+        engine = cls(whole, lanes, manifest, path, sha256, labeller)
         engine.lanes = options.lanes if in_lanes else 1
         try:
-            engine._check_multiple(options.lanes if in_lanes else 0)
+            engine._check_multiple()
             if on_cuda:  # CUDA chooses its algorithms for each shape
                 engine.warm_up()
         except InferenceFailed as error:
@@ -280,18 +291,26 @@ class Engine:
         Gives:
             the outputs of the batch; or of each image, where the graph takes one at a time
         """
-        sessions = self._sessions[:]
-        if not sessions:
-            raise InferenceFailed(f"{self.manifest.name} is closed")
+        kind = self._kind(alone=alone)
         if self.fault is not None:
             raise InferenceFailed(self.fault)
-        wanted = {output.name: output for output in self.manifest.outputs}
+        known = [output.name for output in self.manifest.outputs]
         for name in outputs:
-            if name not in wanted:
-                raise InferenceFailed(f"{self.manifest.name} has no output '{name}'; it has {', '.join(wanted)}")
+            if name not in known:
+                raise InferenceFailed(f"{self.manifest.name} has no output '{name}'; it has {', '.join(known)}")
         if self._one_by_one and len(batch) > 1:
             return [values for image in batch for values in self._values(image[None], outputs, alone=alone)]
-        loaded = sessions[0 if alone else 1]
+        with kind.taken() as sessions:
+            return [self._run_on(sessions, batch, outputs)]
+
+    def _kind(self, *, alone: bool) -> Lanes[Sessions]:
+        kinds = self._sessions[:]
+        if not kinds:
+            raise InferenceFailed(f"{self.manifest.name} is closed")
+        return kinds[0 if alone else 1]
+
+    def _run_on(self, sessions: Sessions, batch: NDArray[Any], outputs: Sequence[str]) -> Values:
+        wanted = {output.name: output for output in self.manifest.outputs}
         expected = {
             name: (
                 len(batch),
@@ -301,24 +320,40 @@ class Engine:
             for name in outputs
         }
         try:
-            found = loaded.run(batch, expected, record=self._opened)
+            found = sessions.run(batch, expected, record=self._opened)
         except Exception as error:
             if self.provider == "cuda" and self._opened:
-                self._prove(loaded.scores)
+                self._prove(sessions.scores)
             raise InferenceFailed(f"{self.manifest.name} failed on {batch.shape}: {_one_line(error)}") from error
         for name, value in found.on_device.items():
             if tuple(value.shape()) != expected[name]:
                 shape = tuple(value.shape())
                 raise InferenceFailed(f"{self.manifest.name} gave {name} of {shape} instead of {expected[name]}")
-        return [found]
+        return found
 
     def warm_up(self) -> None:
-        """Run one black image of the working size, so that the first request does not pay for first allocations.
+        """Run a black image of the working size with all threads, so that the first request does not pay for first allocations.
 
         Raises:
             InferenceFailed: if the network does not run
         """
-        self._run_black(self._cells())
+        with self._kind(alone=True).taken() as sessions:
+            self._run_black(sessions, self._cells())
+
+    def fill_lanes(self) -> None:
+        """Run a black image in each lane, so that the first requests do not pay for the lanes' memory. Once is enough.
+
+        Until then a lane has no memory but its weights: only models that are asked for take more.
+
+        Raises:
+            InferenceFailed: if the network does not run
+        """
+        if self.filled:
+            return
+        lanes = self._kind(alone=False).sessions
+        with ThreadPoolExecutor(len(lanes)) as pool:
+            list(pool.map(partial(self._run_black, cells=self._largest_cells()), lanes))
+        self.filled = True
 
     def _prove(self, network: Network) -> None:
         """Set :attr:`fault` if, after a failure, a black image fails too."""
@@ -335,21 +370,23 @@ class Engine:
         self.fault = f"{self.manifest.name} fails on the GPU whatever it is given; restart the service: {reason}"
         log.critical(self.fault)
 
-    def _check_multiple(self, lanes: int) -> None:
-        """Run black images whose sides are odd numbers of multiples. A network that needs larger multiples fails here, and not
+    def _check_multiple(self) -> None:
+        """Run a black image whose sides are odd numbers of multiples. A network that needs larger multiples fails here, and not
         on the first image of another shape.
-
-        The images are a little larger than any image of a bounded size, and fill all lanes at once: the arena then has all the
-        memory that it will ever need.
 
         Raises:
             InferenceFailed: if the network does not run at every multiple that its manifest claims
         """
+        with self._kind(alone=True).taken() as sessions:
+            self._run_black(sessions, self._largest_cells())
+
+    def _largest_cells(self) -> tuple[int, ...]:
+        """Return odd numbers of multiples, a little more than any image of a bounded size has.
+
+        After a run of that size an arena has all the memory that it will ever need.
+        """
         more = 0 if self.manifest.input.fit == "stretch" else 1
-        cells = tuple((side + more) | more for side in self._cells())
-        self._run_black(cells)
-        with ThreadPoolExecutor(max(1, lanes)) as pool:
-            list(pool.map(lambda _: self._run_black(cells, alone=False), range(lanes)))
+        return tuple((side + more) | more for side in self._cells())
 
     def _cells(self) -> tuple[int, ...]:
         """Return the working size in multiples, rounded up."""
@@ -361,11 +398,11 @@ class Engine:
         policy = self.manifest.input
         return np.zeros((1, *(side * policy.multiple for side in cells), policy.channels), policy.dtype)
 
-    def _run_black(self, cells: tuple[int, ...], *, alone: bool = True) -> None:
+    def _run_black(self, sessions: Sessions, cells: tuple[int, ...]) -> None:
         black = self._black(cells)
-        self.run(black, alone=alone)
+        self._run_on(sessions, black, (OUTPUT,))
         if len(self.manifest.outputs) > 1:
-            self.run(black, [output.name for output in self.manifest.outputs], alone=alone)
+            self._run_on(sessions, black, [output.name for output in self.manifest.outputs])
 
     def close(self) -> None:
         """Give the memory back; runs under way end first."""
@@ -429,7 +466,8 @@ def _session(
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.add_session_config_entry("session.force_spinning_stop", "1")  # with the run: labels and encoding follow
     options.enable_cpu_mem_arena = arena
-    options.add_session_config_entry("session.use_env_allocators", str(int(arena and _arena_is_shared())))
+    shared = arena and alone and _arena_is_shared()
+    options.add_session_config_entry("session.use_env_allocators", str(int(shared)))
     options.enable_mem_pattern = False  # a plan for each shape, laid out in one block of its own: 40 MB more, no faster
     options.log_severity_level = ORT_FATAL
     if file.data_files:  # ONNX Runtime would map them: a write into one would end this process, or change its masks
@@ -442,6 +480,8 @@ def _session(
         session = ort.InferenceSession(file.path if model is None else model, options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's errors have no class in common
         raise _refusal(file.path, _one_line(error), on_cuda=gpu is not None) from error
+    if model is not None:
+        vars(session)["_model_bytes"] = None  # it would keep them for a change of providers, which never comes
     if gpu is not None:
         _check_placement(session, file, gpu)
     return session

@@ -22,7 +22,7 @@ from queue import SimpleQueue
 from typing import Literal
 
 from service import process
-from service.errors import BadArtifact, NotReady, ProviderUnavailable, UnknownModel
+from service.errors import BadArtifact, InferenceFailed, NotReady, ProviderUnavailable, UnknownModel
 from service.pipeline import onnx_file
 from service.pipeline.cpus import int8_instructions
 from service.pipeline.engine import ON_CPU, Engine, EngineOptions
@@ -114,6 +114,8 @@ class Repository:
         self._files: dict[Path, _File] = {}
         self._seen: dict[Path, tuple[Mark, ...]] = {}
         self._lost = False
+        self._scanned = False
+        """Whether every file was tried once."""
         self._changing = threading.Lock()
         self._disposals: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._disposer: threading.Thread | None = None
@@ -122,9 +124,11 @@ class Repository:
         for path in self._seen:
             with suppress(BadArtifact):
                 self._take_up(path)
+        self._scanned = True
         if default is not None and default not in self._engines:
             reasons = "".join(f"; refused: {reason}" for reason in self.broken.values())
             raise UnknownModel(f"no model '{default}'; there are: {_listed(self.names())}{reasons}", allowed=self.names())
+        self._fill_lanes(self._served)
         self._tell()
 
     # --- what there is -----------------------------------------------------------------------------------------------
@@ -352,13 +356,22 @@ class Repository:
             engines[new.manifest.name] = new
         freed = self._engines.keys() - engines.keys()
         choice = choose(engines, self._default, self._precision, self._instructions)
-        self._served = _Served(engines, choice)
+        served = _Served(engines, choice)
+        if self._scanned:
+            self._fill_lanes(served)
+        self._served = served
         for engine in retired:
             self._retire(engine)
         if freed:  # another file may have been refused because the name was taken
             for known in self._files.values():
                 if known.reason not in (None, UNLOADED):
                     known.marks = ()
+
+    def _fill_lanes(self, served: _Served) -> None:
+        """Prepare the model that most requests will be for."""
+        if served.choice is not None:
+            with suppress(InferenceFailed):  # it ran when it was opened; the probes and the next request say what happened
+                served.engines[served.choice.name].fill_lanes()
 
     def _tell(self) -> None:
         """Log which variant of the default model answers, where that has changed."""
