@@ -192,9 +192,9 @@ def opened(model: bytes) -> ort.InferenceSession:
     return ort.InferenceSession(model, providers=["CPUExecutionProvider"])
 
 
-def types_of(session: ort.InferenceSession) -> dict[str, str]:
-    """ONNX Runtime's names for the types of a session's outputs."""
-    return {node.name: node.type for node in session.get_outputs()}
+def values_of(session: ort.InferenceSession) -> dict[str, tuple[str, list[object]]]:
+    """Type and sides of a session's outputs."""
+    return {node.name: (node.type, node.shape) for node in session.get_outputs()}
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_two_halves_of_a_graph_give_what_the_whole_gives(
     onnx.save(model, tmp_path / "net.onnx")
     halves = onnx_file.halves(tmp_path / "net.onnx", outputs)
     beginning = opened(halves.first)
-    end = halves.rest(types_of(beginning))
+    end = halves.rest(values_of(beginning))
     assert halves.between == between
     assert (end is None) == (not rest)
     for half, operators in ((halves.first, first), *([(end, rest)] if end else [])):
@@ -227,7 +227,7 @@ def test_two_halves_of_a_graph_give_what_the_whole_gives(
     if end:
         going_on = opened(end)
         given = {node.name: found.get(node.name, x["x"]) for node in going_on.get_inputs()}
-        found |= dict(zip(types_of(going_on), going_on.run(None, given), strict=True))
+        found |= dict(zip(values_of(going_on), going_on.run(None, given), strict=True))
     expected = opened(model.SerializeToString()).run(["kept", "other"], x)
     assert all(np.array_equal(found[name], value) for name, value in zip(["kept", "other"], expected, strict=True))
 
@@ -248,13 +248,27 @@ def test_a_quantised_map_crosses_in_eight_bits(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "net.onnx")
     halves = onnx_file.halves(tmp_path / "net.onnx", ("kept",))
     beginning = opened(halves.first)
-    assert (halves.between, types_of(beginning)["bytes"]) == (("bytes",), "tensor(uint8)")
-    rest = halves.rest(types_of(beginning))
+    assert (halves.between, values_of(beginning)["bytes"][0]) == (("bytes",), "tensor(uint8)")
+    rest = halves.rest(values_of(beginning))
     assert rest is not None
     end = onnx.load_from_string(rest)
     assert [node.op_type for node in end.graph.node] == ["DequantizeLinear", "Mul"]
+    assert [(value.name, len(value.type.tensor_type.shape.dim)) for value in end.graph.input] == [("bytes", 1)]
     assert [weight.name for weight in end.graph.initializer] == ["scale", "zero", "two"]
     assert [weight.name for weight in onnx.load_from_string(halves.first).graph.initializer] == ["scale", "zero", "one"]
+
+
+@pytest.mark.parametrize(
+    ("sides", "read"), [(["batch", 48, None, 300], [None, 48, None, 300]), ([], []), ([None, 1 << 40], [None, 1 << 40])]
+)
+def test_the_rest_knows_the_sides_of_what_lies_between(sides: list[object], read: list[object], tmp_path: Path) -> None:
+    """Fixed ones as numbers, free ones as free; without any, a tensor may have every shape."""
+    onnx.save(branching(), tmp_path / "net.onnx")
+    rest = onnx_file.halves(tmp_path / "net.onnx", ("kept",)).rest({"shared": ("tensor(float)", sides)})
+    assert rest is not None
+    shared = next(value for value in onnx.load_from_string(rest).graph.input if value.name == "shared").type.tensor_type
+    assert [side.dim_value if side.HasField("dim_value") else None for side in shared.shape.dim] == read
+    assert shared.HasField("shape") == bool(sides)
 
 
 def test_names_that_are_left_out_lie_between_no_halves(tmp_path: Path) -> None:
@@ -269,7 +283,7 @@ def test_names_that_are_left_out_lie_between_no_halves(tmp_path: Path) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.save(model, tmp_path / "net.onnx")
     halves = onnx_file.halves(tmp_path / "net.onnx", ("kept",))
-    rest = halves.rest(types_of(opened(halves.first)))
+    rest = halves.rest(values_of(opened(halves.first)))
     assert halves.between == ()
     assert rest is not None
     assert opened(rest).run(["other"], {"x": np.array([1, 3], np.float32)})[0].tolist() == [1, 2]

@@ -428,7 +428,7 @@ def _sessions(load: Callable[..., ort.InferenceSession], halves: Halves | None, 
     if halves is None:
         return Sessions(Network.of(load(), graphs))
     scores = load(model=halves.first)
-    rest = halves.rest({node.name: node.type for node in scores.get_outputs()})
+    rest = halves.rest({node.name: (node.type, node.shape) for node in scores.get_outputs()})
     if rest is None:
         del scores
         return Sessions(Network.of(load(), graphs))
