@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.nets.architectures import build
-from models.nets.panoptic import PanopticFCN
+from models.nets.panoptic import ObjectHeads, PanopticFCN
 from models.scenes.__main__ import main as write_scenes
 from models.train_heads import examples, main, train_heads
 from models.training import checkpoint
@@ -28,6 +28,16 @@ def write_checkpoint(path: Path, architecture: str = "fcn4s-lite0-panoptic", tab
     told = {"architecture": architecture, "width": 1.0, "classes": table.to_json(), "working_size": [64, 80], "epoch": 1}
     checkpoint.save(path, {**told, "weights": weights, "calibration": {"temperature": 2.0}})
     return path
+
+
+def test_heads_for_prediction_give_what_the_trained_ones_give() -> None:
+    """One last layer, in the place of two, differs by rounding alone."""
+    torch.manual_seed(0)
+    heads = ObjectHeads(12).eval()
+    x = torch.rand(2, 12, 9, 7)
+    with torch.no_grad():
+        for found, expected in zip(heads.merged()(x), heads(x), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_heads_learn() -> None:

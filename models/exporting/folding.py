@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from models.nets.network import Network
+from models.nets.panoptic import ObjectHeads
 
 Convolution = nn.Conv2d | nn.ConvTranspose2d | nn.Conv3d | nn.ConvTranspose3d
 Normalisation = nn.BatchNorm2d | nn.BatchNorm3d
@@ -49,8 +50,8 @@ class Shown(nn.Module):
 
 
 def folded(net: Network) -> Network:
-    """A copy of a network, without the batch normalisations that follow a convolution, and with every activation
-    in a :class:`Shown`.
+    """A copy of a network, without the batch normalisations that follow a convolution, with one last layer in the place of two
+    in heads of objects, and with every activation in a :class:`Shown`.
 
     Which convolution each follows is found out by running the network once. Unfolded weights are shared with the original.
 
@@ -63,6 +64,8 @@ def folded(net: Network) -> Network:
     for convolution, normalisation in _pairs(copied):
         _fold(convolution, normalisation)
         _replace(copied, normalisation, nn.Identity())
+    for heads in [module for module in copied.modules() if isinstance(module, ObjectHeads)]:
+        _replace(copied, heads, heads.merged())
     for activation in [module for module in copied.modules() if isinstance(module, nn.ReLU | nn.ReLU6)]:
         _replace(copied, activation, Shown(activation, *OPERATORS[type(activation)]))
     return copied

@@ -50,6 +50,27 @@ class ObjectHeads(nn.Module):
         x = self.trunk(x)
         return torch.sigmoid(self.center(x)), self.offset(x) * OFFSET_UNIT_PX
 
+    def merged(self) -> MergedHeads:
+        """The same for prediction: the two last layers are one, which reads its input once."""
+        return MergedHeads(self)
+
+
+class MergedHeads(nn.Module):
+    """:class:`ObjectHeads` with one last layer of three channels, the centre and the offset in input pixels."""
+
+    def __init__(self, heads: ObjectHeads) -> None:
+        super().__init__()
+        self.trunk = heads.trunk
+        self.last = nn.Conv2d(heads.center.in_channels, 3, 1)
+        for name in ("weight", "bias"):
+            center, offset = getattr(heads.center, name), getattr(heads.offset, name)
+            setattr(self.last, name, nn.Parameter(torch.cat([center, offset * OFFSET_UNIT_PX]).detach()))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`ObjectHeads.forward`."""
+        center, offset = torch.split(self.last(self.trunk(x)), [1, 2], 1)
+        return torch.sigmoid(center), offset
+
 
 def _separable(inputs: int, outputs: int) -> nn.Sequential:
     """A depthwise 5x5 and a 1x1 layer, each normalised."""
