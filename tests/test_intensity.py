@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from service.pipeline import intensity
 from service.pipeline.intensity import Window, normalised, window, window_of
 from service.pipeline.manifest import Percentiles
 
@@ -46,6 +47,20 @@ def test_air_around_a_head_does_not_matter() -> None:
     tight, wide = np.pad(tissue, 3), np.pad(tissue, 14)
     assert window(wide, TISSUE).high == pytest.approx(window(tight, TISSUE).high, rel=0.02)
     assert window(wide, TISSUE).low == window(tight, TISSUE).low == 0
+
+
+@pytest.mark.parametrize("levels", [2, 200, 100_000])
+@pytest.mark.parametrize("sample", [100, 2**16])
+def test_percentiles_are_exact_whatever_a_sample_tells(levels: int, sample: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of few levels, in order of size and not, and where a small sample misses the value's surroundings."""
+    monkeypatch.setattr(intensity, "SAMPLE", sample)
+    rng = np.random.default_rng(levels)
+    for values in (rng.integers(levels, size=(40, 41, 43)), np.arange(70_520).reshape(40, 41, 43) * levels // 70_520):
+        shaped = values.astype(np.float32)
+        bright = shaped[shaped > shaped.mean(dtype=np.float64)]
+        for policy, of in ((PLAIN, shaped), (TISSUE, bright)):
+            exact = np.percentile(shaped, policy.lower, method="lower"), np.percentile(of, policy.upper, method="lower")
+            assert window(shaped, policy) == Window(*map(float, exact))
 
 
 def test_values_that_are_not_numbers_count_as_the_lowest() -> None:

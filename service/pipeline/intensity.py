@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from service.pipeline.codecs import depth
 from service.pipeline.manifest import Percentiles
 
+SAMPLE = 2**16
+"""Values from which a percentile is guessed."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -39,9 +42,9 @@ def window(volume: NDArray[np.floating], percentiles: Percentiles) -> Window:
         values = values[finite]
     if not values.size:
         return Window(0.0, 1.0)
-    low = _percentile(values, percentiles.lower)
-    bright = values[values > values.mean(dtype=np.float64)] if percentiles.foreground else values
-    high = _percentile(bright, percentiles.upper) if bright.size else low
+    low = _value_at(values, _rank(values.size, percentiles.lower))
+    bright = int(np.count_nonzero(values > values.mean(dtype=np.float64))) if percentiles.foreground else values.size
+    high = _value_at(values, values.size - bright + _rank(bright, percentiles.upper)) if bright else low
     return Window(low, high if high > low else low + 1.0)
 
 
@@ -71,8 +74,10 @@ def normalised(volume: NDArray[np.floating], found: Window, percentiles: Percent
         the same shape, float32, 0..ceiling
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        scaled = (np.asarray(volume, np.float32) - np.float32(found.low)) * np.float32(1 / (found.high - found.low))
-    np.nan_to_num(scaled, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        scaled = np.asarray(volume, np.float32) - np.float32(found.low)
+        scaled *= np.float32(1 / (found.high - found.low))
+    if not np.isfinite(scaled).all():
+        np.nan_to_num(scaled, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     return np.clip(scaled, 0, np.float32(percentiles.ceiling), out=scaled)
 
 
@@ -121,10 +126,28 @@ def preview(values: NDArray[Any], found: Window | None = None) -> NDArray[np.uin
     return np.repeat(shown[..., None], 3, axis=2)
 
 
-def _percentile(values: NDArray[np.floating], percent: float) -> float:
-    """The value of that rank, the lower one between two."""
-    rank = int((values.size - 1) * percent / 100)
-    return float(np.partition(values, rank)[rank])
+def _rank(count: int, percent: float) -> int:
+    """The rank of a percentile among so many values, from 0; the lower one between two."""
+    return int((count - 1) * percent / 100)
+
+
+def _value_at(values: NDArray[np.floating], rank: int) -> float:
+    """The value of that rank, from 0.
+
+    A sample tells about where it lies, and only the values near it are put in order: a fifth of the time of ordering all.
+    Where the sample misleads, all are.
+
+    Takes:
+        values: one axis, finite
+    """
+    sample = np.sort(values[np.random.default_rng(0).integers(values.size, size=SAMPLE)])
+    guess, margin = rank * SAMPLE // values.size, SAMPLE // 100
+    least, most = sample[max(0, guess - margin)], sample[min(SAMPLE - 1, guess + margin)]
+    below, near = np.count_nonzero(values < least), (values >= least) & (values <= most)
+    if not below <= rank < below + np.count_nonzero(near):
+        return float(np.sort(values)[rank])
+    # Not np.partition: it takes 2 s for some volumes of few levels.
+    return float(least if least == most else np.sort(values[near])[rank - below])
 
 
 def _percentile_of(bands: Callable[[], Iterable[NDArray[np.float32]]], percent: float, above: float) -> float | None:
@@ -141,7 +164,7 @@ def _percentile_of(bands: Callable[[], Iterable[NDArray[np.float32]]], percent: 
     counts = sum((np.bincount(key >> 16, minlength=1 << 16) for key in keys()), np.zeros(1 << 16, np.int64))
     if not counts.any():
         return None
-    rank = int((int(counts.sum()) - 1) * percent / 100)
+    rank = _rank(int(counts.sum()), percent)
     upper = int(np.searchsorted(counts.cumsum(), rank, "right"))
     rank -= int(counts[:upper].sum())
     counts = sum(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -88,11 +89,12 @@ class Frame:
         Gives:
             the turned shape, float32, a C-contiguous copy
         """
-        return np.array(_turned(values, self.turn), np.float32, order="C", copy=True)
+        return contiguous(_turned(np.asarray(values, np.float32), self.turn))
 
     def in_order(self, values: Labels) -> Labels:
         """Turn a volume of the network's orientation back to the scan's order."""
-        return np.ascontiguousarray(_turned_back(values, self.turn))
+        turned = _turned_back(values, self.turn)
+        return turned if turned.flags.c_contiguous else contiguous(turned)
 
     def best(self, probabilities: Values, temperature: float = 1.0) -> Best:
         """Sample probabilities on the scan's grid, take the best class, and turn back.
@@ -157,6 +159,26 @@ def _turned_back(array: NDArray[Any], turn: NDArray[np.float64]) -> NDArray[Any]
     """The inverse of :func:`_turned`."""
     axes = array.transpose(turn[:, 0].astype(int))
     return axes[tuple(slice(None, None, int(direction)) for direction in turn[:, 1])]
+
+
+def contiguous(view: NDArray[Any]) -> NDArray[Any]:
+    """Copy a volume into C order.
+
+    Where the axis that is fastest in memory becomes another one, voxels go plane by plane: each plane is read in the order of
+    memory and turned in the cache. A copy at once misses the cache at every voxel: five to ten times the time.
+
+    Takes:
+        view: X x Y x Z uint8 or float32, of any strides
+    """
+    made = np.empty(view.shape, view.dtype)
+    fastest = int(np.argmin(np.abs(view.strides)))
+    if fastest == 2:
+        made[...] = view
+        return made
+    others = 1 - fastest
+    for plane, source in zip(np.moveaxis(made, others, 0), np.moveaxis(view, others, 0), strict=True):
+        plane[...] = cv2.transpose(np.ascontiguousarray(source.T))
+    return made
 
 
 def resized(values: Values, shape: Shape) -> Values:
