@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from service.errors import BodyTooLarge, CorruptImage, EmptyBody, ImageTooLarge, ServiceError, UnsupportedImage
+from service.pipeline.codecs import scans
 from service.pipeline.codecs.decoding import FORMATS, Header, Limits, decode, probe
 from service.settings import Settings
 from tests.conftest import encode_image, make_image
@@ -300,6 +301,18 @@ def test_the_header_tells_the_size(kind: str) -> None:
     """Without decoding, for every format."""
     assert probe(encode_image(NOISE, kind), LIMITS) == Header(kind, 60, 40)
     assert probe(encode_image(NOISE, kind), LIMITS).megapixels == pytest.approx(0.0024)
+
+
+def test_a_comment_with_the_marks_of_scans_leaves_a_jpeg_a_picture() -> None:
+    """DICOM's mark at 128 and that of NIfTI's pairs at 344 may stand in any comment or table of a picture."""
+    comment = bytearray(400)
+    comment[128 - 6 : 132 - 6], comment[344 - 6 : 348 - 6] = b"DICM", b"ni1\0"
+    plain = encode_image(NOISE, "JPEG")
+    marked = plain[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2) + bytes(comment) + plain[2:]
+    assert (marked[128:132], marked[344:348]) == (b"DICM", b"ni1\0")
+    assert probe(marked, LIMITS) == Header("JPEG", 60, 40)
+    assert scans.kind(marked) is None
+    np.testing.assert_array_equal(decode(marked, LIMITS), decode(plain, LIMITS))
 
 
 @pytest.mark.parametrize("options", [{"quality": 80}, {"lossless": True}, {"lossless": True, "exif": b"Exif\0\0"}])

@@ -32,9 +32,6 @@ from service.pipeline.codecs.limits import Limits, check_bytes, check_size
 
 __all__ = ["FORMATS", "RGB", "Georeference", "Grey", "Header", "Limits", "decode", "decode_grey", "georeference", "probe"]
 
-_COMMON = (b"\xff\xd8", b"\x89P")
-"""The first bytes of JPEG and PNG, never a scan: most requests end here."""
-
 Dtype = Literal["uint8", "uint16", "float32"]
 RGB = NDArray[np.uint8]
 """H x W x 3 uint8, RGB."""
@@ -57,7 +54,7 @@ def probe(data: bytes | RGB, limits: Limits) -> Header:
     if isinstance(data, np.ndarray):
         height, width, _ = data.shape
         header = Header("RGB", width, height)
-    elif data[:2] not in _COMMON and (kind := scans.kind(data)) is not None:
+    elif (kind := scans.kind(data)) is not None:
         scan = scans.probe(data, limits, kind)
         x, y, z = scan.shape
         return Header(kind, x, y * z, scan)

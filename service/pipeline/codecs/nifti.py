@@ -29,8 +29,6 @@ _HEADER_BYTES: dict[int, int] = {1: 348, 2: 540}
 _MAGIC: dict[int, tuple[int, bytes]] = {1: (344, b"n+1\0"), 2: (4, b"n+2\0\r\n\x1a\n")}
 _VERSIONS = {struct.pack(order + "i", length): version for version, length in _HEADER_BYTES.items() for order in "<>"}
 """By the header's first number, which is its length, in both byte orders."""
-_PAIRS = ((344, b"ni1\0"), (4, b"ni2\0"))
-"""Where and how the header of a pair of files (.hdr and .img) says that its voxels are elsewhere."""
 
 MAX_OFFSET = 2**24
 """Bytes before the first voxel: extensions of a header are text, at most."""
@@ -99,7 +97,7 @@ class Header:
 def is_nifti(data: bytes) -> bool:
     """Return whether a file is NIfTI, by its first bytes; a compressed one is inflated as far as its header."""
     start = _head(data)
-    return _version(start) is not None or any(start.startswith(magic, at) for at, magic in _PAIRS)
+    return _version(start) is not None or _is_pair(start)
 
 
 def probe(data: bytes, limits: Limits) -> Header:
@@ -120,7 +118,7 @@ def probe(data: bytes, limits: Limits) -> Header:
     start = _head(data)
     version = _version(start)
     if version is None:
-        if any(start.startswith(magic, at) for at, magic in _PAIRS):
+        if _is_pair(start):
             raise UnsupportedImage("a NIfTI header without its voxels (.hdr and .img); send one file, .nii or .nii.gz")
         raise UnsupportedImage("not a NIfTI file: neither NIfTI-1 nor NIfTI-2 by its first bytes")
     if len(start) < _HEADER_BYTES[version]:
@@ -175,6 +173,11 @@ def _head(data: bytes) -> bytes:
         return bytes(isal_zlib.decompressobj(wbits=31).decompress(data[:65536], longest))[:longest]
     except INFLATE_ERROR:
         return b""
+
+
+def _is_pair(start: bytes) -> bool:
+    """Return whether these are the first bytes of a header whose voxels are in another file."""
+    return start[344:348] == b"ni1\0" or start[4:8] == b"ni2\0"
 
 
 def _version(start: bytes) -> Literal[1, 2] | None:

@@ -11,7 +11,8 @@ from service.pipeline.volume import Grid, Scan, Shape
 FORMATS = ("NIFTI", "DICOM")
 """Names of the formats of scans, as headers and messages tell them."""
 
-_TIFF = (b"II", b"MM")
+_PICTURES = (b"\xff\xd8", b"\x89P", b"II", b"MM")
+"""The first bytes of JPEG, PNG and TIFF, never a scan: most requests end here."""
 
 
 class Header(Protocol):
@@ -36,9 +37,11 @@ def kind(data: bytes) -> str | None:
 
     A file that begins as a TIFF and has DICOM's mark as well is a picture for both kinds of readers (PS3.10, section 7.1).
     """
+    if data[:2] in _PICTURES:
+        return None
     if nifti.is_nifti(data):
         return "NIFTI"
-    return "DICOM" if data[:2] not in _TIFF and dicom_series.is_series(data) else None
+    return "DICOM" if dicom_series.is_series(data) else None
 
 
 def probe(data: bytes, limits: Limits, found: str) -> Header:
