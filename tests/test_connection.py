@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -18,6 +19,7 @@ import httpx
 import pytest
 
 from service.api.transport.bounds import Bounds
+from service.api.transport.connection import INTERIM, REPLY_BEGINS, _ReplyTransport
 from service.settings import Settings
 from tests.live import live_process, live_server
 from tests.waiting import wait_until
@@ -415,3 +417,66 @@ def test_head_is_get_without_its_body(base_url: str, path: str) -> None:
         assert head.headers["content-type"] == get.headers["content-type"]
         assert client.head("/segment").status_code == 405
         assert client.head("/nothing").status_code == 404
+
+
+class Written(asyncio.Transport):
+    """A transport that keeps what is written, one entry a write."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        """Keep it."""
+        self.pieces.append(bytes(data))
+
+    def writelines(self, list_of_data: Any) -> None:
+        """Keep it as one."""
+        self.pieces.append(b"".join(list_of_data))
+
+    def close(self) -> None:
+        """Close."""
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        """Whether it is closed."""
+        return self.closed
+
+
+HEAD = REPLY_BEGINS + b"200 OK\r\n\r\n"
+
+
+def test_a_head_is_written_with_the_first_piece_of_its_body() -> None:
+    """One write for both, and each later piece at once. A reply before the reply waits for nothing."""
+    written = Written()
+    reply = _ReplyTransport(written)
+    for piece in (INTERIM + b"00 Continue\r\n\r\n", HEAD, b"first", b"", b"second"):
+        reply.write(piece)
+    assert written.pieces == [INTERIM + b"00 Continue\r\n\r\n", HEAD + b"first", b"", b"second"]
+
+
+@pytest.mark.parametrize("end", ["end", "close"])
+def test_a_head_without_a_body_is_written_at_the_end(end: str) -> None:
+    """To HEAD, and where the connection closes; never twice."""
+    written = Written()
+    reply = _ReplyTransport(written)
+    reply.write(HEAD)
+    assert written.pieces == []
+    getattr(reply, end)()
+    getattr(reply, end)()
+    assert written.pieces == [HEAD]
+    assert reply.is_closing() == written.closed == (end == "close")
+
+
+def test_a_head_leaves_out_what_was_sent_of_it() -> None:
+    """The first bytes of a reply go out early where the other end may be gone, and once."""
+    written = Written()
+    reply = _ReplyTransport(written)
+    reply.begin()
+    reply.begin()
+    reply.write(HEAD)
+    reply.begin()
+    reply.write(b"body")
+    reply.begin()
+    assert b"".join(written.pieces) == HEAD + b"body"
+    assert written.pieces[0] == REPLY_BEGINS

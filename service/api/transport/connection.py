@@ -41,6 +41,8 @@ _log = logging.getLogger(OPENINGS_LOGGER)
 
 REPLY_BEGINS = b"HTTP/1.1 "
 """The first bytes of every reply."""
+INTERIM = REPLY_BEGINS + b"1"
+"""The first bytes of a reply before the reply: 100 (Continue)."""
 
 
 class _Rejected(Exception):
@@ -214,9 +216,12 @@ class Connection(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _begin_request(self) -> None:
+        before = self.cycle
         if self._is_reply_due():
-            self._earlier.append(self.cycle)
+            self._earlier.append(before)
         super().on_headers_complete()
+        if self.cycle is not before:  # the opening of a WebSocket has no cycle
+            self.cycle.transport = _ReplyTransport(self.transport)
 
     def _open_early(self) -> Opening | None:
         """Check the head of a request that may be rejected early; None if it must be read to its end first."""
@@ -282,8 +287,9 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """A reply is out. Wait for the next head, unless another request has come already."""
-        if self._earlier:
-            self._earlier.popleft()
+        replied = self._earlier.popleft() if self._earlier else self.cycle
+        if isinstance(replied.transport, _ReplyTransport):
+            replied.transport.end()
         super().on_response_complete()
         if self.cycle.response_complete and not self.transport.is_closing():
             (self._all.head if self._within_head else self._all.idle).begin(self)
@@ -323,9 +329,8 @@ class Connection(HttpToolsProtocol):
         if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self.transport.abort()
             return
-        if not self._earlier and not self.cycle.response_started and self.cycle.transport is self.transport:
-            self.cycle.transport = _BegunReply(self.transport, self.cycle)  # type: ignore[assignment]  # what a cycle uses of it
-            self._write(REPLY_BEGINS)
+        if not self._earlier and isinstance(reply := self.cycle.transport, _ReplyTransport):
+            reply.begin()
         self.loop.call_later(self._bounds.probe_s, self._probe)
 
     def send_400_response(self, msg: str) -> None:
@@ -386,17 +391,47 @@ class Connection(HttpToolsProtocol):
             self._first_bytes = None
 
 
-class _BegunReply:
-    """The transport of a request whose reply has begun with :data:`REPLY_BEGINS`. The first write leaves these bytes out."""
+class _ReplyTransport(asyncio.Transport):
+    """The transport of one request. The head of its reply waits for the first piece of the body: one write of both saves the
+    kernel, and the caller, half of their work. ASGI sends no head before there is a piece of the body.
+    """
 
-    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
-        self._transport, self._cycle = transport, cycle
-        self.close, self.is_closing = transport.close, transport.is_closing
+    __slots__ = ("_head", "_is_begun", "_is_out", "_transport")
 
-    def write(self, data: bytes) -> None:
-        """Write the rest of a reply's head."""
-        self._cycle.transport = self._transport
-        self._transport.write(data.removeprefix(REPLY_BEGINS))
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+        self._is_begun = self._is_out = False
+
+    def begin(self) -> None:
+        """Send the first bytes of every reply, unless they are out already. The head leaves them out then."""
+        if not (self._is_begun or self._head or self._is_out):
+            self._is_begun = True
+            self._transport.write(REPLY_BEGINS)
+
+    def write(self, data: bytes) -> None:  # type: ignore[override]  # what uvicorn gives it
+        """Keep the head; write it with what comes next, and everything else at once."""
+        if self._head:
+            head, self._head, self._is_out = self._head, b"", True
+            self._transport.writelines((head, data))
+        elif self._is_out or data.startswith(INTERIM):
+            self._transport.write(data)
+        else:
+            self._head = data.removeprefix(REPLY_BEGINS) if self._is_begun else data
+
+    def end(self) -> None:
+        """Write the head of a reply without a body."""
+        if self._head:
+            self.write(b"")
+
+    def close(self) -> None:
+        """Write what is left, and close."""
+        self.end()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Return whether the connection closes."""
+        return self._transport.is_closing()
 
 
 class StreamConnection(WebSocketsSansIOProtocol):
