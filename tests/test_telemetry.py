@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from service.api.in_flight import InFlight
-from service.api.metrics import Metrics
+from service.api.metrics import COUNTED_TOGETHER, Metrics
 from service.api.readiness import Readiness
 from service.api.record import MAX_FRAME_HEADER, RequestRecord, record_of
 from service.api.telemetry import Telemetry
@@ -236,6 +236,22 @@ def test_artifacts_are_counted_by_what_became_of_them() -> None:
     assert found["fcn_artifact_refused", (("file", "a.onnx"),)] == 1
     refused.clear()
     assert not [labels for name, labels in samples(metrics) if name == "fcn_artifact_refused"]
+
+
+@pytest.mark.parametrize("finished", [1, COUNTED_TOGETHER, COUNTED_TOGETHER + 1])
+def test_every_finished_request_is_counted_when_the_metrics_are_read(finished: int) -> None:
+    """However many are counted together."""
+    metrics = Metrics()
+    for number in range(finished):
+        metrics.observe("/segment", "POST", 429, RequestRecord("a", code="overloaded"))
+        metrics.observe_frame("ok", RequestRecord("b", bytes_in=number + 1))
+    found = samples(metrics)
+    labels = (("method", "POST"), ("route", "/segment"), ("status", "429"))
+    assert found["fcn_requests_total", labels] == finished
+    assert found["fcn_request_duration_seconds_count", (("route", "/segment"),)] == finished
+    assert found["fcn_errors_total", (("code", "overloaded"),)] == finished
+    assert found["fcn_stream_frames_total", (("outcome", "ok"),)] == finished
+    assert found["fcn_image_bytes_sum", ()] == finished * (finished + 1) / 2
 
 
 def test_two_applications_do_not_share_their_metrics() -> None:
