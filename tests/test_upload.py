@@ -23,7 +23,8 @@ from starlette.types import Message
 from service.api.form import MAX_PARTS, MULTIPART_ALLOWANCE
 from service.api.transport.bounds import Bounds
 from service.api.upload import UPLOADS_AT_ONCE, Uploads, read_images, unless_gone
-from service.errors import BadParameter, BodyTooLarge, EmptyBody, Overloaded, ServiceError
+from service.errors import BadParameter, BodyTooLarge, DeadlineExceeded, EmptyBody, Overloaded, ServiceError
+from service.serving.deadline import Deadline
 from service.settings import Settings
 from tests.conftest import encode_image
 from tests.live import live_server
@@ -200,6 +201,30 @@ def test_work_is_cancelled_when_its_caller_goes_away() -> None:
         return cancelled.is_set()
 
     assert asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_deadline_ends_work_with_its_own_error(leaves: bool) -> None:
+    """Also where the caller leaves at the same moment."""
+
+    async def scenario() -> None:
+        moment = asyncio.Event()
+
+        async def receive() -> dict[str, str]:
+            await (moment.wait() if leaves else asyncio.sleep(60))
+            return {"type": "http.disconnect"}
+
+        async def work() -> None:
+            moment.set()
+            await asyncio.sleep(60)
+
+        request = Request({"type": "http", "method": "POST", "path": "/", "headers": []}, receive)
+        deadline = Deadline(0.0)
+        with pytest.raises(DeadlineExceeded):
+            async with deadline:
+                await unless_gone(request, work())
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
 
 
 @pytest.fixture(scope="module")

@@ -133,7 +133,7 @@ class CompressedJson:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        coding = accepted_coding(Headers(scope=scope).get("accept-encoding")) if scope["type"] == "http" else None
+        coding = accepted_coding(_accept_encoding(scope)) if scope["type"] == "http" else None
         await self._app(scope, receive, send if coding is None else _Compressing(send, coding))
 
 
@@ -166,6 +166,10 @@ class _Compressing:
         for at in range(0, len(body), PIECE_BYTES):  # as fast as it is read
             end = at + PIECE_BYTES
             await self._send({"type": "http.response.body", "body": body[at:end], "more_body": end < len(body)})
+
+
+def _accept_encoding(scope: Scope) -> str | None:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"accept-encoding"), None)
 
 
 def _is_worthwhile(headers: Headers) -> bool:

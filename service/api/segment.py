@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Header, Query, Request, Response
 from fastapi.routing import APIRoute
@@ -196,7 +196,7 @@ async def segment(
     wanted = parse_for_any_body(record, query, headers, services, opening_of(request.scope))
     async with wanted.deadline:
         with services.uploads.one_more() as hold:
-            async with arriving(request):
+            async with arriving(request, wanted.deadline):
                 images = await read_images(request, wanted.max_bytes, hold)
             is_scan = await _any_scan([image.data for image in images])
             if wanted.unless_scan is not None and not is_scan:
@@ -217,8 +217,8 @@ async def _any_scan(bodies: Sequence[bytes]) -> bool:
 
 
 class _SegmentRoute(APIRoute):
-    """The busiest route. It takes FastAPI's steps by hand, the cheapest rejection first, which saves 0.4 of the event loop's
-    time for a request. The OpenAPI document still shows the endpoint's signature.
+    """The busiest route. It takes FastAPI's steps by hand, the cheapest rejection first, which saves more than 0.4 of the
+    event loop's time for a request. The OpenAPI document still shows the endpoint's signature.
     """
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -226,23 +226,18 @@ class _SegmentRoute(APIRoute):
 
         Raises:
             HTTPException: 405, for any method but POST
+            as :func:`segment`, which the application answers
         """
         if scope["method"] != "POST":
             raise HTTPException(405, "POST an image here", headers={"Allow": "POST"})
-        await super().handle(scope, receive, send)
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler."""
-
-        async def handle(request: Request) -> Response:
-            services: Services = request.app.state.services
-            if opening_of(request.scope) is None:  # otherwise the key was checked with the head
-                services.plane.keys.check(offered_key(request.headers))
-            query = parsed_query(schemas.SegmentQuery, request.query_params)
-            headers = parsed_headers(schemas.SegmentHeaders, request.headers)
-            return await segment(request, query, headers, services)
-
-        return handle
+        request = Request(scope, receive, send)
+        services: Services = request.app.state.services
+        if opening_of(scope) is None:  # otherwise the key was checked with the head
+            services.plane.keys.check(offered_key(request.headers))
+        query = parsed_query(schemas.SegmentQuery, scope["query_string"])
+        headers = parsed_headers(schemas.SegmentHeaders, scope["headers"])
+        response = await segment(request, query, headers, services)
+        await response(scope, receive, send)
 
 
 segment_route = _SegmentRoute(

@@ -25,7 +25,7 @@ from service.api.form import FIELD, MULTIPART_ALLOWANCE, Form, ImageFile, too_la
 from service.api.record import TRANSPORT
 from service.api.transport.bounds import bounds_of
 from service.errors import BadParameter, EmptyBody, Overloaded
-from service.serving.deadline import within
+from service.serving.deadline import Deadline, within
 
 UPLOADS_AT_ONCE = 8
 """How many of the largest bodies may be in memory together; of smaller ones accordingly more."""
@@ -75,13 +75,18 @@ class Uploads:
                 self.size -= held
 
 
-def arriving(connection: HTTPConnection) -> AbstractAsyncContextManager[object]:
+def arriving(connection: HTTPConnection, deadline: Deadline | None = None) -> AbstractAsyncContextManager[object]:
     """Bound the time that a body takes to arrive, whatever deadline the request names: it holds memory.
 
+    Takes:
+        deadline: of the request, which the caller enforces. Where it ends the block sooner, there is no second timer
     Raises:
         DeadlineExceeded: in the block, if it takes too long
     """
-    return within(bounds_of(connection.scope).upload_s, "the body did not arrive")
+    limit_s = bounds_of(connection.scope).upload_s
+    if deadline is not None and deadline.left_s <= limit_s:
+        return contextlib.nullcontext()
+    return within(limit_s, "the body did not arrive")
 
 
 async def read_images(request: Request, max_bytes: int, hold: Hold = lambda _: None) -> list[ImageFile]:
@@ -166,17 +171,20 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
     Raises:
         ClientDisconnect: if that happened
     """
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_disconnected(request.receive))
+    working = asyncio.current_task()
+    assert working is not None  # noqa: S101  # this is a coroutine
+    cancelled_before = working.cancelling()
+    watching = asyncio.ensure_future(_cancel_if_gone(request, working))
     try:
-        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientDisconnect
+        return await work
+    except asyncio.CancelledError:
+        is_here = not watching.done() or watching.cancelled()
+        if is_here or working.uncancel() > cancelled_before:
+            raise
     finally:
-        working.cancel()
         watching.cancel()
-        del working  # break the reference cycle future -> exception -> traceback -> frame
+        del working  # break the reference cycle task -> exception -> traceback -> frame
+    raise ClientDisconnect
 
 
 class LingeringResponse(Response):
@@ -212,6 +220,11 @@ class TimelyResponse(Response):
             if transport := scope["state"].get(TRANSPORT):
                 transport.abort()
                 await _disconnected(receive)
+
+
+async def _cancel_if_gone(request: Request, working: asyncio.Task[object]) -> None:
+    await _disconnected(request.receive)
+    working.cancel()
 
 
 async def _disconnected(receive: Callable[[], Awaitable[object]]) -> None:

@@ -289,9 +289,9 @@ class DataPlane:
         header = None
         try:
             manifest = self.predictor.repository.get().manifest
-            if scans.takes_time(head):
-                return None
             if head:
+                if scans.takes_time(head):
+                    return None
                 header = decoding.probe(head, self.predictor.limits)
                 if header.scan is not None:
                     return None

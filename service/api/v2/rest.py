@@ -162,7 +162,7 @@ async def infer(
     record.answered_by(engine)
     async with Deadline(limit_s(services.deadline_s, headers.x_deadline_ms), record.elapsed_s) as deadline:
         with services.uploads.one_more() as hold:
-            async with arriving(request):
+            async with arriving(request, deadline):
                 max_bytes = services.max_image_bytes + tensors.MAX_JSON_BYTES
                 body = await read_body(request, max_bytes, hold)
             record.bytes_in = len(body)
