@@ -113,7 +113,7 @@ def record_of(scope: Scope) -> RequestRecord:
 
 
 def new_request_id() -> str:
-    """Make an id for a request that brings none: sixteen hexadecimal digits. It is no secret, so the kernel is not asked."""
+    """Make an id for a request that brings none: sixteen hexadecimal digits, which need not be hard to guess."""
     return f"{random.getrandbits(64):016x}"
 
 
