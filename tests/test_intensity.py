@@ -58,7 +58,7 @@ def test_percentiles_are_exact_whatever_a_sample_tells(levels: int, sample: int,
     for values in (rng.integers(levels, size=(40, 41, 43)), np.arange(70_520).reshape(40, 41, 43) * levels // 70_520):
         shaped = values.astype(np.float32)
         bright = shaped[shaped > shaped.mean(dtype=np.float64)]
-        for policy, of in ((PLAIN, shaped), (TISSUE, bright)):
+        for policy, of in ((PLAIN, shaped), (TISSUE, bright), (Percentiles(lower=0, upper=100, scope="volume"), shaped)):
             exact = np.percentile(shaped, policy.lower, method="lower"), np.percentile(of, policy.upper, method="lower")
             assert window(shaped, policy) == Window(*map(float, exact))
 

@@ -142,7 +142,8 @@ def _value_at(values: NDArray[np.floating], rank: int) -> float:
     """
     sample = np.sort(values[np.random.default_rng(0).integers(values.size, size=SAMPLE)])
     guess, margin = rank * SAMPLE // values.size, SAMPLE // 100
-    least, most = sample[max(0, guess - margin)], sample[min(SAMPLE - 1, guess + margin)]
+    least = sample[guess - margin] if guess >= margin else values.min()
+    most = sample[guess + margin] if guess + margin < SAMPLE else values.max()
     below, near = np.count_nonzero(values < least), (values >= least) & (values <= most)
     if not below <= rank < below + np.count_nonzero(near):
         return float(np.sort(values)[rank])
