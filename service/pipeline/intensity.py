@@ -65,16 +65,19 @@ def window_of(bands: Callable[[], Iterable[NDArray[np.float32]]], percentiles: P
     return Window(low, high if high is not None and high > low else low + 1.0)
 
 
-def normalised(volume: NDArray[np.floating], found: Window, percentiles: Percentiles) -> NDArray[np.float32]:
+def normalised(
+    volume: NDArray[np.floating], found: Window, percentiles: Percentiles, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """Map a volume, or a part of it, through the window of its whole.
 
     Takes:
         volume: any shape; values that are not finite become 0
+        out: where the result is written; the volume itself may be given
     Gives:
         the same shape, float32, 0..ceiling
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        scaled = np.asarray(volume, np.float32) - np.float32(found.low)
+        scaled = np.subtract(np.asarray(volume, np.float32), np.float32(found.low), out=out)
         scaled *= np.float32(1 / (found.high - found.low))
     if not np.isfinite(scaled).all():
         np.nan_to_num(scaled, copy=False, nan=0.0, posinf=0.0, neginf=0.0)

@@ -227,19 +227,20 @@ def best_class(probabilities: Values, shape: Shape, temperature: float = 1.0) ->
     Gives:
         X x Y x Z; of equals the lowest class
     """
-    if probabilities.shape[1:] == shape:
-        return _leaders(probabilities, temperature)
     labels, certainty = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
-    weights = tent(probabilities.shape[1], shape[0])
+    weights = None if probabilities.shape[1:] == shape else tent(probabilities.shape[1], shape[0])
     step = max(1, SLAB_VOXELS // (len(probabilities) * shape[1] * shape[2]))
     for start in range(0, shape[0], step):
-        rows = weights[start : start + step]
-        used = np.flatnonzero(rows.any(0))
-        near = slice(int(used[0]), int(used[-1]) + 1)
-        slab = [np.tensordot(rows[:, near], plane[near], axes=(1, 0)) for plane in probabilities]
-        sampled = np.stack([resized(plane, (len(rows), shape[1], shape[2])) for plane in slab])
+        rows = slice(start, start + step)
+        if weights is None:
+            sampled = probabilities[:, rows]
+        else:
+            used = np.flatnonzero(weights[rows].any(0))
+            near = slice(int(used[0]), int(used[-1]) + 1)
+            slab = [np.tensordot(weights[rows, near], plane[near], axes=(1, 0)) for plane in probabilities]
+            sampled = np.stack([resized(plane, (len(plane), shape[1], shape[2])) for plane in slab])
         found = _leaders(sampled, temperature)
-        labels[start : start + step], certainty[start : start + step] = found.labels, found.certainty
+        labels[rows], certainty[rows] = found.labels, found.certainty
     return Best(labels, certainty)
 
 

@@ -86,11 +86,13 @@ def place(scan: Scan, manifest: Manifest, *, max_voxels: int) -> Placed:
     policy, placed = manifest.input, frame_of(scan.grid, manifest, max_voxels=max_voxels)
     values = placed.in_orientation(scan.values)
     if policy.intensity is not None:
-        values = intensity.normalised(values, intensity.window(values, policy.intensity), policy.intensity)
+        # In place: the system zeroes every new page, which takes as long as the arithmetic.
+        intensity.normalised(values, intensity.window(values, policy.intensity), policy.intensity, out=values)
     else:
         np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     top = float(values.max())
-    preview = (values * np.float32(255 / top if top > 0 else 0)).astype(np.uint8)
+    preview = np.empty(values.shape, np.uint8)
+    np.multiply(values, np.float32(255 / top if top > 0 else 0), out=preview, casting="unsafe")
     return Placed(resized(values, placed.working), placed, placed.in_order(preview))
 
 
