@@ -82,7 +82,15 @@ def test_workers_share_a_port_and_metrics_and_a_killed_one_comes_back(tmp_path: 
     folder.mkdir()
     write_artifact(folder / "colours.onnx")
     image = encode_image(make_image())
-    settings = {"models_dir": folder, "workers": 2, "grpc_port": port, "reload_s": 0.1, "default_model": "colours"}
+    # No connection ends by itself while 40 are opened.
+    settings = {
+        "models_dir": folder,
+        "workers": 2,
+        "grpc_port": port,
+        "reload_s": 0.1,
+        "default_model": "colours",
+        "keep_alive_s": 600,
+    }
     with live_process(tmp_path, settings) as server:
         wait_until(lambda: starts(server) == 2, "both workers to listen")
         workers = workers_of(server)
