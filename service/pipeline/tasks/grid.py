@@ -69,7 +69,7 @@ def _pointed(offsets: NDArray[np.float32], stride: int) -> Points:
         2 x (h + 2) x (w + 2): (y, x) in input pixels
     """
     h, w = offsets.shape[1] + 2, offsets.shape[2] + 2
-    padded = np.empty((2, h, w))  # np.pad takes four times as long
+    padded = np.empty((2, h, w))  # np.pad takes three times as long
     padded[:, 1:-1, 1:-1] = offsets
     padded[:, [0, -1], 1:-1] = offsets[:, [0, -1]]
     padded[:, :, [0, -1]] = padded[:, :, [1, -2]]
