@@ -30,6 +30,9 @@ from service.pipeline.providers import CPU, CUDA, RECORD, TENSORRT, GpuOptions, 
 SAME_AS_REQUESTED = 1
 """How the arena grows: by what is asked for. ONNX Runtime's default doubles it."""
 
+LOADS_AT_ONCE = 2
+"""Sessions that are loaded at the same time: while it is loaded, each has its weights twice."""
+
 if TYPE_CHECKING:
     from service.pipeline.device_labels import Labeller, OnDevice
 
@@ -227,7 +230,7 @@ class Engine:
         in_lanes = not on_cuda and options.threads_in_lane < options.threads_alone
         if in_lanes:
             load_lane = partial(_sessions, partial(load, options.threads_in_lane, alone=False), halves, 0)
-            with ThreadPoolExecutor(options.lanes) as pool:
+            with ThreadPoolExecutor(LOADS_AT_ONCE) as pool:
                 lanes = Lanes([lane.result() for lane in [pool.submit(load_lane) for _ in range(options.lanes)]])
         labeller = _labeller(options.gpu, on_cuda=on_cuda) if on_device and manifest.input.dimensions == 2 else None
         engine = cls(whole, lanes, manifest, path, sha256, labeller)
