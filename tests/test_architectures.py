@@ -119,7 +119,7 @@ def check_masks(net: Network, predictor: Predictor) -> None:
         found = predictor.segment(image).labels
         fitted = resize_image(image, fit_size(height, width, policy))
         with torch.no_grad():
-            scores = net(torch.from_numpy(fitted).permute(2, 0, 1)[None].float())
+            scores = net.scores(torch.from_numpy(fitted).permute(2, 0, 1)[None].float())
             pixels = interpolate(scores, size=(height, width), mode="bilinear", align_corners=False)[0]
         best = pixels.topk(2, 0)
         clear = (best.values[0] - best.values[1] > 2e-3).numpy()
