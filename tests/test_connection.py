@@ -222,6 +222,18 @@ def test_who_asks_for_another_protocol_is_served_in_this_one(base_url: str, png:
         assert received.count(b"HTTP/1.1 200 ") == 50
 
 
+@pytest.mark.parametrize("more", [b"Connection: close, Upgrade\r\n", b"Connection: close\r\nConnection: Upgrade\r\n"])
+def test_who_asks_for_another_protocol_and_the_last_reply_is_served(base_url: str, png: bytes, more: bytes) -> None:
+    """The parser drops what comes after ``Connection: close``, and the head is parsed twice."""
+    head = b"POST /segment HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\n" + more + b"Content-Length: %d\r\n\r\n" % len(png)
+    with connected(base_url) as link:
+        link.settimeout(5)  # sooner than a head is given up
+        link.sendall(head + png)
+        received = b"".join(iter(lambda: link.recv(65536), b""))
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert b"\r\nconnection: close\r\n" in received
+
+
 def test_what_follows_a_body_is_not_a_header(base_url: str, png: bytes) -> None:
     """A trailer would change what was decided by the headers; even where all comes at once."""
     with connected(base_url) as link:

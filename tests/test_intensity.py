@@ -75,12 +75,14 @@ def test_values_that_are_not_numbers_count_as_the_lowest() -> None:
     assert np.isfinite(scaled).all()
 
 
-@pytest.mark.parametrize("value", [0.0, 7.0, np.nan])
+@pytest.mark.parametrize("value", [0.0, 7.0, np.nan, 2.0**60, -1e20, 3e38])
 @pytest.mark.parametrize("policy", [PLAIN, TISSUE])
 def test_a_volume_of_one_value_is_0(value: float, policy: Percentiles) -> None:
     """An empty scan causes no division by zero."""
     volume = np.full((3, 4, 5), value, np.float32)
-    assert not normalised(volume, window(volume, policy), policy).any()
+    found = window(volume, policy)
+    assert not normalised(volume, found, policy).any()
+    assert window_of(lambda: volume, policy) == found
 
 
 @given(

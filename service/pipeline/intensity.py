@@ -6,6 +6,7 @@ relative to two robust percentiles of the whole volume. Training and serving bot
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,8 @@ def window(volume: NDArray[np.floating], percentiles: Percentiles) -> Window:
     Takes:
         volume: any shape, at least one voxel; values that are not finite are left out
     Gives:
-        low below high; 0 and 1 where no voxel is finite; low and low + 1 where all voxels are equal
+        low below high; 0 and 1 where no voxel is finite; low and low + 1, or the next number where that is more, where all
+        voxels are equal
     """
     values = volume.ravel()
     finite = np.isfinite(values)
@@ -45,7 +47,7 @@ def window(volume: NDArray[np.floating], percentiles: Percentiles) -> Window:
     low = _value_at(values, _rank(values.size, percentiles.lower))
     bright = int(np.count_nonzero(values > values.mean(dtype=np.float64))) if percentiles.foreground else values.size
     high = _value_at(values, values.size - bright + _rank(bright, percentiles.upper)) if bright else low
-    return Window(low, high if high > low else low + 1.0)
+    return _between(low, high)
 
 
 def window_of(bands: Callable[[], Iterable[NDArray[np.float32]]], percentiles: Percentiles) -> Window:
@@ -62,7 +64,7 @@ def window_of(bands: Callable[[], Iterable[NDArray[np.float32]]], percentiles: P
         return Window(0.0, 1.0)
     low = _percentile_of(bands, percentiles.lower, -np.inf) or 0.0
     high = _percentile_of(bands, percentiles.upper, total / count if percentiles.foreground else -np.inf)
-    return Window(low, high if high is not None and high > low else low + 1.0)
+    return _between(low, low if high is None else high)
 
 
 def normalised(
@@ -127,6 +129,11 @@ def preview(values: NDArray[Any], found: Window | None = None) -> NDArray[np.uin
         scale = np.float32(255 / (high - low)) if np.isfinite(high - low) and high > low else np.float32(0)
         shown = np.rint((values - np.float32(low)) * scale).astype(np.uint8)
     return np.repeat(shown[..., None], 3, axis=2)
+
+
+def _between(low: float, high: float) -> Window:
+    """The window from low to high, which is moved above low where it is not: beyond 2^53, low + 1 is low."""
+    return Window(low, high if high > low else max(low + 1.0, math.nextafter(low, math.inf)))
 
 
 def _rank(count: int, percent: float) -> int:

@@ -147,6 +147,7 @@ class Connection(HttpToolsProtocol):
                         self.handle_websocket_upgrade()
                     elif self._within_head:
                         pieces = [memoryview(piece)[upgrade.args[0] :], self._head_without_upgrade()]
+                        self.parser = _new_parser(self)  # after ``Connection: close`` the old one drops all that comes
         except httptools.HttpParserError as error:
             reason = error.__context__
             self.send_400_response(str(reason) if isinstance(reason, _Rejected) else "")
@@ -389,6 +390,13 @@ class Connection(HttpToolsProtocol):
         if self._first_bytes is not None:
             self._first_bytes.cancel()
             self._first_bytes = None
+
+
+def _new_parser(connection: Connection) -> httptools.HttpRequestParser:
+    """Make a parser as uvicorn makes that of a new connection."""
+    parser = httptools.HttpRequestParser(connection)
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)
+    return parser
 
 
 class _ReplyTransport(asyncio.Transport):
