@@ -432,6 +432,20 @@ def test_a_thousand_damaged_files_are_refused_or_read() -> None:
     assert min(outcomes.values()) > 100
 
 
+@pytest.mark.parametrize("preamble", [b"II", b"MMxx", b"\x89P", b"\x1f\x8b", b"PK\3\4", b"BM"])
+def test_any_bytes_may_come_before_the_mark(preamble: bytes) -> None:
+    """PS3.10, section 7.1: an application may use the 128 bytes for anything, not for TIFF only."""
+    pixels = ramp((5, 7))
+    data = preamble.ljust(128, b"\0") + dicom_bytes(pixels)[128:]
+    assert np.array_equal(read(data).values, read(dicom_bytes(pixels)).values)
+
+
+@pytest.mark.parametrize("magic", [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\xff\xd8\xff", b"\x89PNG"])
+def test_a_file_that_is_a_picture_too_is_the_picture(magic: bytes) -> None:
+    """As the file of a slide scanner, which is TIFF and DICOM in one."""
+    assert scans.kind(magic.ljust(128, b"\0") + dicom_bytes(ramp((5, 7)))[128:]) is None
+
+
 def _directory() -> bytes:
     """A DICOMDIR, as far as its first bytes tell."""
     data, kind = dicom_bytes(ramp((5, 7))), b"1.2.840.10008.5.1.4.1.1.4\0"

@@ -11,8 +11,8 @@ from service.pipeline.volume import Grid, Scan, Shape
 FORMATS = ("NIFTI", "DICOM")
 """Names of the formats of scans, as headers and messages tell them."""
 
-_PICTURES = (b"\xff\xd8", b"\x89P", b"II", b"MM")
-"""The first bytes of JPEG, PNG and TIFF, never a scan: most requests end here."""
+_PICTURES = (b"\xff\xd8", b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""The first bytes of JPEG, PNG and TIFF, never a scan: most requests end here. DICOM may begin with any other 128 bytes."""
 
 
 class Header(Protocol):
@@ -37,7 +37,7 @@ def kind(data: bytes) -> str | None:
 
     A file that begins as a TIFF and has DICOM's mark as well is a picture for both kinds of readers (PS3.10, section 7.1).
     """
-    if data[:2] in _PICTURES:
+    if data.startswith(_PICTURES):
         return None
     if nifti.is_nifti(data):
         return "NIFTI"
