@@ -136,8 +136,9 @@ ALWAYS = ("fcn8s-vgg16-atonce", "fcn-resnet50 shallow", "deconvnet-vgg16 shallow
 layer, so that of layers that are repeated these have two, and the others, which have less of the same, are marked slow;
 tests/test_export.py is about a light one."""
 
-
-ELSE = [pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name not in ALWAYS]
+OF_COLOURS = [name for name in NAMES if not ARCHITECTURES[name].policy().takes_grey]
+"""tests/test_grey_training.py exports the network of one channel."""
+ELSE = [pytest.param(name, marks=pytest.mark.slow) for name in OF_COLOURS if name not in ALWAYS]
 
 
 @pytest.mark.parametrize("which", [*ALWAYS, *ELSE])
