@@ -198,6 +198,12 @@ def test_other_files_of_a_zip_are_passed_over() -> None:
     np.testing.assert_array_equal(found.values, ramp())
 
 
+def test_a_slice_without_a_name_belongs_to_the_series() -> None:
+    """A name ends at its first zero byte."""
+    made = zipped({f"IM{number:04d}": data for number, data in enumerate(series(ramp()))})
+    np.testing.assert_array_equal(read(made.replace(b"IM0000", b"\0M0000")).values, ramp())
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "reason"),
     [

@@ -167,7 +167,7 @@ _DAMAGE = (
     EOFError,
     OSError,
     ValueError,
-    KeyError,
+    LookupError,
     ArithmeticError,
 )
 """What reading a damaged or unusual zip raises."""
@@ -190,7 +190,7 @@ def _candidates(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     return [
         entry
         for entry in archive.infolist()
-        if not entry.is_dir()
+        if not entry.filename.endswith("/")  # is_dir() needs a name
         and entry.file_size > dicom.PREAMBLE + 4
         and not any(part.startswith((".", "__MACOSX")) for part in entry.filename.split("/"))
     ]
