@@ -38,7 +38,7 @@ def window(volume: NDArray[np.floating], percentiles: Percentiles) -> Window:
         low below high; 0 and 1 where no voxel is finite; low and low + 1, or the next number where that is more, where all
         voxels are equal
     """
-    values = volume.ravel()
+    values = volume.ravel(order="K")
     finite = np.isfinite(values)
     if not finite.all():
         values = values[finite]

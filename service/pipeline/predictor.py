@@ -196,7 +196,7 @@ class Predictor:
         _check_kind(header, manifest)
         if header.scan is not None and isinstance(source, bytes):
             scan = scans.read(source, self.limits, header.scan)
-            placed = place(scan, manifest, max_voxels=self.limits.max_voxels)
+            placed = place(scan, manifest, max_voxels=self.limits.max_voxels, overwrite=True)
             return PreparedScan(scan.grid, placed, time.monotonic() - start)
         check_native(manifest, resolution, halo)
         native = resolution == "native"

@@ -87,9 +87,9 @@ class Frame:
         Takes:
             values: X x Y x Z float32 in the scan's order
         Gives:
-            the turned shape, float32, a C-contiguous copy
+            the turned shape, a view
         """
-        return contiguous(_turned(np.asarray(values, np.float32), self.turn))
+        return _turned(values, self.turn)
 
     def in_order(self, values: Labels) -> Labels:
         """Turn a volume of the network's orientation back to the scan's order."""

@@ -8,6 +8,7 @@ class appears between two others that it does not belong to.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,7 +23,7 @@ from service.errors import ImageTooLarge, InferenceFailed
 from service.pipeline import intensity
 from service.pipeline.blocks import Block, blocks
 from service.pipeline.manifest import InputPolicy, Manifest
-from service.pipeline.volume import Best, Frame, Grid, Labels, Scan, Shape, Values, frame, resized
+from service.pipeline.volume import Best, Frame, Grid, Labels, Scan, Shape, Values, contiguous, frame, resized
 
 Run = Callable[[NDArray[Any]], Values]
 """Runs the network: N x h x w x channels, or N x d x h x w x channels, to N x K x the same sides, float32 scores."""
@@ -37,6 +37,8 @@ TOGETHER = 16
 """Slices whose probabilities are added to those of the other planes at a time: as many floats as a cache line has."""
 CACHE_LINE = 16
 """Floats."""
+AHEAD = 4
+"""Batches that wait for each lane, so that no lane pauses while their probabilities are added, or the planes change."""
 WHOLE_VOXELS = 2**22
 """The voxels of a volume whose network has no known halo: it cannot be cut into blocks."""
 
@@ -75,25 +77,29 @@ def frame_of(grid: Grid, manifest: Manifest, *, max_voxels: int) -> Frame:
     return placed
 
 
-def place(scan: Scan, manifest: Manifest, *, max_voxels: int) -> Placed:
+def place(scan: Scan, manifest: Manifest, *, max_voxels: int, overwrite: bool = False) -> Placed:
     """Turn a scan, normalise it, and sample it at the network's spacing.
 
     Takes:
         max_voxels: of the scan at the network's spacing
+        overwrite: whether the scan's own values may be changed, which takes half of the memory
     Raises:
         CorruptImage, ImageTooLarge: as :func:`frame_of`
     """
     policy, placed = manifest.input, frame_of(scan.grid, manifest, max_voxels=max_voxels)
-    values = placed.in_orientation(scan.values)
+    # In place: the system zeroes every new page, which takes as long as the arithmetic.
+    values = scan.values if overwrite else scan.values.copy(order="K")
     if policy.intensity is not None:
-        # In place: the system zeroes every new page, which takes as long as the arithmetic.
         intensity.normalised(values, intensity.window(values, policy.intensity), policy.intensity, out=values)
     else:
         np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     top = float(values.max())
-    preview = np.empty(values.shape, np.uint8)
+    preview = np.empty_like(values, np.uint8)
     np.multiply(values, np.float32(255 / top if top > 0 else 0), out=preview, casting="unsafe")
-    return Placed(resized(values, placed.working), placed, placed.in_order(preview))
+    turned = placed.in_orientation(values)
+    if placed.working != placed.turned or policy.dimensions == 3:
+        turned = resized(contiguous(turned), placed.working)
+    return Placed(turned, placed, preview)
 
 
 def probabilities(values: Values, manifest: Manifest, run: Run, *, lanes: int = 1) -> Values:
@@ -129,32 +135,65 @@ def segment(scan: Scan, manifest: Manifest, run: Run, *, max_voxels: int) -> Bes
     return placed.frame.best(probabilities(placed.values, manifest, run), manifest.temperature)
 
 
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """Slices of one plane that run together."""
+
+    axis: int
+    """Across the slices."""
+    numbers: Sequence[int]
+    """Of the slices, in the whole volume."""
+    across: Values
+    """Adjacent slices x h x w, enough of them for these."""
+    first: int
+    """Number of the first one of them."""
+
+
 def _by_slices(values: Values, policy: InputPolicy, classes: int, run: Run, lanes: int) -> Values:
     """The mean of the planes' probabilities, K x X x Y x Z float32."""
-    axes = [_AXIS[letter] for letter in policy.orientation or "RAS"]
     total = np.empty((classes, *values.shape), np.float32)
     planes = len(policy.planes)
-    for number, plane in enumerate(policy.planes, start=1):
-        axis = axes.index(plane)
+    found = _probabilities_of(_batches(values, policy), policy, run, lanes)
+    for number, (axis, some) in enumerate(itertools.groupby(found, lambda each: each[0].axis), start=1):
         summed = np.moveaxis(total, 1 + axis, -1)
-        every = _every_slice(_across(values, axis), policy, run, lanes)
-        for start, some in _together(every) if axis == 2 else _one_by_one(every):
-            part = summed[..., start : start + some.shape[-1]]
+        every = _every_slice(some)
+        for start, part in _together(every) if axis == 2 else _one_by_one(every):
+            place = summed[..., start : start + part.shape[-1]]
             if number == 1:
-                part[...] = some
+                place[...] = part
             else:
-                part += some
+                place += part
             if number == planes > 1:  # while the part is in the cache
-                part /= planes
+                place /= planes
     return total
 
 
-def _across(values: Values, axis: int) -> Values:
-    """The slices across an axis, first: a view, but along the last axis a copy, in which a slice is in one piece."""
-    if axis < 2:
-        return np.moveaxis(values, axis, 0)
-    x, y, z = values.shape
-    return np.asarray(cv2.transpose(values.reshape(x * y, z)), np.float32).reshape(z, x, y)
+def _batches(values: Values, policy: InputPolicy) -> Iterator[_Batch]:
+    """The slices that run, plane by plane: those across the first axis first, because they fill the memory in its order."""
+    axes = [_AXIS[letter] for letter in policy.orientation or "RAS"]
+    for axis in sorted(axes.index(plane) for plane in policy.planes):
+        chosen = _chosen(values.shape[axis], policy)
+        sides = math.prod(values.shape) // values.shape[axis]
+        step = max(1, BATCH_PIXELS // sides)
+        for first, some, across in _pieces(values, axis, chosen, policy.channels // 2):
+            for start in range(0, len(some), step):
+                yield _Batch(axis, some[start : start + step], across, first)
+
+
+def _pieces(values: Values, axis: int, chosen: list[int], reach: int) -> Iterator[tuple[int, list[int], Values]]:
+    """The slices across an axis, first: a view, but along the axis that is fastest in memory copies of some, each in one piece.
+
+    Gives:
+        the number of the first slice, the chosen ones, and these slices with those in their reach
+    """
+    across = np.moveaxis(values, axis, 0)
+    if axis != np.argmin(np.abs(values.strides)):
+        yield 0, chosen, across
+        return
+    for start in range(0, len(chosen), TOGETHER):
+        some = chosen[start : start + TOGETHER]
+        first = max(0, some[0] - reach)
+        yield first, some, contiguous(across[first : some[-1] + reach + 1])
 
 
 def _one_by_one(every: Iterator[Values]) -> Iterator[tuple[int, Values]]:
@@ -182,11 +221,11 @@ def _together(every: Iterator[Values]) -> Iterator[tuple[int, Values]]:
         yield start, np.moveaxis(buffer[:count, : one.size].reshape(count, *one.shape), 0, -1)
 
 
-def _every_slice(across: Values, policy: InputPolicy, run: Run, lanes: int) -> Iterator[Values]:
-    """Probabilities of every slice of one plane in order, K x h x w each: those that run, and those between them."""
+def _every_slice(some: Iterator[tuple[_Batch, Values]]) -> Iterator[Values]:
+    """Probabilities of every slice of one plane in order, K x h x w each: those that ran, and those between them."""
     last, before = -1, np.empty(0, np.float32)
-    for numbers, found in _slice_probabilities(across, policy, run, lanes):
-        for k, here in zip(numbers, found, strict=True):
+    for batch, found in some:
+        for k, here in zip(batch.numbers, found, strict=True):
             for between in range(last + 1, k):
                 share = np.float32((between - last) / (k - last))
                 mixed = here - before
@@ -197,31 +236,28 @@ def _every_slice(across: Values, policy: InputPolicy, run: Run, lanes: int) -> I
             last, before = k, here
 
 
-def _slice_probabilities(across: Values, policy: InputPolicy, run: Run, lanes: int) -> Iterator[tuple[Sequence[int], Values]]:
-    """Probabilities of the slices of one plane that run, n x K x h x w, batch by batch, with their numbers."""
-    count, h, w = across.shape
-    chosen = _chosen(count, policy)
-    step = max(1, BATCH_PIXELS // (h * w))
+def _probabilities_of(batches: Iterator[_Batch], policy: InputPolicy, run: Run, lanes: int) -> Iterator[tuple[_Batch, Values]]:
+    """Run batches, in their order, and give the probabilities of each: n x K x h x w."""
 
-    def work(numbers: Sequence[int]) -> Values:
-        return softmax(run(slices(across, numbers, policy))[:, :, :h, :w])
+    def work(batch: _Batch) -> Values:
+        _, h, w = batch.across.shape
+        return softmax(run(slices(batch.across, [k - batch.first for k in batch.numbers], policy))[:, :, :h, :w])
 
-    batches = [chosen[start : start + step] for start in range(0, len(chosen), step)]
     if lanes < 2:
-        for numbers in batches:
-            yield numbers, work(numbers)
+        for batch in batches:
+            yield batch, work(batch)
         return
     # A slice on a thread each is through sooner than one after the other on all threads; a few batches are ahead, not all.
     with ThreadPoolExecutor(lanes, thread_name_prefix="fcn-slices") as pool:
-        waiting = deque(pool.submit(work, numbers) for numbers in batches[: 2 * lanes])
+        waiting = deque((batch, pool.submit(work, batch)) for batch in itertools.islice(batches, AHEAD * lanes))
         try:
-            for at, numbers in enumerate(batches):
-                found = waiting.popleft().result()
-                if at + 2 * lanes < len(batches):
-                    waiting.append(pool.submit(work, batches[at + 2 * lanes]))
-                yield numbers, found
+            while waiting:
+                batch, future = waiting.popleft()
+                found = future.result()
+                waiting.extend((following, pool.submit(work, following)) for following in itertools.islice(batches, 1))
+                yield batch, found
         finally:
-            for future in waiting:
+            for _, future in waiting:
                 future.cancel()
 
 
