@@ -68,10 +68,12 @@ def test_streets_are_read_by_pycocotools_and_come_back(compressed: bool) -> None
         assert np.array_equal(coco.decode(document), labels)
 
 
-@given(runs)
-def test_runs_of_any_length_come_back(counts: list[int]) -> None:
-    """Packing loses nothing, from a run of one pixel to runs longer than any image."""
-    assert coco.unpack(coco.pack(np.array(counts, np.int64))).tolist() == counts
+@given(st.lists(runs, min_size=1, max_size=4))
+def test_runs_of_any_length_come_back(masks: list[list[int]]) -> None:
+    """Packing loses nothing, from a run of one pixel to runs longer than any image, of one mask and of several."""
+    stops = np.cumsum([len(counts) for counts in masks])
+    packed = coco.pack(np.array([count for counts in masks for count in counts], np.int64), stops)
+    assert [coco.unpack(text).tolist() for text in packed] == masks
 
 
 def test_runs_that_do_not_fill_the_size_are_refused() -> None:

@@ -22,11 +22,10 @@ from service.encodings.runs import (
     UNLABELLED,
     ClassRow,
     ValueMap,
-    binary_runs,
+    all_runs,
     fill,
     find_runs,
     masks_present,
-    places,
     rows_present,
     value_of,
 )
@@ -44,14 +43,16 @@ def encode(labels: ValueMap, classes: Iterable[ClassRow], *, compressed: bool = 
     """
     size = list(labels.shape)
     values, lengths = find_runs(labels.T.reshape(-1))
-    starts = np.cumsum(lengths) - lengths
     rows = rows_present(values, classes)
     present = masks_present(values, lengths, rows)
-    found = places(values)
+    runs = all_runs(values, lengths)
+    counts: Mapping[int, str | list[int]]
+    if compressed:
+        counts = dict(zip(runs.values.tolist(), pack(runs.counts, runs.stops), strict=True))
+    else:
+        counts = {value: found.tolist() for value, found in runs.by_value().items()}
     for row, entry in zip(rows, present, strict=True):
-        inside = found[value_of(row)]
-        counts = binary_runs(starts[inside], lengths[inside], labels.size)
-        entry["segmentation"] = {"size": size, "counts": pack(counts) if compressed else counts.tolist()}
+        entry["segmentation"] = {"size": size, "counts": counts[value_of(row)]}
     return {"size": size, "classes": present}
 
 
@@ -74,16 +75,19 @@ def decode(document: Mapping[str, Any]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(flat.reshape(width, height).T)
 
 
-def pack(counts: NDArray[np.int64]) -> str:
-    """Write runs as COCO's string.
+def pack(counts: NDArray[np.int64], stops: NDArray[np.intp]) -> list[str]:
+    """Write the runs of masks as COCO's strings.
 
     Takes:
-        counts: R int64, the runs in order, the first one outside; below 2 ** 34
+        counts: R int64, the runs of one mask after the other, each in order and the first one outside; below 2 ** 34
+        stops: M, where each mask's runs end, ascending, each mask with one run or more
     Gives:
-        the string that ``pycocotools`` calls ``counts``
+        M strings that ``pycocotools`` calls ``counts``
     """
+    first = np.append(0, stops[:-1])
+    late = np.flatnonzero(np.arange(counts.size) - np.repeat(first, stops - first) >= 3)
     rest = counts.copy()
-    rest[3:] -= counts[1:-2]
+    rest[late] -= counts[late - 2]
     groups = []
     open_ = np.ones(rest.size, bool)
     written = []
@@ -94,8 +98,10 @@ def pack(counts: NDArray[np.int64]) -> str:
         groups.append(group + 0x20 * more + 48)
         written.append(open_)
         open_ = more
-    text: bytes = np.stack(groups, 1)[np.stack(written, 1)].astype(np.uint8).tobytes()
-    return text.decode("ascii")
+    used = np.stack(written, 1)
+    text = np.stack(groups, 1)[used].astype(np.uint8).tobytes().decode("ascii")
+    ends = np.cumsum(used.sum(1))[stops - 1].tolist()
+    return [text[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def unpack(text: str) -> NDArray[np.int64]:

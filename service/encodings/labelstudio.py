@@ -23,10 +23,9 @@ from service.encodings.runs import (
     UNLABELLED,
     ClassRow,
     ValueMap,
-    binary_runs,
+    all_runs,
     find_runs,
     masks_present,
-    places,
     rows_present,
     value_of,
 )
@@ -55,12 +54,10 @@ def encode(
     """
     height, width = labels.shape
     values, lengths = find_runs(labels.reshape(-1))
-    starts = np.cumsum(lengths) - lengths
     rows = rows_present(values, classes)
-    found = places(values)
+    runs = all_runs(values, lengths).by_value()
     regions = []
     for number, row in enumerate(rows):
-        inside = found[value_of(row)]
         regions.append(
             {
                 "id": f"mask{number}",
@@ -72,7 +69,7 @@ def encode(
                 "original_height": height,
                 "value": {
                     "format": "rle",
-                    "rle": pack(binary_runs(starts[inside], lengths[inside], labels.size)).tolist(),
+                    "rle": pack(runs[value_of(row)]).tolist(),
                     "brushlabels": [row.name],
                 },
             }

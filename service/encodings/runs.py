@@ -145,6 +145,41 @@ def binary_runs(starts: NDArray[np.int64], lengths: NDArray[np.int64], total: in
     return np.diff(edges, prepend=0)
 
 
+@dataclass(frozen=True)
+class AllRuns:
+    """The alternating runs of all masks of a map, one mask after the other."""
+
+    values: ValueMap
+    """M, ascending: the values that occur."""
+    counts: NDArray[np.int64]
+    """N: of each mask its runs, as :func:`binary_runs` has them."""
+    stops: NDArray[np.intp]
+    """M: where each mask's runs end."""
+
+    def by_value(self) -> dict[int, NDArray[np.int64]]:
+        """The runs of each mask."""
+        return dict(zip(self.values.tolist(), np.split(self.counts, self.stops[:-1]), strict=True))
+
+
+def all_runs(values: ValueMap, lengths: NDArray[np.int64]) -> AllRuns:
+    """The runs of every mask at once, because each call of numpy takes as long as a small mask.
+
+    Takes:
+        values, lengths: the runs of a map, R at least 1
+    """
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    ends = np.cumsum(lengths)
+    edges = np.stack((ends - lengths, ends), 1)[order].reshape(-1)
+    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    counts = np.diff(edges, prepend=0)
+    counts[2 * first] = edges[2 * first]
+    stops = np.append(2 * first[1:], edges.size)
+    outside = ends[-1] - edges[stops - 1]
+    some = outside > 0
+    return AllRuns(ordered[first], np.insert(counts, stops[some], outside[some]), stops + np.cumsum(some))
+
+
 def fill(flat: NDArray[np.uint8], runs: NDArray[np.int64], value: int) -> None:
     """Undo :func:`binary_runs`: write a value where a mask is.
 

@@ -88,7 +88,15 @@ def claim(labels: NDArray[np.uint8], instances: Instances) -> NDArray[np.uint8]:
         H x W uint8, a new array
     """
     table = np.array([UNLABELLED, *(row.class_id for row in instances.rows)], np.uint8)
-    return np.where((instances.ids > 0) & (labels != UNLABELLED), table[instances.ids], labels)
+    at = _claimed(labels, instances)
+    claimed = labels.copy()
+    claimed.reshape(-1)[at] = table[instances.ids.reshape(-1)[at]]
+    return claimed
+
+
+def _claimed(labels: NDArray[np.uint8], instances: Instances) -> NDArray[np.intp]:
+    """Which pixels belong to objects, in reading order: few of most images, so what follows reads these alone."""
+    return np.flatnonzero((instances.ids > 0) & (labels != UNLABELLED))
 
 
 def split(
@@ -106,12 +114,12 @@ def split(
             dropped
         the rows of the classes and of the objects, in the table's order; each class before its objects, the largest first
     """
-    inside = (instances.ids > 0) & (labels != UNLABELLED)
-    numbers = instances.ids[inside]
+    at = _claimed(labels, instances)
+    numbers = instances.ids.reshape(-1)[at]
     count = len(instances.rows) + 1
     areas = np.bincount(numbers, minlength=count)
     owner = np.full(count, UNLABELLED, np.uint8)
-    owner[numbers] = labels[inside]
+    owner[numbers] = labels.reshape(-1)[at]
     new = np.full(count, UNLABELLED, np.int32)
     value = FIRST_VALUE
     rows: list[ClassRow] = []
@@ -122,11 +130,11 @@ def split(
             new[number] = value
             rows.append(Thing(value, row.id, row.name, place + 1, round(float(instances.rows[number - 1].score), 4)))
             value += 1
-    parts = labels.astype(np.int32)
-    parts[inside] = new[numbers]
-    return narrow(parts, value), rows
+    parts = narrow(np.ascontiguousarray(labels), value)
+    parts.reshape(-1)[at] = new[numbers]
+    return parts, rows
 
 
-def narrow(parts: NDArray[np.int32], values: int) -> ValueMap:
-    """Return a value map of ``values`` values in the smallest type that holds it."""
-    return parts.astype(np.uint16) if values <= 1 << 16 else parts
+def narrow(parts: NDArray[np.uint8] | NDArray[np.int32], values: int) -> NDArray[np.uint16] | NDArray[np.int32]:
+    """Return a value map of ``values`` values in uint16 where that holds them, else in int32."""
+    return parts.astype(np.uint16) if values <= 1 << 16 else parts.astype(np.int32)
