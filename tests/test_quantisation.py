@@ -20,12 +20,14 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from models.exporting import loss
 from models.exporting.quantisation import statistics
 from models.exporting.quantisation.equalisation import equalise, streams
+from models.exporting.quantisation.last_layers import as_products
 from models.exporting.quantisation.maps import Maps
 from models.exporting.quantisation.qdq import quantised
 from models.exporting.quantisation.ranges import Range, find_ranges
 from models.exporting.quantisation.recipe import BITS, Quantisation, quantise
 from models.exporting.quantisation.rounding import Rounded, round_weights
 from models.exporting.quantisation.statistics import Moments, Statistics, collect
+from service.pipeline import onnx_file
 from service.pipeline.cpus import int8_instructions
 
 Array = NDArray[np.float32]
@@ -93,11 +95,15 @@ def frames(count: int = 4, side: int = 32) -> list[NDArray[np.uint8]]:
     return [image.repeat(4, 0).repeat(4, 1)[None] for image in small]
 
 
-def run(model: onnx.ModelProto, image: NDArray[np.uint8], *names: str) -> list[Array]:
-    """The outputs of a graph, or any of its tensors."""
+def run(model: onnx.ModelProto, image: NDArray[np.uint8], *names: str, kind: int = TensorProto.FLOAT) -> list[Array]:
+    """The outputs of a graph, or any of its tensors of one type."""
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
-    probe.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
+    probe.graph.output.extend(
+        helper.make_tensor_value_info(name, kind, None)
+        for name in names
+        if name not in [output.name for output in model.graph.output]
+    )
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -262,7 +268,8 @@ def test_the_int8_graph_computes_what_rounding_each_map_computes() -> None:
 
 def test_the_image_s_bytes_are_read_as_they_are() -> None:
     """(x - 127) / 128 is an 8-bit range itself: no float image is made, and every bit is kept."""
-    written = quantise(residual(), frames()).model()
+    found = quantise(residual(), frames())
+    written = quantised(found.maps, found.ranges, found.rounded)
     operators = [node.op_type for node in written.graph.node]
     assert not {"Sub", "Div", "Cast"} & set(operators)
     (x,) = run(written, frames(1)[0], "x/floats")
@@ -360,3 +367,67 @@ def test_eight_bits_would_be_cut_off_on_this_processor() -> None:
     """The reason for 7 bits: with 8, and without VNNI or AMX, sums of products are wrong, and no error says so."""
     found, exact = products(127)
     assert not np.array_equal(found, exact)
+
+
+def two_heads() -> onnx.ModelProto:
+    """Scores, and a head of its own layer beside them; both read one map."""
+    weights: dict[str, Array] = {}
+    nodes = [
+        convolution("x", "stem", weights, (8, 3, 3, 3), pads=[1] * 4),
+        helper.make_node("Relu", ["stem"], ["stem0"]),
+        convolution("stem0", "scores", weights, (4, 8, 1, 1)),
+        convolution("stem0", "deep", weights, (8, 1, 5, 5), pads=[2] * 4, group=8),
+        helper.make_node("Relu", ["deep"], ["deep0"]),
+        convolution("deep0", "offsets", weights, (2, 8, 1, 1)),
+    ]
+    weights["offsets_w"] *= 100
+    model = graph(nodes, weights)
+    model.graph.output.append(helper.make_tensor_value_info("offsets", TensorProto.FLOAT, ["n", 2, None, None]))
+    return model
+
+
+def test_last_layers_are_products_of_integers_with_the_same_results() -> None:
+    """Against the float layers of the same maps in float64: nothing is lost but what two digits of 7 bits leave."""
+    found = quantise(two_heads(), frames())
+    model = as_products(quantised(found.maps, found.ranges, found.rounded))
+    onnx.checker.check_model(model, full_check=True)
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("MatMulInteger") == 2
+    assert kinds.count("Conv") == 2  # the stem, and the head's own layer
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for name, read in (("scores", "stem0"), ("offsets", "deep0")):
+        assert np.abs(constants[f"{name}/digits"].astype(int)).max() <= 64
+        kernel, bias = (found.maps.weights[part] for part in found.maps.maker[name].input[1:])
+        for image in frames(2):
+            (served,), (byte,) = run(model, image, name), run(model, image, f"{read}/bytes", kind=TensorProto.UINT8)
+            values = (byte.astype(np.float64) - found.ranges[read].zero) * found.ranges[read].scale
+            expected = np.einsum("nchw,kc->nkhw", values, kernel[:, :, 0, 0]) + bias.reshape(1, -1, 1, 1)
+            left = np.abs(kernel).max(1)[:, 0, 0] / 8126 / 2 * np.abs(values).sum(1).max()
+            assert (np.abs(served - expected) <= left.reshape(1, -1, 1, 1) + 1e-4 * np.abs(expected).max()).all()
+
+
+def test_the_heads_read_the_map_with_its_channels_last(tmp_path: Path) -> None:
+    """The graph in two halves gives the bits of the whole, and no half turns the map between them."""
+    found = quantise(two_heads(), frames())
+    path = tmp_path / "halves.onnx"
+    onnx.save(as_products(quantised(found.maps, found.ranges, found.rounded)), path)
+    halves = onnx_file.halves(path, ("scores",))
+    assert halves is not None
+    (between,) = halves.between
+    image = frames(1)[0]
+    first = ort.InferenceSession(halves.first, providers=["CPUExecutionProvider"])
+    scores, carried = first.run(["scores", between], {"image": image})
+    assert carried.shape[-1] == 8
+    assert carried.dtype == np.uint8
+    second = halves.rest({node.name: (node.type, node.shape) for node in first.get_outputs()})
+    assert second is not None
+    rest = ort.InferenceSession(second, providers=["CPUExecutionProvider"])
+    (offsets,) = rest.run(["offsets"], {between: carried})
+    whole = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(["scores", "offsets"], {"image": image})
+    np.testing.assert_array_equal(scores, whole[0])
+    np.testing.assert_array_equal(offsets, whole[1])
+
+
+def test_a_graph_without_such_layers_stays_as_it_is() -> None:
+    """In float32 nothing is replaced."""
+    assert as_products(two_heads()).graph == two_heads().graph

@@ -7,7 +7,8 @@ The steps, in order, each in its file:
 3. ``equalisation``: channels that are added along a residual stream get similar ranges;
 4. ``ranges``: the range of each tensor that loses least;
 5. ``rounding``: weights rounded so that the errors of one cancel those of another, biases corrected;
-6. ``qdq``: the graph with QuantizeLinear and DequantizeLinear, which ONNX Runtime turns into int8 operators.
+6. ``qdq``: the graph with QuantizeLinear and DequantizeLinear, which ONNX Runtime turns into int8 operators;
+7. ``last_layers``: the float convolutions before the outputs as products of integers.
 
 ``recipe`` runs them all.
 """

@@ -14,6 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from models.exporting.quantisation.equalisation import equalise
+from models.exporting.quantisation.last_layers import as_products
 from models.exporting.quantisation.maps import Maps
 from models.exporting.quantisation.qdq import quantised
 from models.exporting.quantisation.ranges import Range, find_ranges
@@ -36,7 +37,7 @@ class Quantisation:
 
     def model(self) -> onnx.ModelProto:
         """Return the int8 graph."""
-        return by_rows(quantised(self.maps, self.ranges, self.rounded))
+        return by_rows(as_products(quantised(self.maps, self.ranges, self.rounded)))
 
     def alone(self) -> Iterator[tuple[str, onnx.ModelProto]]:
         """Each layer's name, with a graph in which that layer alone is quantised: its weights, and the map that it makes."""
