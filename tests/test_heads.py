@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.heads import IGNORED, TISSUES, generate, read_map, tissue_labels
+from models.heads import ANY, IGNORED, TISSUES, USUAL, Conditions, generate, read_map, tissue_labels
 from models.heads.__main__ import main
 from models.heads.contrast import draw_means
 from models.heads.fields import blur, density, smooth
+from models.heads.scanner import scanned
 from models.heads.shape import deformed
 from models.heads.stripping import brain_mask
 from models.heads.surroundings import surrounded
@@ -136,12 +137,31 @@ def test_stripping_keeps_most_of_the_brain_and_little_else(seed: int) -> None:
     assert mask[far].float().mean() < 0.02
 
 
-def test_means_keep_the_order_of_t1() -> None:
-    """Nuclei lie between fluid and a little more than white matter."""
+@pytest.mark.parametrize("conditions", [ANY, USUAL])
+def test_means_keep_the_order_of_t1(conditions: Conditions) -> None:
+    """Nuclei lie between fluid and a little more than white matter; fluid and grey matter in their ranges."""
     for seed in range(200):
-        mean = draw_means(np.random.default_rng(seed))
+        mean = draw_means(np.random.default_rng(seed), conditions)
+        assert conditions.fluid[0] <= mean[1] / mean[2] <= conditions.fluid[1]
+        assert conditions.grey[0] <= (mean[3] - mean[1]) / (mean[2] - mean[1]) <= conditions.grey[1]
         assert mean[1] < mean[3] < mean[2]
         assert all(mean[1] < mean[k] < 1.1 * mean[2] for k in (4, 5, 6, 7, 8, 9, 13))
+
+
+def test_a_usual_scan_has_little_noise_and_no_thick_slices() -> None:
+    """Noise of an even volume stays below 5 % and differs from voxel to voxel; of any scans, some have more or thick slices."""
+    noise, alike = zip(*(_noise(conditions, seed) for conditions in (USUAL, ANY) for seed in range(16)), strict=True)
+    assert max(noise[:16]) < 0.05 < max(noise[16:])
+    assert max(alike[:16]) < 0.15 < max(alike[16:])
+
+
+def _noise(conditions: Conditions, seed: int) -> tuple[float, float]:
+    """What a scanner adds to an even volume, as a share of it; and the correlation of it in adjacent voxels."""
+    image = scanned(torch.full((24, 24, 24), 160.0), np.random.default_rng(seed), conditions).double()
+    image = image / image.mean()
+    apart = image - blur(image, (1.5,) * 3)
+    alike = [float((apart.narrow(axis, 1, 23) * apart.narrow(axis, 0, 23)).mean() / apart.var()) for axis in range(3)]
+    return float(apart.std()), max(alike)
 
 
 def test_a_blur_is_gaussian() -> None:
@@ -175,6 +195,9 @@ def test_heads_are_written_as_training_reads_them(tmp_path: Path, capsys: pytest
         image, labels = (nibabel.load(tmp_path / "out" / folder / name) for folder in ("images", "labels"))
         assert image.shape == labels.shape
         assert labels.get_data_dtype() == np.uint8
+    assert main(["--maps", str(maps), "--seed", "4", "--skull", "kept", "--usual", "--out", str(tmp_path / "usual")]) == 0
+    usual = generate(phantom_map(24), 4, stripped=False, conditions=USUAL)
+    np.testing.assert_array_equal(nibabel.load(tmp_path / "usual" / "images" / "head-000004.nii.gz").get_fdata(), usual.image)
 
 
 def test_a_map_of_other_values_is_refused(tmp_path: Path) -> None:

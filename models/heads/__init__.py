@@ -9,10 +9,11 @@ noise. Contrasts here are those of T1. Half of the heads keep their skull and ge
 to the brain, more or less closely. ``python -m models.heads`` writes heads to a folder as NIfTI.
 
 The parts, in the order of the work: tissue (classes), shape (deformation), surroundings (what lies outside the brain),
-stripping, contrast (intensities), scanner (blur, thick slices, bias, noise).
+stripping, contrast (intensities), scanner (blur, thick slices, bias, noise); conditions says how good a scan is.
 """
 
+from models.heads.conditions import ANY, USUAL, Conditions
 from models.heads.generation import Head, generate
 from models.heads.tissue import IGNORED, TISSUES, read_map, tissue_labels
 
-__all__ = ["IGNORED", "TISSUES", "Head", "generate", "read_map", "tissue_labels"]
+__all__ = ["ANY", "IGNORED", "TISSUES", "USUAL", "Conditions", "Head", "generate", "read_map", "tissue_labels"]

@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from models.heads import generate, read_map
+from models.heads import ANY, USUAL, generate, read_map
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,6 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=1, help="how many heads (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="the first head's seed; the next ones count up (default: 0)")
     parser.add_argument("--skull", choices=("drawn", "kept", "stripped"), default="drawn", help="default: drawn, one to one")
+    parser.add_argument(
+        "--usual", action="store_true", help="T1 scans at 1 mm with little noise and clear contrast; else good and bad ones"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder that gets images/ and labels/")
     options = parser.parse_args(arguments)
     maps = sorted(options.maps.glob("*.nii.gz"))
@@ -31,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     for folder in ("images", "labels"):
         (options.out / folder).mkdir(parents=True, exist_ok=True)
     for seed in range(options.seed, options.seed + options.count):
-        head = generate(read_map(maps[seed % len(maps)]), seed, stripped=stripped)
+        head = generate(read_map(maps[seed % len(maps)]), seed, stripped=stripped, conditions=USUAL if options.usual else ANY)
         name = f"head-{seed:06d}.nii.gz"
         _write(options.out / "images" / name, head.image.astype(np.float32))
         _write(options.out / "labels" / name, head.labels)

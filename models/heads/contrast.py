@@ -6,12 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.heads.conditions import Conditions
 from models.heads.fields import Shape, blur, normal, smooth
 from models.heads.surroundings import PATCHES
 from models.heads.tissue import CLASSES, OUTSIDE
 
 
-def draw_means(rng: np.random.Generator) -> np.ndarray:
+def draw_means(rng: np.random.Generator, conditions: Conditions) -> np.ndarray:
     """Draw a mean intensity for each class, on a scale of 0 to about 255.
 
     The order of T1 holds in the brain: fluid below grey matter below white matter, the nuclei between the last two. The classes
@@ -19,8 +20,8 @@ def draw_means(rng: np.random.Generator) -> np.ndarray:
     """
     mean = rng.uniform(0, 255, CLASSES + PATCHES)
     white = rng.uniform(110, 220)
-    fluid = white * rng.uniform(0.05, 0.5)
-    grey = fluid + (white - fluid) * rng.uniform(0.38, 0.76)
+    fluid = white * rng.uniform(*conditions.fluid)
+    grey = fluid + (white - fluid) * rng.uniform(*conditions.grey)
 
     def between(low: float, high: float) -> float:
         return float(grey + (white - grey) * rng.uniform(low, high))
@@ -37,7 +38,7 @@ def draw_means(rng: np.random.Generator) -> np.ndarray:
     return np.clip(mean, 0, 300)
 
 
-def painted(classes: Tensor, rng: np.random.Generator) -> Tensor:
+def painted(classes: Tensor, rng: np.random.Generator, conditions: Conditions) -> Tensor:
     """Give each voxel an intensity.
 
     Takes:
@@ -47,8 +48,8 @@ def painted(classes: Tensor, rng: np.random.Generator) -> Tensor:
         a tissue
     """
     shape: Shape = tuple(classes.shape)  # type: ignore[assignment]
-    mean = draw_means(rng)
-    spread = rng.uniform(1, 11, mean.shape) * rng.uniform(0.4, 1.2)
+    mean = draw_means(rng, conditions)
+    spread = rng.uniform(1, conditions.spread, mean.shape) * rng.uniform(0.4, 1.2)
     spread[OUTSIDE:] *= rng.uniform(0.5, 3.5)
     spread[0] = 0
     index = classes.long()

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.heads.conditions import ANY, Conditions
 from models.heads.contrast import painted
 from models.heads.scanner import scanned
 from models.heads.shape import deformed
@@ -28,13 +29,14 @@ class Head:
     """Whether the skull is gone; what lies outside the brain is then 0 exactly."""
 
 
-def generate(classes: NDArray[np.uint8], seed: int, *, stripped: bool | None = None) -> Head:
+def generate(classes: NDArray[np.uint8], seed: int, *, stripped: bool | None = None, conditions: Conditions = ANY) -> Head:
     """Generate a head; the same arguments give the same head.
 
     Takes:
         classes: X x Y x Z uint8, 0..24, as :func:`models.heads.tissue.read_map` gives
         seed: 0 or more
         stripped: without its skull or with it; drawn, one to one, where None
+        conditions: how good the scan is
     """
     rng = np.random.default_rng(seed)
     bare = bool(rng.random() < 0.5)
@@ -48,7 +50,7 @@ def generate(classes: NDArray[np.uint8], seed: int, *, stripped: bool | None = N
         found, labels, mask = found[view], labels[view], mask[view]
     elif rng.random() < 0.8:
         found = surrounded(found, rng)
-    image = scanned(painted(found, rng), rng)
+    image = scanned(painted(found, rng, conditions), rng, conditions)
     if mask is not None:
         image = torch.where(mask, image, 0.0)
         labels = torch.where(mask, labels, torch.tensor(0, dtype=torch.uint8))

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.heads.conditions import Conditions
 from models.heads.fields import Shape, blur, normal, smooth
 
 
-def scanned(image: Tensor, rng: np.random.Generator) -> Tensor:
+def scanned(image: Tensor, rng: np.random.Generator, conditions: Conditions) -> Tensor:
     """Blur, resample, shade and add noise.
 
     Takes:
@@ -21,8 +22,8 @@ def scanned(image: Tensor, rng: np.random.Generator) -> Tensor:
     shape: Shape = tuple(image.shape)  # type: ignore[assignment]
     sharp = float(rng.uniform(0.3, 0.85))
     image = blur(image, (sharp,) * 3)
-    noise = float(rng.uniform(0.0, 0.055)) * 160
-    image = _thick(image, noise, rng) if rng.random() < 0.45 else _noisy(image, noise, rng)
+    noise = float(rng.uniform(0.0, conditions.noise)) * 160
+    image = _thick(image, noise, rng) if rng.random() < conditions.thick else _noisy(image, noise, rng)
     image = image * torch.exp(smooth(shape, float(rng.uniform(45, 110)), rng)[0] * float(rng.uniform(0, 0.2)))
     top = float(image.max()) + 1e-3
     image = top * (image / top) ** float(rng.uniform(0.8, 1.25))

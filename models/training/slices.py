@@ -14,10 +14,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.heads import generate
+from models.heads import ANY, USUAL, Conditions, generate
 from models.training.losses import IGNORED
 from service.pipeline.intensity import normalised, window
 from service.pipeline.manifest import Percentiles
+
+USUAL_SHARE = 0.5
+"""Share of the volumes that are usual scans; the others are good and bad ones."""
 
 FIRST = 8
 """Volumes that the first batch waits for; the pool grows to its size during the first batches."""
@@ -33,9 +36,16 @@ class Normalised:
     """X x Y x Z, 255 where ignored."""
 
 
-def head(classes: NDArray[np.uint8], seed: int, percentiles: Percentiles, *, stripped: bool | None = None) -> Normalised:
+def head(
+    classes: NDArray[np.uint8],
+    seed: int,
+    percentiles: Percentiles,
+    *,
+    stripped: bool | None = None,
+    conditions: Conditions = ANY,
+) -> Normalised:
     """Generate a head and normalise it as the service does."""
-    made = generate(classes, seed, stripped=stripped)
+    made = generate(classes, seed, stripped=stripped, conditions=conditions)
     scaled = normalised(made.image, window(made.image, percentiles), percentiles)
     return Normalised(scaled.astype(np.float16), made.labels)
 
@@ -84,7 +94,8 @@ class SlicePool:
 
     def _renew(self) -> None:
         chosen = self.maps[self.rng.integers(len(self.maps))]
-        self.pool.append(head(chosen, int(self.rng.integers(2**62)), self.percentiles))
+        conditions = USUAL if self.rng.random() < USUAL_SHARE else ANY
+        self.pool.append(head(chosen, int(self.rng.integers(2**62)), self.percentiles, conditions=conditions))
         if len(self.pool) > self.volumes:
             del self.pool[0]
 
