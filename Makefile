@@ -121,8 +121,8 @@ $(VENV)/.serve: $(LOCKS)/serve.txt
 	@$(INSTALL) --require-hashes --only-binary :all: --requirement $(LOCKS)/serve.txt
 	@touch $@
 
-# labels.c and objects.c; without a compiler the service is complete, and slower.
-$(VENV)/.labels: service/pipeline/tasks/labels.c service/pipeline/tasks/objects.c service/pipeline/tasks/compiled.py | $(VENV)/.serve
+# labels.c, objects.c and planes.c; without a compiler the service is complete, and slower.
+$(VENV)/.labels: service/pipeline/tasks/labels.c service/pipeline/tasks/objects.c service/pipeline/tasks/planes.c service/pipeline/tasks/compiled.py | $(VENV)/.serve
 	@$(BIN)/python -P service/pipeline/tasks/compiled.py || true
 	@touch $@
 

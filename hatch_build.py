@@ -1,4 +1,4 @@
-"""The package's build: compiles ``labels.c`` and ``objects.c`` of ``service/pipeline/tasks`` where there is a compiler. Where
+"""The package's build: compiles ``labels.c``, ``objects.c`` and ``planes.c`` of ``service/pipeline/tasks`` where there is a compiler. Where
 there is none, the wheel is pure.
 
 May import: the standard library, hatchling.

@@ -224,7 +224,7 @@ def test_without_a_compiler_the_build_says_what_is_lost() -> None:
         [sys.executable, "-P", compiled.__file__], env={"CC": "no-such-compiler"}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("labels.c and objects.c were not compiled")
+    assert done.stderr.startswith("labels.c, objects.c and planes.c were not compiled")
     assert done.stderr.count("\n") == 1
 
 

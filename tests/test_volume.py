@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -16,7 +16,7 @@ from service.pipeline.codecs import nifti
 from service.pipeline.codecs.limits import Limits
 from service.pipeline.manifest import Calibration, InputPolicy, Percentiles
 from service.pipeline.tasks import volume as tasks_volume
-from service.pipeline.tasks.volume import probabilities, segment, slices, softmax
+from service.pipeline.tasks.volume import place, probabilities, segment, slices, softmax
 from service.pipeline.volume import Scan, best_class, frame, resized, tent
 from tests.conftest import make_manifest
 from tests.phantoms import nifti_bytes, scan_manifest
@@ -198,6 +198,41 @@ def test_slices_between_those_that_run_are_interpolated(step: int, lanes: int, m
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert sum(ran) == sum(len({*range(0, side, step), side - 1}) for side in values.shape)
     np.testing.assert_array_equal(found, probabilities(values, scan_manifest(slice_step=step), by_intensity))
+
+
+@given(
+    shape=st.tuples(*[st.integers(1, 40)] * 2, st.integers(1, 70)),
+    step=st.integers(1, 4),
+    planes=st.permutations(["sagittal", "coronal", "axial"]).flatmap(
+        lambda names: st.sampled_from([names, names[:2], names[:1]])
+    ),
+    fastest=st.integers(0, 2),
+)
+@settings(max_examples=30)
+def test_planes_are_added_in_c_as_in_numpy(shape: Any, step: int, planes: list[str], fastest: int) -> None:
+    """Bit for bit, of any shape, any step between the slices that run, and any order of the voxels in memory."""
+    if tasks_volume._compiled is None:
+        pytest.skip("planes.c is not compiled: python service/pipeline/tasks/compiled.py")
+    values = np.random.default_rng(7).random(shape, dtype=np.float32)
+    values = np.moveaxis(np.ascontiguousarray(np.moveaxis(values, fastest, 2)), 2, fastest)
+    manifest = scan_manifest(planes=tuple(planes), slice_step=step)
+    found = probabilities(values, manifest, by_intensity)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks_volume, "_compiled", None)
+        np.testing.assert_array_equal(found, probabilities(values, manifest, by_intensity))
+
+
+def test_a_scan_is_kept_unless_it_may_be_overwritten() -> None:
+    """Placed in its own memory, the network sees the same numbers; else the scan is what it was."""
+    scan = scan_of(asymmetric(), np.diag([-1.0, 1, 1, 1]))
+    before = scan.values.copy()
+    kept = place(scan, scan_manifest(), max_voxels=10**6)
+    np.testing.assert_array_equal(scan.values, before)
+    assert not np.shares_memory(kept.values, scan.values)
+    spent = place(scan, scan_manifest(), max_voxels=10**6, overwrite=True)
+    np.testing.assert_array_equal(spent.values, kept.values)
+    np.testing.assert_array_equal(spent.preview, kept.preview)
+    assert np.shares_memory(spent.values, scan.values)
 
 
 def test_an_error_of_one_slice_ends_the_others() -> None:

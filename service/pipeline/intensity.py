@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,10 +45,12 @@ def window(volume: NDArray[np.floating], percentiles: Percentiles) -> Window:
         values = values[finite]
     if not values.size:
         return Window(0.0, 1.0)
-    low = _value_at(values, _rank(values.size, percentiles.lower))
-    bright = int(np.count_nonzero(values > values.mean(dtype=np.float64))) if percentiles.foreground else values.size
-    high = _value_at(values, values.size - bright + _rank(bright, percentiles.upper)) if bright else low
-    return _between(low, high)
+    with ThreadPoolExecutor(1) as pool:
+        lower = pool.submit(_value_at, values, _rank(values.size, percentiles.lower))
+        bright = int(np.count_nonzero(values > values.mean(dtype=np.float64))) if percentiles.foreground else values.size
+        high = _value_at(values, values.size - bright + _rank(bright, percentiles.upper)) if bright else None
+        low = lower.result()
+    return _between(low, low if high is None else high)
 
 
 def window_of(bands: Callable[[], Iterable[NDArray[np.float32]]], percentiles: Percentiles) -> Window:
@@ -156,11 +159,16 @@ def _value_at(values: NDArray[np.floating], rank: int) -> float:
     guess, margin = rank * SAMPLE // values.size, SAMPLE // 100
     least = sample[guess - margin] if guess >= margin else values.min()
     most = sample[guess + margin] if guess + margin < SAMPLE else values.max()
-    below, near = np.count_nonzero(values < least), (values >= least) & (values <= most)
-    if not below <= rank < below + np.count_nonzero(near):
+    below, near = 0, []
+    for start in range(0, values.size, SAMPLE):  # parts that stay in the cache
+        part = values[start : start + SAMPLE]
+        below += int(np.count_nonzero(part < least))
+        near.append(part[(part >= least) & (part <= most)])
+    found = np.concatenate(near)
+    if not below <= rank < below + found.size:
         return float(np.sort(values)[rank])
     # Not np.partition: it takes 2 s for some volumes of few levels.
-    return float(least if least == most else np.sort(values[near])[rank - below])
+    return float(least if least == most else np.sort(found)[rank - below])
 
 
 def _percentile_of(bands: Callable[[], Iterable[NDArray[np.float32]]], percent: float, above: float) -> float | None:

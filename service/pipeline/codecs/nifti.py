@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -155,10 +156,15 @@ def read(data: bytes, limits: Limits, header: Header | None = None) -> Scan:
     header = header or probe(data, limits)
     values = np.empty(header.voxels, np.float32)
     at = 0
-    for raw in _voxel_bytes(data, header):
-        part = np.frombuffer(raw, header.dtype)
-        values[at : at + len(part)] = _scaled(part, header)
-        at += len(part)
+    with ThreadPoolExecutor(1) as pool:  # the next piece is inflated while one is written
+        writing: Future[None] | None = None
+        for raw in _voxel_bytes(data, header):
+            if writing is not None:
+                writing.result()
+            writing = pool.submit(_write, raw, header, values[at:])
+            at += len(raw) // header.dtype.itemsize
+        if writing is not None:
+            writing.result()
     if at != header.voxels:
         raise CorruptImage(f"the scan is truncated: {at} of {header.voxels} voxels are there")
     return Scan(values.reshape(header.shape, order="F"), header.grid)
@@ -295,6 +301,12 @@ def _scaled(part: NDArray[Any], header: Header) -> NDArray[np.float32]:
             return part.astype(np.float32)
         # In double precision: the result of a large intercept must not lose the small differences.
         return (part.astype(np.float64) * header.slope + header.intercept).astype(np.float32)
+
+
+def _write(raw: bytes, header: Header, values: NDArray[np.float32]) -> None:
+    """Scale some voxels into the first of these values."""
+    part = np.frombuffer(raw, header.dtype)
+    values[: len(part)] = _scaled(part, header)
 
 
 def _voxel_bytes(data: bytes, header: Header) -> Iterator[bytes]:

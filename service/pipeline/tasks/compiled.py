@@ -1,5 +1,5 @@
-"""``labels.c`` and ``objects.c``, compiled into one library: three to ten times as fast as numpy in ``semantic.py`` and
-``panoptic.py``, which do the same without a compiler.
+"""``labels.c``, ``objects.c`` and ``planes.c``, compiled into one library: three to ten times as fast as numpy in
+``semantic.py``, ``panoptic.py`` and ``volume.py``, which do the same without a compiler.
 
 Run as a script (``python -P``), this compiles them, with ``cc`` or what ``CC`` names; the build of
 the package does that, and so do the Makefile and the Dockerfile. A library is named after its sources, so that an old one is
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
-SOURCES = ("labels.c", "objects.c")
+SOURCES = ("labels.c", "objects.c", "planes.c")
 
 FLAGS = ("-std=c99", "-O3", "-ffp-contract=off", "-fPIC", "-shared")
 """Without contraction: a fused multiplication and addition would round differently than numpy, on some machines."""
@@ -42,6 +42,7 @@ class Library:
     find_regions: Callable[..., int]
     add_distances: Callable[..., int]
     move_pixels: Callable[..., int]
+    add_slices: Callable[..., int]
 
 
 def library() -> Path:
@@ -94,6 +95,10 @@ def _taking_arrays(functions: dict[str, Any]) -> Library:
         "move_pixels": (
             *(planes, int, int, *runs, array(np.uint16, 1), whole, whole, points, int, whole),
             *(*pointed, *sampling, whole, whole, ids, pairs),
+        ),
+        "add_slices": (
+            *(array(np.uint64, 1), whole, whole, array(np.float32, 1), int, int, int, int),
+            *(array(np.float32, 1), int, int, int, int, int, float),
         ),
     }
     counting = ("find_peaks", "find_runs", "join_runs")
@@ -149,4 +154,4 @@ if __name__ == "__main__":
     try:
         compile_sources()
     except (OSError, subprocess.CalledProcessError) as error:
-        sys.exit(f"labels.c and objects.c were not compiled, and masks will take longer: {error}")
+        sys.exit(f"labels.c, objects.c and planes.c were not compiled, and masks will take longer: {error}")

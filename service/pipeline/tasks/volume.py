@@ -7,6 +7,7 @@ class appears between two others that it does not belong to.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import itertools
 import math
@@ -14,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,8 @@ from service.errors import ImageTooLarge, InferenceFailed
 from service.pipeline import intensity
 from service.pipeline.blocks import Block, blocks
 from service.pipeline.manifest import InputPolicy, Manifest
+from service.pipeline.tasks import compiled
+from service.pipeline.tasks.compiled import Library
 from service.pipeline.volume import Best, Frame, Grid, Labels, Scan, Shape, Values, contiguous, frame, resized
 
 Run = Callable[[NDArray[Any]], Values]
@@ -34,13 +38,13 @@ and 1.2 times as long (head-tissue, one thread)."""
 BLOCK_VOXELS = 2**20
 """The voxels of a block, unless its halo alone needs more."""
 TOGETHER = 16
-"""Slices whose probabilities are added to those of the other planes at a time: as many floats as a cache line has."""
-CACHE_LINE = 16
-"""Floats."""
+"""Slices that lie side by side in memory and are visited together: as many floats as a cache line has."""
 AHEAD = 4
 """Batches that wait for each lane, so that no lane pauses while their probabilities are added, or the planes change."""
 WHOLE_VOXELS = 2**22
 """The voxels of a volume whose network has no known halo: it cannot be cut into blocks."""
+
+_compiled = compiled.loaded()
 
 _AXIS = {"R": "sagittal", "L": "sagittal", "A": "coronal", "P": "coronal", "S": "axial", "I": "axial"}
 """The plane that is across an axis, by the axis's direction."""
@@ -151,21 +155,22 @@ class _Batch:
 
 def _by_slices(values: Values, policy: InputPolicy, classes: int, run: Run, lanes: int) -> Values:
     """The mean of the planes' probabilities, K x X x Y x Z float32."""
-    total = np.empty((classes, *values.shape), np.float32)
+    total = _aligned((classes, *values.shape))
     planes = len(policy.planes)
     found = _probabilities_of(_batches(values, policy), policy, run, lanes)
+    add = _add_by_numpy if _compiled is None else partial(_add_by_compiled, _compiled)
     for number, (axis, some) in enumerate(itertools.groupby(found, lambda each: each[0].axis), start=1):
-        summed = np.moveaxis(total, 1 + axis, -1)
-        every = _every_slice(some)
-        for start, part in _together(every) if axis == 2 else _one_by_one(every):
-            place = summed[..., start : start + part.shape[-1]]
-            if number == 1:
-                place[...] = part
-            else:
-                place += part
-            if number == planes > 1:  # while the part is in the cache
-                place /= planes
+        for part in _adjacent(some, TOGETHER if axis == 2 else 1):
+            add(total, axis, part, number == 1, planes if number == planes else 1)
     return total
+
+
+def _aligned(shape: tuple[int, ...]) -> Values:
+    """An array that begins with a cache line."""
+    count = math.prod(shape)
+    made = np.empty(count + TOGETHER, np.float32)
+    first = -made.ctypes.data // made.itemsize % TOGETHER
+    return made[first : first + count].reshape(shape)
 
 
 def _batches(values: Values, policy: InputPolicy) -> Iterator[_Batch]:
@@ -181,13 +186,13 @@ def _batches(values: Values, policy: InputPolicy) -> Iterator[_Batch]:
 
 
 def _pieces(values: Values, axis: int, chosen: list[int], reach: int) -> Iterator[tuple[int, list[int], Values]]:
-    """The slices across an axis, first: a view, but along the axis that is fastest in memory copies of some, each in one piece.
+    """The slices across an axis, first: a view where their columns are adjacent in memory, elsewhere copies of some slices.
 
     Gives:
         the number of the first slice, the chosen ones, and these slices with those in their reach
     """
     across = np.moveaxis(values, axis, 0)
-    if axis != np.argmin(np.abs(values.strides)):
+    if np.argmin(np.abs(across.strides)) == 2:
         yield 0, chosen, across
         return
     for start in range(0, len(chosen), TOGETHER):
@@ -196,44 +201,70 @@ def _pieces(values: Values, axis: int, chosen: list[int], reach: int) -> Iterato
         yield first, some, contiguous(across[first : some[-1] + reach + 1])
 
 
-def _one_by_one(every: Iterator[Values]) -> Iterator[tuple[int, Values]]:
-    for k, one in enumerate(every):
-        yield k, one[..., None]
+@dataclass(frozen=True, eq=False)
+class _Adjacent:
+    """Some slices of one plane, one after the other: those that ran, and those between them."""
+
+    start: int
+    """Number of the first one."""
+    ran: list[Values]
+    """K x h x w each."""
+    before: NDArray[np.int64]
+    """Of each slice the place in ``ran`` of the one that it is, or that is before it."""
+    after: NDArray[np.int64]
+    """Likewise of the one after it."""
+    share: Values
+    """Of each slice how far it is on the way from the one to the other, 0..1."""
 
 
-def _together(every: Iterator[Values]) -> Iterator[tuple[int, Values]]:
-    """Put slices together, :data:`TOGETHER` at a time, so that each piece of memory across them is visited once.
-
-    Gives:
-        the number of the first one, and K x h x w x slices, valid until the next; slices lie apart by an odd number of cache
-        lines, because at a power of two they would push each other out of the cache
-    """
-    buffer, start, count = np.empty((TOGETHER, 0), np.float32), 0, 0
-    for one in every:
-        if not buffer.size:
-            buffer = np.empty((TOGETHER, one.size + CACHE_LINE), np.float32)
-        buffer[count, : one.size].reshape(one.shape)[...] = one
-        count += 1
-        if count == TOGETHER:
-            yield start, np.moveaxis(buffer[:, : one.size].reshape(TOGETHER, *one.shape), 0, -1)
-            start, count = start + count, 0
-    if count:
-        yield start, np.moveaxis(buffer[:count, : one.size].reshape(count, *one.shape), 0, -1)
-
-
-def _every_slice(some: Iterator[tuple[_Batch, Values]]) -> Iterator[Values]:
-    """Probabilities of every slice of one plane in order, K x h x w each: those that ran, and those between them."""
-    last, before = -1, np.empty(0, np.float32)
+def _adjacent(some: Iterator[tuple[_Batch, Values]], together: int) -> Iterator[_Adjacent]:
+    """Cut a plane into parts that begin at multiples of ``together``, of :data:`TOGETHER` slices at the most."""
+    start, numbers, ran = 0, list[int](), list[Values]()
     for batch, found in some:
         for k, here in zip(batch.numbers, found, strict=True):
-            for between in range(last + 1, k):
-                share = np.float32((between - last) / (k - last))
-                mixed = here - before
-                mixed *= share
-                mixed += before
-                yield mixed
-            yield here
-            last, before = k, here
+            numbers.append(k)
+            ran.append(here)
+            stop = (k + 1) // together * together
+            if stop > start:
+                yield _part(range(start, stop), numbers, ran)
+                kept = bisect.bisect_right(numbers, stop) - 1
+                start, numbers, ran = stop, numbers[kept:], ran[kept:]
+    if numbers[-1] >= start:
+        yield _part(range(start, numbers[-1] + 1), numbers, ran)
+
+
+def _part(wanted: range, numbers: list[int], ran: list[Values]) -> _Adjacent:
+    known, every = np.array(numbers), np.array(wanted)
+    before = np.searchsorted(known, every, "right") - 1
+    after = np.minimum(before + 1, len(known) - 1)
+    share = (every - known[before]) / np.maximum(known[after] - known[before], 1)
+    return _Adjacent(wanted.start, ran, before.astype(np.int64), after.astype(np.int64), share.astype(np.float32))
+
+
+def _add_by_compiled(library: Library, total: Values, axis: int, part: _Adjacent, first: bool, divisor: int) -> None:
+    classes, h, w = part.ran[0].shape
+    place = np.moveaxis(total, 1 + axis, -1)[..., part.start :]
+    strides = [stride // total.itemsize for stride in place.strides]
+    ran = [np.ascontiguousarray(one) for one in part.ran]
+    addresses = np.array([one.ctypes.data for one in ran], np.uint64)
+    library.add_slices(
+        *(addresses, part.before, part.after, part.share, len(part.share), classes, h, w),
+        *(total.reshape(-1)[part.start * strides[3] :], *strides, int(first), divisor),
+    )
+
+
+def _add_by_numpy(total: Values, axis: int, part: _Adjacent, first: bool, divisor: int) -> None:
+    slices_ = [
+        (part.ran[after] - part.ran[before]) * share + part.ran[before]
+        for before, after, share in zip(part.before, part.after, part.share, strict=True)
+    ]
+    place = np.moveaxis(total, 1 + axis, -1)[..., part.start : part.start + len(slices_)]
+    if first:
+        np.stack(slices_, -1, out=place)
+    else:
+        place += np.stack(slices_, -1)
+    if divisor > 1:  # while the part is in the cache
+        place /= divisor
 
 
 def _probabilities_of(batches: Iterator[_Batch], policy: InputPolicy, run: Run, lanes: int) -> Iterator[tuple[_Batch, Values]]:
