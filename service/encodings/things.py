@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.encodings.runs import UNLABELLED, ClassRow, Thing, ValueMap
+from service.encodings.runs import UNLABELLED, ClassRow, Thing, ValueMap, find_runs
 from service.errors import BadParameter
 
 _CITYSCAPES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle", "caravan", "trailer")
@@ -114,24 +114,26 @@ def split(
             dropped
         the rows of the classes and of the objects, in the table's order; each class before its objects, the largest first
     """
-    at = _claimed(labels, instances)
-    numbers = instances.ids.reshape(-1)[at]
     count = len(instances.rows) + 1
-    areas = np.bincount(numbers, minlength=count)
-    owner = np.full(count, UNLABELLED, np.uint8)
-    owner[numbers] = labels.reshape(-1)[at]
-    new = np.full(count, UNLABELLED, np.int32)
-    value = FIRST_VALUE
+    parts = narrow(np.ascontiguousarray(labels), UNLABELLED + count)
+    above = parts.dtype.type(UNLABELLED)
+    np.copyto(parts, instances.ids + above, where=(instances.ids > 0) & (labels != UNLABELLED))
+    runs, lengths = find_runs(parts.reshape(-1))  # few beside the pixels
+    areas = np.bincount(runs, lengths, minlength=UNLABELLED + count)[UNLABELLED:]
+    owner = np.full(UNLABELLED + count, UNLABELLED, np.uint8)
+    owner[runs] = labels.reshape(-1)[np.cumsum(lengths) - 1]
+    owner = owner[UNLABELLED:]
     rows: list[ClassRow] = []
     for row in classes:
         rows.append(row)
         mine = np.flatnonzero((owner == row.id) & (areas > 0) & (areas >= min_area))
         for place, number in enumerate(mine[np.argsort(-areas[mine], kind="stable")].tolist()):
-            new[number] = value
-            rows.append(Thing(value, row.id, row.name, place + 1, round(float(instances.rows[number - 1].score), 4)))
-            value += 1
-    parts = narrow(np.ascontiguousarray(labels), value)
-    parts.reshape(-1)[at] = new[numbers]
+            score = round(float(instances.rows[number - 1].score), 4)
+            rows.append(Thing(UNLABELLED + number, row.id, row.name, place + 1, score))
+    kept = np.zeros(UNLABELLED + count, bool)
+    kept[[*range(FIRST_VALUE), *(row.value for row in rows if isinstance(row, Thing))]] = True
+    if not kept[runs].all():
+        parts[~kept[parts]] = UNLABELLED
     return parts, rows
 
 
