@@ -1,5 +1,5 @@
-"""The package's build: compiles ``labels.c``, ``objects.c`` and ``planes.c`` of ``service/pipeline/tasks`` where there is a compiler. Where
-there is none, the wheel is pure.
+"""The package's build: compiles ``labels.c``, ``objects.c`` and ``planes.c`` of ``service/pipeline/tasks`` where there is a
+compiler. Where there is none, the wheel is pure.
 
 May import: the standard library, hatchling.
 """
