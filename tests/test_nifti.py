@@ -249,3 +249,16 @@ def test_zlib_and_isal_agree_on_what_is_read() -> None:
         packer = zlib.compressobj(level, zlib.DEFLATED, 31)
         data = packer.compress(plain) + packer.flush()
         np.testing.assert_array_equal(nifti.read(data, LIMITS).values, ramp("f4"))
+
+
+@pytest.mark.parametrize("padding", [0, 5, 300_000])
+def test_a_file_of_several_streams_is_one_scan(padding: int) -> None:
+    """As ``cat`` and block compressors write them, cut at odd bytes, with zeros between them: every voxel is read."""
+    values = np.random.default_rng(8).integers(0, 3000, (60, 70, 50)).astype(np.int16)
+    plain = nifti_bytes(values, np.eye(4), compressed=False)
+    cuts = [0, 353, 100_001, 100_003, len(plain)]
+    streams = [gzip.compress(plain[start:end], 1) for start, end in itertools.pairwise(cuts)]
+    scan = nifti.read(bytes(padding).join(streams) + bytes(padding), Limits())
+    np.testing.assert_array_equal(scan.values, values)
+    with pytest.raises(CorruptImage, match="truncated"):
+        nifti.read(bytes(padding).join(streams)[:-9], Limits())

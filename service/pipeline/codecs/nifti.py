@@ -38,6 +38,9 @@ MAX_TRAILING = 2**16
 MAX_DEFLATE_RATIO = 1032
 """Deflate never expands further: a promise of more is known to be empty before anything is allocated."""
 CHUNK_BYTES = 2**22
+"""Bytes of a piece of voxels at the most."""
+INPUT_BYTES = 2**18
+"""Bytes of a compressed file that are inflated at a time: the rest of them is copied at each piece and each stream."""
 INFLATE_ERROR = cast("type[Exception]", isal_zlib.IsalError)
 SPACINGS_MM = (1e-3, 1e3)
 """Voxel sizes that are believed."""
@@ -303,33 +306,28 @@ def _scaled(part: NDArray[Any], header: Header) -> NDArray[np.float32]:
         return (part.astype(np.float64) * header.slope + header.intercept).astype(np.float32)
 
 
-def _write(raw: bytes, header: Header, values: NDArray[np.float32]) -> None:
+def _write(raw: memoryview, header: Header, values: NDArray[np.float32]) -> None:
     """Scale some voxels into the first of these values."""
     part = np.frombuffer(raw, header.dtype)
     values[: len(part)] = _scaled(part, header)
 
 
-def _voxel_bytes(data: bytes, header: Header) -> Iterator[bytes]:
+def _voxel_bytes(data: bytes, header: Header) -> Iterator[memoryview]:
     """The voxels' bytes in pieces of whole voxels, from the first one to the last."""
     needed = header.voxels * header.dtype.itemsize
     step = CHUNK_BYTES  # a multiple of every item size
     if not header.compressed:
         voxels = memoryview(data)[header.offset : header.offset + needed]
-        yield from (bytes(voxels[start : start + step]) for start in range(0, needed, step))
+        yield from (voxels[start : start + step] for start in range(0, needed, step))
         return
-    waiting, skip = bytearray(), header.offset
+    left, skip = b"", header.offset
     for piece in _inflated(data, header.offset + needed):
-        waiting += piece
-        dropped = min(skip, len(waiting))
-        del waiting[:dropped]
+        dropped = min(skip, len(piece))
         skip -= dropped
-        whole = len(waiting) - len(waiting) % header.dtype.itemsize
-        if not skip and whole >= step:
-            yield bytes(waiting[:whole])
-            del waiting[:whole]
-    whole = len(waiting) - len(waiting) % header.dtype.itemsize
-    if not skip and whole:
-        yield bytes(waiting[:whole])
+        voxels = memoryview(left + piece if left else piece)[dropped:]
+        whole = len(voxels) - len(voxels) % header.dtype.itemsize
+        left = bytes(voxels[whole:])
+        yield voxels[:whole]
 
 
 def _inflated(data: bytes, needed: int) -> Iterator[bytes]:
@@ -340,9 +338,12 @@ def _inflated(data: bytes, needed: int) -> Iterator[bytes]:
     """
     left, rest = needed, MAX_TRAILING
     stream: Any = isal_zlib.decompressobj(wbits=31)
-    waiting: Any = data
+    source = memoryview(data)
+    waiting = b""
     try:
         while True:
+            if not waiting:
+                waiting, source = bytes(source[:INPUT_BYTES]), source[INPUT_BYTES:]
             most = min(CHUNK_BYTES, left) if left else rest + 1
             piece = stream.decompress(waiting, most)
             waiting = stream.unconsumed_tail
@@ -355,10 +356,13 @@ def _inflated(data: bytes, needed: int) -> Iterator[bytes]:
                     raise CorruptImage(f"the scan inflates to more than {MAX_TRAILING} bytes beyond its last voxel")
             if stream.eof:
                 waiting = stream.unused_data.lstrip(b"\0")
+                while len(waiting) < len(MAGIC_GZIP) and source:
+                    waiting = (waiting + source[:INPUT_BYTES]).lstrip(b"\0")
+                    source = source[INPUT_BYTES:]
                 if not waiting.startswith(MAGIC_GZIP):
                     return
                 stream = isal_zlib.decompressobj(wbits=31)  # a file may be several streams in a row
-            elif not piece and not waiting:
+            elif not piece and not waiting and not source:
                 raise CorruptImage("the scan is truncated: its compressed stream has no end")
     except INFLATE_ERROR as error:
         raise CorruptImage(f"the scan's compressed stream is damaged: {error}") from error

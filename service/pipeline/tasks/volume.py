@@ -39,6 +39,8 @@ BLOCK_VOXELS = 2**20
 """The voxels of a block, unless its halo alone needs more."""
 TOGETHER = 16
 """Slices that lie side by side in memory and are visited together: as many floats as a cache line has."""
+PIECE = 8
+"""Slices that run, of those that are copied at a time: so few that the memory of the last ones is used again."""
 AHEAD = 4
 """Batches that wait for each lane, so that no lane pauses while their probabilities are added, or the planes change."""
 WHOLE_VOXELS = 2**22
@@ -195,8 +197,8 @@ def _pieces(values: Values, axis: int, chosen: list[int], reach: int) -> Iterato
     if np.argmin(np.abs(across.strides)) == 2:
         yield 0, chosen, across
         return
-    for start in range(0, len(chosen), TOGETHER):
-        some = chosen[start : start + TOGETHER]
+    for start in range(0, len(chosen), PIECE):
+        some = chosen[start : start + PIECE]
         first = max(0, some[0] - reach)
         yield first, some, contiguous(across[first : some[-1] + reach + 1])
 
