@@ -39,7 +39,7 @@ NOT_HERE = {
     r"https://segment\.example": "needs a public name: tests/test_proxy.py has one of its own",
     r"^(apt-get|g\+\+|\./segment) ": "needs a compiler and libraries: tests/test_examples.py compiles the example",
     r"^make\b": "a target of the Makefile: tests/test_packaging.py and CI run those",
-    r"\bmodels\.(train|train_heads|average|calibrate|reach|export|evaluate|adopt|scenes|heads)\b": (
+    r"\bmodels\.(train|train_heads|train_biases|average|calibrate|reach|export|evaluate|adopt|scenes|heads)\b": (
         "needs data, weights or minutes: tests of models/ run it"
     ),
     r"\b(theirs\.onnx|FCN_MODELS_DIR=artifacts)\b": "needs a file that only the reader has",

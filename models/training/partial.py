@@ -6,12 +6,16 @@ finds such pixels; they are ignored.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from models.nets.network import Network
+from models.training.data import Frame
 from models.training.losses import IGNORED
+from models.training.objects import UNSURE
 
 LEAST_PROBABILITY = 0.25
 """From this probability on that a pixel is of a missing class, its label is not sure."""
@@ -40,3 +44,19 @@ def sure_labels(labels: Tensor, images: Tensor, teacher: Network, present: set[i
         wide = F.max_pool2d(doubt.float(), 2 * MARGIN_PX + 1, 1, MARGIN_PX)[0, 0] > 0
         sure[index][wide] = IGNORED
     return sure
+
+
+def sure_frames(frames: list[Frame], teacher: Network, things: tuple[int, ...]) -> Iterator[Frame]:
+    """Give the frames of a partial data set with unsure labels ignored and the objects of countable classes unknown.
+
+    Takes:
+        teacher: as in :func:`sure_labels`
+        things: ids of the countable classes
+    """
+    present = {int(k) for frame in frames for k in set(frame.labels.flat) if k != IGNORED}
+    for frame in frames:
+        labels = torch.from_numpy(frame.labels)[None]
+        image = torch.from_numpy(frame.image).permute(2, 0, 1)[None]
+        sure = sure_labels(labels, image, teacher, present)
+        objects = torch.isin(sure, torch.tensor(things, dtype=torch.uint8)) * UNSURE
+        yield Frame(frame.name, frame.image, sure[0].numpy(), objects[0].byte().numpy(), frame.weight)

@@ -35,8 +35,8 @@ from models.training.config import TrainingConfig
 from models.training.data import DataError, Frame, Frames, painted_frames, read_frames, split_of, stacked
 from models.training.losses import IGNORED, center_loss, class_weights, lovasz_softmax, offset_loss
 from models.training.metrics import scores
-from models.training.objects import UNSURE, targets
-from models.training.partial import sure_labels
+from models.training.objects import targets
+from models.training.partial import sure_frames
 from service.pipeline.manifest import InputPolicy, SplitScores
 from service.pipeline.plan import fit_size
 
@@ -102,25 +102,14 @@ def _training_frames(config: TrainingConfig, table: ClassTable, policy: InputPol
         if teacher.channels != policy.channels:
             raise DataError(f"{config.teacher} takes {teacher.channels} channels, {config.architecture} {policy.channels}")
         for folder, times in Counter(config.partial).items():
-            frames = list(read_frames(folder, table, policy))
-            present = {int(k) for frame in frames for k in set(frame.labels.flat) if k != IGNORED}
-            for frame in frames:
-                yield from [_sure(frame, teacher, present, things)] * times
+            for frame in sure_frames(list(read_frames(folder, table, policy)), teacher, things):
+                yield from [frame] * times
     if config.scenes:
         if policy.takes_grey:
             raise DataError(f"painted scenes are in colours; {config.architecture} takes one channel")
         if table.names != CLASSES:
             raise DataError(f"painted scenes have the classes {', '.join(CLASSES)}; '{table.name}' has others")
         yield from painted_frames(config.scenes, policy, weight=config.scene_weight)
-
-
-def _sure(frame: Frame, teacher: Network, present: set[int], things: tuple[int, ...]) -> Frame:
-    """A frame of a partial data set with unsure labels ignored and the objects of countable classes unknown."""
-    labels = torch.from_numpy(frame.labels)[None]
-    image = torch.from_numpy(frame.image).permute(2, 0, 1)[None]
-    sure = sure_labels(labels, image, teacher, present)
-    objects = torch.isin(sure, torch.tensor(things, dtype=torch.uint8)) * UNSURE
-    return Frame(frame.name, frame.image, sure[0].numpy(), objects[0].byte().numpy(), frame.weight)
 
 
 class Run:
