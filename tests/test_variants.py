@@ -16,6 +16,8 @@ from service.pipeline.variants import MOST_LOST, Choice, Precision, choose
 from service.settings import Settings
 from tests.conftest import make_manifest, write_artifact
 
+ARTIFACTS = Path(__file__).resolve().parents[1] / "models/artifacts"
+
 
 def write_variants(folder: Path, *points: float | None, **changes: Any) -> Path:
     """Write the float32 artifact ``colours``, and one int8 artifact for each loss; None is an unknown loss.
@@ -75,6 +77,7 @@ def test_the_variant_follows_setting_processor_and_card(
     "changes",
     [
         {"version": "2.0.0"},
+        {"version": "1.1.0"},
         {"reduced": Reduced(float32="another", losses={"val": Loss(points=0, changed=0, frames=1)})},
         {"reduced": None},
         {"input": {"working_size": (64, 64), "multiple": 8}},
@@ -84,6 +87,19 @@ def test_the_variant_follows_setting_processor_and_card(
 def test_another_model_is_not_a_variant(changes: dict[str, Any], tmp_path: Path) -> None:
     """Another version, other weights, another input or other classes make another model."""
     assert chosen(write_variants(tmp_path, 0.0, **changes), "int8").name == "colours"
+
+
+def test_the_patch_of_a_version_may_differ(tmp_path: Path) -> None:
+    """int8 that is exported once more is the same model."""
+    assert chosen(write_variants(tmp_path, 0.0, version="1.0.9"), "int8").name == "colours-int8-0"
+
+
+def test_the_shipped_int8_network_answers_unasked() -> None:
+    """The two shipped files are variants of one model, and the card shows next to no loss."""
+    engines = {name: Engine.open(ARTIFACTS / f"{name}.onnx") for name in ("fcn4s-lite0-streets", "fcn4s-lite0-streets-int8")}
+    choice = choose(engines, "fcn4s-lite0-streets", "auto", "VNNI")
+    assert choice is not None
+    assert choice.name == "fcn4s-lite0-streets-int8"
 
 
 def test_a_default_that_is_int8_answers_unless_float32_is_asked_for(tmp_path: Path) -> None:

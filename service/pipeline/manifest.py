@@ -263,7 +263,7 @@ class Reduced(_Frozen):
     """How an artifact in a lower precision was made, and its cost."""
 
     float32: str
-    """The name of the model with the same weights in float32; it has the same version."""
+    """The name of the model with the same weights in float32; its version differs at most in the third number."""
     calibrated_on: str = ""
     """The frames that the ranges come from; empty where none are needed."""
     frames: Annotated[int, Field(ge=0)] = 0

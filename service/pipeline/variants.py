@@ -6,6 +6,7 @@ instructions it is right too (7-bit weights cannot overflow), but the gain is sm
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -86,11 +87,17 @@ def _int8_variant(engines: Mapping[str, Engine], exact: Engine) -> Engine | None
 
 
 def _same(variant: Engine, exact: Engine) -> bool:
-    """Whether two artifacts are one model: version, task, input, outputs and classes."""
+    """Whether two artifacts are one model: version but for its patch, task, input, outputs and classes."""
     mine, its = variant.manifest, exact.manifest
     classes = [(row.id, row.name) for row in mine.classes] == [(row.id, row.name) for row in its.classes]
-    same = (mine.version, mine.task, mine.input, mine.outputs) == (its.version, its.task, its.input, its.outputs)
-    return classes and same
+    same = (mine.task, mine.input, mine.outputs) == (its.task, its.input, its.outputs)
+    return classes and same and _without_patch(mine.version) == _without_patch(its.version)
+
+
+def _without_patch(version: str) -> str:
+    """The first two numbers of a version of three: the third one counts exports of the same weights."""
+    numbers = re.fullmatch(r"(\d+\.\d+)\.\d+", version)
+    return numbers[1] if numbers else version
 
 
 def _lost(engine: Engine) -> float | None:
