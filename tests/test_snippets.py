@@ -212,7 +212,7 @@ def test_what_is_not_run_is_spelt_right(block: Block) -> None:
         if match := re.search(r"-m models\.(\w+)(.*)", command, re.DOTALL):
             base = ROOT / "models" / match[1]
             source = (base / "__main__.py" if base.is_dir() else base.with_suffix(".py")).read_text("utf-8")
-            assert [flag for flag in re.findall(r"--[a-z][a-z-]*", match[2]) if f'"{flag}"' not in source] == [], command
+            assert [flag for flag in re.findall(r"--[a-z][a-z0-9-]*", match[2]) if f'"{flag}"' not in source] == [], command
 
 
 def anchors(path: Path) -> set[str]:
