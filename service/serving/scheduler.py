@@ -10,9 +10,11 @@ Callers live on one event loop; the scheduler's own threads do the work. There a
 A :class:`Priority` orders the items that wait for a worker, and admission predicts accordingly: ahead of an item is the work of
 its own priority and of higher ones. Priority changes the order of waiting items only; it never evicts or preempts.
 
-The future travels with the item; no table of ids could lose one. A caller that is cancelled takes its item along if work has
-not begun, and does not disturb the batch if it has. An exception belongs to its item: a batch that fails is run again, one item
-at a time. If a worker itself fails, the scheduler is dead: ``alive`` turns False, and every waiting caller gets an error.
+The future travels with the item; no table of ids could lose one. It is the event loop's own, and a worker settles it by one
+call there: a future of threads, chained to one of the loop, takes two calls and some thirty functions. A caller that is
+cancelled takes its item along if work has not begun, and does not disturb the batch if it has. An exception belongs to its
+item: a batch that fails is run again, one item at a time. If a worker itself fails, the scheduler is dead: ``alive`` turns
+False, and every waiting caller gets an error.
 """
 
 from __future__ import annotations
@@ -52,15 +54,6 @@ class Priority(IntEnum):
     LOW = 3
 
 
-@dataclass(eq=False)
-class _Entry(Generic[Item, Result]):
-    item: Item
-    key: Hashable
-    deadline: Deadline | None
-    priority: Priority
-    future: Future[Result]
-
-
 class Admission:
     """Capacity held inside the scheduler. On the event loop only, but for the futures that hold it.
 
@@ -73,9 +66,13 @@ class Admission:
         self._holders = 1
         self._loop = asyncio.get_running_loop()
 
+    def hold(self) -> None:
+        """Keep the capacity until one more :meth:`leave`."""
+        self._holders += 1
+
     def hold_for(self, work: Future[Any]) -> None:
         """Keep the capacity until this future is done or cancelled too: a thread cannot be stopped when its caller leaves."""
-        self._holders += 1
+        self.hold()
         work.add_done_callback(self._done)
 
     def leave(self) -> None:
@@ -87,6 +84,43 @@ class Admission:
     def _done(self, _work: Future[Any]) -> None:
         with suppress(RuntimeError):  # the loop is closed: the count no longer matters
             self._loop.call_soon_threadsafe(self.leave)
+
+
+@dataclass(eq=False)
+class _Entry(Generic[Item, Result]):
+    """An item, and the caller that waits for its answer."""
+
+    item: Item
+    key: Hashable
+    deadline: Deadline | None
+    priority: Priority
+    answer: asyncio.Future[Result]
+    """The event loop's."""
+    admission: Admission | None
+    """Held until the entry is over; None afterwards."""
+
+    def succeed(self, result: Result) -> None:
+        """Give the caller its answer, unless it is gone. From any thread."""
+        self._settle(self.answer.set_result, result)
+
+    def fail(self, error: Exception) -> None:
+        """Give the caller an error, unless it is gone. From any thread."""
+        self._settle(self.answer.set_exception, error)
+
+    def end(self) -> None:
+        """Release the capacity. On the event loop only."""
+        admission, self.admission = self.admission, None
+        if admission is not None:
+            admission.leave()
+
+    def _settle(self, settle: Callable[[Any], None], outcome: Result | Exception) -> None:
+        with suppress(RuntimeError):  # the loop is closed, and no caller waits
+            self.answer.get_loop().call_soon_threadsafe(self._end_with, settle, outcome)
+
+    def _end_with(self, settle: Callable[[Any], None], outcome: Result | Exception) -> None:
+        self.end()
+        if not self.answer.done():
+            settle(outcome)
 
 
 class Scheduler(Generic[Item, Result]):
@@ -264,19 +298,31 @@ class Scheduler(Generic[Item, Result]):
             NotReady: if a worker died
             whatever ``work`` raised for this item
         """
-        entry = _Entry(item, key, deadline, priority, Future[Result]())
-        if admission is not None:
-            admission.hold_for(entry.future)
+        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        entry = _Entry(item, key, deadline, priority, answer, admission)
         with self._changed:
             if self._death is not None or self._stopping:
-                entry.future.cancel()
                 raise NotReady("the inference queue does not run")
+            if admission is not None:
+                admission.hold()
             insort(self._entries, entry, key=lambda entry: entry.priority)
             self._changed.notify()
         try:
-            return await asyncio.wrap_future(entry.future)
+            return await answer
+        except asyncio.CancelledError:
+            self._withdraw(entry)
+            raise
         finally:
-            del entry  # break the reference cycle entry -> future -> error -> traceback -> this frame
+            del entry, answer  # break the reference cycle future -> error -> traceback -> this frame
+
+    def _withdraw(self, entry: _Entry[Item, Result]) -> None:
+        """Take an item back, unless a worker has begun it."""
+        with self._changed:
+            waits = entry in self._entries
+            if waits:
+                self._entries.remove(entry)
+        if waits:
+            entry.end()
 
     async def aclose(self, timeout_s: float | None = None) -> None:
         """Admit no more, let the admitted finish, end the threads.
@@ -314,8 +360,7 @@ class Scheduler(Generic[Item, Result]):
             with self._changed:
                 self._death = error
                 for entry in batch:
-                    if not entry.future.done():
-                        entry.future.set_exception(NotReady("the inference worker died"))
+                    entry.fail(NotReady("the inference worker died"))
                 self._answer_all(NotReady("the inference worker died"))
                 self._changed.notify_all()
 
@@ -330,12 +375,14 @@ class Scheduler(Generic[Item, Result]):
                     return batch
 
     def _take_batch(self) -> list[_Entry[Item, Result]]:
-        """Take the waiting items of one key; none if their callers are gone. A frame of its own, which keeps no reference."""
+        """Take the waiting items of one key; none if they are past their deadlines. A frame of its own keeps no reference."""
         batch: list[_Entry[Item, Result]] = []
         for entry in list(self._entries):
             if not batch or entry.key == batch[0].key:
                 self._entries.remove(entry)
-                if _begin(entry):
+                if entry.deadline is not None and entry.deadline.left_s <= 0:
+                    entry.fail(entry.deadline.error())
+                else:
                     batch.append(entry)
             if len(batch) == self._max_batch:
                 break
@@ -350,29 +397,18 @@ class Scheduler(Generic[Item, Result]):
                 for entry in batch:
                     self._run([entry])
             else:
-                batch[0].future.set_exception(error)
+                batch[0].fail(error)
                 batch = ()  # the error's traceback refers to this frame
             return
         for entry, answer in answered:
-            entry.future.set_result(answer)
+            entry.succeed(answer)
 
     def _answer_all(self, error: Exception) -> None:
         for entry in self._entries:
-            if entry.future.set_running_or_notify_cancel():
-                entry.future.set_exception(error)
+            entry.fail(error)
         self._entries.clear()
 
 
 def _shed(reason: str, wait_s: float) -> NoReturn:
     wait_s = round(max(LEAST_RETRY_S, wait_s), 3)
     raise Overloaded(f"{reason}; try again in {wait_s:.1f} s", retry_after_s=wait_s)
-
-
-def _begin(entry: _Entry[Item, Result]) -> bool:
-    """Return True if the caller still waits; from here on it cannot cancel the item."""
-    if not entry.future.set_running_or_notify_cancel():
-        return False
-    if entry.deadline is not None and entry.deadline.left_s <= 0:
-        entry.future.set_exception(entry.deadline.error())
-        return False
-    return True
