@@ -27,6 +27,7 @@ larger sizes; no trained network comes near that.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
@@ -265,11 +266,15 @@ def _by_numpy(scores: Scores, rows: Axis, columns: Axis) -> Labels:
     return labels
 
 
+@lru_cache(8)
 def axis(scores: int, pixels: int) -> Axis:
-    """Sample a row of scores at the centres of pixels."""
+    """Sample a row of scores at the centres of pixels. A camera's frames have one size: the last ones are remembered."""
     position = np.clip((np.arange(pixels) + 0.5) * (scores / pixels) - 0.5, 0, scores - 1)
     cell = np.minimum(position.astype(np.intp), scores - 2)
-    return Axis(cell, position - cell, np.searchsorted(cell, np.arange(scores)))
+    found = Axis(cell, position - cell, np.searchsorted(cell, np.arange(scores)))
+    for array in found:
+        array.flags.writeable = False
+    return found
 
 
 def _at_least_two_by_two(scores: Scores) -> Scores:
