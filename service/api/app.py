@@ -158,8 +158,8 @@ class _Application(FastAPI):
 
 class _MasksFirst:
     """Routes most requests, those for masks, around the layers that FastAPI adds for other routes: its router, its limits, its
-    stacks of exits, twelve functions twice each. Between two images the network empties the processor's caches, so each costs
-    several times its usual time.
+    stacks of exits. Between two images the network empties the processor's caches, so each layer costs several times its usual
+    time.
 
     Takes:
         masks: serves ``POST /segment``
