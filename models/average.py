@@ -54,8 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
         parts = [part.rpartition("=") for part in args.mix]
         contents = [checkpoint.load(Path(path)) for path, _, _ in parts]
         weights = mixed(contents, [float(share) for _, _, share in parts])
-        content = {key: value for key, value in contents[0].items() if key not in ("format", "config")}
-        content["weights"] = checkpoint.compact(weights)
+        content = checkpoint.with_weights(contents[0], weights)
+        content.pop("config", None)
         checkpoint.network(content)
     except (checkpoint.CheckpointError, ValueError) as error:
         Console(stderr=True, soft_wrap=True).print(str(error), style="red", markup=False, highlight=False)

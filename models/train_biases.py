@@ -157,8 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
         biases.add_(added)
     for name, value in zip(table.names, added.tolist(), strict=True):
         print(f"{name} {value:+.2f}")
-    kept = {key: value for key, value in content.items() if key not in ("format", "calibration")}
-    checkpoint.save(args.out, {**kept, "weights": checkpoint.compact(net.state_dict())})
+    checkpoint.save(args.out, checkpoint.with_weights(content, net.state_dict()))
     return 0
 
 

@@ -182,8 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
         rescale(heads.center, heights)
         print(f"heights of {heights.least:.2f} and {heights.top:.2f} became {LEAST_PEAK} and {TOP}", flush=True)
     net.objects.load_state_dict(heads.state_dict())
-    kept = {key: value for key, value in content.items() if key not in ("format", "calibration")}
-    checkpoint.save(args.out, {**kept, "weights": checkpoint.compact(net.state_dict())})
+    checkpoint.save(args.out, checkpoint.with_weights(content, net.state_dict()))
     return 0
 
 

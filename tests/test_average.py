@@ -47,6 +47,14 @@ def test_the_command_writes_a_checkpoint_of_the_first(tmp_path: Path) -> None:
     torch.testing.assert_close(both.state_dict()["score.weight"], expected, rtol=1e-3, atol=1e-3)
 
 
+def test_a_mix_has_no_calibration(tmp_path: Path) -> None:
+    """The first one's temperature was measured on other weights."""
+    checkpoint.save(tmp_path / "a.pt", {**content("fcn4s-lite0", 1), "calibration": {"temperature": 2.0}})
+    checkpoint.save(tmp_path / "b.pt", content("fcn4s-lite0", 2))
+    assert main([f"{tmp_path}/a.pt=0.5", f"{tmp_path}/b.pt=0.5", "--out", str(tmp_path / "mix.pt")]) == 0
+    assert "calibration" not in checkpoint.load(tmp_path / "mix.pt")
+
+
 @pytest.mark.parametrize("more", [["nowhere.pt=1"], ["a.pt=much"]], ids=["missing", "share"])
 def test_what_cannot_be_mixed_is_one_line_and_status_2(
     more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

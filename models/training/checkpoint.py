@@ -46,6 +46,17 @@ def compact(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
+def with_weights(content: dict[str, Any], weights: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """What to save of a checkpoint whose weights have changed: all but its calibration, which was measured on the old ones.
+
+    Takes:
+        content: as :func:`load` gives it
+        weights: a state dict, which is saved :func:`compact`
+    """
+    kept = {key: value for key, value in content.items() if key not in ("format", "calibration")}
+    return {**kept, "weights": compact(weights)}
+
+
 def is_ours(path: Path) -> bool:
     """Whether :func:`save` wrote a file, without reading its tensors."""
     try:
