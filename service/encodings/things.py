@@ -88,15 +88,16 @@ def claim(labels: NDArray[np.uint8], instances: Instances) -> NDArray[np.uint8]:
         H x W uint8, a new array
     """
     table = np.array([UNLABELLED, *(row.class_id for row in instances.rows)], np.uint8)
-    at = _claimed(labels, instances)
+    at = np.flatnonzero(_claimed(labels, instances))  # few of most images, so what follows reads these alone
     claimed = labels.copy()
     claimed.reshape(-1)[at] = table[instances.ids.reshape(-1)[at]]
     return claimed
 
 
-def _claimed(labels: NDArray[np.uint8], instances: Instances) -> NDArray[np.intp]:
-    """Which pixels belong to objects, in reading order: few of most images, so what follows reads these alone."""
-    return np.flatnonzero((instances.ids > 0) & (labels != UNLABELLED))
+def _claimed(labels: NDArray[np.uint8], instances: Instances) -> NDArray[np.bool_]:
+    """Which pixels belong to objects, H x W."""
+    claimed: NDArray[np.bool_] = (instances.ids > 0) & (labels != UNLABELLED)
+    return claimed
 
 
 def split(
@@ -117,7 +118,7 @@ def split(
     count = len(instances.rows) + 1
     parts = narrow(np.ascontiguousarray(labels), UNLABELLED + count)
     above = parts.dtype.type(UNLABELLED)
-    np.copyto(parts, instances.ids + above, where=(instances.ids > 0) & (labels != UNLABELLED))
+    np.copyto(parts, instances.ids + above, where=_claimed(labels, instances))
     runs, lengths = find_runs(parts.reshape(-1))  # few beside the pixels
     areas = np.bincount(runs, lengths, minlength=UNLABELLED + count)[UNLABELLED:]
     owner = np.full(UNLABELLED + count, UNLABELLED, np.uint8)

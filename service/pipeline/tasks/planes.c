@@ -9,7 +9,6 @@ enum { TILE = 64, MOST_SLICES = 16 };
 typedef struct {
     const float *one[MOST_SLICES], *other[MOST_SLICES]; /* planes x h x w each */
     const float *share;
-    int64_t count;
 } Slices;
 
 /* Values of slice j from place `row` on: written to `to`. */
@@ -42,7 +41,7 @@ void fcn_add_slices(const uint64_t *ran, const int64_t *from, const int64_t *to,
                     int64_t h, int64_t w, float *total, int64_t of_plane, int64_t of_row, int64_t of_column, int64_t of_slice,
                     int64_t first, double divisor)
 {
-    Slices slices = {.share = share, .count = count};
+    Slices slices = {.share = share};
     float mixed[MOST_SLICES * (TILE + 1)]; /* one more: at a power of two, the slices would push each other out of the cache */
     for (int64_t j = 0; j < count; j++) {
         slices.one[j] = (const float *)(uintptr_t)ran[from[j]];

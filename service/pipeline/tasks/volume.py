@@ -38,7 +38,8 @@ and 1.2 times as long (head-tissue, one thread)."""
 BLOCK_VOXELS = 2**20
 """The voxels of a block, unless its halo alone needs more."""
 TOGETHER = 16
-"""Slices that lie side by side in memory and are visited together: as many floats as a cache line has."""
+"""Slices that lie side by side in memory and are visited together: as many floats as a cache line has. ``planes.c`` takes no
+more at a time."""
 PIECE = 8
 """Slices that run, of those that are copied at a time: so few that the memory of the last ones is used again."""
 AHEAD = 4
