@@ -36,7 +36,7 @@ from service.pipeline.tasks import semantic
 from service.pipeline.tasks.registry import task_of
 from service.pipeline.tasks.volume import Placed, count_steps, frame_of, place, probabilities
 from service.pipeline.tiling import Halo, Resolution, Tiling, check_native
-from service.pipeline.volume import Grid
+from service.pipeline.volume import Grid, Probabilities
 from service.pipeline.workload import Workload
 
 Image = NDArray[np.uint8]
@@ -45,9 +45,6 @@ Source = bytes | Image
 
 Tell = Callable[[int, int], None]
 """Called with how many parts of a scan are done, and how many there are."""
-
-PROBABILITIES = "probabilities"
-"""The result of a scan's inference, in the place of the network's outputs: K x its working shape float32."""
 
 _NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 
@@ -87,10 +84,13 @@ class Inferred:
     """The network's answer to one image of a batch."""
 
     outputs: Outputs
+    """Empty for a scan."""
     infer_s: float
     """Seconds of the whole batch."""
     batch: int
     """Images in it."""
+    probabilities: Probabilities | None = None
+    """Of a scan, in the place of the outputs: K x its working shape."""
 
 
 class Predictor:
@@ -234,7 +234,7 @@ class Predictor:
         scans = [one for one in prepared if isinstance(one, PreparedScan)]
         if scans:
             found = [_run_scan(engine, one, alone=alone, check=check, tell=tell) for one in scans]
-            return [Inferred({PROBABILITIES: each}, time.monotonic() - start, len(scans)) for each in found]
+            return [Inferred({}, time.monotonic() - start, len(scans), each) for each in found]
         pictures = [one for one in prepared if isinstance(one, Prepared)]
         if any(one.tiled for one in pictures):
             tiles = [self.tiling.run(engine, one.fitted, names, halo=one.halo, alone=alone, check=check) for one in pictures]
@@ -262,11 +262,12 @@ class Predictor:
         begun = time.monotonic()
         outputs, scan = inferred.outputs, None
         on_device = isinstance(outputs, OnDevice)
-        for name in outputs:  # scores on the device, and probabilities of a scan, are checked where they are made
-            if not (on_device and name == OUTPUT) and name != PROBABILITIES and not np.isfinite(outputs[name]).all():
+        for name in outputs:  # scores on the device are checked where they are made
+            if not (on_device and name == OUTPUT) and not np.isfinite(outputs[name]).all():
                 raise _not_finite(name)
         if isinstance(prepared, PreparedScan):
-            best = prepared.placed.frame.best(outputs[PROBABILITIES], engine.manifest.temperature)
+            assert inferred.probabilities is not None  # noqa: S101 - see run
+            best = prepared.placed.frame.best(inferred.probabilities, engine.manifest.temperature)
             image, labels = _NO_PIXELS, best.labels
             scan = ScanResult(prepared.grid, prepared.placed.preview, best.certainty)
         else:
@@ -374,9 +375,7 @@ class Predictor:
         self.repository.close()
 
 
-def _run_scan(
-    engine: Engine, prepared: PreparedScan, *, alone: bool, check: Callable[[], None], tell: Tell
-) -> NDArray[np.float32]:
+def _run_scan(engine: Engine, prepared: PreparedScan, *, alone: bool, check: Callable[[], None], tell: Tell) -> Probabilities:
     lanes = engine.lanes if alone else 1
     total, done, counting = count_steps(prepared.placed.frame.working, engine.manifest), 0, threading.Lock()
 

@@ -97,8 +97,8 @@ def _taking_arrays(functions: dict[str, Any]) -> Library:
             *(*pointed, *sampling, whole, whole, ids, pairs),
         ),
         "add_slices": (
-            *(array(np.uint64, 1), whole, whole, array(np.float32, 1), int, int, int, int),
-            *(array(np.float32, 1), int, int, int, int, int, float),
+            *(array(np.uint64, 1), whole, whole, array(np.float32, 1), int, int, int, int, float),
+            *(array(np.uint16, 1), int, int, int, int, int),
         ),
     }
     counting = ("find_peaks", "find_runs", "join_runs")

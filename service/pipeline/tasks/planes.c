@@ -3,7 +3,7 @@
 
 #include <stdint.h>
 
-enum { TILE = 64, MOST_SLICES = 16 };
+enum { TILE = 64, MOST_SLICES = 32 };
 
 /* Slices of one plane. Slice j is share[j] of the way from one[j] to other[j]. */
 typedef struct {
@@ -11,38 +11,35 @@ typedef struct {
     const float *share;
 } Slices;
 
-/* Values of slice j from place `row` on: written to `to`. */
-static void mix(const Slices *slices, int64_t j, int64_t row, int64_t w, float *restrict to)
+/* Values of slice j from place `row` on, in units of 1 / scale, rounded: written to `to`. */
+static void mix(const Slices *slices, int64_t j, int64_t row, int64_t w, float scale, uint16_t *restrict to)
 {
     const float *restrict one = slices->one[j] + row, *restrict other = slices->other[j] + row, share = slices->share[j];
     for (int64_t x = 0; x < w; x++)
-        to[x] = (other[x] - one[x]) * share + one[x];
+        to[x] = (uint16_t)(int32_t)(((other[x] - one[x]) * share + one[x]) * scale + 0.5f);
 }
 
-/* Values with those that are there: in their place where they are the first; divided where they are the last. */
-static void add(float *restrict to, const float *restrict values, int64_t step, int64_t count, int first, float divisor)
+/* Values with those that are there; in their place where they are the first. */
+static void add(uint16_t *restrict to, const uint16_t *restrict values, int64_t step, int64_t count, int first)
 {
     if (first)
         for (int64_t i = 0; i < count; i++)
             to[i] = values[i * step];
     else
         for (int64_t i = 0; i < count; i++)
-            to[i] += values[i * step];
-    if (divisor != 1)
-        for (int64_t i = 0; i < count; i++)
-            to[i] /= divisor;
+            to[i] = (uint16_t)(to[i] + values[i * step]);
 }
 
-/* Add slices of one plane to a volume. ran: addresses of the slices that ran, planes x h x w each. Slice j, of MOST_SLICES at most, is
- * share[j] of the way from ran[from[j]] to ran[to[j]]. total: written; plane k, row y, column x of slice j is at k * of_plane +
- * y * of_row + x * of_column + j * of_slice, where of_column or of_slice is 1. first: whether this is the first sum. divisor: of the
- * sum; 1 leaves it. */
+/* Add slices of one plane to a volume. ran: addresses of the slices that ran, planes x h x w each, 0..1. Slice j, of MOST_SLICES at
+ * most, is share[j] of the way from ran[from[j]] to ran[to[j]]. scale: what a probability of 1 adds. total: written; plane k, row y,
+ * column x of slice j is at k * of_plane + y * of_row + x * of_column + j * of_slice, where of_column or of_slice is 1. first:
+ * whether this is the first plane. */
 void fcn_add_slices(const uint64_t *ran, const int64_t *from, const int64_t *to, const float *share, int64_t count, int64_t planes,
-                    int64_t h, int64_t w, float *total, int64_t of_plane, int64_t of_row, int64_t of_column, int64_t of_slice,
-                    int64_t first, double divisor)
+                    int64_t h, int64_t w, double scale, uint16_t *total, int64_t of_plane, int64_t of_row, int64_t of_column,
+                    int64_t of_slice, int64_t first)
 {
     Slices slices = {.share = share};
-    float mixed[MOST_SLICES * (TILE + 1)]; /* one more: at a power of two, the slices would push each other out of the cache */
+    uint16_t mixed[MOST_SLICES * (TILE + 2)]; /* more: at a power of two, the slices would push each other out of the cache */
     for (int64_t j = 0; j < count; j++) {
         slices.one[j] = (const float *)(uintptr_t)ran[from[j]];
         slices.other[j] = (const float *)(uintptr_t)ran[to[j]];
@@ -51,14 +48,14 @@ void fcn_add_slices(const uint64_t *ran, const int64_t *from, const int64_t *to,
         for (int64_t y = 0; y < h; y++)
             for (int64_t x = 0; x < w; x += TILE) {
                 const int64_t pixels = w - x < TILE ? w - x : TILE;
-                float *at = total + k * of_plane + y * of_row + x * of_column;
+                uint16_t *at = total + k * of_plane + y * of_row + x * of_column;
                 for (int64_t j = 0; j < count; j++)
-                    mix(&slices, j, (k * h + y) * w + x, pixels, mixed + j * (TILE + 1));
+                    mix(&slices, j, (k * h + y) * w + x, pixels, (float)scale, mixed + j * (TILE + 2));
                 if (of_slice == 1) /* the slices lie side by side: each piece of memory is visited once */
                     for (int64_t i = 0; i < pixels; i++)
-                        add(at + i * of_column, mixed + i, TILE + 1, count, first != 0, (float)divisor);
+                        add(at + i * of_column, mixed + i, TILE + 2, count, first != 0);
                 else
                     for (int64_t j = 0; j < count; j++)
-                        add(at + j * of_slice, mixed + j * (TILE + 1), 1, pixels, first != 0, (float)divisor);
+                        add(at + j * of_slice, mixed + j * (TILE + 2), 1, pixels, first != 0);
             }
 }

@@ -27,7 +27,20 @@ from service.pipeline.blocks import Block, blocks
 from service.pipeline.manifest import InputPolicy, Manifest
 from service.pipeline.tasks import compiled
 from service.pipeline.tasks.compiled import Library
-from service.pipeline.volume import Best, Frame, Grid, Labels, Scan, Shape, Values, contiguous, frame, resized
+from service.pipeline.volume import (
+    CERTAIN,
+    Best,
+    Frame,
+    Grid,
+    Labels,
+    Probabilities,
+    Scan,
+    Shape,
+    Values,
+    contiguous,
+    frame,
+    resized,
+)
 
 Run = Callable[[NDArray[Any]], Values]
 """Runs the network: N x h x w x channels, or N x d x h x w x channels, to N x K x the same sides, float32 scores."""
@@ -37,9 +50,9 @@ BATCH_PIXELS = 2**16
 and 1.2 times as long (head-tissue, one thread)."""
 BLOCK_VOXELS = 2**20
 """The voxels of a block, unless its halo alone needs more."""
-TOGETHER = 16
-"""Slices that lie side by side in memory and are visited together: as many floats as a cache line has. ``planes.c`` takes no
-more at a time."""
+TOGETHER = 32
+"""Slices that lie side by side in memory and are visited together: as many probabilities as a cache line has. ``planes.c``
+takes no more at a time."""
 PIECE = 8
 """Slices that run, of those that are copied at a time: so few that the memory of the last ones is used again."""
 AHEAD = 4
@@ -109,7 +122,7 @@ def place(scan: Scan, manifest: Manifest, *, max_voxels: int, overwrite: bool = 
     return Placed(turned, placed, preview)
 
 
-def probabilities(values: Values, manifest: Manifest, run: Run, *, lanes: int = 1) -> Values:
+def probabilities(values: Values, manifest: Manifest, run: Run, *, lanes: int = 1) -> Probabilities:
     """Run a network over a volume.
 
     Takes:
@@ -117,7 +130,7 @@ def probabilities(values: Values, manifest: Manifest, run: Run, *, lanes: int = 
         run: the network; called once a batch of slices or a block, so it is where a deadline can end the work
         lanes: batches of slices that run at the same time, each on a thread of its own
     Gives:
-        K x working shape float32, 0..1: of a network of slices the mean of its planes
+        K x working shape uint16, 0..65535: of a network of slices the mean of its planes, each rounded first
     Raises:
         InferenceFailed: if a score is not a finite number
         whatever ``run`` raises
@@ -156,22 +169,22 @@ class _Batch:
     """Number of the first one of them."""
 
 
-def _by_slices(values: Values, policy: InputPolicy, classes: int, run: Run, lanes: int) -> Values:
-    """The mean of the planes' probabilities, K x X x Y x Z float32."""
+def _by_slices(values: Values, policy: InputPolicy, classes: int, run: Run, lanes: int) -> Probabilities:
+    """The mean of the planes' probabilities, K x X x Y x Z uint16."""
     total = _aligned((classes, *values.shape))
-    planes = len(policy.planes)
+    scale = CERTAIN // len(policy.planes)
     found = _probabilities_of(_batches(values, policy), policy, run, lanes)
     add = _add_by_numpy if _compiled is None else partial(_add_by_compiled, _compiled)
-    for number, (axis, some) in enumerate(itertools.groupby(found, lambda each: each[0].axis), start=1):
+    for number, (axis, some) in enumerate(itertools.groupby(found, lambda each: each[0].axis)):
         for part in _adjacent(some, TOGETHER if axis == 2 else 1):
-            add(total, axis, part, number == 1, planes if number == planes else 1)
+            add(total, axis, part, scale, number == 0)
     return total
 
 
-def _aligned(shape: tuple[int, ...]) -> Values:
+def _aligned(shape: tuple[int, ...]) -> Probabilities:
     """An array that begins with a cache line."""
     count = math.prod(shape)
-    made = np.empty(count + TOGETHER, np.float32)
+    made = np.empty(count + TOGETHER, np.uint16)
     first = -made.ctypes.data // made.itemsize % TOGETHER
     return made[first : first + count].reshape(shape)
 
@@ -244,21 +257,21 @@ def _part(wanted: range, numbers: list[int], ran: list[Values]) -> _Adjacent:
     return _Adjacent(wanted.start, ran, before.astype(np.int64), after.astype(np.int64), share.astype(np.float32))
 
 
-def _add_by_compiled(library: Library, total: Values, axis: int, part: _Adjacent, first: bool, divisor: int) -> None:
+def _add_by_compiled(library: Library, total: Probabilities, axis: int, part: _Adjacent, scale: int, first: bool) -> None:
     classes, h, w = part.ran[0].shape
     place = np.moveaxis(total, 1 + axis, -1)[..., part.start :]
     strides = [stride // total.itemsize for stride in place.strides]
     ran = [np.ascontiguousarray(one) for one in part.ran]
     addresses = np.array([one.ctypes.data for one in ran], np.uint64)
     library.add_slices(
-        *(addresses, part.before, part.after, part.share, len(part.share), classes, h, w),
-        *(total.reshape(-1)[part.start * strides[3] :], *strides, int(first), divisor),
+        *(addresses, part.before, part.after, part.share, len(part.share), classes, h, w, scale),
+        *(total.reshape(-1)[part.start * strides[3] :], *strides, int(first)),
     )
 
 
-def _add_by_numpy(total: Values, axis: int, part: _Adjacent, first: bool, divisor: int) -> None:
+def _add_by_numpy(total: Probabilities, axis: int, part: _Adjacent, scale: int, first: bool) -> None:
     slices_ = [
-        (part.ran[after] - part.ran[before]) * share + part.ran[before]
+        _rounded((part.ran[after] - part.ran[before]) * share + part.ran[before], scale)
         for before, after, share in zip(part.before, part.after, part.share, strict=True)
     ]
     place = np.moveaxis(total, 1 + axis, -1)[..., part.start : part.start + len(slices_)]
@@ -266,8 +279,11 @@ def _add_by_numpy(total: Values, axis: int, part: _Adjacent, first: bool, diviso
         np.stack(slices_, -1, out=place)
     else:
         place += np.stack(slices_, -1)
-    if divisor > 1:  # while the part is in the cache
-        place /= divisor
+
+
+def _rounded(probabilities: Values, scale: int) -> Probabilities:
+    """0..1 to 0..scale."""
+    return (probabilities * np.float32(scale) + np.float32(0.5)).astype(np.uint16)
 
 
 def _probabilities_of(batches: Iterator[_Batch], policy: InputPolicy, run: Run, lanes: int) -> Iterator[tuple[_Batch, Values]]:
@@ -318,19 +334,19 @@ def slices(across: Values, middle: Sequence[int], policy: InputPolicy) -> Values
     return batch
 
 
-def _by_blocks(values: Values, manifest: Manifest, run: Run) -> Values:
-    """Probabilities of a network of volumes, K x X x Y x Z float32."""
+def _by_blocks(values: Values, manifest: Manifest, run: Run) -> Probabilities:
+    """Probabilities of a network of volumes, K x X x Y x Z uint16."""
     x, y, z = values.shape
     sides, every = _blocks((x, y, z), manifest)
     padded = np.zeros(sides, np.float32)
     padded[:x, :y, :z] = values
-    found = np.empty((len(manifest.classes), *sides), np.float32)
+    found = np.empty((len(manifest.classes), *sides), np.uint16)
     for block in every:
         seen = np.ascontiguousarray(padded[block.read])
         scores = run(seen[None, ..., None])
         if manifest.stride > 1:
             scores = np.stack([resized(plane, _shape(seen)) for plane in scores[0]])[None]
-        found[(slice(None), *block.place)] = softmax(scores)[0][(slice(None), *block.keep)]
+        found[(slice(None), *block.place)] = _rounded(softmax(scores)[0][(slice(None), *block.keep)], CERTAIN)
     return found[:, :x, :y, :z]
 
 
