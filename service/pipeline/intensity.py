@@ -7,7 +7,7 @@ relative to two robust percentiles of the whole volume. Training and serving bot
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -40,14 +40,13 @@ def window(volume: NDArray[np.floating], percentiles: Percentiles) -> Window:
         voxels are equal
     """
     values = volume.ravel(order="K")
-    finite = np.isfinite(values)
-    if not finite.all():
-        values = values[finite]
+    if not all(np.isfinite(part).all() for part in _parts(values)):
+        values = values[np.isfinite(values)]
     if not values.size:
         return Window(0.0, 1.0)
     with ThreadPoolExecutor(1) as pool:
         lower = pool.submit(_value_at, values, _rank(values.size, percentiles.lower))
-        bright = int(np.count_nonzero(values > values.mean(dtype=np.float64))) if percentiles.foreground else values.size
+        bright = _count_above_mean(values) if percentiles.foreground else values.size
         high = _value_at(values, values.size - bright + _rank(bright, percentiles.upper)) if bright else None
         low = lower.result()
     return _between(low, low if high is None else high)
@@ -81,12 +80,17 @@ def normalised(
     Gives:
         the same shape, float32, 0..ceiling
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        scaled = np.subtract(np.asarray(volume, np.float32), np.float32(found.low), out=out)
-        scaled *= np.float32(1 / (found.high - found.low))
-    if not np.isfinite(scaled).all():
-        np.nan_to_num(scaled, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-    return np.clip(scaled, 0, np.float32(percentiles.ceiling), out=scaled)
+    made = np.empty_like(volume, np.float32) if out is None else out
+    low, scale, ceiling = np.float32(found.low), np.float32(1 / (found.high - found.low)), np.float32(percentiles.ceiling)
+    for place in _slabs(volume):
+        scaled = made[place]
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.subtract(volume[place].astype(np.float32, copy=False), low, out=scaled)
+            scaled *= scale
+        if not np.isfinite(scaled).all():
+            np.nan_to_num(scaled, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        np.clip(scaled, 0, ceiling, out=scaled)
+    return made
 
 
 def policed(values: NDArray[Any], percentiles: Percentiles | None, found: Window | None = None) -> NDArray[Any]:
@@ -139,6 +143,24 @@ def _between(low: float, high: float) -> Window:
     return Window(low, high if high > low else max(low + 1.0, math.nextafter(low, math.inf)))
 
 
+def _parts(values: NDArray[np.floating]) -> Iterator[NDArray[np.floating]]:
+    """Values of one axis in parts that stay in the cache: what is computed of them takes no memory that the system zeroes."""
+    return (values[start : start + SAMPLE] for start in range(0, values.size, SAMPLE))
+
+
+def _slabs(volume: NDArray[np.floating]) -> Iterator[tuple[slice, ...]]:
+    """The places of such parts in an array of one axis or more: slabs across the axis that is slowest in memory."""
+    axis = int(np.argmax(np.abs(volume.strides)))
+    step = max(1, SAMPLE * volume.shape[axis] // max(1, volume.size))
+    for start in range(0, volume.shape[axis], step):
+        yield (*[slice(None)] * axis, slice(start, start + step))
+
+
+def _count_above_mean(values: NDArray[np.floating]) -> int:
+    mean = sum(float(part.sum(dtype=np.float64)) for part in _parts(values)) / values.size
+    return sum(int(np.count_nonzero(part > mean)) for part in _parts(values))
+
+
 def _rank(count: int, percent: float) -> int:
     """The rank of a percentile among so many values, from 0; the lower one between two."""
     return int((count - 1) * percent / 100)
@@ -160,8 +182,7 @@ def _value_at(values: NDArray[np.floating], rank: int) -> float:
     least = sample[guess - margin] if guess >= margin else values.min()
     most = sample[guess + margin] if guess + margin < SAMPLE else values.max()
     below, near = 0, []
-    for start in range(0, values.size, SAMPLE):  # parts that stay in the cache
-        part = values[start : start + SAMPLE]
+    for part in _parts(values):
         below += int(np.count_nonzero(part < least))
         near.append(part[(part >= least) & (part <= most)])
     found = np.concatenate(near)
