@@ -79,7 +79,7 @@ def _taking_arrays(functions: dict[str, Any]) -> Library:
     sampling, pointed = (whole, doubles, whole, doubles), (array(np.float64, 3), int, int)
     runs = whole, pairs, whole
     kinds: dict[str, tuple[Any, ...]] = {
-        "label_map": (scores, int, int, int, *sampling, heatmap, planes, planes, int),
+        "label_map": (scores, int, int, int, *sampling, planes, planes, int),
         "find_peaks": (heatmap, int, int, float, int, int, array(np.uint64, 1), bytes_, pairs),
         "nearest_peaks": (
             *(planes, int, bytes_, int, *pointed, *sampling, points, int),

@@ -1,22 +1,31 @@
-/* label_map of labels.py, cell by cell: the same arithmetic in the same order, and so the same labels, bit for bit.
+/* label_map of semantic.py, cell by cell: the same arithmetic in the same order, and so the same labels, bit for bit.
  * C99, no Python: called through ctypes, which lets other threads run meanwhile. Built by compiled.py. */
 
 #include <stdint.h>
 #include <string.h>
 
-enum { MAX_CLASSES = 256 };
+enum { MAX_CLASSES = 256, TOGETHER = 256 };
 
-/* The class that leads at each score: of equals the lowest. best and leader: h * w each. */
-static void find_leaders(const float *scores, int64_t classes, int64_t plane, float *restrict best, uint8_t *restrict leader)
+/* The class that leads at each score: of equals the lowest. leader: h * w. A few scores at a time go through all classes, with
+ * classes as wide as scores are: compilers then compare a register of them at once, on any processor. */
+static void find_leaders(const float *scores, int64_t classes, int64_t plane, uint8_t *restrict leader)
 {
-    memcpy(best, scores, (size_t)plane * sizeof(float));
-    memset(leader, 0, (size_t)plane);
-    for (int64_t k = 1; k < classes; k++) {
-        const float *restrict score = scores + k * plane;
-        for (int64_t i = 0; i < plane; i++) {
-            leader[i] = score[i] > best[i] ? (uint8_t)k : leader[i];
-            best[i] = score[i] > best[i] ? score[i] : best[i];
+    float best[TOGETHER];
+    int32_t first[TOGETHER];
+    for (int64_t start = 0; start < plane; start += TOGETHER) {
+        const int64_t count = plane - start < TOGETHER ? plane - start : TOGETHER;
+        memcpy(best, scores + start, (size_t)count * sizeof(float));
+        memset(first, 0, sizeof(first));
+        for (int32_t k = 1; k < classes; k++) {
+            const float *restrict score = scores + k * plane + start;
+            for (int64_t i = 0; i < count; i++) {
+                const int32_t ahead = score[i] > best[i] ? -1 : 0;
+                first[i] = (k & ahead) | (first[i] & ~ahead);
+                best[i] = best[i] > score[i] ? best[i] : score[i];
+            }
         }
+        for (int64_t i = 0; i < count; i++)
+            leader[start + i] = (uint8_t)first[i];
     }
 }
 
@@ -84,16 +93,16 @@ static int64_t count_settled(const uint8_t *above, const uint8_t *below, int64_t
 }
 
 /* scores: classes x h x w. Pixel rows first_row[i] up to first_row[i + 1] lie in row i of the cells, of which there are h - 1,
- * each row_fraction of the way down; columns alike. best, leader: scratch, h x w each. labels: written, height x width. */
+ * each row_fraction of the way down; columns alike. leader: scratch, h x w. labels: written, height x width. */
 void fcn_label_map(const float *scores, int64_t classes, int64_t h, int64_t w, const int64_t *first_row,
-                   const double *row_fraction, const int64_t *first_column, const double *column_fraction, float *best,
-                   uint8_t *leader, uint8_t *labels, int64_t width)
+                   const double *row_fraction, const int64_t *first_column, const double *column_fraction, uint8_t *leader,
+                   uint8_t *labels, int64_t width)
 {
     const int64_t plane = h * w;
     uint8_t rivals[MAX_CLASSES];
     double lead[MAX_CLASSES][4];
 
-    find_leaders(scores, classes, plane, best, leader);
+    find_leaders(scores, classes, plane, leader);
     for (int64_t y = 0; y < h - 1; y++) {
         const uint8_t *above = leader + y * w, *below = above + w;
         for (int64_t x = 0, cells; x < w - 1; x += cells) {

@@ -244,9 +244,9 @@ def mean_confidence(scores: Scores, temperature: float = 1.0) -> float:
 def _by_compiled(function: Callable[..., int], scores: Scores, rows: Axis, columns: Axis) -> Labels:
     classes, h, w = scores.shape
     labels = np.empty((len(rows.cell), len(columns.cell)), np.uint8)
-    best, leader = np.empty((h, w), np.float32), np.empty((h, w), np.uint8)
+    leader = np.empty((h, w), np.uint8)
     sampling = (rows.first, rows.fraction, columns.first, columns.fraction)
-    function(np.ascontiguousarray(scores), classes, h, w, *sampling, best, leader, labels, labels.shape[1])
+    function(np.ascontiguousarray(scores), classes, h, w, *sampling, leader, labels, labels.shape[1])
     return labels
 
 
