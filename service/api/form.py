@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from io import BytesIO
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -40,7 +41,7 @@ class Form:
 
     def __init__(self, boundary: bytes, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._parts: list[list[bytes]] = []
+        self._parts: list[BytesIO] = []
         self._file_names: list[str | None] = []
         self._size = 0
         self._header = self._value = b""
@@ -87,7 +88,7 @@ class Form:
             raise BadParameter("the form ends before its closing boundary", parameter=FIELD)
         if not self._parts:
             raise BadParameter(f"the form has no field '{FIELD}': send an image's bytes in it", parameter=FIELD)
-        images = [ImageFile(b"".join(part), name) for part, name in zip(self._parts, self._file_names, strict=True)]
+        images = [ImageFile(part.getvalue(), name) for part, name in zip(self._parts, self._file_names, strict=True)]
         for number, image in enumerate(images, 1):
             if not image.data:
                 empty = EmptyBody(f"a form field '{FIELD}' is empty: send an image's bytes in it")
@@ -97,7 +98,7 @@ class Form:
     def _begin_part(self) -> None:
         if len(self._parts) == MAX_PARTS:
             raise BadParameter(f"more than {MAX_PARTS} parts in a form: send the rest in another request", parameter=FIELD)
-        self._parts.append([])
+        self._parts.append(BytesIO())
         self._file_names.append(None)
         self._name = None
 
@@ -127,7 +128,7 @@ class Form:
         self._size += end - start
         if self._size > self._max_bytes:
             raise too_large(self._max_bytes)
-        self._parts[-1].append(data[start:end])
+        self._parts[-1].write(memoryview(data)[start:end])
 
     def _end(self) -> None:
         self._ended = True

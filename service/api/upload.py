@@ -13,6 +13,7 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from io import BytesIO
 from typing import TypeVar
 
 from python_multipart.multipart import parse_options_header
@@ -138,7 +139,10 @@ async def read_body(request: Request, max_bytes: int, hold: Hold) -> bytes:
         HTTPException: 415, if the coding is not read
         ClientDisconnect: if the sender is gone
     """
-    return b"".join([piece async for piece in _pieces(request, max_bytes, 0, hold)])
+    body = BytesIO()  # grows where it is; a list of pieces that is joined at the end would take the memory twice
+    async for piece in _pieces(request, max_bytes, 0, hold):
+        body.write(piece)
+    return body.getvalue()
 
 
 async def _pieces(request: Request, max_bytes: int, allowance: int, hold: Hold) -> AsyncIterator[bytes]:

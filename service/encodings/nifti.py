@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,8 +74,8 @@ def encode(labels: NDArray[np.uint8], header: bytes, *, compressed: bool) -> byt
     fields = [(*layout.datatype, UINT8), (*layout.bitpix, 8), (*layout.offset, layout.length + 4), *layout.values]
     for at, kind, value in fields:
         struct.pack_into(order + kind, made, at, value)
-    body = b"".join((made, bytes(4), _in_file_order(labels).data))
-    return _compressed(body) if compressed else body
+    parts = bytes(made) + bytes(4), _in_file_order(labels).data
+    return _compressed(parts) if compressed else b"".join(parts)
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
@@ -116,7 +117,7 @@ def _byte_order(header: bytes) -> str:
     return "<" if struct.unpack_from("<i", header)[0] == len(header) else ">"
 
 
-def _compressed(body: bytes) -> bytes:
+def _compressed(parts: Iterable[bytes | memoryview]) -> bytes:
     packer: Any
     try:
         from isal import isal_zlib  # noqa: PLC0415 - of the extra 'serve', which a client need not have
@@ -124,7 +125,7 @@ def _compressed(body: bytes) -> bytes:
         packer = isal_zlib.compressobj(2, isal_zlib.DEFLATED, 31)
     except ImportError:
         packer = zlib.compressobj(6, zlib.DEFLATED, 31)
-    return bytes(packer.compress(body) + packer.flush())
+    return b"".join([*(packer.compress(part) for part in parts), packer.flush()])
 
 
 def _written(view: MaskView) -> bytes:

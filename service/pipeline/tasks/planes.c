@@ -3,7 +3,7 @@
 
 #include <stdint.h>
 
-enum { TILE = 64, MOST_SLICES = 32 };
+enum { TILE = 64, MOST_SLICES = 16 };
 
 /* Slices of one plane. Slice j is share[j] of the way from one[j] to other[j]. */
 typedef struct {

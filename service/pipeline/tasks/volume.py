@@ -50,12 +50,12 @@ BATCH_PIXELS = 2**16
 and 1.2 times as long (head-tissue, one thread)."""
 BLOCK_VOXELS = 2**20
 """The voxels of a block, unless its halo alone needs more."""
-TOGETHER = 32
-"""Slices that lie side by side in memory and are visited together: as many probabilities as a cache line has. ``planes.c``
-takes no more at a time."""
+TOGETHER = 16
+"""Slices that lie side by side in memory and are visited together: as many probabilities as half a cache line has. With a whole
+one, the slices that wait take 17 MB more, and no less time. ``planes.c`` takes no more at a time."""
 PIECE = 8
 """Slices that run, of those that are copied at a time: so few that the memory of the last ones is used again."""
-AHEAD = 4
+AHEAD = 2
 """Batches that wait for each lane, so that no lane pauses while their probabilities are added, or the planes change."""
 WHOLE_VOXELS = 2**22
 """The voxels of a volume whose network has no known halo: it cannot be cut into blocks."""
