@@ -772,6 +772,15 @@ def test_a_phone_never_scrolls_sideways(browser: Browser, base_url: str, png: by
         assert not page.evaluate(wide)
         page.locator("#frame").tap()
         expect(page.locator("#probe")).to_contain_text("green")
+        frame = page.locator("#frame").bounding_box()
+        assert frame is not None
+        for share in (0.01, 0.52, 0.99):  # wherever a finger is, what it points at is told inside the picture
+            page.touchscreen.tap(frame["x"] + share * frame["width"], frame["y"] + 0.5 * frame["height"])
+            expect(page.locator("#probe span")).to_have_text(re.compile(rf"^{int(128 * share)}, "))
+            told = page.locator("#probe").bounding_box()
+            assert told is not None
+            assert frame["x"] - 1 <= told["x"]
+            assert told["x"] + told["width"] <= frame["x"] + frame["width"] + 1
         small = page.evaluate(
             """() => [...document.querySelectorAll("button, select, summary, nav a, #drop, #options label, .choices label")]
                 .map((element) => [element.id || element.textContent.trim(), element.getBoundingClientRect()])

@@ -43,7 +43,7 @@ export function placeProbe({ view }) {
     element.style.top = `${along}%`;
   }
   $("probe").classList.toggle("lower", along < 18);
-  $("probe").classList.toggle("leftward", across > 60);
+  $("probe").style.setProperty("--across", Math.min(100, Math.max(0, across)));
 }
 
 export function clearProbe({ view }) {
