@@ -44,8 +44,9 @@ WAIT_S = 20.0
 
 
 @pytest.fixture
-def plane(artifact_dir: Path) -> Iterator[DataPlane]:
-    """A plane of the colour network."""
+def plane(artifact_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DataPlane]:
+    """A plane of the colour network, with a pixel pool of two threads on a machine of one processor, too."""
+    monkeypatch.setattr("service.serving.dataplane.available_cpus", lambda: 2)
     plane = DataPlane(Predictor(Repository(artifact_dir), Limits()))
     yield plane
     plane.close()
